@@ -1,0 +1,173 @@
+"""From decoded frames to network inputs: resizing, and random changes for training (Sec. 4.4)."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from datasets.colour_wheel import change_motion
+
+GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random flip, crop, rotation and colour; the names are those of config.py.
+
+    The frame, its mask and its flow map get the same geometry, the frame alone the colours. With
+    ``recolour_flow`` the flow map's colours follow the geometry: mirrored motion points the other
+    way. Cropping and resizing change motion by a factor that colours do not show.
+    """
+
+    flip_probability: float = 0.5
+    crop_scale: float = 0.8
+    rotation_probability: float = 0.2
+    rotation_degrees: float = 15.0
+    brightness: float = 0.5
+    contrast: float = 0.5
+    saturation: float = 1.0
+    recolour_flow: bool = True
+    camera_motion: float = 0.0
+    flow_turn: float = 0.0
+
+    def __call__(
+        self,
+        rng: np.random.Generator,
+        size: int,
+        image: np.ndarray,
+        flow: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """One random version of a frame.
+
+        Args:
+            rng: source of all random choices; as many are drawn with a flow map as without.
+            size: side of the square result in pixels.
+            image: uint8 RGB (H, W, 3).
+            flow: flow picture, uint8 RGB (H, W, 3).
+            mask: bool (H, W).
+
+        Returns:
+            Image and flow map, uint8 (size, size, 3), and the mask, bool (size, size).
+        """
+        geometry = self._draw_geometry(rng, size)
+        factors = [
+            1 + rng.uniform(-1, 1) * strength
+            for strength in (self.brightness, self.contrast, self.saturation)
+        ]
+        motion_rng = np.random.default_rng(rng.integers(2**63))
+        image = change_colours(geometry.apply(image), *factors)
+        if flow is not None:
+            flow = self._change_flow(motion_rng, geometry, geometry.apply(flow))
+        if mask is not None:
+            mask = geometry.apply(mask.astype(np.uint8) * 255) > 127
+        return image, flow, mask
+
+    def _draw_geometry(self, rng: np.random.Generator, size: int) -> "Geometry":
+        flip = rng.random() < self.flip_probability
+        shares = rng.uniform(self.crop_scale, 1, size=2)
+        corner = rng.random(2) * (1 - shares)
+        angle = rng.uniform(-1, 1) * self.rotation_degrees
+        if rng.random() >= self.rotation_probability:
+            angle = 0.0
+        return Geometry(size, flip, tuple(shares), tuple(corner), angle)
+
+    def _change_flow(
+        self, rng: np.random.Generator, geometry: "Geometry", flow: np.ndarray
+    ) -> np.ndarray:
+        linear = geometry.linear if self.recolour_flow else np.eye(2)
+        turn = np.deg2rad(rng.uniform(-1, 1) * self.flow_turn)
+        linear = rotation(turn) @ linear
+        added = None
+        if self.camera_motion > 0:
+            strength = rng.uniform(0, self.camera_motion)
+            added = affine_field(rng, flow.shape[0], flow.shape[1]) * np.float32(strength)
+        if added is None and np.allclose(linear, np.eye(2)):
+            return flow
+        return change_motion(flow, linear, added)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A crop, resized to a square, then perhaps mirrored and rotated about its centre.
+
+    Attributes:
+        size: side of the square in pixels.
+        flip: mirror left to right.
+        shares: width and height of the crop, as shares of the frame's.
+        corner: its left and upper edge, likewise.
+        angle: rotation in degrees, clockwise as seen in the picture.
+    """
+
+    size: int
+    flip: bool
+    shares: tuple[float, float]
+    corner: tuple[float, float]
+    angle: float
+
+    @property
+    def linear(self) -> np.ndarray:
+        """What becomes of a motion vector (x right, y down) by mirroring and rotation, (2, 2)."""
+        mirror = np.diag([-1.0 if self.flip else 1.0, 1.0])
+        return rotation(np.deg2rad(self.angle)) @ mirror
+
+    def apply(self, picture: np.ndarray) -> np.ndarray:
+        """(H, W) or (H, W, C) of uint8 to (size, size) or (size, size, C)."""
+        # Resizing by area first keeps the warp at full scale, where it cannot alias.
+        wide = max(self.size, round(self.size / self.shares[0]))
+        high = max(self.size, round(self.size / self.shares[1]))
+        picture = resize(picture, high, wide)
+        left = min(round(self.corner[0] * wide), wide - self.size)
+        upper = min(round(self.corner[1] * high), high - self.size)
+        if self.angle == 0:
+            picture = picture[upper : upper + self.size, left : left + self.size]
+            return np.ascontiguousarray(picture[:, ::-1] if self.flip else picture)
+        middle = (self.size - 1) / 2
+        matrix = np.empty((2, 3))
+        matrix[:, :2] = self.linear
+        matrix[:, 2] = middle - self.linear @ np.array([left + middle, upper + middle])
+        return cv2.warpAffine(
+            picture, matrix, (self.size, self.size), borderMode=cv2.BORDER_REFLECT_101
+        )
+
+
+def resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize uint8 (H, W) or (H, W, C), by area where it shrinks and bilinearly where it grows."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    shrinks = height <= picture.shape[0] and width <= picture.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(picture, (width, height), interpolation=method)
+
+
+def change_colours(
+    image: np.ndarray, brightness: float, contrast: float, saturation: float
+) -> np.ndarray:
+    """Multiply brightness, then contrast about the mean grey, then saturation; uint8 RGB."""
+    picture = image.astype(np.float32) * np.float32(brightness)
+    grey = picture @ GREY_WEIGHTS
+    # Both steps are linear in the picture and in its grey version, so they can be done at once.
+    mean = grey.mean()
+    grey = (grey - mean) * np.float32(contrast) + mean
+    picture = (picture - mean) * np.float32(contrast) + mean
+    picture = grey[..., None] + (picture - grey[..., None]) * np.float32(saturation)
+    return picture.clip(0, 255).round().astype(np.uint8)
+
+
+def rotation(radians: float) -> np.ndarray:
+    """Matrix (2, 2) of a rotation, clockwise as seen in a picture (x right, y down)."""
+    cosine, sine = np.cos(radians), np.sin(radians)
+    return np.array([[cosine, -sine], [sine, cosine]])
+
+
+def affine_field(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A random affine motion field (height, width, 2), float32, of about unit length at most.
+
+    What a camera's pan, zoom and roll make of a distant background.
+    """
+    direction = rng.uniform(0, 2 * np.pi)
+    pan = np.array([np.cos(direction), np.sin(direction)]) * rng.uniform(0, 1)
+    change = rng.uniform(-0.4, 0.4, size=(2, 2))
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    field = pan + np.stack([x, y], axis=-1) @ change.T
+    return field.astype(np.float32)

@@ -1,0 +1,146 @@
+"""Flow maps as pictures: the Middlebury colour wheel, its inverse, and changes of their motion.
+
+The wheel (Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011) shows
+the direction of motion as a hue and its length as saturation: white is no motion, a full colour is
+the largest motion of the frame. Every colour at the wheel's rim has one channel at 255 and one at
+0, so nothing but rounding is lost: the spread of the channels gives the length, their mixture the
+direction. Motion vectors are (x, y), x to the right and y down.
+"""
+
+import cv2
+import numpy as np
+
+# Steps between neighbouring pure colours: red-yellow, yellow-green, green-cyan, ... magenta-red.
+_STEPS = (15, 6, 4, 11, 13, 6)
+_PURE = ((255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (255, 0, 255))
+
+# Table sizes: fine enough that the error of a look-up stays well below one grey level.
+_DIRECTIONS = 8192
+_HUES = 4096
+
+
+def _wheel() -> np.ndarray:
+    """The 55 colours of the rim, (55, 3) in 0..255, from red by way of yellow back towards red."""
+    colours = []
+    for start, end, steps in zip(_PURE, (*_PURE[1:], _PURE[0]), _STEPS, strict=True):
+        change = np.sign(np.subtract(end, start))
+        # Rounding the change down, whichever way it goes, is how the original code does it.
+        colours += [np.add(start, change * (255 * i // steps)) for i in range(steps)]
+    return np.array(colours, dtype=np.float32)
+
+
+def _ink_of_directions() -> np.ndarray:
+    """(_DIRECTIONS, 3) float32: what the longest motion takes from white, for each direction."""
+    wheel = _wheel()
+    # As in the original code the circle ends at the last colour, it is not closed to the first one.
+    places = (np.arange(_DIRECTIONS) + 0.5) / _DIRECTIONS * (len(wheel) - 1)
+    ink = [np.interp(places, np.arange(len(wheel)), 255 - wheel[:, c]) for c in range(3)]
+    return np.stack(ink, axis=1).astype(np.float32)
+
+
+def _vectors_of_hues() -> np.ndarray:
+    """(_HUES, 2) float32: the unit vector that each hue (0 to 360 degrees in _HUES parts) shows."""
+    wheel = _wheel()
+    hues = cv2.cvtColor(wheel[None] / 255, cv2.COLOR_RGB2HSV)[0, :, 0]
+    # Hues between the last colour and red show no direction; resizing and JPEG make them where
+    # motion to the right is shown, so interp's constant continuation (to the right) is the answer.
+    places = np.interp((np.arange(_HUES) + 0.5) * 360 / _HUES, hues, np.arange(len(wheel)))
+    angles = places / (len(wheel) - 1) * 2 * np.pi
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+_INK = _ink_of_directions()
+_VECTORS = _vectors_of_hues()
+
+
+def flow_to_picture(flow: np.ndarray) -> np.ndarray:
+    """Draw a flow map with the colour wheel, normalised by its largest motion.
+
+    Args:
+        flow: (H, W, 2) motion in pixels.
+
+    Returns:
+        (H, W, 3) uint8 RGB; white all over where nothing moves.
+
+    Raises:
+        ValueError: if the shape is another one, or a value is not finite.
+    """
+    if flow.ndim != 3 or flow.shape[2] != 2 or flow.size == 0:
+        raise ValueError(f"a flow map has shape (H, W, 2), this one has {flow.shape}")
+    return _draw(flow, at_least=0.0)
+
+
+def picture_to_flow(picture: np.ndarray) -> np.ndarray:
+    """Read a colour-wheel picture: the inverse of `flow_to_picture`, up to the largest motion.
+
+    Greyish noise, as JPEG leaves it on white, is read as (nearly) no motion.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+
+    Returns:
+        (H, W, 2) float32 motion in the unit disc; length 1 is the frame's largest motion.
+
+    Raises:
+        ValueError: if the picture has another shape or type.
+    """
+    return _read(picture, _VECTORS)
+
+
+def change_motion(
+    picture: np.ndarray, linear: np.ndarray, added: np.ndarray | None = None
+) -> np.ndarray:
+    """Change the motion that a colour-wheel picture shows, pixel by pixel; no pixel is moved.
+
+    For augmentation: a mirrored frame's motion has the opposite horizontal direction
+    (`linear` = diag(-1, 1)), a rotated frame's motion is rotated, and a camera that moves adds its
+    own motion. Where the largest motion then exceeds 1, all are shortened so that it is 1.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        linear: (2, 2) matrix that every motion vector (x, y) is multiplied by.
+        added: (H, W, 2) motion that is added afterwards, in units of the picture's largest motion.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: if the picture has another shape or type, or the new motion is not finite.
+    """
+    # The matrix is applied to the table: a few thousand vectors instead of all pixels.
+    flow = _read(picture, (_VECTORS @ np.asarray(linear).T).astype(np.float32))
+    if added is not None:
+        flow += added
+    return _draw(flow, at_least=1.0)
+
+
+def _read(picture: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Motion of a picture, with `vectors` as the motion that each fully saturated hue shows."""
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError(
+            f"a flow picture is uint8 of shape (H, W, 3), this one is {picture.dtype} of shape "
+            f"{picture.shape}"
+        )
+    hsv = cv2.cvtColor(picture.astype(np.float32), cv2.COLOR_RGB2HSV)
+    hue, saturation, value = cv2.split(hsv)
+    index = (hue * np.float32(_HUES / 360)).astype(np.intp)
+    flow = np.take(vectors, index, axis=0, mode="clip")
+    # Saturation times value is the spread between the largest and the smallest channel.
+    flow *= (saturation * value * np.float32(1 / 255))[..., None]
+    return flow
+
+
+def _draw(flow: np.ndarray, at_least: float) -> np.ndarray:
+    """Picture of a flow map; full colours are its largest motion, or `at_least` if that is more."""
+    x, y = cv2.split(np.ascontiguousarray(flow, dtype=np.float32))
+    length, angle = cv2.cartToPolar(x, y)
+    largest = float(length.max())
+    if not np.isfinite(largest):
+        raise ValueError("a flow map holds values that are not finite")
+    largest = max(largest, at_least)
+    if largest > 0:
+        length /= largest
+    index = (angle * np.float32(_DIRECTIONS / (2 * np.pi))).astype(np.intp)
+    ink = np.take(_INK, index, axis=0, mode="clip")
+    ink *= length[..., None]
+    return cv2.convertScaleAbs(ink, alpha=-1, beta=255)

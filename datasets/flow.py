@@ -1,0 +1,247 @@
+"""Flow maps for a video set: writes the `FLOW/` folder that belongs beside `RGB/`.
+
+    python -m datasets.flow --data-root data --set DAVIS_train --estimator raft
+
+Each frame's flow is its motion to the next frame. The last frame has no next one: its flow is the
+one to its predecessor, negated, so that it shows the same motion as the frames before it. Flow maps
+are stored as colour-wheel pictures (`datasets.colour_wheel`), each normalised by its own largest
+motion. The program can be stopped at any time and started again: a flow map is there whole or not
+at all, and those that are there are kept unless `--overwrite` is given.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from datasets.colour_wheel import flow_to_picture
+from datasets.layout import DatasetError, Frame, format_problems, read_image, video_sequences
+
+Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+# The direction of motion is in the chroma, which JPEG by default stores at half the resolution.
+_JPEG = [
+    *(cv2.IMWRITE_JPEG_QUALITY, 95),
+    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+]
+
+# A file being written; the leading dot hides it from the layout's scan.
+_PARTIAL = ".{stem}.jpg.partial"
+
+_RAFT_SMALLEST = 128  # pixels; RAFT's coarsest correlation map would be empty below
+
+
+class FlowError(RuntimeError):
+    """A flow estimator cannot be set up; the message says what to do."""
+
+
+def make_flow(
+    data_root: Path, set_name: str, estimator: Estimator, overwrite: bool = False
+) -> tuple[int, int]:
+    """Write the flow map of every frame of a video set as `FLOW/<frame>.jpg`.
+
+    Args:
+        data_root: folder that holds the set.
+        set_name: a video set, flat or with a folder per sequence (see `datasets.layout`); its masks
+            are not needed.
+        estimator: maps two frames, (H, W, 3) uint8 RGB, to the motion from the first to the second,
+            (H, W, 2) float32 in pixels, x to the right and y down.
+        overwrite: make flow maps anew that are there already, whatever their extension.
+
+    Returns:
+        The number of flow maps written, and of those that were there already.
+
+    Raises:
+        DatasetError: if the set's layout is wrong, a sequence has a single frame, a frame is
+            unreadable, or two neighbouring frames differ in size.
+    """
+    sequences = video_sequences(data_root, set_name, masks=False, flow=False)
+    single = [str(s.frames[0].image) for s in sequences if len(s.frames) == 1]
+    if single:
+        kind = "sequence of a single frame, which has no flow"
+        advice = "add the frames that follow, or remove it"
+        raise DatasetError(format_problems(str(data_root / set_name), {(kind, advice): single}))
+    for folder in {_flow_folder(frame) for sequence in sequences for frame in sequence.frames}:
+        folder.mkdir(exist_ok=True)
+        for leftover in folder.glob(_PARTIAL.format(stem="*")):
+            leftover.unlink()
+
+    written = kept = 0
+    total = sum(len(sequence.frames) for sequence in sequences)
+    with tqdm(total=total, desc=f"{set_name} flow", unit="frame") as progress:
+        for sequence in sequences:
+            frames = sequence.frames
+            read = lru_cache(maxsize=2)(read_image)  # neighbouring pairs share a frame
+            for frame, following in zip(frames, (*frames[1:], None), strict=True):
+                if frame.flow is not None and not overwrite:
+                    kept += 1
+                else:
+                    if following is not None:
+                        flow = _estimate(estimator, frame, following, read)
+                    else:
+                        flow = -_estimate(estimator, frame, frames[-2], read)
+                    _write(frame, flow)
+                    written += 1
+                progress.update()
+    return written, kept
+
+
+def dis_estimator() -> Estimator:
+    """DIS optical flow of OpenCV (Kroeger et al., ECCV 2016), medium preset, on grey frames.
+
+    Needs no weights and no GPU.
+
+    Returns:
+        An estimator for `make_flow`.
+    """
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+
+    def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second)]
+        return dis.calc(*grey, None)
+
+    return estimate
+
+
+def raft_estimator(weights: Path | None = None, device: str | None = None) -> Estimator:
+    """RAFT (Teed and Deng, ECCV 2020), torchvision's `raft_large`: the paper's choice (Sec. 4.1).
+
+    Args:
+        weights: file with the network's state dict; None takes torchvision's published weights,
+            from torch's cache if they are there, else downloaded.
+        device: "cpu" or "cuda"; None takes a GPU if there is one.
+
+    Returns:
+        An estimator for `make_flow`. It pads frames of any size to what RAFT needs.
+
+    Raises:
+        FlowError: if the weights cannot be had or do not fit, or the device is not there.
+    """
+    # Imported here because DIS needs none of it, and it takes seconds.
+    import torch
+    import torch.nn.functional as F
+    from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
+
+    has_gpu = torch.cuda.is_available()
+    device = device or ("cuda" if has_gpu else "cpu")
+    if device.startswith("cuda") and not has_gpu:
+        raise FlowError(f"torch finds no GPU for the device {device!r}: use --device cpu")
+    url = Raft_Large_Weights.DEFAULT.url
+    if weights is None:
+        try:
+            state = torch.hub.load_state_dict_from_url(
+                url, map_location="cpu", check_hash=True, weights_only=True
+            )
+        except Exception as error:  # no network, a proxy's error page, a damaged cache, ...
+            raise FlowError(
+                f"RAFT's weights could not be downloaded ({error}): fetch {url} on a machine with "
+                "network and pass it as --weights FILE, or use --estimator dis, which needs none."
+            ) from error
+    elif not weights.is_file():
+        raise FlowError(f"there is no weights file {weights}: pass a copy of {url}")
+    model = raft_large()
+    try:
+        if weights is not None:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+        model.load_state_dict(state)
+    except Exception as error:  # torch raises nearly anything for a file that is not its own
+        reason = str(error).strip().split("\n")[0]
+        raise FlowError(
+            f"{weights or url} is no state dict of torchvision's raft_large ({reason}): pass a "
+            f"copy of {url} as --weights FILE."
+        ) from error
+    model.to(device).eval()
+
+    @torch.inference_mode()
+    def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        height, width = first.shape[:2]
+        pad_y, pad_x = (max(_RAFT_SMALLEST, -(-side // 8) * 8) - side for side in (height, width))
+        top, left = pad_y // 2, pad_x // 2
+        pair = torch.from_numpy(np.stack([first, second])).to(device)
+        pair = pair.permute(0, 3, 1, 2).float() / 127.5 - 1
+        pair = F.pad(pair, (left, pad_x - left, top, pad_y - top), mode="replicate")
+        flow = model(pair[:1], pair[1:])[-1][0]  # RAFT returns each of its refinements
+        flow = flow[:, top : top + height, left : left + width]
+        return flow.permute(1, 2, 0).cpu().numpy()
+
+    return estimate
+
+
+def _flow_folder(frame: Frame) -> Path:
+    return frame.image.parent.parent / "FLOW"
+
+
+def _estimate(
+    estimator: Estimator, first: Frame, second: Frame, read: Callable[[Path], np.ndarray]
+) -> np.ndarray:
+    """Motion from one frame to another, (H, W, 2)."""
+    a, b = read(first.image), read(second.image)
+    if a.shape != b.shape:
+        raise DatasetError(
+            f"frames of one sequence differ in size: {first.image} is {a.shape[1]} x {a.shape[0]}, "
+            f"{second.image} is {b.shape[1]} x {b.shape[0]}; bring them to the same size"
+        )
+    return estimator(a, b)
+
+
+def _write(frame: Frame, flow: np.ndarray) -> None:
+    """Write a flow map whole or not at all, in place of the one that the frame may have."""
+    picture = cv2.cvtColor(flow_to_picture(flow), cv2.COLOR_RGB2BGR)
+    path = _flow_folder(frame) / f"{frame.name}.jpg"
+    partial = path.with_name(_PARTIAL.format(stem=frame.name))
+    partial.write_bytes(cv2.imencode(".jpg", picture, _JPEG)[1].tobytes())
+    if frame.flow not in (None, path):
+        frame.flow.unlink()  # two flow maps of one frame would be an error in the layout
+    os.replace(partial, path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of this module.
+
+    Args:
+        arguments: as in `sys.argv[1:]`, which is the default.
+
+    Returns:
+        Exit code: 0, or 1 after a message on stderr.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets.flow", description="Write the flow maps (FLOW/) of a video set."
+    )
+    parser.add_argument("--data-root", type=Path, required=True, help="folder that holds the sets")
+    parser.add_argument("--set", required=True, help="a video set in it, such as DAVIS_train")
+    parser.add_argument(
+        "--estimator",
+        choices=("raft", "dis"),
+        default="raft",
+        help="raft (default): the paper's choice, wants weights and a GPU; dis: OpenCV's, "
+        "needs neither",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="make existing flow maps anew")
+    parser.add_argument(
+        "--weights", type=Path, help="raft: state-dict file, in place of a download"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="raft: default is a GPU if any")
+    options = parser.parse_args(arguments)
+    if options.estimator == "dis" and (options.weights or options.device):
+        parser.error("--weights and --device are for --estimator raft")
+    try:
+        if options.estimator == "dis":
+            estimator = dis_estimator()
+        else:
+            estimator = raft_estimator(options.weights, options.device)
+        written, kept = make_flow(options.data_root, options.set, estimator, options.overwrite)
+    except (DatasetError, FlowError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{options.set}: {written} flow maps written, {kept} were there already")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,404 @@
+"""Data sets as folders: what a set holds, whether it is complete, and how its files are read.
+
+Three layouts are understood, ``<ext>`` being jpg, jpeg or png in any case:
+
+- still images (:func:`still_images`): ``<set>/{RGB,GT}/<name>.<ext>``;
+- flat video set (:func:`video_sequences`): ``<set>/{RGB,GT,FLOW}/<sequence>_<frame>.<ext>``;
+- nested video set (likewise): ``<set>/<sequence>/{RGB,GT,FLOW}/<sequence>_<frame>.<ext>``.
+
+An image, its mask (GT) and its flow map (FLOW) have the same name up to the suffix. Hidden files
+and other suffixes are ignored. Whatever is wrong with a set is collected and raised as one
+:class:`DatasetError`.
+
+EXIF orientation is ignored everywhere, so that images, masks and flow maps stay aligned.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+_LISTED = 10  # entries of a kind of problem that a message names; the rest are counted
+_STILL_LAYOUT = "{RGB,GT}/<name>.jpg or .png"
+_FLAT_LAYOUT = "{RGB,GT,FLOW}/<sequence>_<frame>.jpg or .png"
+_NESTED_LAYOUT = "<sequence>/{RGB,GT,FLOW}/<sequence>_<frame>.jpg or .png"
+# What the pixels begin with and what ends the file.
+_PNG_MARKERS = b"IDAT", b"IEND\xae\x42\x60\x82"
+_JPEG_MARKERS = b"\xff\xda", b"\xff\xd9"
+
+# Kinds of problem with the files themselves: what is wrong, what to do.
+_UNUSABLE = "file that cannot be used", "replace it, or remove its frame"
+_OTHER_SIZE = {
+    "mask": ("mask of another size than its image", "resize it"),
+    "flow map": (
+        "flow map of another size than its image",
+        "run python -m datasets.flow with --overwrite",
+    ),
+}
+
+
+class DatasetError(ValueError):
+    """Something is wrong with the data on disk; the message says what, where and what to do."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image with what belongs to it."""
+
+    name: str  # the image's file name without suffix, as "bear_00012"
+    image: Path
+    mask: Path | None
+    flow: Path | None
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One video: its name and its frames in their order in time."""
+
+    name: str
+    frames: tuple[Frame, ...]
+
+
+class _Problems:
+    """Collects what is wrong with one set, by kind."""
+
+    def __init__(self, data_root: Path, set_name: str) -> None:
+        self.folder = data_root / set_name
+        self.make_flow = (
+            "make the flow maps: python -m datasets.flow "
+            f"--data-root {shlex.quote(str(data_root))} --set {shlex.quote(set_name)}"
+        )
+        self.found: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, kind: str, advice: str, item: str | Path) -> None:
+        if isinstance(item, Path):
+            item = str(item.relative_to(self.folder))
+        self.found.setdefault((kind, advice), []).append(item)
+
+    def raise_if_any(self) -> None:
+        if self.found:
+            raise DatasetError(format_problems(str(self.folder), self.found))
+
+
+def format_problems(where: str, problems: Mapping[tuple[str, str], list[str]]) -> str:
+    """Message about all problems found at one place.
+
+    Args:
+        where: the place, as it should appear in the message.
+        problems: for each kind, as (what is wrong, what to do), the files or folders concerned.
+
+    Returns:
+        Several lines: the number of problems, then each kind with its number, what to do and at
+        most the first ten entries.
+    """
+    total = sum(len(items) for items in problems.values())
+    lines = [f"{total} {'problem' if total == 1 else 'problems'} in {where}:"]
+    for (kind, advice), items in problems.items():
+        lines.append(f"  {len(items)} x {kind} ({advice})")
+        lines += [f"    {item}" for item in items[:_LISTED]]
+        if len(items) > _LISTED:
+            lines.append(f"    ... and {len(items) - _LISTED} more")
+    return "\n".join(lines)
+
+
+def still_images(data_root: Path, set_name: str) -> list[Frame]:
+    """Images and masks of a set of still images, as DUTS_train.
+
+    Args:
+        data_root: folder that holds the sets.
+        set_name: name of the set's folder, which holds RGB and GT.
+
+    Returns:
+        The images sorted by name, each with a mask and without flow map.
+
+    Raises:
+        DatasetError: a folder is missing or empty, images and masks do not pair up, or two files
+            share a name.
+    """
+    folder = _set_folder(Path(data_root), set_name, [_STILL_LAYOUT])
+    problems = _Problems(Path(data_root), set_name)
+    frames = _read_folder(folder, ("RGB", "GT"), (), problems)
+    problems.raise_if_any()
+    return sorted(frames, key=lambda frame: frame.name)
+
+
+def video_sequences(
+    data_root: Path, set_name: str, *, masks: bool = True, flow: bool = True
+) -> list[Sequence]:
+    """Sequences of a video set, flat as DAVIS_train or nested as DAVIS_test.
+
+    A set is flat if it holds RGB, GT or FLOW itself, otherwise each of its folders is a sequence.
+    In a flat set everything before the last underscore of a name is the sequence's name. Frames are
+    ordered by the part after the last underscore, numbers in it by value (2 before 10).
+
+    Args:
+        data_root: folder that holds the sets.
+        set_name: name of the set's folder.
+        masks: every image must have a mask. If False, they are returned where there are any.
+        flow: every image must have a flow map. If False, they are returned where there are any.
+
+    Returns:
+        The sequences sorted by name, each with at least one frame.
+
+    Raises:
+        DatasetError: a folder is missing or empty, images do not pair up with the masks or flow
+            maps that are asked for, two files share a name, or a name in a flat set is not
+            ``<sequence>_<frame>``.
+    """
+    folder = _set_folder(Path(data_root), set_name, [_FLAT_LAYOUT, _NESTED_LAYOUT])
+    problems = _Problems(Path(data_root), set_name)
+    required = ("RGB", *(("GT",) if masks else ()), *(("FLOW",) if flow else ()))
+    optional = tuple({"GT", "FLOW"} - set(required))
+    folders = _subfolders(folder)
+    sequences: dict[str, list[Frame]] = {}
+    if {"RGB", "GT", "FLOW"} & set(folders):
+        for frame in _read_folder(folder, required, optional, problems):
+            sequence, _, number = frame.name.rpartition("_")
+            if sequence and number:
+                sequences.setdefault(sequence, []).append(frame)
+            else:
+                problems.add(
+                    "image whose name is not <sequence>_<frame>",
+                    "rename it, as bear_00012.jpg",
+                    frame.image,
+                )
+    else:
+        for name in folders:
+            sequences[name] = _read_folder(folder / name, required, optional, problems)
+        if not folders:
+            problems.add(
+                "set without any sequence",
+                f"expected {_FLAT_LAYOUT}, or {_NESTED_LAYOUT}",
+                "no folder in it",
+            )
+    problems.raise_if_any()
+    return [
+        Sequence(name, tuple(sorted(frames, key=_time_order)))
+        for name, frames in sorted(sequences.items())
+    ]
+
+
+def check_files(frames: Iterable[Frame], *, workers: int = 8, progress: bool = True) -> None:
+    """Check every image, mask and flow map without decoding it.
+
+    It finds files that are missing, empty, neither JPEG nor PNG, or truncated (their end marker is
+    not there), and masks and flow maps of another size than their image.
+
+    Args:
+        frames: what to check.
+        workers: threads that read files.
+        progress: show a progress bar.
+
+    Raises:
+        DatasetError: something was found; the message counts all of it.
+    """
+    frames = list(frames)
+    problems: dict[tuple[str, str], list[str]] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        results = tqdm(
+            pool.map(_check_frame, frames),
+            total=len(frames),
+            desc="checking files",
+            unit="frame",
+            disable=not progress,
+        )
+        for found in results:
+            for kind, item in found:
+                problems.setdefault(kind, []).append(item)
+    if problems:
+        raise DatasetError(format_problems(f"the files of {len(frames)} frames", problems))
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read an image or a flow map.
+
+    Returns:
+        uint8 RGB of shape (H, W, 3); grey becomes three equal channels, transparency is dropped.
+
+    Raises:
+        DatasetError: the file is missing, truncated or cannot be decoded.
+    """
+    # OpenCV is faster than Pillow, but silently fills what a truncated file lacks with grey.
+    with _open_picture(path):
+        bgr = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if bgr is None:
+        raise DatasetError(f"{path}: cannot be decoded; replace this file")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Read a mask as foreground and background; several objects become one (Sec. 4.3).
+
+    In a PNG every label but 0 is foreground: the index where it has a palette (whatever colours
+    that maps to), the grey value, or any colour channel; transparency does not count. JPEG is lossy
+    and surrounds objects with small non-zero values, so there a channel must be above 127.
+
+    Returns:
+        bool of shape (H, W), True for foreground.
+
+    Raises:
+        DatasetError: the file is missing, truncated or cannot be decoded.
+    """
+    with _open_picture(path) as picture:
+        if picture.format != "PNG":
+            return (np.asarray(picture.convert("RGB")) > 127).any(axis=2)
+        labels = np.asarray(picture) != 0
+        if labels.ndim == 3:
+            colours = sum(band != "A" for band in picture.getbands())
+            labels = labels[..., :colours].any(axis=2)
+        return labels
+
+
+def _set_folder(data_root: Path, set_name: str, layouts: list[str]) -> Path:
+    """The set's folder, which must exist."""
+    folder = data_root / set_name
+    if folder.is_dir():
+        return folder
+    if not data_root.is_dir():
+        found = f"{data_root} is not a folder."
+    else:
+        names = _subfolders(data_root)
+        more = f", ... and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        found = f"{data_root} holds: {', '.join(names[:_LISTED]) or 'no folders'}{more}."
+    expected = " or ".join(str(folder / layout) for layout in layouts)
+    raise DatasetError(
+        f"Data set {set_name} not found. {found} Expected {expected}. Set DATA_ROOT in config.py "
+        "(or --data-root) to the folder that holds the sets, or correct the set's name."
+    )
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted, without hidden ones."""
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+
+
+def _read_folder(
+    folder: Path, required: tuple[str, ...], optional: tuple[str, ...], problems: _Problems
+) -> list[Frame]:
+    """Frames of a folder that holds RGB and, beside it, the folders named in ``required``."""
+    files = {part: _list_files(folder / part, problems) for part in required}
+    files |= {part: _list_files(folder / part, None) for part in optional}
+    images = files["RGB"]
+    for part, partner, advice in (
+        ("GT", "mask", "add the mask to GT, or remove the image"),
+        ("FLOW", "flow map", problems.make_flow),
+    ):
+        # A missing or empty folder is one problem, not one for each file of the other.
+        if part not in required or not images or not files[part]:
+            continue
+        for stem in sorted(images.keys() - files[part].keys()):
+            problems.add(f"image without {partner}", advice, images[stem])
+        for stem in sorted(files[part].keys() - images.keys()):
+            problems.add(
+                f"{partner} without image", "add the image to RGB, or remove it", files[part][stem]
+            )
+    masks, flows = files.get("GT", {}), files.get("FLOW", {})
+    return [Frame(stem, images[stem], masks.get(stem), flows.get(stem)) for stem in images]
+
+
+def _list_files(folder: Path, problems: _Problems | None) -> dict[str, Path]:
+    """Pictures in a folder by stem, sorted; nothing is reported where ``problems`` is None."""
+    try:
+        names = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        names = None
+    files: dict[str, Path] = {}
+    for name in names or ():
+        stem, suffix = os.path.splitext(name)
+        if name.startswith(".") or suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        if stem not in files:
+            files[stem] = folder / name
+        elif problems is not None:
+            problems.add(
+                "file with the same name as another but for the suffix",
+                "keep one of the two",
+                f"{(folder / name).relative_to(problems.folder)} beside {files[stem].name}",
+            )
+    if problems is not None and not files:
+        advice = {
+            "RGB": "put the images there, as .jpg, .jpeg or .png",
+            "GT": "put the masks there, named as their images",
+            "FLOW": problems.make_flow,
+        }[folder.name]
+        if names is None:
+            problems.add(f"{folder.name} folder missing", advice, folder)
+        else:
+            others = f" (other entries: {len(names)}, as {names[0]})" if names else ""
+            item = f"{folder.relative_to(problems.folder)}{others}"
+            problems.add(f"{folder.name} folder without pictures", advice, item)
+    return files
+
+
+def _time_order(frame: Frame) -> tuple[list[str | int], str]:
+    """Sort key: the part after the last underscore with numbers as numbers, then the whole name."""
+    parts = re.split(r"(\d+)", frame.name.rpartition("_")[2])
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], frame.name
+
+
+@contextmanager
+def _open_picture(path: Path) -> Iterator[Image.Image]:
+    """A complete, not yet decoded picture; what goes wrong in it becomes a DatasetError."""
+    try:
+        with path.open("rb") as file, Image.open(file, formats=("JPEG", "PNG")) as picture:
+            if not _is_complete(file, _PNG_MARKERS if picture.format == "PNG" else _JPEG_MARKERS):
+                raise DatasetError(f"{path}: truncated, its end is missing; replace this file")
+            yield picture
+    except DatasetError:
+        raise
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file") from None
+    except UnidentifiedImageError:
+        fault = "not a JPEG or PNG, or cut off early" if path.stat().st_size else "empty (0 bytes)"
+        raise DatasetError(f"{path}: {fault}; replace this file") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, cv2.error) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); replace this file") from error
+
+
+def _is_complete(file: BinaryIO, markers: tuple[bytes, bytes]) -> bool:
+    """Whether the end marker follows the pixels; the file's position is kept."""
+    start, end = markers
+    position = file.tell()
+    file.seek(-len(end), os.SEEK_END)
+    complete = file.read() == end
+    if not complete:
+        # Some programs append padding or data of their own. An embedded preview has an end marker
+        # too, but comes before the pixels.
+        file.seek(0)
+        content = file.read()
+        complete = content.rfind(end) > content.rfind(start)
+    file.seek(position)
+    return complete
+
+
+def _check_frame(frame: Frame) -> list[tuple[tuple[str, str], str]]:
+    """(kind of problem, file concerned) for everything wrong with the files of a frame."""
+    found: list[tuple[tuple[str, str], str]] = []
+    sizes: dict[str, tuple[int, int]] = {}
+    for part, path in (("image", frame.image), ("mask", frame.mask), ("flow map", frame.flow)):
+        if path is None:
+            continue
+        try:
+            with _open_picture(path) as picture:
+                sizes[part] = picture.size
+        except DatasetError as error:
+            found.append((_UNUSABLE, str(error)))
+            continue
+        if part != "image" and "image" in sizes and sizes[part] != sizes["image"]:
+            (width, height), (image_width, image_height) = sizes[part], sizes["image"]
+            item = f"{path}: {width} x {height}, its image {image_width} x {image_height}"
+            found.append((_OTHER_SIZE[part], item))
+    return found

@@ -1,0 +1,201 @@
+"""Samples: what the training loop and the evaluation get of each frame."""
+
+from collections.abc import Sequence as Items
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datasets.augmentation import Augmentation, resize
+from datasets.layout import DatasetError, Frame, Sequence, read_image, read_mask
+
+
+class StillImages(Dataset):
+    """Stage 1's samples: still images with masks, no flow and no references (Sec. 4.3).
+
+    Args:
+        frames: images with masks, from ``datasets.layout.still_images``.
+        size: side of the square samples in pixels.
+        augmentation: random changes; ``None`` only resizes.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self,
+        frames: Items[Frame],
+        size: int,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ):
+        self.frames = list(frames)
+        self.size = size
+        self.augmentation = augmentation
+        self.seed = seed
+        self.set_sizes = [len(self.frames)]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        """Sample ``index`` of ``epoch``, for the key (epoch, index).
+
+        Returns:
+            ``image`` float (3, S, S) in [0, 1]; ``mask`` float (1, S, S) of zeros and ones.
+
+        Raises:
+            DatasetError: a file cannot be read.
+        """
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        frame = self.frames[index]
+        image, _, mask = load_frame(frame, self.size, self.augmentation, rng)
+        return {"image": image, "mask": mask}
+
+
+class VideoFrames(Dataset):
+    """Stage 2's samples: a target frame with mask and flow, and reference frames with flow.
+
+    Args:
+        sets: for each training set its sequences, from ``datasets.layout.video_sequences``.
+        size: side of the square samples in pixels.
+        num_references: N_R, random other frames of the target's sequence (Sec. 4.4). A sequence
+            that has fewer gives some of them twice.
+        augmentation: random changes, drawn anew for the target and each reference; ``None`` only
+            resizes.
+        seed: of references and augmentation.
+    """
+
+    def __init__(
+        self,
+        sets: Items[Items[Sequence]],
+        size: int,
+        num_references: int = 3,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ):
+        self.targets = [
+            (sequence, position)
+            for sequences in sets
+            for sequence in sequences
+            for position in range(len(sequence.frames))
+        ]
+        self.set_sizes = [sum(len(s.frames) for s in sequences) for sequences in sets]
+        self.size = size
+        self.num_references = num_references
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        """Sample ``index`` of ``epoch``, for the key (epoch, index).
+
+        Returns:
+            ``image``, ``flow`` float (3, S, S) and ``reference_images``, ``reference_flows`` float
+            (R, 3, S, S), all in [0, 1]; ``mask`` float (1, S, S) of zeros and ones.
+
+        Raises:
+            DatasetError: a file cannot be read.
+        """
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        sequence, position = self.targets[index]
+        image, flow, mask = load_frame(sequence.frames[position], self.size, self.augmentation, rng)
+        references = [
+            load_frame(sequence.frames[other], self.size, self.augmentation, rng, mask=False)
+            for other in random_references(len(sequence.frames), position, self.num_references, rng)
+        ]
+        return {
+            "image": image,
+            "flow": flow,
+            "reference_images": torch.stack([reference[0] for reference in references]),
+            "reference_flows": torch.stack([reference[1] for reference in references]),
+            "mask": mask,
+        }
+
+
+class TestFrames(Dataset):
+    """Frames in order, resized and nothing else; the masks stay on disk.
+
+    Args:
+        frames: with or without flow maps.
+        size: side of the square network input in pixels.
+    """
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+    def __init__(self, frames: Items[Frame], size: int):
+        self.frames = list(frames)
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """``image`` and, where the frame has one, ``flow``: float (3, S, S) in [0, 1]."""
+        image, flow, _ = load_frame(self.frames[index], self.size, mask=False)
+        return {"image": image} if flow is None else {"image": image, "flow": flow}
+
+
+def load_frame(
+    frame: Frame,
+    size: int,
+    augmentation: Augmentation | None = None,
+    rng: np.random.Generator | None = None,
+    mask: bool = True,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Read and resize a frame, its flow map if it has one, and its mask if wanted.
+
+    Returns:
+        Image and flow map, float (3, S, S) in [0, 1], and mask, float (1, S, S) of zeros and ones.
+
+    Raises:
+        DatasetError: a file cannot be read, or the three differ in size.
+    """
+    image = read_image(frame.image)
+    flow = None if frame.flow is None else read_image(frame.flow)
+    truth = read_mask(frame.mask) if mask else None
+    for path, partner in ((frame.flow, flow), (frame.mask, truth)):
+        if partner is not None and partner.shape[:2] != image.shape[:2]:
+            raise size_error(frame.image, image, path, partner)
+    if augmentation is not None:
+        image, flow, truth = augmentation(rng, size, image, flow, truth)
+    else:
+        image = resize(image, size, size)
+        flow = None if flow is None else resize(flow, size, size)
+        if truth is not None:
+            truth = resize(truth.astype(np.uint8) * 255, size, size) > 127
+    return (
+        to_tensor(image),
+        None if flow is None else to_tensor(flow),
+        None if truth is None else torch.from_numpy(truth).unsqueeze(0).float(),
+    )
+
+
+def to_tensor(picture: np.ndarray) -> Tensor:
+    """uint8 RGB (H, W, 3) to float (3, H, W) in [0, 1]."""
+    return torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255)
+
+
+def size_error(
+    image_path: Path, image: np.ndarray, path: Path, partner: np.ndarray
+) -> DatasetError:
+    """The error for a mask or flow map that is not as large as its image."""
+    return DatasetError(
+        f"{path} has {partner.shape[1]} x {partner.shape[0]} pixels, but {image_path} has "
+        f"{image.shape[1]} x {image.shape[0]}; they must be of one size"
+    )
+
+
+def random_references(length: int, target: int, count: int, rng: np.random.Generator) -> list[int]:
+    """``count`` random frames of a sequence other than the target; repeats only if too few."""
+    others = [position for position in range(length) if position != target] or [target]
+    return rng.choice(others, size=count, replace=len(others) < count).tolist()
+
+
+def uniform_references(length: int, count: int) -> list[int]:
+    """``count`` frames spread evenly over a sequence: the middles of equal parts (Sec. 4.4)."""
+    return [int((part + 0.5) * length / count) for part in range(count)]

@@ -1,0 +1,25 @@
+"""Networks. ``build_model`` makes one of them by the name that MODEL has in config.py."""
+
+import difflib
+
+from torch import nn
+
+from models.backbones import ModelError
+from models.gsanet import GSANet
+
+MODELS = {"gsanet": GSANet}
+
+__all__ = ["MODELS", "ModelError", "build_model"]
+
+
+def build_model(name: str, **arguments) -> nn.Module:
+    """The network called ``name``, with its constructor's arguments.
+
+    Raises:
+        ModelError: there is no such network, or its backbone cannot be built.
+    """
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ModelError(f"MODEL is {name!r}, but the networks are {', '.join(MODELS)}{hint}")
+    return MODELS[name](**arguments)

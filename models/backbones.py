@@ -1,0 +1,185 @@
+"""Encoders: a four-level feature pyramid from any backbone (Sec. 3.1, "encoder").
+
+``resnet101`` and every other timm name come from timm, ``mit_b0`` to ``mit_b5`` (SegFormer's Mix
+Transformer, which timm does not have) from transformers.
+"""
+
+import difflib
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import SegformerConfig, SegformerModel
+
+STRIDES = (4, 8, 16, 32)
+
+# Widths of the four levels and numbers of blocks in them (Xie et al., SegFormer, Table 6).
+MIX_TRANSFORMERS = {
+    "mit_b0": ((32, 64, 160, 256), (2, 2, 2, 2)),
+    "mit_b1": ((64, 128, 320, 512), (2, 2, 2, 2)),
+    "mit_b2": ((64, 128, 320, 512), (3, 4, 6, 3)),
+    "mit_b3": ((64, 128, 320, 512), (3, 4, 18, 3)),
+    "mit_b4": ((64, 128, 320, 512), (3, 8, 27, 3)),
+    "mit_b5": ((64, 128, 320, 512), (3, 6, 40, 3)),
+}
+
+
+class ModelError(ValueError):
+    """A network or backbone that cannot be built: no such name, no pyramid, weights that fail."""
+
+
+def build_backbone(name: str, pretrained: bool = True, weights: Path | None = None) -> nn.Module:
+    """An encoder that maps images to four feature maps at strides 4, 8, 16 and 32.
+
+    Args:
+        name: ``mit_b0`` to ``mit_b5``, or a timm model name.
+        pretrained: start from ImageNet weights; with ``False`` nothing is read or downloaded.
+        weights: local file with those weights, or a folder that holds ``model.safetensors`` or
+            ``pytorch_model.bin``, instead of a download.
+
+    Returns:
+        A module with ``channels``, the four widths, whose ``forward`` takes (B, 3, H, W) and
+        returns a list of (B, C_l, H / stride_l, W / stride_l).
+
+    Raises:
+        ModelError: unknown name, no such pyramid, or weights that are missing or do not fit.
+    """
+    file = _weights_file(weights) if pretrained and weights is not None else None
+    if name in MIX_TRANSFORMERS:
+        return MixTransformer(name, pretrained, file)
+    return TimmPyramid(name, pretrained, file)
+
+
+class MixTransformer(nn.Module):
+    """SegFormer's encoder (Xie et al., NeurIPS 2021) from transformers."""
+
+    def __init__(self, name: str, pretrained: bool = True, weights: Path | None = None):
+        super().__init__()
+        widths, depths = MIX_TRANSFORMERS[name]
+        self.channels = list(widths)
+        if pretrained and weights is None:
+            self.encoder = _download_mix_transformer(name)
+        else:
+            self.encoder = SegformerModel(
+                SegformerConfig(hidden_sizes=list(widths), depths=list(depths))
+            )
+            if pretrained:
+                _load_mix_transformer(self.encoder, name, weights)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) to four maps, finest first."""
+        return list(self.encoder(images, output_hidden_states=True).hidden_states)
+
+
+class TimmPyramid(nn.Module):
+    """Any timm network that gives feature maps at strides 4, 8, 16 and 32."""
+
+    def __init__(self, name: str, pretrained: bool = True, weights: Path | None = None):
+        super().__init__()
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(name, [*MIX_TRANSFORMERS, *timm.list_models()], n=3)
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            raise ModelError(
+                f"BACKBONE is {name!r}, which is neither mit_b0 to mit_b5 nor a timm model{hint}"
+            )
+        self.encoder = _create_timm_pyramid(name, pretrained, weights)
+        self.channels = self.encoder.feature_info.channels()
+        self.channels_last = getattr(self.encoder, "output_fmt", "NCHW") == "NHWC"
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) to four maps, finest first."""
+        features = self.encoder(images)
+        if self.channels_last:
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
+        return features
+
+
+def _create_timm_pyramid(name: str, pretrained: bool, weights: Path | None) -> nn.Module:
+    try:
+        plain = timm.create_model(name, pretrained=False, features_only=True)
+    except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
+        raise ModelError(f"timm gives no feature pyramid for {name}: {error}") from error
+    reductions = list(plain.feature_info.reduction())
+    missing = [stride for stride in STRIDES if stride not in reductions]
+    if missing:
+        raise ModelError(
+            f"backbone {name} has feature maps at strides {reductions}, but strides "
+            f"{list(STRIDES)} are needed; choose a network with a four-level pyramid"
+        )
+    if not pretrained:
+        overlay = None
+    elif weights is None:
+        overlay = {}
+    else:
+        overlay = {"file": str(weights)}
+    # The last map of a stride is the one that has seen most layers.
+    levels = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
+    indices = [plain.feature_info.out_indices[level] for level in levels]
+    try:
+        return timm.create_model(
+            name,
+            pretrained=pretrained,
+            features_only=True,
+            out_indices=indices,
+            **({"pretrained_cfg_overlay": overlay} if overlay else {}),
+        )
+    except Exception as error:
+        # timm, the hub's client and torch.load raise many kinds here, all about the weights.
+        raise _weights_error(name, weights, error) from error
+
+
+def _download_mix_transformer(name: str) -> SegformerModel:
+    try:
+        return SegformerModel.from_pretrained(f"nvidia/{name.replace('_', '-')}")
+    except OSError as error:
+        raise _weights_error(name, None, error) from error
+
+
+def _load_mix_transformer(encoder: SegformerModel, name: str, file: Path) -> None:
+    try:
+        state = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
+        # The published file is an image classifier: its encoder is called "segformer".
+        state = {
+            key.removeprefix("segformer."): value
+            for key, value in state.items()
+            if not key.startswith("classifier.")
+        }
+        encoder.load_state_dict(state)
+    except Exception as error:
+        raise _weights_error(name, file, error) from error
+
+
+def _weights_file(path: Path) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        for name in ("model.safetensors", "pytorch_model.bin"):
+            if (path / name).is_file():
+                return path / name
+        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
+        raise ModelError(
+            f"BACKBONE_WEIGHTS folder {path} has neither model.safetensors nor pytorch_model.bin "
+            f"(it has {found})"
+        )
+    if not path.is_file():
+        raise ModelError(f"BACKBONE_WEIGHTS is {path}, but there is no such file or folder")
+    return path
+
+
+def _weights_error(name: str, weights: Path | None, error: Exception) -> ModelError:
+    reason = str(error).strip().split("\n")[0]
+    if weights is None:
+        return ModelError(
+            f"the ImageNet weights of {name} could not be downloaded ({reason}); on a machine "
+            "without internet set BACKBONE_WEIGHTS to a local file or folder with them, or "
+            "PRETRAINED_BACKBONE = False to start from random weights"
+        )
+    return ModelError(
+        f"{weights} does not hold weights of {name} that fit ({reason}); BACKBONE_WEIGHTS must "
+        "be the file published for this backbone"
+    )

@@ -1,0 +1,104 @@
+"""Stage 1: train the RGB encoder and the decoder on still images (Sec. 4.3).
+
+Edit config.py and run ``python pretrain.py``; ``--help`` lists every setting.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import config
+from datasets.layout import Frame, still_images
+from datasets.samples import StillImages
+from models import build_model
+from utils.distributed import launch_processes, start_process
+from utils.evaluation import predict_stills
+from utils.metrics import region_similarity
+from utils.pictures import draw_panels
+from utils.scripts import check_data, run_script
+from utils.settings import Settings, parse_settings, settings_parser
+from utils.training import (
+    Validation,
+    augmentation_from,
+    count_parameters,
+    fit,
+    make_loader,
+    network_arguments,
+    resumed_settings,
+    start_run,
+)
+
+
+def main() -> None:
+    """Read the settings, check the data, train."""
+    parser = settings_parser(config, "Stage 1: RGB encoder and decoder on still images.")
+    parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with this run")
+    settings, arguments = parse_settings(parser, config)
+    settings = resumed_settings(settings, arguments.resume)
+    if launch_processes(settings.gpu):
+        return
+    process = start_process(settings.gpu)
+
+    frames = still_images(Path(settings.data_root), settings.pretrain_set)
+    check_data(frames, process)
+    train_frames, val_frames = split_frames(frames, settings.pretrain_val_share, settings.seed)
+
+    torch.manual_seed(settings.seed)
+    network = network_arguments(settings, motion=False)
+    model = build_model(settings.model, **network)
+    run_dir = start_run("pretrain", settings, arguments.resume, process)
+    if process.is_main:
+        print(
+            f"stage 1: {settings.model} with {settings.backbone}, {count_parameters(model)}, "
+            f"{len(train_frames)} images for training, {len(val_frames)} for validation, "
+            f"on {process.device}; run folder {run_dir}"
+        )
+    dataset = StillImages(
+        train_frames, settings.image_size, augmentation_from(settings), settings.seed
+    )
+    progress = fit(
+        model,
+        dataset,
+        lambda model: validate(model, val_frames, settings),
+        settings,
+        {"model": settings.model, "arguments": network},
+        run_dir,
+        process,
+        resume=arguments.resume is not None,
+    )
+    if process.is_main:
+        print(f"best validation J {progress.best:.4f}: {run_dir / 'best.pt'}")
+
+
+def split_frames(frames: list[Frame], share: float, seed: int) -> tuple[list[Frame], list[Frame]]:
+    """A random but fixed share of the images is kept back for validation, at least one."""
+    order = np.random.default_rng(seed).permutation(len(frames))
+    count = min(max(1, round(len(frames) * share)), len(frames) - 1)
+    return [frames[i] for i in order[count:]], [frames[i] for i in order[:count]]
+
+
+def validate(model: torch.nn.Module, frames: list[Frame], settings: Settings) -> Validation:
+    """Mean J over the images kept back, at the network's input size."""
+    size = settings.eval_batch_size
+    keys = [(0, index) for index in range(len(frames))]
+    batches = make_loader(
+        StillImages(frames, settings.image_size),
+        [keys[first : first + size] for first in range(0, len(keys), size)],
+        settings.workers,
+        next(model.parameters()).device,
+    )
+    scores, panel = [], None
+    for batch, probabilities in predict_stills(model, batches, settings.mixed_precision):
+        masks = batch["mask"] > 0.5
+        predictions = probabilities > settings.threshold
+        for prediction, mask in zip(predictions.numpy(), masks.numpy()):
+            scores.append(region_similarity(prediction[0], mask[0]))
+        if panel is None:
+            image = (batch["image"][0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+            panel = draw_panels(image, None, predictions[0, 0].numpy(), masks[0, 0].numpy(), {})
+    return Validation(float(np.mean(scores)), panel=panel)
+
+
+if __name__ == "__main__":
+    run_script(main)

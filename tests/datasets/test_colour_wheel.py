@@ -1,0 +1,160 @@
+"""Tests of datasets/colour_wheel.py."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torchvision.utils import flow_to_image
+
+from datasets.colour_wheel import change_motion, flow_to_picture, picture_to_flow
+
+
+def disc(size: int = 101) -> np.ndarray:
+    """Flow map with every direction and length: (x, y) of each pixel, 0 outside the unit disc."""
+    axis = np.linspace(-1, 1, size, dtype=np.float32)
+    flow = np.stack(np.meshgrid(axis, axis), axis=2)
+    flow[np.hypot(flow[..., 0], flow[..., 1]) > 1] = 0
+    return flow
+
+
+def lengths(flow: np.ndarray) -> np.ndarray:
+    """Lengths of a field's vectors."""
+    return np.linalg.norm(flow, axis=-1)
+
+
+def angles_between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Unsigned angles between two fields of vectors, in degrees."""
+    first, second = (field.astype(np.float64) @ [1, 1j] for field in (first, second))
+    return np.abs(np.degrees(np.angle(first * second.conj())))
+
+
+def grey_levels_apart(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Differences of two pictures, per channel."""
+    return np.abs(first.astype(int) - second.astype(int))
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 40.0])
+def test_drawing_agrees_with_torchvision(scale: float) -> None:
+    noise = np.random.default_rng(0).standard_normal((200, 240, 2))
+    for flow in (scale * noise.astype(np.float32), scale * disc()):
+        expected = flow_to_image(torch.from_numpy(flow).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+        picture = flow_to_picture(flow)
+        assert picture.dtype == np.uint8
+        assert picture.shape == (*flow.shape[:2], 3)
+        assert grey_levels_apart(picture, expected).max() <= 1
+
+
+def test_no_motion_is_white_and_the_largest_motion_a_full_colour() -> None:
+    assert (flow_to_picture(np.zeros((5, 7, 2), np.float32)) == 255).all()
+    right = np.zeros((5, 7, 2), np.float32)
+    right[2, 3] = (12.5, 0)
+    picture = flow_to_picture(right)
+    assert picture[2, 3].tolist() == [255, 0, 0]
+    assert (np.delete(picture.reshape(-1, 3), 2 * 7 + 3, axis=0) == 255).all()
+
+
+def test_drawing_takes_views_and_other_float_types() -> None:
+    flow = disc(32)
+    mirrored = flow_to_picture(flow[:, ::-1].astype(np.float64))
+    np.testing.assert_array_equal(mirrored, flow_to_picture(flow)[:, ::-1])
+
+
+def test_reading_inverts_drawing() -> None:
+    flow = disc()
+    read = picture_to_flow(flow_to_picture(7 * flow))
+    assert read.dtype == np.float32
+    assert np.abs(lengths(read) - lengths(flow)).max() < 0.003
+    for shortest, error in ((0.5, 1.0), (0.1, 5.0)):
+        moving = lengths(flow) > shortest
+        assert angles_between(read[moving], flow[moving]).max() < error
+
+
+def test_reading_bears_jpeg() -> None:
+    y, x = np.mgrid[:240, :320].astype(np.float32)
+    flow = np.stack([3 + np.sin(x / 50), np.cos(y / 40)], axis=2)
+    flow[60:160, 80:180] = (-2, -3)
+    flow /= lengths(flow).max()
+    picture = flow_to_picture(flow)
+    stored = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+    read = picture_to_flow(cv2.cvtColor(cv2.imdecode(stored, 1), cv2.COLOR_BGR2RGB))
+    assert np.median(lengths(read - flow)) < 0.02
+    assert np.quantile(lengths(read - flow), 0.95) < 0.1
+
+
+def test_reading_takes_greyish_noise_for_no_motion() -> None:
+    grey = np.random.default_rng(0).integers(240, 256, (50, 50, 1))
+    assert lengths(picture_to_flow(np.repeat(grey, 3, axis=2).astype(np.uint8))).max() == 0
+    noisy = np.random.default_rng(0).integers(250, 256, (50, 50, 3)).astype(np.uint8)
+    assert lengths(picture_to_flow(noisy)).max() <= 5.01 / 255
+
+
+def test_colours_between_the_two_ends_of_the_wheel_mean_motion_to_the_right() -> None:
+    blended = np.array([[[255, 0, blue] for blue in (0, 10, 20, 30, 42)]], np.uint8)
+    assert angles_between(picture_to_flow(blended), np.float32([[[1, 0]]])).max() < 0.5
+
+
+def test_unchanged_motion_is_the_same_picture() -> None:
+    picture = flow_to_picture(disc())
+    assert grey_levels_apart(change_motion(picture, np.eye(2)), picture).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "linear",
+    [np.diag([-1, 1]), np.diag([1, -1]), np.array([[0, -1], [1, 0]]), 0.6 * np.eye(2)],
+    ids=["mirrored", "upside down", "quarter turn", "slower"],
+)
+def test_change_multiplies_every_vector(linear: np.ndarray) -> None:
+    flow = disc()
+    read = picture_to_flow(change_motion(flow_to_picture(flow), linear))
+    assert lengths(read - flow @ linear.T).max() < 0.015
+
+
+def test_quarter_turn_shows_motion_to_the_right_as_motion_down() -> None:
+    right = np.full((4, 4, 2), (1, 0), np.float32)
+    turned = change_motion(flow_to_picture(right), np.array([[0, -1], [1, 0]]))
+    down = flow_to_picture(np.full((4, 4, 2), (0, 1), np.float32))
+    assert grey_levels_apart(turned, down).max() <= 2
+
+
+def test_mirrored_flow_picture_is_the_picture_of_the_mirrored_motion() -> None:
+    rng = np.random.default_rng(1)
+    flow = cv2.GaussianBlur(rng.standard_normal((120, 160, 2)).astype(np.float32), (0, 0), 8)
+    mirrored = np.ascontiguousarray(flow[:, ::-1]) * np.float32([-1, 1])
+    picture = change_motion(flow_to_picture(flow)[:, ::-1], np.diag([-1, 1]))
+    # The wheel's ends meet with a jump at motion to the right, where one level decides the side.
+    angle = np.degrees(np.arctan2(mirrored[..., 1], mirrored[..., 0]))
+    apart = grey_levels_apart(picture, flow_to_picture(mirrored))[np.abs(angle) > 5]
+    assert apart.max() <= 6
+    assert apart.mean() < 1
+
+
+def test_added_motion() -> None:
+    flow = 0.5 * disc() + np.float32([0, 0.5])
+    flow /= lengths(flow).max()
+    added = np.full_like(flow, (0.2, -0.1))
+    given = added.copy()
+    expected = flow @ np.diag([-1.0, 1.0]) + added
+    expected /= max(1, lengths(expected).max())
+    read = picture_to_flow(change_motion(flow_to_picture(flow), np.diag([-1, 1]), added))
+    assert lengths(read - expected).max() < 0.02
+    np.testing.assert_array_equal(added, given)
+
+
+def test_too_large_motion_is_shortened_as_a_whole() -> None:
+    flow = disc()
+    read = picture_to_flow(change_motion(flow_to_picture(flow), np.diag([4, 2])))
+    expected = flow @ np.diag([1, 0.5])
+    assert lengths(read - expected).max() < 0.015
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(H, W, 2\).*\(2, 5, 5\)"):
+        flow_to_picture(np.zeros((2, 5, 5), np.float32))
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            flow_to_picture(np.full((5, 5, 2), value, np.float32))
+    for read in (picture_to_flow, lambda picture: change_motion(picture, np.eye(2))):
+        with pytest.raises(ValueError, match=r"uint8 .*float32 of shape\s+\(5, 5, 3\)"):
+            read(np.zeros((5, 5, 3), np.float32))
+        with pytest.raises(ValueError, match=r"\(H, W, 3\).*\(5, 5\)"):
+            read(np.zeros((5, 5), np.uint8))

@@ -1,0 +1,316 @@
+"""Tests of datasets/flow.py."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
+
+from datasets import flow as flow_module
+from datasets.colour_wheel import flow_to_picture, picture_to_flow
+from datasets.flow import FlowError, dis_estimator, main, make_flow, raft_estimator
+from datasets.layout import DatasetError, read_image, video_sequences
+
+ROOT = Path(__file__).parents[2]
+STEP = (4, 2)  # pixels to the right and down that the test video moves by from frame to frame
+
+
+def moving_frames(count: int, height: int = 128, width: int = 144) -> list[np.ndarray]:
+    """A textured plane that moves by STEP, (H, W, 3) uint8 RGB each."""
+    noise = np.random.default_rng(0).standard_normal((height + 40, width + 80, 3))
+    texture = cv2.GaussianBlur(noise, (0, 0), 2)
+    texture = (255 * (texture - texture.min()) / np.ptp(texture)).astype(np.uint8)
+    corners = [(40 - t * STEP[1], 80 - t * STEP[0]) for t in range(count)]
+    return [texture[y : y + height, x : x + width] for y, x in corners]
+
+
+def write_frames(folder: Path, sequence: str, frames: list[np.ndarray]) -> None:
+    """Write frames as folder/<sequence>_<number>.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for t, frame in enumerate(frames):
+        cv2.imwrite(str(folder / f"{sequence}_{t:05d}.png"), frame[..., ::-1])
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """Data root with the flat set DAVIS_train: sequences of 4 and of 3 frames, without masks."""
+    write_frames(tmp_path / "DAVIS_train" / "RGB", "dog-run", moving_frames(4))
+    write_frames(tmp_path / "DAVIS_train" / "RGB", "a_cat", moving_frames(3, 96, 100))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def raft_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """File with random weights for raft_large."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("raft") / "weights.pth"
+    torch.save(raft_large().state_dict(), path)
+    return path
+
+
+def to_the_right(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Estimator for tests that are not about the motion."""
+    return np.full((*first.shape[:2], 2), (1, 0), np.float32)
+
+
+def run_program(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run datasets.flow as a user would, with additional environment variables."""
+    return subprocess.run(
+        [sys.executable, "-m", "datasets.flow", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def names(folder: Path) -> list[str]:
+    """Names of all files in a folder, hidden ones too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_dis_measures_pixels_from_the_first_frame_to_the_second() -> None:
+    first, second = moving_frames(2)
+    flow = dis_estimator()(first, second)
+    assert flow.dtype == np.float32
+    assert flow.shape == (128, 144, 2)
+    inner = flow[16:-16, 16:-16].reshape(-1, 2)
+    np.testing.assert_allclose(np.median(inner, axis=0), STEP, atol=0.2)
+
+
+def test_every_frame_of_a_flat_set_gets_the_motion_that_it_has(flat: Path) -> None:
+    assert make_flow(flat, "DAVIS_train", dis_estimator()) == (7, 0)
+    sequences = video_sequences(flat, "DAVIS_train", masks=False)
+    assert [len(sequence.frames) for sequence in sequences] == [3, 4]
+    assert len(names(flat / "DAVIS_train" / "FLOW")) == 7
+    for frame in (frame for sequence in sequences for frame in sequence.frames):
+        assert frame.flow == flat / "DAVIS_train" / "FLOW" / f"{frame.name}.jpg"
+        picture = read_image(frame.flow)
+        assert picture.shape == read_image(frame.image).shape
+        motion = picture_to_flow(picture)[16:-16, 16:-16].reshape(-1, 2).mean(axis=0)
+        cosine = motion @ STEP / np.linalg.norm(motion) / np.linalg.norm(STEP)
+        assert cosine > 0.99, frame.name  # the last frame's sign, too
+
+
+def test_which_frames_are_compared(flat: Path) -> None:
+    frames = moving_frames(4)
+    pairs = []
+
+    def estimator(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        if first.shape == frames[0].shape:
+            index = [next(t for t in range(4) if (f == frames[t]).all()) for f in (first, second)]
+            pairs.append(tuple(index))
+        return to_the_right(first, second)
+
+    make_flow(flat, "DAVIS_train", estimator)
+    assert pairs == [(0, 1), (1, 2), (2, 3), (3, 2)]
+
+
+def test_nested_set(tmp_path: Path) -> None:
+    for sequence in ("swan", "bmx-trees"):
+        write_frames(tmp_path / "DAVIS_test" / sequence / "RGB", sequence, moving_frames(2))
+    assert make_flow(tmp_path, "DAVIS_test", to_the_right) == (4, 0)
+    for sequence in ("swan", "bmx-trees"):
+        folder = tmp_path / "DAVIS_test" / sequence / "FLOW"
+        assert names(folder) == [f"{sequence}_00000.jpg", f"{sequence}_00001.jpg"]
+    assert all(s.frames[1].flow for s in video_sequences(tmp_path, "DAVIS_test", masks=False))
+
+
+def test_pictures_are_stored_with_full_chroma(flat: Path) -> None:
+    stripes = np.zeros((128, 144, 2), np.float32)
+    stripes[:, ::2, 0], stripes[:, 1::2, 0] = 1, -1
+
+    def estimator(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return stripes[: first.shape[0], : first.shape[1]]
+
+    make_flow(flat, "DAVIS_train", estimator)
+    stored = read_image(flat / "DAVIS_train" / "FLOW" / "dog-run_00000.jpg")
+    apart = np.abs(stored.astype(int) - flow_to_picture(stripes))
+    assert apart.max() < 25  # with chroma at half the resolution all would be the same grey
+
+
+def test_existing_maps_of_any_extension_are_kept(flat: Path) -> None:
+    folder = flat / "DAVIS_train" / "FLOW"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "dog-run_00001.png"), np.zeros((128, 144, 3), np.uint8))
+    cv2.imwrite(str(folder / "dog-run_00003.JPEG"), np.zeros((128, 144, 3), np.uint8))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert make_flow(flat, "DAVIS_train", to_the_right) == (5, 2)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert len(names(folder)) == 7
+    assert make_flow(flat, "DAVIS_train", to_the_right) == (0, 7)
+
+
+def test_overwrite_replaces_maps_of_any_extension(flat: Path) -> None:
+    folder = flat / "DAVIS_train" / "FLOW"
+    folder.mkdir()
+    for name in ("dog-run_00001.png", "dog-run_00002.jpg"):
+        cv2.imwrite(str(folder / name), np.zeros((128, 144, 3), np.uint8))
+    assert make_flow(flat, "DAVIS_train", to_the_right, overwrite=True) == (7, 0)
+    assert all(name.endswith(".jpg") for name in names(folder))
+    assert len(names(folder)) == 7
+    for t in (1, 2):
+        assert read_image(folder / f"dog-run_{t:05d}.jpg").max() > 200
+
+
+def test_stopped_while_writing_and_started_again(
+    flat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = flat / "DAVIS_train" / "FLOW"
+    whole_write = Path.write_bytes
+
+    def stopped_write(path: Path, content: bytes) -> int:
+        if "dog-run_00001" not in path.name:
+            return whole_write(path, content)
+        whole_write(path, content[: len(content) // 2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", stopped_write)
+        with pytest.raises(KeyboardInterrupt):
+            make_flow(flat, "DAVIS_train", to_the_right)
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    assert len(visible) == 4
+    assert len(names(folder)) == 5  # the half-written one is there, and hidden
+    for path in visible:
+        read_image(path)
+    sequences = video_sequences(flat, "DAVIS_train", masks=False, flow=False)
+    assert sum(frame.flow is not None for s in sequences for frame in s.frames) == 4
+
+    assert make_flow(flat, "DAVIS_train", to_the_right) == (3, 4)
+    assert len(names(folder)) == 7
+    assert not [name for name in names(folder) if name.startswith(".")]
+
+
+def test_interrupted_overwriting_keeps_the_old_map_whole(
+    flat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_flow(flat, "DAVIS_train", to_the_right)
+    path = flat / "DAVIS_train" / "FLOW" / "a_cat_00000.jpg"
+    before = path.read_bytes()
+
+    def interrupt(*_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flow_module.os, "replace", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make_flow(flat, "DAVIS_train", lambda a, b: -to_the_right(a, b), overwrite=True)
+    assert path.read_bytes() == before
+    assert len(names(path.parent)) == 8
+    assert make_flow(flat, "DAVIS_train", to_the_right) == (0, 7)
+    assert len(names(path.parent)) == 7  # the leftover is gone, though its frame was kept
+
+
+def test_sequences_of_one_frame_are_named_before_anything_is_written(flat: Path) -> None:
+    write_frames(flat / "DAVIS_train" / "RGB", "lonely", moving_frames(1))
+    with pytest.raises(DatasetError, match=r"1 x .*single frame(.|\n)*lonely_00000\.png"):
+        make_flow(flat, "DAVIS_train", to_the_right)
+    assert not (flat / "DAVIS_train" / "FLOW").exists()
+
+
+def test_frames_of_different_size_are_named(flat: Path) -> None:
+    path = flat / "DAVIS_train" / "RGB" / "dog-run_00002.png"
+    cv2.imwrite(str(path), np.zeros((50, 60, 3), np.uint8))
+    message = r"dog-run_00001\.png is 144 x 128, .*dog-run_00002\.png is 60 x 50"
+    with pytest.raises(DatasetError, match=message):
+        make_flow(flat, "DAVIS_train", to_the_right)
+
+
+def test_raft_computes_what_torchvision_documents(raft_weights: Path) -> None:
+    first, second = moving_frames(2, 128, 144)
+    model = raft_large().eval()
+    model.load_state_dict(torch.load(raft_weights, weights_only=True))
+    batch = [torch.from_numpy(f.copy()).permute(2, 0, 1)[None] for f in (first, second)]
+    with torch.inference_mode():
+        expected = model(*Raft_Large_Weights.DEFAULT.transforms()(*batch))[-1][0]
+    estimate = raft_estimator(raft_weights, "cpu")
+    flow = estimate(first, second)
+    assert flow.dtype == np.float32
+    np.testing.assert_allclose(flow, expected.permute(1, 2, 0), atol=1e-3)
+
+    # Sizes that RAFT refuses are padded with the border, and the padding is cut off again.
+    cropped = [frame[3:-4, 9:-20] for frame in (first, second)]
+    padded = [np.pad(f, ((3, 4), (6, 7), (0, 0)), mode="edge") for f in cropped]
+    assert padded[0].shape == (128, 128, 3)
+    np.testing.assert_allclose(
+        estimate(*cropped), estimate(*padded)[3:-4, 6:-7], atol=1e-3, rtol=1e-3
+    )
+
+
+def test_raft_refuses_files_that_are_not_its_weights(tmp_path: Path) -> None:
+    url = Raft_Large_Weights.DEFAULT.url
+    with pytest.raises(FlowError, match=r"no weights file .*missing\.pth.*" + url):
+        raft_estimator(tmp_path / "missing.pth", "cpu")
+    text, other = tmp_path / "text.pth", tmp_path / "other.pth"
+    text.write_text("<html>not found</html>")
+    torch.save({"weight": torch.zeros(3)}, other)
+    for path in (text, other):
+        with pytest.raises(FlowError, match=rf"{path.name} is no state dict .*" + url):
+            raft_estimator(path, "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_raft_names_a_missing_gpu(raft_weights: Path) -> None:
+    with pytest.raises(FlowError, match="no GPU"):
+        raft_estimator(raft_weights, "cuda")
+
+
+def test_program_with_raft_and_a_weights_file(
+    tmp_path: Path, raft_weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_frames(tmp_path / "DAVIS_train" / "RGB", "dog", moving_frames(2, 128, 128))
+    arguments = ["--data-root", str(tmp_path), "--set", "DAVIS_train", "--estimator", "raft"]
+    assert main([*arguments, "--weights", str(raft_weights), "--device", "cpu"]) == 0
+    assert "2 flow maps written" in capsys.readouterr().out
+    assert names(tmp_path / "DAVIS_train" / "FLOW") == ["dog_00000.jpg", "dog_00001.jpg"]
+
+
+def test_program_with_dis(flat: Path) -> None:
+    arguments = ("--data-root", flat, "--set", "DAVIS_train", "--estimator", "dis")
+    result = run_program(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "7 flow maps written, 0 were there already" in result.stdout
+    assert "7/7" in result.stderr  # the progress bar
+    (flat / "DAVIS_train" / "FLOW" / "a_cat_00001.jpg").unlink()
+    assert "1 flow maps written, 6 were there already" in run_program(*arguments).stdout
+    assert "7 flow maps written, 0" in run_program(*arguments, "--overwrite").stdout
+
+
+def test_program_says_what_to_do_without_network(flat: Path, tmp_path: Path) -> None:
+    closed = "http://127.0.0.1:9"
+    proxies = {"https_proxy": closed, "HTTPS_PROXY": closed, "no_proxy": "", "NO_PROXY": ""}
+    result = run_program(
+        *("--data-root", flat, "--set", "DAVIS_train", "--estimator", "raft"),
+        **proxies,
+        TORCH_HOME=str(tmp_path / "torch"),
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    message = result.stderr.strip().splitlines()[-1]
+    assert Raft_Large_Weights.DEFAULT.url in message
+    assert "--weights FILE" in message
+    assert not (flat / "DAVIS_train" / "FLOW").exists()
+
+
+def test_program_reports_what_is_wrong_with_the_data(
+    flat: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["--data-root", str(flat), "--estimator", "dis", "--set"]
+    assert main([*arguments, "DAVIS_trian"]) == 1
+    assert "DAVIS_trian" in capsys.readouterr().err
+    (flat / "DAVIS_train" / "RGB" / "dog-run_00002.png").write_bytes(b"")
+    assert main([*arguments, "DAVIS_train"]) == 1
+    assert "dog-run_00002.png" in capsys.readouterr().err
+
+
+def test_program_refuses_raft_flags_for_dis(flat: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--data-root", str(flat), "--set", "X", "--estimator", "dis", "--weights", "w.pth"])
+    assert "--estimator raft" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""What serves the scripts: settings, training loop, checkpoints, metrics, losses, pictures."""

@@ -1,0 +1,92 @@
+"""Devices and processes: the CPU, one GPU, or one DistributedDataParallel process per GPU."""
+
+import os
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed
+from torch.distributed.run import main as torchrun
+
+from utils.settings import SettingsError
+
+
+@dataclass(frozen=True)
+class Process:
+    """One training process.
+
+    Attributes:
+        device: where it computes.
+        rank, world_size: which process it is, of how many.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+
+def launch_processes(gpu: str) -> bool:
+    """Start this script again once per GPU, if ``gpu`` ("0,1") names several.
+
+    Uses torch's own launcher, torchrun, and returns when all processes have ended.
+
+    Returns:
+        Whether they were started; then there is nothing left to do in this process. False inside
+        such a process, also one that the user started with torchrun.
+    """
+    indices = gpu_indices(gpu)
+    if len(indices) < 2 or "LOCAL_RANK" in os.environ:
+        return False
+    torchrun(["--standalone", f"--nproc-per-node={len(indices)}", *sys.argv])
+    return True
+
+
+def gpu_indices(gpu: str) -> list[int]:
+    """The GPUs that the setting names and this machine has; ``[]`` means the CPU.
+
+    Raises:
+        SettingsError: some of the GPUs do not exist.
+    """
+    indices = [int(part) for part in gpu.split(",") if part.strip()]
+    if not indices:
+        return []
+    if not torch.cuda.is_available():
+        return []
+    count = torch.cuda.device_count()
+    missing = [index for index in indices if index >= count]
+    if missing:
+        raise SettingsError(
+            f'GPU is "{gpu}", but this machine has {count} GPU(s), 0 to {count - 1}; '
+            "change GPU in config.py"
+        )
+    return indices
+
+
+def start_process(gpu: str) -> Process:
+    """Join the other processes, if there are any, and choose this one's device."""
+    indices = gpu_indices(gpu)
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device("cuda", indices[local_rank]) if indices else torch.device("cpu")
+    if gpu and not indices and os.environ.get("RANK", "0") == "0":
+        print(f'GPU is "{gpu}", but torch sees no GPU on this machine: using the CPU.')
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if "RANK" not in os.environ:
+        return Process(device)
+    # The others wait while the main process validates, which may take long.
+    torch.distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=4)
+    )
+    return Process(device, torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+
+def end_process() -> None:
+    """Leave the group of processes, if there is one."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

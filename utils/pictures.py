@@ -1,0 +1,80 @@
+"""Pictures: the eight result panels A to H, side by side and labelled."""
+
+import string
+
+import cv2
+import numpy as np
+
+from datasets.augmentation import resize
+
+PANEL_WIDTH = 240
+LABEL_HEIGHT = 22
+
+
+def draw_panels(
+    image: np.ndarray,
+    flow: np.ndarray | None,
+    prediction: np.ndarray,
+    truth: np.ndarray | None,
+    maps: dict[str, np.ndarray],
+) -> np.ndarray:
+    """A row of labelled panels: image, flow map, predicted mask, true mask, then the maps.
+
+    Args:
+        image, flow: uint8 RGB (H, W, 3); no flow map for still images.
+        prediction: bool (H, W).
+        truth: bool (H, W), or ``None`` where there is no annotation.
+        maps: by name, float (h, w) in [0, 1], shown as heat maps over the image; for GSA-Net the
+            foreground and background slot of both streams.
+
+    Returns:
+        uint8 RGB.
+    """
+    panels = [
+        ("RGB image", image),
+        *([] if flow is None else [("optical flow", flow)]),
+        ("prediction", _grey(prediction)),
+        ("ground truth", np.full_like(image, 128) if truth is None else _grey(truth)),
+        *((name, heat_map(values, image)) for name, values in maps.items()),
+    ]
+    height = round(PANEL_WIDTH * image.shape[0] / image.shape[1])
+    return np.hstack(
+        [
+            _with_label(resize(picture, height, PANEL_WIDTH), f"{letter}  {name}")
+            for letter, (name, picture) in zip(string.ascii_uppercase, panels)
+        ]
+    )
+
+
+def heat_map(values: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Values (h, w) in [0, 1] as colours, blue to red, half transparent over the image."""
+    height, width = image.shape[:2]
+    levels = (values.clip(0, 1) * 255).round().astype(np.uint8)
+    levels = cv2.resize(levels, (width, height), interpolation=cv2.INTER_LINEAR)
+    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
+    return cv2.addWeighted(image, 0.5, colours, 0.5, 0)
+
+
+def write_picture(path, picture: np.ndarray) -> None:
+    """Write uint8 RGB (H, W, 3) or grey (H, W) to ``path``; its folder is made.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if picture.ndim == 3:
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    done, encoded = cv2.imencode(path.suffix, picture)
+    if not done:
+        raise OSError(f"{path} could not be encoded")
+    path.write_bytes(encoded.tobytes())
+
+
+def _grey(mask: np.ndarray) -> np.ndarray:
+    return np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
+
+
+def _with_label(picture: np.ndarray, label: str) -> np.ndarray:
+    band = np.full((LABEL_HEIGHT, picture.shape[1], 3), 255, np.uint8)
+    cv2.putText(band, label, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.vstack([picture, band])
