@@ -1,5 +1,6 @@
 """The training loop of both stages; the scripts say what is trained, this module how."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -140,7 +141,7 @@ def fit(
 def cosine_factor(step: int, total: int, floor: float) -> float:
     """Learning rate of a step, as a share of the first: from 1 to ``floor`` at the last step."""
     done = min(step / max(1, total - 1), 1.0)
-    return floor + (1 - floor) * (1 + np.cos(np.pi * done)) / 2
+    return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
 
 
 def make_loader(dataset: Dataset, batches: Any, workers: int, device: torch.device) -> DataLoader:
