@@ -22,9 +22,7 @@ BRIGHTNESS = 0.5  # image brightness is multiplied by 1 +- at most this
 CONTRAST = 0.5  # image contrast, likewise
 SATURATION = 1.0  # image saturation, likewise
 RECOLOUR_FLOW = True  # a mirrored or rotated flow map also changes its colours, as its motion does
-CAMERA_MOTION = (
-    0.0  # random affine camera motion added to flow maps, relative to their largest motion
-)
+CAMERA_MOTION = 0.0  # random affine motion added to flow maps, in units of their largest motion
 FLOW_TURN = 0.0  # flow directions are turned as one by at most this many degrees
 
 # Network (Sec. 3)
@@ -51,9 +49,7 @@ SIGMA = 1.0  # strength of the pixel weight w = sigma * |P - G| in the cross-ent
 SUPERVISE_SLOT_MAPS = True  # also train the slots' similarity maps with the mask
 
 # Training (Sec. 4.4)
-STAGE1_CHECKPOINT = (
-    "runs/pretrain/best.pt"  # what train.py starts from; None starts without stage 1
-)
+STAGE1_CHECKPOINT = "runs/pretrain/best.pt"  # what train.py starts from; None for nothing
 EPOCHS = 200  # passes over the training data
 BATCH_SIZE = 12  # samples in a step, over all GPUs together
 LEARNING_RATE = 1e-4  # at the first step

@@ -35,7 +35,7 @@ def main() -> None:
     parser = settings_parser(config, "Stage 1: RGB encoder and decoder on still images.")
     parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with this run")
     settings, arguments = parse_settings(parser, config)
-    settings = resumed_settings(settings, arguments.resume)
+    settings = resumed_settings(settings, arguments.resume, arguments.given)
     if launch_processes(settings.gpu):
         return
     process = start_process(settings.gpu)

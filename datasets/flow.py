@@ -173,6 +173,38 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
     return estimate
 
 
+def camera_free(estimator: Estimator) -> Estimator:
+    """The same estimator, with the camera's motion removed from its flow."""
+    return lambda first, second: remove_camera_motion(estimator(first, second))
+
+
+def remove_camera_motion(flow: np.ndarray) -> np.ndarray:
+    """Motion relative to the camera's: what a robust affine fit of the whole frame leaves over.
+
+    The paper's flow maps keep the camera's motion. Without it, what rests in the scene is near
+    white in every flow map, whatever the camera does.
+
+    Args:
+        flow: (H, W, 2) float32 in pixels.
+
+    Returns:
+        The same shape, less the affine motion that most of the frame shares.
+    """
+    height, width = flow.shape[:2]
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    terms = np.stack([np.ones_like(x), x, y], axis=-1)
+    step = max(1, min(height, width) // 60)  # a grid of some thousand points says enough
+    points, motion = (a[::step, ::step].reshape(-1, a.shape[-1]) for a in (terms, flow))
+    weights = np.ones(len(points), np.float32)
+    for _ in range(20):  # iteratively reweighted least squares, Cauchy weights
+        root = np.sqrt(weights)[:, None]
+        affine = np.linalg.lstsq(points * root, motion * root, rcond=None)[0]
+        residual = np.linalg.norm(motion - points @ affine, axis=1)
+        scale = max(1.5 * float(np.median(residual)), 0.05)  # pixels
+        weights = 1 / (1 + (residual / scale) ** 2)
+    return flow - (terms @ affine).astype(np.float32)
+
+
 def _flow_folder(frame: Frame) -> Path:
     return frame.image.parent.parent / "FLOW"
 
@@ -226,6 +258,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--weights", type=Path, help="raft: state-dict file, in place of a download"
     )
+    parser.add_argument(
+        "--remove-camera-motion",
+        action="store_true",
+        help="show motion relative to a robust affine fit of the whole frame's",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="raft: default is a GPU if any")
     options = parser.parse_args(arguments)
     if options.estimator == "dis" and (options.weights or options.device):
@@ -235,7 +272,12 @@ def main(arguments: list[str] | None = None) -> int:
             estimator = dis_estimator()
         else:
             estimator = raft_estimator(options.weights, options.device)
-        written, kept = make_flow(options.data_root, options.set, estimator, options.overwrite)
+        written, kept = make_flow(
+            options.data_root,
+            options.set,
+            camera_free(estimator) if options.remove_camera_motion else estimator,
+            options.overwrite,
+        )
     except (DatasetError, FlowError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

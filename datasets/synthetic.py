@@ -31,8 +31,8 @@ STILLS = 240  # images in DUTS_train
 TRAIN_SEQUENCES = 36  # videos in DAVIS_train
 TEST_SEQUENCES = 4  # videos in DAVIS_test; four show every kind of motion once
 FRAMES = 12  # frames in each video
-HEIGHT = 128  # of every picture, in pixels
-WIDTH = 160  # of every picture, in pixels
+HEIGHT = 192  # of every picture, in pixels
+WIDTH = 240  # of every picture, in pixels
 
 SETS = ("DUTS_train", "DAVIS_train", "DAVIS_test")
 MARKER = "synthetic.json"  # says that the sets beside it were made here and may be overwritten

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from utils.settings import SettingsError
@@ -43,7 +44,12 @@ def launch_processes(gpu: str) -> bool:
     indices = gpu_indices(gpu)
     if len(indices) < 2 or "LOCAL_RANK" in os.environ:
         return False
-    torchrun(["--standalone", f"--nproc-per-node={len(indices)}", *sys.argv])
+    try:
+        torchrun(["--standalone", f"--nproc-per-node={len(indices)}", *sys.argv])
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        # The process has said why; the launcher's own traceback says nothing to a user.
+        sys.exit(f"error: training process {rank} ended with exit status {failure.exitcode}")
     return True
 
 

@@ -21,7 +21,12 @@ from tqdm import tqdm
 
 from datasets.augmentation import Augmentation
 from datasets.sampling import EpochBatches
-from utils.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from utils.checkpoints import (
+    CheckpointError,
+    check_same_network,
+    load_checkpoint,
+    save_checkpoint,
+)
 from utils.distributed import Process
 from utils.losses import Loss, segmentation_loss
 from utils.settings import Settings, SettingsError, read_settings_file, write_settings
@@ -108,7 +113,7 @@ def fit(
     )
     progress = Progress()
     if resume:
-        progress = _restore(run_dir / "last.pt", model, optimizer, schedule)
+        progress = _restore(run_dir / "last.pt", identity, model, optimizer, schedule)
         if process.is_main:
             print(f"resuming {run_dir} after epoch {progress.epoch} of {settings.epochs}")
     wrapped = _wrap(model, process)
@@ -167,13 +172,12 @@ def start_run(name: str, settings: Settings, resume: Path | None, process: Proce
                 f"cannot resume {resume}: there is no {resume / 'last.pt'}; --resume takes the "
                 "folder of a run that has finished at least one epoch"
             )
-        return run_dir
+    elif process.is_main and run_dir.exists() and any(run_dir.iterdir()):
+        raise CheckpointError(
+            f"the run folder {run_dir} exists already; go on with it by --resume {run_dir}, "
+            "or choose another by --run-name NAME, or remove it"
+        )
     if process.is_main:
-        if run_dir.exists() and any(run_dir.iterdir()):
-            raise CheckpointError(
-                f"the run folder {run_dir} exists already; go on with it by --resume {run_dir}, "
-                "or choose another by --run-name NAME, or remove it"
-            )
         write_settings(settings, run_dir / "settings.py")
     return run_dir
 
@@ -236,7 +240,7 @@ def _train_epoch(
     bar = tqdm(
         loader,
         desc=f"epoch {progress.epoch + 1}/{settings.epochs}",
-        disable=not process.is_main,
+        disable=None if process.is_main else True,  # None: silent where it is not a terminal
         leave=False,
         dynamic_ncols=True,
     )
@@ -348,8 +352,15 @@ def _finish_epoch(
     save_checkpoint(run_dir / "last.pt", {**checkpoint, "training": training})
 
 
-def _restore(path: Path, model: nn.Module, optimizer: Optimizer, schedule: LambdaLR) -> Progress:
+def _restore(
+    path: Path,
+    identity: dict[str, Any],
+    model: nn.Module,
+    optimizer: Optimizer,
+    schedule: LambdaLR,
+) -> Progress:
     checkpoint = load_checkpoint(path)
+    check_same_network(checkpoint, identity["model"], identity["arguments"])
     model.load_state_dict(checkpoint["weights"])
     training = checkpoint["training"]
     optimizer.load_state_dict(training["optimizer"])
@@ -358,6 +369,9 @@ def _restore(path: Path, model: nn.Module, optimizer: Optimizer, schedule: Lambd
     return Progress(**checkpoint["progress"])
 
 
-def resumed_settings(settings: Settings, resume: Path | None) -> Settings:
-    """The settings of the run that is resumed, or those given if none is."""
-    return settings if resume is None else read_settings_file(resume / "settings.py")
+def resumed_settings(settings: Settings, resume: Path | None, given: frozenset[str]) -> Settings:
+    """The settings of the run that is resumed with those ``given`` as flags, or ``settings``."""
+    if resume is None:
+        return settings
+    changes = {name.lower(): getattr(settings, name.lower()) for name in given}
+    return read_settings_file(resume / "settings.py").replace(**changes)

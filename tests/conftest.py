@@ -1,0 +1,58 @@
+"""Shared by all tests: a tiny data set in the project's layout, and settings that fit it."""
+
+import pytest
+import torch
+
+import config
+from datasets.flow import dis_estimator, make_flow
+from datasets.synthetic import write_synthetic
+from utils.settings import load_settings
+
+# Networks as small as the tests' gain nothing from threads, which only wait for one another.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory):
+    """A data root with 6 stills, 2 training and 2 test videos of 5 frames; not to be changed."""
+    root = tmp_path_factory.mktemp("tiny") / "data"
+    write_synthetic(
+        root, seed=1, stills=6, train_sequences=2, test_sequences=2, frames=5, height=48, width=64
+    )
+    for name in ("DAVIS_train", "DAVIS_test"):
+        make_flow(root, name, dis_estimator())
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tiny_root):
+    """Settings of a network small enough to train for a few steps on the CPU."""
+    return load_settings(config).replace(
+        data_root=str(tiny_root),
+        pretrain_set="DUTS_train",
+        train_sets=["DAVIS_train"],
+        val_set="DAVIS_test",
+        image_size=64,
+        workers=0,
+        model="gsanet",
+        backbone="mobilenetv3_small_100",
+        pretrained_backbone=False,
+        backbone_weights=None,
+        channels=16,
+        num_slots=2,
+        num_clusters=8,
+        num_references=3,
+        num_neighbours=4,
+        num_iterations=2,
+        stage1_checkpoint=None,
+        epochs=1,
+        batch_size=4,
+        learning_rate=1e-3,
+        min_learning_rate=1e-4,
+        seed=0,
+        gpu="",
+        run_name=None,
+        validate_every=1,
+        val_frame_step=1,
+        eval_batch_size=3,
+    )

@@ -1,0 +1,333 @@
+"""Random changes for training: geometry, colours, and the motion that flow maps show."""
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets.augmentation import Augmentation, Geometry, change_colours, resize
+from datasets.colour_wheel import flow_to_picture, picture_to_flow
+
+OFF = {
+    "flip_probability": 0.0,
+    "crop_scale": 1.0,
+    "rotation_probability": 0.0,
+    "rotation_degrees": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+    "recolour_flow": True,
+    "camera_motion": 0.0,
+    "flow_turn": 0.0,
+}
+SIZE = 64
+RED = (255, 0, 0)  # motion to the right
+
+
+def only(**changes) -> Augmentation:
+    """An augmentation that does nothing but what is named."""
+    return Augmentation(**{**OFF, **changes})
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def noise(height: int = SIZE, width: int = SIZE) -> np.ndarray:
+    return rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def marked(height: int, width: int, x: int, y: int, half: int = 4):
+    """Image, flow map and mask with a square marker centred at (x, y), nothing elsewhere."""
+    square = np.s_[y - half : y + half + 1, x - half : x + half + 1]
+    image = np.zeros((height, width, 3), np.uint8)
+    flow = np.full((height, width, 3), 255, np.uint8)
+    mask = np.zeros((height, width), bool)
+    image[square], flow[square], mask[square] = 255, RED, True
+    return image, flow, mask
+
+
+def centre(weights: np.ndarray) -> np.ndarray:
+    """Centre of gravity (x, y) of a map."""
+    y, x = np.indices(weights.shape)
+    return np.array([(x * weights).sum(), (y * weights).sum()]) / weights.sum()
+
+
+def smooth_field(size: int = SIZE) -> np.ndarray:
+    """A random smooth field whose largest vector has length 1."""
+    field = cv2.GaussianBlur(rng(1).standard_normal((size, size, 2)), (0, 0), 8)
+    return field / np.linalg.norm(field, axis=2).max()
+
+
+def expansion(size: int = SIZE) -> np.ndarray:
+    """Motion away from the centre, of length 1 at half the width."""
+    axis = np.linspace(-1, 1, size)
+    return np.stack(np.meshgrid(axis, axis), axis=2) / np.sqrt(2)
+
+
+def read_flow(augmentation: Augmentation, seed: int, flow: np.ndarray) -> np.ndarray:
+    """The motion that a flow picture shows after augmentation."""
+    return picture_to_flow(augmentation(rng(seed), SIZE, noise(), flow)[1])
+
+
+@pytest.mark.parametrize("height, width", [(SIZE, SIZE), (100, 160), (40, 50), (48, 90)])
+def test_with_everything_off_it_only_resizes(height, width):
+    image, flow = noise(height, width), noise(height, width)[::-1].copy()
+    mask = image[..., 0] > 100
+    result = only()(rng(), SIZE, image, flow, mask)
+    shrinks = height >= SIZE and width >= SIZE
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    np.testing.assert_array_equal(result[0], cv2.resize(image, (SIZE, SIZE), interpolation=method))
+    np.testing.assert_array_equal(result[1], cv2.resize(flow, (SIZE, SIZE), interpolation=method))
+    share = cv2.resize(mask.astype(np.float64), (SIZE, SIZE), interpolation=method)
+    clear = np.abs(share - 0.5) > 0.01
+    assert result[2].dtype == bool
+    np.testing.assert_array_equal(result[2][clear], share[clear] > 0.5)
+
+
+def test_resizing_to_the_same_size_changes_nothing_and_shrinking_averages():
+    image = noise()
+    np.testing.assert_array_equal(resize(image, SIZE, SIZE), image)
+    blocks = image.reshape(SIZE // 2, 2, SIZE // 2, 2, 3).mean(axis=(1, 3))
+    assert np.abs(resize(image, SIZE // 2, SIZE // 2) - blocks).max() <= 0.5
+
+
+def test_image_flow_and_mask_get_the_same_geometry():
+    augmentation = only(
+        flip_probability=0.5, crop_scale=0.7, rotation_probability=0.7, rotation_degrees=30
+    )
+    image, flow, mask = marked(96, 120, x=50, y=40)
+    places = []
+    for seed in range(40):
+        results = augmentation(rng(seed), SIZE, image, flow, mask)
+        shades = [results[0].mean(axis=2), 255.0 - results[1].min(axis=2), 255.0 * results[2]]
+        found = [centre(shade) for shade in shades]
+        np.testing.assert_allclose(found[1], found[0], atol=0.2)
+        np.testing.assert_allclose(found[2], found[0], atol=0.5)
+        places.append(found[0])
+    assert np.ptp(places, axis=0).min() > 10
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("angle", [0.0, 17.0, -40.0])
+@pytest.mark.parametrize("shares, corner", [((1, 1), (0, 0)), ((0.8, 0.6), (0.15, 0.3))])
+def test_crop_then_mirror_then_clockwise_rotation_moves_a_point_as_calculated(
+    flip, angle, shares, corner
+):
+    geometry = Geometry(SIZE, flip, shares, corner, angle)
+    for x, y in ((60, 50), (75, 60), (66, 45)):
+        picture = marked(100, 140, x, y)[0]
+        # Of the crop's width and height, from its centre; y down, so this turns clockwise.
+        across = ((x + 0.5) / 140 - corner[0]) / shares[0] - 0.5
+        down = ((y + 0.5) / 100 - corner[1]) / shares[1] - 0.5
+        across = -across if flip else across
+        turn = np.deg2rad(angle)
+        turned = (
+            across * np.cos(turn) - down * np.sin(turn),
+            across * np.sin(turn) + down * np.cos(turn),
+        )
+        expected = (np.array(turned) + 0.5) * SIZE - 0.5
+        # The crop is rounded to whole pixels, which may be half a pixel either way.
+        np.testing.assert_allclose(centre(geometry.apply(picture)[..., 0]), expected, atol=0.8)
+
+
+def test_flip_alone_mirrors_exactly():
+    image, flow = noise(), noise()[:, :, ::-1].copy()
+    mask = image[..., 0] > 100
+    augmentation = only(flip_probability=1.0, recolour_flow=False)
+    flipped = augmentation(rng(), SIZE, image, flow, mask)
+    for result, original in zip(flipped, (image, flow, mask)):
+        np.testing.assert_array_equal(result, original[:, ::-1])
+
+
+def test_crop_takes_a_random_part_of_each_side_between_the_scale_and_all():
+    ramp = np.zeros((200, 200, 3), np.float32)
+    ramp[..., 0] = np.arange(200)
+    ramp[..., 1] = np.arange(200)[:, None]
+    augmentation = only(crop_scale=0.5)
+    shares, starts = [], []
+    for seed in range(200):
+        picture = augmentation(rng(seed), SIZE, ramp.astype(np.uint8))[0].astype(float)
+        across, down = picture[SIZE // 2, :, 0], picture[:, SIZE // 2, 1]
+        shares.append([(side[-1] - side[0]) / (SIZE - 1) * SIZE / 200 for side in (across, down)])
+        starts.append([across[0], down[0]])
+    shares = np.array(shares)
+    assert shares.min() > 0.49 and shares.min() < 0.55
+    assert shares.max() < 1.01 and shares.max() > 0.95
+    assert abs(np.corrcoef(shares.T)[0, 1]) < 0.3
+    assert np.ptp(starts, axis=0).min() > 60
+
+
+def test_flips_and_rotations_are_as_frequent_and_as_large_as_set():
+    image = marked(SIZE, SIZE, x=48, y=32)[0]
+    augmentation = only(flip_probability=0.3, rotation_probability=0.6, rotation_degrees=20)
+    flips, angles = [], []
+    for seed in range(400):
+        offset = centre(augmentation(rng(seed), SIZE, image)[0][..., 0]) - (SIZE - 1) / 2
+        flips.append(offset[0] < 0)
+        # The marker starts at 2 degrees (its centre is half a pixel below the picture's).
+        start = np.rad2deg(np.arctan2(0.5, 16.5))
+        angles.append(np.rad2deg(np.arctan2(offset[1], abs(offset[0]))) - start)
+    angles = np.array(angles)
+    assert 0.22 < np.mean(flips) < 0.38
+    assert 0.52 < np.mean(np.abs(angles) > 0.3) < 0.68
+    assert 17 < angles.max() < 21 and -21 < angles.min() < -17
+
+
+def test_a_mirrored_flow_map_shows_the_mirrored_motion():
+    field = smooth_field()
+    mirrored = field[:, ::-1] * [-1, 1]
+    picture = only(flip_probability=1.0)(rng(), SIZE, noise(), flow_to_picture(field))[1]
+    # The wheel's two ends meet at motion to the right, where one level decides the colour.
+    clear = np.abs(np.arctan2(mirrored[..., 1], mirrored[..., 0])) > 0.1
+    apart = np.abs(picture.astype(int) - flow_to_picture(mirrored))[clear]
+    assert apart.max() <= 6
+    right = flow_to_picture(np.tile([1.0, 0.0], (SIZE, SIZE, 1)))
+    left = flow_to_picture(np.tile([-1.0, 0.0], (SIZE, SIZE, 1)))
+    seen = only(flip_probability=1.0)(rng(), SIZE, noise(), right)[1]
+    assert np.abs(seen.astype(int) - left).max() <= 2
+
+
+def test_without_recolouring_a_flow_map_keeps_its_colours():
+    right = np.tile(np.uint8(RED), (SIZE, SIZE, 1))
+    augmentation = only(
+        flip_probability=1.0, rotation_probability=1.0, rotation_degrees=90, recolour_flow=False
+    )
+    for seed in range(5):
+        assert (augmentation(rng(seed), SIZE, noise(), right)[1] == RED).all()
+
+
+def test_motion_turns_with_the_picture():
+    """Motion away from the centre looks the same however picture and motion are turned as one."""
+    field = expansion()
+    inside = np.linalg.norm(field, axis=2) < 0.6  # no corner is turned into here
+    geometry = {"flip_probability": 0.5, "rotation_probability": 1.0, "rotation_degrees": 90}
+    errors = {True: [], False: []}
+    for recolour, found in errors.items():
+        augmentation = only(recolour_flow=recolour, **geometry)
+        for seed in range(8):
+            read = read_flow(augmentation, seed, flow_to_picture(field))
+            found.append(np.linalg.norm(read - field, axis=2)[inside].max())
+    assert max(errors[True]) < 0.06
+    assert min(errors[False]) > 0.06
+
+
+def test_all_directions_are_turned_by_one_random_angle_within_the_limit():
+    field = smooth_field()
+    moving = np.linalg.norm(field, axis=2) > 0.3
+    turns = []
+    for seed in range(30):
+        read = read_flow(only(flow_turn=40), seed, flow_to_picture(field))
+        quotient = (read @ [1, 1j])[moving] / (field @ [1, 1j])[moving]
+        np.testing.assert_allclose(np.abs(quotient), 1, atol=0.05)
+        angles = np.rad2deg(np.angle(quotient))
+        assert np.ptp(angles) < 6
+        turns.append(angles.mean())
+    assert -41 < min(turns) < -25 and 25 < max(turns) < 41
+
+
+def test_camera_motion_adds_a_random_affine_field_of_at_most_about_its_strength():
+    still = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    y, x = np.indices((SIZE, SIZE)).reshape(2, -1)
+    affine = np.stack([np.ones_like(x), x, y], axis=1)
+    largest = []
+    for seed in range(40):
+        read = read_flow(only(camera_motion=0.4), seed, still).reshape(-1, 2)
+        fit = affine @ np.linalg.lstsq(affine, read, rcond=None)[0]
+        assert np.abs(fit - read).max() < 0.015
+        largest.append(np.linalg.norm(read, axis=1).max())
+    assert max(largest) < 0.4 * (1 + 0.8 * np.sqrt(2))
+    assert max(largest) > 0.4 > min(largest)
+    assert (only()(rng(), SIZE, noise(), still)[1] == 255).all()
+
+
+def test_camera_motion_is_added_to_the_motion_that_is_there():
+    field = 0.4 * smooth_field()
+    field[0, 0] = (1, 0)  # pictures are normalised by the largest motion
+    read = read_flow(only(camera_motion=0.5), 1, flow_to_picture(field))
+    alone = read_flow(only(camera_motion=0.5), 1, np.full((SIZE, SIZE, 3), 255, np.uint8))
+    largest = max(1, np.linalg.norm(field + alone, axis=2).max())
+    assert np.linalg.norm(alone, axis=2).max() > 0.1
+    apart = np.linalg.norm(read - (field + alone) / largest, axis=2)
+    assert np.quantile(apart, 0.99) < 0.03
+
+
+def test_changes_of_motion_leave_image_and_mask_as_they_are():
+    image = noise()
+    mask = image[..., 0] > 100
+    plain = Augmentation()(rng(5), SIZE, image, flow_to_picture(smooth_field()), mask)
+    moved = Augmentation(camera_motion=0.5, flow_turn=90, recolour_flow=False)(
+        rng(5), SIZE, image, flow_to_picture(smooth_field()), mask
+    )
+    np.testing.assert_array_equal(moved[0], plain[0])
+    np.testing.assert_array_equal(moved[2], plain[2])
+    assert (moved[1] != plain[1]).any()
+
+
+def test_image_and_mask_do_not_depend_on_there_being_a_flow_map():
+    image = noise(80, 90)
+    mask = image[..., 0] > 100
+    augmentation = Augmentation(camera_motion=0.5, flow_turn=90)
+    with_flow, without = rng(3), rng(3)
+    first = augmentation(with_flow, SIZE, image, image, mask)
+    second = augmentation(without, SIZE, image, None, mask)
+    assert second[1] is None
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[2], second[2])
+    assert augmentation(rng(3), SIZE, image, image)[2] is None
+    assert with_flow.random() == without.random()
+
+
+def test_the_same_generator_gives_the_same_result_and_leaves_its_input_alone():
+    image, flow = noise(80, 90), noise(80, 90)[::-1].copy()
+    mask = image[..., 0] > 100
+    given = [array.copy() for array in (image, flow, mask)]
+    augmentation = Augmentation(camera_motion=0.5, flow_turn=90)
+    first, second, other = (augmentation(rng(s), SIZE, image, flow, mask) for s in (1, 1, 2))
+    for a, b, c in zip(first, second, other):
+        np.testing.assert_array_equal(a, b)
+        assert (a != c).any()
+        assert a.shape[:2] == (SIZE, SIZE)
+    for array, before in zip((image, flow, mask), given):
+        np.testing.assert_array_equal(array, before)
+
+
+@pytest.mark.parametrize("factors", [(1, 1, 1), (0.5, 1.5, 2), (1.4, 0.6, 0), (1.5, 1.5, 0.3)])
+def test_colours_against_the_formulas_one_after_the_other(factors):
+    brightness, contrast, saturation = factors
+    image = noise(20, 30)
+    weights = np.array([0.299, 0.587, 0.114])
+    picture = image.astype(np.float64) * brightness
+    mean = (picture * weights).sum(axis=2).mean()
+    picture = mean + contrast * (picture - mean)
+    grey = (picture * weights).sum(axis=2, keepdims=True)
+    picture = grey + saturation * (picture - grey)
+    result = change_colours(image, *factors)
+    assert result.dtype == np.uint8
+    assert np.abs(result - picture.clip(0, 255)).max() <= 0.51
+    if factors == (1, 1, 1):
+        np.testing.assert_array_equal(result, image)
+
+
+def test_colour_strengths_bound_the_random_factors():
+    grey = np.full((8, 8, 3), 100, np.uint8)
+    halves = np.repeat(np.uint8([[[50] * 3, [150] * 3]]), 8, axis=0).repeat(4, axis=1)
+    red = np.tile(np.uint8([150, 100, 100]), (8, 8, 1))
+    values = {"brightness": [], "contrast": [], "saturation": []}
+    for seed in range(200):
+        values["brightness"].append(only(brightness=0.5)(rng(seed), 8, grey)[0][0, 0, 0] / 100)
+        picture = only(contrast=0.5)(rng(seed), 8, halves)[0].astype(int)
+        values["contrast"].append((picture[0, -1, 0] - picture[0, 0, 0]) / 100)
+        picture = only(saturation=0.5)(rng(seed), 8, red)[0].astype(int)
+        values["saturation"].append((picture[0, 0, 0] - picture[0, 0, 1]) / 50)
+    for factors in values.values():
+        assert 0.47 < min(factors) < 0.55
+        assert 1.45 < max(factors) < 1.53
+    assert not np.allclose(values["brightness"], values["contrast"], atol=0.1)
+
+
+def test_colours_change_the_image_alone():
+    image, mask = noise(), noise()[..., 0] > 100
+    strong = only(brightness=0.5, contrast=0.5, saturation=1.0)(rng(), SIZE, image, image, mask)
+    assert (strong[0] != image).mean() > 0.5
+    np.testing.assert_array_equal(strong[1], image)
+    np.testing.assert_array_equal(strong[2], mask)

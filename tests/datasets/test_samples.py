@@ -1,0 +1,272 @@
+"""Samples: what is in them, which references they have, and what broken files do."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets.augmentation import Augmentation
+from datasets.layout import DatasetError, Frame, Sequence
+from datasets.samples import (
+    StillImages,
+    TestFrames,
+    VideoFrames,
+    load_frame,
+    random_references,
+    uniform_references,
+)
+
+SIZE = 32
+
+
+def write(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def make_frame(folder: Path, name: str, value: int, size: tuple[int, int] = (SIZE, SIZE)) -> Frame:
+    """Files of a frame whose image is ``value`` all over, and its flow map 255 minus that."""
+    height, width = size
+    mask = np.zeros(size, np.uint8)
+    mask[: height // 2] = 255
+    return Frame(
+        name,
+        write(folder / f"RGB/{name}.png", np.full((height, width, 3), value, np.uint8)),
+        write(folder / f"GT/{name}.png", mask),
+        write(folder / f"FLOW/{name}.png", np.full((height, width, 3), 255 - value, np.uint8)),
+    )
+
+
+def make_sequence(folder: Path, name: str, length: int, first: int = 0) -> Sequence:
+    """Frames with the values ``first``, ``first`` + 1 and so on."""
+    return Sequence(
+        name, tuple(make_frame(folder, f"{name}_{t}", first + t) for t in range(length))
+    )
+
+
+def values_of(pictures: torch.Tensor) -> list[int]:
+    """The values of constant pictures (..., 3, S, S)."""
+    flat = (pictures * 255).round().flatten(-3)
+    assert (flat == flat[..., :1]).all()
+    return flat[..., 0].int().tolist()
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a.keys() | b.keys())
+
+
+def break_pixels(path: Path) -> None:
+    """Damage a PNG so that its header and its end are still right."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b"IDAT") + 4
+    content[start : start + 8] = b"\xff" * 8
+    path.write_bytes(content)
+
+
+def test_video_samples_have_target_mask_and_references_with_values_from_0_to_1(tmp_path):
+    first = make_sequence(tmp_path, "a", 5)
+    second = make_sequence(tmp_path, "b", 4, first=200)
+    dataset = VideoFrames([[first], [second]], SIZE, num_references=3)
+    assert len(dataset) == 9
+    assert dataset.set_sizes == [5, 4]
+    for index in range(9):
+        sample = dataset[0, index]
+        assert {name: tuple(tensor.shape) for name, tensor in sample.items()} == {
+            "image": (3, SIZE, SIZE),
+            "flow": (3, SIZE, SIZE),
+            "reference_images": (3, 3, SIZE, SIZE),
+            "reference_flows": (3, 3, SIZE, SIZE),
+            "mask": (1, SIZE, SIZE),
+        }
+        assert {tensor.dtype for tensor in sample.values()} == {torch.float32}
+        value = index if index < 5 else 200 + index - 5
+        torch.testing.assert_close(sample["image"], torch.full((3, SIZE, SIZE), value / 255))
+        torch.testing.assert_close(sample["flow"], torch.full((3, SIZE, SIZE), 1 - value / 255))
+        assert (sample["mask"][:, : SIZE // 2] == 1).all()
+        assert (sample["mask"][:, SIZE // 2 :] == 0).all()
+
+
+def test_references_are_different_other_frames_of_the_targets_sequence(tmp_path):
+    first = make_sequence(tmp_path, "a", 5)
+    second = make_sequence(tmp_path, "b", 4, first=100)
+    dataset = VideoFrames([[first, second]], SIZE, num_references=3)
+    seen = set()
+    for epoch in range(20):
+        for index in range(9):
+            sample = dataset[epoch, index]
+            references = values_of(sample["reference_images"])
+            others = set(range(5) if index < 5 else range(100, 104))
+            others -= set(values_of(sample["image"].unsqueeze(0)))
+            assert set(references) <= others
+            assert len(set(references)) == 3
+            assert values_of(sample["reference_flows"]) == [255 - value for value in references]
+            if index == 0:
+                seen.add(tuple(references))
+    assert len(seen) > 10
+
+
+def test_sequences_with_too_few_frames_repeat_references(tmp_path):
+    two = make_sequence(tmp_path, "two", 2)
+    one = make_sequence(tmp_path, "one", 1, first=50)
+    dataset = VideoFrames([[two, one]], SIZE, num_references=3)
+    assert [values_of(dataset[0, index]["reference_images"]) for index in range(3)] == [
+        [1, 1, 1],
+        [0, 0, 0],
+        [50, 50, 50],
+    ]
+
+
+def test_every_other_frame_is_drawn_equally_often():
+    rng = np.random.default_rng(0)
+    draws = np.array([random_references(6, 2, 3, rng) for _ in range(1000)])
+    counts = np.bincount(draws.ravel(), minlength=6)
+    assert counts[2] == 0
+    assert np.abs(np.delete(counts, 2) / 1000 - 3 / 5).max() < 0.06
+    with_repeats = [random_references(3, 0, 4, rng) for _ in range(50)]
+    assert {len(draw) for draw in with_repeats} == {4}
+    assert set(np.ravel(with_repeats)) == {1, 2}
+
+
+@pytest.mark.parametrize(
+    "length, count, expected",
+    [
+        (10, 3, [1, 5, 8]),
+        (9, 3, [1, 4, 7]),
+        (3, 3, [0, 1, 2]),
+        (7, 1, [3]),
+        (100, 4, [12, 37, 62, 87]),
+        (1, 3, [0, 0, 0]),
+        (2, 3, [0, 1, 1]),
+    ],
+)
+def test_uniform_references_are_the_middles_of_equal_parts(length, count, expected):
+    assert uniform_references(length, count) == expected
+
+
+def test_uniform_references_are_in_order_evenly_apart_and_symmetric():
+    for length in range(1, 60):
+        for count in range(1, min(length, 8) + 1):
+            chosen = uniform_references(length, count)
+            assert len(chosen) == count
+            gaps = np.diff(chosen)
+            assert len(gaps) == 0 or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)
+            assert abs(chosen[0] - (length - 1 - chosen[-1])) <= 1
+            assert chosen[0] >= 0
+
+
+def test_the_same_seed_epoch_and_index_give_the_same_sample_and_others_another(tiny_root):
+    from datasets.layout import still_images, video_sequences
+
+    frames = still_images(tiny_root, "DUTS_train")
+    sequences = video_sequences(tiny_root, "DAVIS_train")
+    for make in (
+        lambda seed: StillImages(frames, SIZE, Augmentation(), seed),
+        lambda seed: VideoFrames([sequences], SIZE, 3, Augmentation(camera_motion=0.5), seed),
+    ):
+        sample = make(3)[4, 1]
+        dataset = make(3)
+        _ = dataset[0, 2]
+        assert equal(sample, dataset[4, 1])
+        assert not equal(sample, dataset[5, 1])
+        assert not equal(sample, dataset[4, 2])
+        assert not equal(sample, make(4)[4, 1])
+        for name, tensor in sample.items():
+            assert tensor.min() >= 0 and tensor.max() <= 1
+            assert tensor.shape[-2:] == (SIZE, SIZE)
+            assert name != "mask" or set(tensor.unique().tolist()) == {0.0, 1.0}
+
+
+def test_references_are_augmented_each_in_its_own_way(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = []
+    for t in range(2):
+        frame = make_frame(tmp_path, f"a_{t}", t)
+        write(frame.image, rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
+        frames.append(frame)
+    dataset = VideoFrames([[Sequence("a", tuple(frames))]], SIZE, 3, Augmentation())
+    references = dataset[0, 0]["reference_images"]
+    assert not torch.equal(references[0], references[1])
+    assert not torch.equal(references[1], references[2])
+
+
+def test_still_samples_have_image_and_mask(tmp_path):
+    frames = [make_frame(tmp_path, f"s{i}", 10 * i) for i in range(3)]
+    frames = [Frame(f.name, f.image, f.mask, None) for f in frames]
+    dataset = StillImages(frames, SIZE)
+    assert len(dataset) == 3
+    assert dataset.set_sizes == [3]
+    sample = dataset[0, 2]
+    assert sample.keys() == {"image", "mask"}
+    torch.testing.assert_close(sample["image"], torch.full((3, SIZE, SIZE), 20 / 255))
+    assert sample["mask"].sum() == SIZE * SIZE / 2
+
+
+def test_test_frames_come_in_order_and_leave_the_masks_on_disk(tmp_path):
+    frames = [make_frame(tmp_path, f"a_{t}", t) for t in range(3)]
+    for frame in frames:
+        frame.mask.unlink()
+    samples = [TestFrames(frames, SIZE)[index] for index in range(3)]
+    assert [sample.keys() for sample in samples] == [{"image", "flow"}] * 3
+    assert values_of(torch.stack([sample["image"] for sample in samples])) == [0, 1, 2]
+    without = [Frame(frame.name, frame.image, None, None) for frame in frames]
+    assert TestFrames(without, SIZE)[1].keys() == {"image"}
+
+
+def test_pictures_are_rgb_and_resized_to_the_square(tmp_path):
+    picture = np.zeros((2 * SIZE, 4 * SIZE, 3), np.uint8)
+    picture[:, : 2 * SIZE] = (250, 100, 0)
+    frame = Frame("x", write(tmp_path / "x.png", picture), None, None)
+    image, flow, mask = load_frame(frame, SIZE, mask=False)
+    assert flow is None and mask is None
+    expected = torch.tensor([250, 100, 0]) / 255
+    torch.testing.assert_close(image[:, 5, : SIZE // 2], expected[:, None].expand(3, SIZE // 2))
+    assert (image[:, :, SIZE // 2 :] == 0).all()
+
+
+def test_a_mask_pixel_is_foreground_where_most_of_it_is(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 2, (3 * SIZE, 3 * SIZE)).astype(np.uint8)
+    frame = make_frame(tmp_path, "x", 0, labels.shape)
+    write(frame.mask, labels)
+    expected = labels.reshape(SIZE, 3, SIZE, 3).sum(axis=(1, 3)) > 4.5
+    np.testing.assert_array_equal(load_frame(frame, SIZE)[2][0].numpy(), expected)
+
+
+def test_several_labelled_objects_become_one(tmp_path):
+    labels = np.zeros((SIZE, SIZE), np.uint8)
+    labels[2:8, 2:8], labels[10:20, 5:9], labels[22:, 22:] = 1, 2, 7
+    frame = make_frame(tmp_path, "a_0", 0)
+    picture = Image.frombytes("P", (SIZE, SIZE), labels.tobytes())
+    picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [0] * (253 * 3))
+    picture.save(frame.mask)
+    sample = VideoFrames([[Sequence("a", (frame,))]], SIZE)[0, 0]
+    np.testing.assert_array_equal(sample["mask"][0].numpy(), labels > 0)
+
+
+@pytest.mark.parametrize("part", ["image", "mask", "flow"])
+def test_a_file_that_breaks_later_stops_with_its_path(tmp_path, part):
+    sequence = make_sequence(tmp_path, "a", 2)
+    dataset = VideoFrames([[sequence]], SIZE)
+    _ = dataset[0, 0]
+    path = getattr(sequence.frames[0], part)
+    break_pixels(path)
+    with pytest.raises(DatasetError, match=str(path)):
+        _ = dataset[0, 0]
+    path.unlink()
+    with pytest.raises(DatasetError, match=f"{path}: no such file"):
+        _ = dataset[0, 0]
+
+
+@pytest.mark.parametrize("part", ["mask", "flow"])
+def test_a_partner_of_another_size_is_named_with_both_sizes(tmp_path, part):
+    frame = make_frame(tmp_path, "a_0", 0)
+    path = getattr(frame, part)
+    other = np.zeros((SIZE, SIZE - 3) if part == "mask" else (SIZE, SIZE - 3, 3), np.uint8)
+    write(path, other)
+    with pytest.raises(DatasetError) as caught:
+        load_frame(frame, SIZE)
+    message = str(caught.value)
+    assert f"{path} has {SIZE - 3} x {SIZE} pixels" in message
+    assert f"{frame.image} has {SIZE} x {SIZE}" in message

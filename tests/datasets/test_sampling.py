@@ -1,0 +1,90 @@
+"""The order of samples: by seed and epoch alone, shared evenly by processes, sets balanced."""
+
+import pytest
+
+from datasets.sampling import EpochBatches
+
+
+def epoch_of(batches: EpochBatches, epoch: int) -> list[list[tuple[int, int]]]:
+    batches.set_epoch(epoch)
+    return list(batches)
+
+
+def indices(batches: list[list[tuple[int, int]]]) -> list[int]:
+    """The samples of an epoch in order."""
+    return [index for batch in batches for _, index in batch]
+
+
+def test_an_epoch_holds_every_sample_once_and_says_which_epoch_it_is():
+    batches = EpochBatches([12], batch_size=3)
+    assert len(batches) == 4
+    for epoch in (0, 1, 5):
+        result = epoch_of(batches, epoch)
+        assert [len(batch) for batch in result] == [3, 3, 3, 3]
+        assert sorted(indices(result)) == list(range(12))
+        assert {key[0] for batch in result for key in batch} == {epoch}
+
+
+def test_the_incomplete_last_batch_is_left_out():
+    batches = EpochBatches([14], batch_size=4)
+    assert len(batches) == 3
+    result = epoch_of(batches, 0)
+    assert [len(batch) for batch in result] == [4, 4, 4]
+    assert len(set(indices(result))) == 12
+    left_out = {frozenset(range(14)) - set(indices(epoch_of(batches, e))) for e in range(10)}
+    assert len(left_out) > 1
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    first, second = EpochBatches([30], 5, seed=3), EpochBatches([30], 5, seed=3)
+    epoch_of(second, 0)
+    assert epoch_of(first, 7) == epoch_of(second, 7)
+    assert epoch_of(first, 7) == epoch_of(first, 7)
+    assert indices(epoch_of(first, 7)) != indices(epoch_of(first, 8))
+    other = EpochBatches([30], 5, seed=4)
+    assert indices(epoch_of(first, 7)) != indices(epoch_of(other, 7))
+    assert indices(epoch_of(first, 7)) != list(range(30))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 6])
+def test_the_processes_together_have_the_batches_of_a_single_one(world_size):
+    sizes = [20, 13]
+    alone = epoch_of(EpochBatches(sizes, 6, seed=1), 2)
+    shares = [
+        EpochBatches(sizes, 6, seed=1, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    assert {len(share) for share in shares} == {len(alone)}
+    for whole, *parts in zip(alone, *(epoch_of(share, 2) for share in shares)):
+        assert {len(part) for part in parts} == {6 // world_size}
+        assert sorted(key for part in parts for key in part) == sorted(whole)
+
+
+def test_balance_takes_from_further_sets_at_most_as_many_as_the_first_has_anew_every_epoch():
+    batches = EpochBatches([10, 100, 6], batch_size=2)
+    assert len(batches) == 13
+    seen = set()
+    for epoch in range(3):
+        taken = set(indices(epoch_of(batches, epoch)))
+        assert len(taken) == 26
+        assert taken >= set(range(10)) and taken >= set(range(110, 116))
+        seen |= taken & set(range(10, 110))
+    assert 20 < len(seen) <= 30
+
+
+def test_without_balance_all_samples_are_taken_and_sets_are_mixed():
+    batches = EpochBatches([10, 100, 6], batch_size=2, balance=False)
+    assert len(batches) == 58
+    order = indices(epoch_of(batches, 0))
+    assert sorted(order) == list(range(116))
+    assert 0 < sum(index < 10 for index in order[:58]) < 10
+
+
+def test_a_set_smaller_than_a_batch_is_repeated_to_fill_it():
+    batches = EpochBatches([3], batch_size=8)
+    assert len(batches) == 1
+    (batch,) = epoch_of(batches, 0)
+    counts = [indices([batch]).count(index) for index in range(3)]
+    assert sorted(counts) == [2, 3, 3]
+    shares = [EpochBatches([3], 8, rank=rank, world_size=2) for rank in range(2)]
+    assert [len(epoch_of(share, 0)[0]) for share in shares] == [4, 4]

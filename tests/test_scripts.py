@@ -1,0 +1,467 @@
+"""The three scripts as a user runs them: from a data folder to masks, scores and pictures."""
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import config
+import evaluate
+import pretrain
+import train
+from datasets.layout import read_mask, video_sequences
+from utils.checkpoints import load_checkpoint
+from utils.scripts import run_script
+from utils.settings import read_settings_file, write_settings
+
+ROOT = Path(config.__file__).parent
+FRAMES = 5
+
+
+def run(folder: Path, *command) -> subprocess.CompletedProcess:
+    """A Python command in a process of its own, on the CPU, started elsewhere than in the code."""
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def done(folder: Path, *command) -> str:
+    """What a command that must succeed prints."""
+    result = run(folder, *command)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory, tiny_settings):
+    """All stages one after the other, with the output of each."""
+    folder = tmp_path_factory.mktemp("chain")
+    settings = folder / "settings.py"
+    write_settings(tiny_settings.replace(stretch_masks=True, panel_step=2), settings)
+    flags = ("--config", settings)
+    stage1, stage2 = folder / "runs/pretrain/best.pt", folder / "runs/train/best.pt"
+    return SimpleNamespace(
+        folder=folder,
+        settings=settings,
+        stage1=stage1,
+        stage2=stage2,
+        masks=folder / "out/masks",
+        pretrain=done(folder, ROOT / "pretrain.py", *flags, "--epochs", "2"),
+        train=done(
+            folder, ROOT / "train.py", *flags, "--stage1-checkpoint", stage1, "--workers", "1"
+        ),
+        evaluate=done(
+            folder, ROOT / "evaluate.py", *flags, "--checkpoint", stage2, "--output", "out"
+        ),
+    )
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Run a script's ``main`` in this process; returns what it prints."""
+
+    def run_here(module, *arguments) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, arguments)])
+        run_script(module.main)
+        return capsys.readouterr().out
+
+    return run_here
+
+
+@pytest.fixture
+def refusal(call):
+    """Run a script that must refuse; returns its message, the exit status being 1."""
+
+    def run_here(module, *arguments) -> str:
+        with pytest.raises(SystemExit) as stop:
+            call(module, *arguments)
+        # Text as the code means that Python prints it on stderr and exits with status 1.
+        assert isinstance(stop.value.code, str)
+        assert stop.value.code.startswith("error: ")
+        assert "Traceback" not in stop.value.code
+        return stop.value.code
+
+    return run_here
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Contents of all files below a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def rows(path: Path) -> dict[str, dict[str, float]]:
+    """A score file by sequence."""
+    with path.open(newline="") as file:
+        return {row.pop("sequence"): dict(row) for row in csv.DictReader(file)}
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return (a & b).sum() / (a | b).sum()
+
+
+# The whole chain
+
+
+def test_both_stages_leave_settings_checkpoints_and_a_log(chain):
+    for name, epochs in (("pretrain", 2), ("train", 1)):
+        run_dir = chain.folder / "runs" / name
+        assert {"settings.py", "last.pt", "best.pt"} <= set(os.listdir(run_dir))
+        assert len(list(run_dir.glob("events.out.tfevents.*"))) == 1
+        used = read_settings_file(run_dir / "settings.py")
+        given = read_settings_file(chain.settings)
+        expected = (
+            given.replace(epochs=2)
+            if name == "pretrain"
+            else given.replace(stage1_checkpoint=str(chain.stage1), workers=1)
+        )
+        assert used == expected
+        last = load_checkpoint(run_dir / "last.pt")
+        assert last["settings"] == used.as_dict()
+        assert last["progress"]["epoch"] == epochs
+    assert {path.name for path in chain.folder.iterdir()} == {"settings.py", "runs", "out"}
+
+
+def test_the_stages_say_what_they_train_and_what_was_loaded(chain):
+    assert "5 images for training, 1 for validation, on cpu" in chain.pretrain
+    assert "DAVIS_train: 2 sequences, validation on DAVIS_test: 2, on cpu" in chain.train
+    stage1 = load_checkpoint(chain.stage1)["weights"]
+    stage2 = load_checkpoint(chain.stage2)["weights"]
+    stream = sum(name.startswith("rgb_stream.") for name in stage1)
+    fresh = len(stage2) - len(stage1) - stream
+    assert (
+        f"{len(stage1)} tensors loaded, {stream} copied from the RGB to the flow stream, "
+        f"{fresh} left at their initial values, 0 of the file not used"
+    ) in chain.train
+    best = load_checkpoint(chain.stage2)["progress"]["best"]
+    assert f"best validation J {best:.4f}: {Path('runs/train/best.pt')}" in chain.train
+
+
+def test_a_mask_of_0_and_255_is_written_for_every_frame_at_its_own_size(chain, tiny_root):
+    expected = {
+        f"{sequence.name}/{frame.name.rpartition('_')[2]}.png"
+        for sequence in video_sequences(tiny_root, "DAVIS_test")
+        for frame in sequence.frames
+    }
+    written = {str(path.relative_to(chain.masks)) for path in chain.masks.rglob("*.png")}
+    assert written == expected
+    assert len(written) == 2 * FRAMES
+    for name in written:
+        with Image.open(chain.masks / name) as picture:
+            assert picture.mode == "L"
+            assert picture.size == (64, 48)
+            # Both occur, because the settings stretch every frame's probabilities.
+            assert set(np.unique(np.asarray(picture))) == {0, 255}
+
+
+def test_scores_are_those_of_the_masks_on_disk(chain, tiny_root):
+    table = rows(chain.folder / "out/scores.csv")
+    sequences = video_sequences(tiny_root, "DAVIS_test")
+    assert list(table) == [*(sequence.name for sequence in sequences), "average"]
+    for sequence in sequences:
+        values = []
+        for frame in sequence.frames[1:-1]:
+            path = chain.masks / sequence.name / f"{frame.name.rpartition('_')[2]}.png"
+            values.append(iou(np.asarray(Image.open(path)) > 0, read_mask(frame.mask)))
+        assert float(table[sequence.name]["J_mean"]) == pytest.approx(np.mean(values), abs=1e-9)
+        recall = np.mean([value > 0.5 for value in values])
+        assert float(table[sequence.name]["J_recall"]) == pytest.approx(recall, abs=1e-9)
+    average = table.pop("average")
+    for column, value in average.items():
+        mean = np.mean([float(row[column]) for row in table.values()])
+        assert float(value) == pytest.approx(mean, abs=1e-9)
+
+
+def test_the_printed_table_and_last_line_are_those_of_the_score_file(chain):
+    table = rows(chain.folder / "out/scores.csv")
+    for name, row in table.items():
+        (line,) = [line for line in chain.evaluate.splitlines() if line.startswith(f"{name} ")]
+        j_and_f = (float(row["J_mean"]) + float(row["F_mean"])) / 2
+        printed = [float(number) for number in line.split()[1:]]
+        expected = [j_and_f, *map(float, row.values())]
+        np.testing.assert_allclose(printed, expected, atol=0.00051)
+    last = chain.evaluate.splitlines()[-1]
+    assert re.fullmatch(r"J&F \d\.\d{4}", last)
+    average = table["average"]
+    mean = (float(average["J_mean"]) + float(average["F_mean"])) / 2
+    assert float(last.split()[1]) == pytest.approx(mean, abs=0.000051)
+    assert str(Path("out/panels")) in chain.evaluate
+
+
+def test_a_panel_of_eight_is_drawn_for_every_second_frame(chain, tiny_root):
+    written = {
+        str(path.relative_to(chain.folder / "out/panels"))
+        for path in (chain.folder / "out/panels").rglob("*.png")
+    }
+    assert written == {
+        f"{sequence.name}/{t:05d}.png"
+        for sequence in video_sequences(tiny_root, "DAVIS_test")
+        for t in (0, 2, 4)
+    }
+    for name in written:
+        with Image.open(chain.folder / "out/panels" / name) as picture:
+            assert picture.size == (8 * 240, 180 + 22)
+
+
+# Scoring masks that exist
+
+
+def test_masks_on_disk_are_scored_alike_without_any_network(chain, call, tmp_path, monkeypatch):
+    def forbidden(*_, **__):
+        raise AssertionError("a network was asked for")
+
+    for name in ("load_checkpoint", "build_from_checkpoint", "predict_sequences"):
+        monkeypatch.setattr(evaluate, name, forbidden)
+    flags = ("--config", chain.settings, "--set", "DAVIS_test")
+    printed = call(evaluate, *flags, "--masks", chain.masks, "--output", tmp_path / "scored")
+    assert printed.splitlines()[-1] == chain.evaluate.splitlines()[-1]
+    assert files(tmp_path / "scored") == {
+        "scores.csv": (chain.folder / "out/scores.csv").read_bytes()
+    }
+    before = files(tmp_path)
+    assert (
+        call(evaluate, *flags, "--masks", chain.masks).splitlines()[-1]
+        == (chain.evaluate.splitlines()[-1])
+    )
+    assert files(tmp_path) == before
+
+
+def test_true_masks_score_1_also_under_the_frames_full_names(chain, call, tiny_root, tmp_path):
+    for sequence in video_sequences(tiny_root, "DAVIS_test"):
+        (tmp_path / "true" / sequence.name).mkdir(parents=True)
+        for frame in sequence.frames:
+            shutil.copy(frame.mask, tmp_path / "true" / sequence.name / f"{frame.name}.png")
+    printed = call(evaluate, "--config", chain.settings, "--masks", tmp_path / "true")
+    assert printed.splitlines()[-1] == "J&F 1.0000"
+
+
+def test_masks_that_are_missing_or_of_another_size_are_named(chain, refusal, tmp_path):
+    masks = tmp_path / "masks"
+    shutil.copytree(chain.masks, masks)
+    sequence = sorted(masks.iterdir())[0]
+    flags = ("--config", chain.settings, "--masks", masks)
+    Image.new("L", (63, 48)).save(sequence / "00001.png")
+    message = refusal(evaluate, *flags)
+    assert f"{sequence / '00001.png'} has 63 x 48 pixels" in message
+    assert "has 64 x 48" in message
+    (sequence / "00001.png").unlink()
+    (sequence / "00003.png").unlink()
+    message = refusal(evaluate, *flags)
+    assert "2 problems" in message
+    assert str(sequence / "00001.png") in message and str(sequence / "00003.png") in message
+    assert "10 x masks that are missing" in refusal(
+        evaluate, "--config", chain.settings, "--masks", tmp_path / "nowhere"
+    )
+
+
+# Flags of the evaluation
+
+
+def test_size_references_and_iterations_are_the_checkpoints_unless_given(
+    chain, call, tmp_path, monkeypatch
+):
+    asked = []
+
+    def noting(model, sequences, image_size, num_references, **_):
+        iterations = model.rgb_stream.slots.slot_attention.num_iterations
+        asked.append((image_size, num_references, iterations))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "predict_sequences", noting)
+    other = read_settings_file(chain.settings).replace(
+        image_size=96, num_references=5, num_iterations=7
+    )
+    write_settings(other, tmp_path / "other.py")
+    flags = ("--config", tmp_path / "other.py", "--checkpoint", chain.stage2)
+    given = ("--image-size", "32", "--num-references", "1", "--num-iterations", "4")
+    for more in ((), given):
+        with pytest.raises(SystemExit):
+            call(evaluate, *flags, "--output", tmp_path / "out", *more)
+    assert asked == [(64, 3, 2), (32, 1, 4)]
+
+
+def test_results_go_beside_the_checkpoint_by_default(chain, call, tmp_path):
+    shutil.copy(chain.stage2, tmp_path / "best.pt")
+    printed = call(
+        evaluate,
+        *("--config", chain.settings, "--checkpoint", tmp_path / "best.pt", "--panel-step", "0"),
+    )
+    assert {path.name for path in (tmp_path / "DAVIS_test").iterdir()} == {"masks", "scores.csv"}
+    assert files(tmp_path / "DAVIS_test/masks") == files(chain.masks)
+    assert "panels" not in printed
+    assert printed.splitlines()[-1] == chain.evaluate.splitlines()[-1]
+
+
+# Going on with a run
+
+
+def test_resuming_a_finished_run_leaves_its_checkpoints_and_settings(chain, call, tmp_path):
+    for name, module in (("pretrain", pretrain), ("train", train)):
+        run_dir = tmp_path / name
+        shutil.copytree(chain.folder / "runs" / name, run_dir)
+        before = files(run_dir)
+        printed = call(module, "--resume", run_dir)
+        assert f"resuming {run_dir} after epoch" in printed
+        after = files(run_dir)
+        assert {path: after[path] for path in before} == before
+
+
+@pytest.mark.parametrize("module", [pretrain, train])
+def test_resuming_needs_nothing_that_the_run_started_from(module, chain, call, tmp_path):
+    run_dir = tmp_path / module.__name__
+    shutil.copytree(chain.folder / "runs" / module.__name__, run_dir)
+    settings = read_settings_file(run_dir / "settings.py").replace(
+        pretrained_backbone=True,
+        backbone_weights=str(tmp_path / "gone.safetensors"),
+        stage1_checkpoint=str(tmp_path / "gone.pt"),
+    )
+    write_settings(settings, run_dir / "settings.py")
+    assert "resuming" in call(module, "--resume", run_dir)
+
+
+def test_a_run_that_does_not_exist_cannot_be_resumed(refusal, tmp_path):
+    assert str(tmp_path / "gone") in refusal(train, "--resume", tmp_path / "gone")
+
+
+# What is refused
+
+
+def test_an_existing_run_folder_is_refused_and_left_alone(chain, refusal):
+    runs = chain.folder / "runs"
+    before = files(runs)
+    flags = ("--config", chain.settings, "--output-dir", runs)
+    assert "exists already" in refusal(pretrain, *flags)
+    assert "exists already" in refusal(train, *flags, "--stage1-checkpoint", chain.stage1)
+    assert files(runs) == before
+
+
+def test_a_stage_1_checkpoint_of_another_network_is_refused(chain, refusal, tmp_path):
+    flags = ("--config", chain.settings, "--stage1-checkpoint", chain.stage1)
+    message = refusal(train, *flags, "--backbone", "resnet10t", "--channels", "24")
+    assert "BACKBONE is 'mobilenetv3_small_100' there, 'resnet10t' here" in message
+    assert "CHANNELS is 16 there, 24 here" in message
+    missing = tmp_path / "gone.pt"
+    message = refusal(train, "--config", chain.settings, "--stage1-checkpoint", missing)
+    assert f"there is no checkpoint {missing}" in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_evaluating_stage_1_a_missing_or_a_damaged_checkpoint_is_refused(chain, refusal, tmp_path):
+    flags = ("--config", chain.settings, "--checkpoint")
+    message = refusal(evaluate, *flags, chain.stage1)
+    assert str(chain.stage1) in message and "stage 1" in message and "train.py" in message
+    assert "there is no checkpoint" in refusal(evaluate, *flags, tmp_path / "gone.pt")
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes(chain.stage2.read_bytes()[:5000])
+    assert f"{damaged} cannot be read" in refusal(evaluate, *flags, damaged)
+
+
+def test_missing_data_is_refused_by_every_script_before_anything_is_written(
+    chain, refusal, tmp_path
+):
+    nowhere = tmp_path / "nowhere"
+    flags = ("--config", chain.settings, "--data-root", nowhere)
+    for module, more, name in (
+        (pretrain, (), "DUTS_train"),
+        (train, ("--stage1-checkpoint", chain.stage1), "DAVIS_train"),
+        (evaluate, ("--checkpoint", chain.stage2, "--set", "DAVIS_val"), "DAVIS_val"),
+        (evaluate, ("--masks", chain.masks), "DAVIS_test"),
+    ):
+        message = refusal(module, *flags, *more)
+        assert f"Data set {name} not found. {nowhere} is not a folder." in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_truncated_image_is_found_before_training(chain, refusal, tiny_root, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(tiny_root, root)
+    path = sorted((root / "DAVIS_train/RGB").iterdir())[3]
+    path.write_bytes(path.read_bytes()[:-20])
+    message = refusal(
+        *(train, "--config", chain.settings, "--data-root", root),
+        *("--stage1-checkpoint", chain.stage1),
+    )
+    assert f"{path}: truncated" in message
+    assert "1 problem in the files of 20 frames" in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_training_needs_flow_maps_and_the_message_says_how_to_make_them(chain, tiny_root, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(tiny_root, root)
+    shutil.rmtree(root / "DAVIS_train/FLOW")
+    result = run(
+        tmp_path, ROOT / "train.py", "--config", chain.settings, "--data-root", root, "--gpu", "0"
+    )
+    assert result.returncode == 1
+    assert "FLOW folder missing" in result.stderr
+    assert f"python -m datasets.flow --data-root {root} --set DAVIS_train" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "using the CPU" in result.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_that_breaks_later_stops_training_with_its_path_alone(chain, tiny_root, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(tiny_root / "DUTS_train", root / "DUTS_train")
+    # Every mask, for one of the images is kept back for validation.
+    for path in (root / "DUTS_train/GT").iterdir():
+        content = bytearray(path.read_bytes())
+        start = content.index(b"IDAT") + 4
+        content[start : start + 8] = b"\xff" * 8
+        path.write_bytes(content)
+    result = run(
+        *(tmp_path, ROOT / "pretrain.py", "--config", chain.settings),
+        *("--data-root", root, "--workers", "1"),
+    )
+    assert result.returncode == 1
+    assert re.search(rf"error: {root}/DUTS_train/GT/still_\d+\.png: cannot be read", result.stderr)
+    assert "Traceback" not in result.stderr + result.stdout
+
+
+@pytest.mark.parametrize("module, own", [(pretrain, ()), (train, ()), (evaluate, ("--masks", "x"))])
+def test_a_misspelt_flag_is_refused_with_the_nearest(module, own, call, capsys):
+    with pytest.raises(SystemExit) as stop:
+        call(module, *own, "--bacth-size", "3")
+    assert stop.value.code == 2
+    assert "--bacth-size: no such flag; the nearest is --batch-size" in capsys.readouterr().err
+
+
+# Several processes
+
+
+def test_two_processes_train_together_and_write_once(chain):
+    printed = done(
+        chain.folder,
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *(ROOT / "train.py", "--config", chain.settings, "--run-name", "two"),
+    )
+    assert printed.count("stage 2: gsanet") == 1
+    assert printed.count("epoch 1/1") == 1
+    assert printed.count("best validation J") == 1
+    run_dir = chain.folder / "runs/two"
+    assert len(list(run_dir.glob("events.out.tfevents.*"))) == 1
+    # 10 frames in batches of 4 over both processes.
+    assert load_checkpoint(run_dir / "last.pt")["progress"]["step"] == 2
+    one = load_checkpoint(chain.folder / "runs/train/last.pt")["weights"]
+    two = load_checkpoint(run_dir / "last.pt")["weights"]
+    assert {name: tensor.shape for name, tensor in one.items()} == {
+        name: tensor.shape for name, tensor in two.items()
+    }

@@ -1,0 +1,226 @@
+"""Checkpoints: whole files only, no code in them, and what of stage 1 goes where."""
+
+import pickle
+
+import pytest
+import torch
+
+from models import build_model
+from utils.checkpoints import (
+    CheckpointError,
+    build_from_checkpoint,
+    check_same_network,
+    load_checkpoint,
+    save_checkpoint,
+    start_from_stage1,
+)
+from utils.training import network_arguments
+
+CHECKPOINT = {
+    "model": "gsanet",
+    "arguments": {"backbone": "mit_b0", "channels": 16},
+    "settings": {"EPOCHS": 3, "TRAIN_SETS": ["a", "b"], "RUN_NAME": None, "SIGMA": 0.1},
+    "weights": {"x": torch.arange(1000.0), "y": torch.tensor(3)},
+    "progress": {"epoch": 1, "step": 7, "best": 0.25},
+}
+
+
+def complaint(call, *args) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        call(*args)
+    return str(caught.value)
+
+
+def make(settings, motion: bool, seed: int, **changes):
+    """A small network and its constructor's arguments."""
+    torch.manual_seed(seed)
+    arguments = network_arguments(settings.replace(**changes), motion=motion)
+    return build_model("gsanet", **arguments), arguments
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, CHECKPOINT)
+    loaded = load_checkpoint(str(path))
+    assert torch.equal(loaded.pop("weights")["x"], CHECKPOINT["weights"]["x"])
+    assert loaded == {name: value for name, value in CHECKPOINT.items() if name != "weights"}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_failure_while_writing_leaves_the_older_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, CHECKPOINT)
+    before = path.read_bytes()
+
+    def full_disk(_, file):
+        with open(file, "wb") as opened:
+            opened.write(b"half a checkpoint")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            save_checkpoint(path, {**CHECKPOINT, "progress": {"epoch": 2}})
+        with pytest.raises(OSError, match="No space left"):
+            save_checkpoint(tmp_path / "best.pt", CHECKPOINT)
+    assert path.read_bytes() == before
+    assert not (tmp_path / "best.pt").exists()
+    save_checkpoint(path, {**CHECKPOINT, "progress": {"epoch": 2}})
+    assert load_checkpoint(path)["progress"] == {"epoch": 2}
+
+
+class Intruder:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
+    trace = tmp_path / "trace"
+    torch.save({**CHECKPOINT, "extra": Intruder(trace)}, tmp_path / "zip.pt")
+    plain = pickle.dumps({**CHECKPOINT, "extra": Intruder(trace)}, protocol=2)
+    (tmp_path / "plain.pt").write_bytes(plain)
+    for name in ("zip.pt", "plain.pt"):
+        message = complaint(load_checkpoint, tmp_path / name)
+        assert str(tmp_path / name) in message
+        assert "cannot be read as a checkpoint" in message
+        assert "\n" not in message
+    assert not trace.exists()
+
+
+def test_damaged_truncated_and_missing_files_are_named(tmp_path):
+    whole = tmp_path / "whole.pt"
+    save_checkpoint(whole, CHECKPOINT)
+    content = whole.read_bytes()
+    files = {
+        "truncated.pt": content[: len(content) // 2],
+        "empty.pt": b"",
+        "text.pt": b"these are not the weights you are looking for",
+        "image.pt": b"\x89PNG\r\n\x1a\n" + bytes(200),
+    }
+    for name, damaged in files.items():
+        (tmp_path / name).write_bytes(damaged)
+        message = complaint(load_checkpoint, tmp_path / name)
+        assert message.startswith(f"{tmp_path / name} cannot be read as a checkpoint: ")
+    missing = tmp_path / "missing.pt"
+    assert complaint(load_checkpoint, missing) == f"there is no checkpoint {missing}"
+    assert str(tmp_path) in complaint(load_checkpoint, tmp_path)
+
+
+def test_a_foreign_file_is_refused_with_what_it_lacks(tmp_path):
+    torch.save({"weights": {}, "model": "x", "epoch": 3}, tmp_path / "foreign.pt")
+    message = complaint(load_checkpoint, tmp_path / "foreign.pt")
+    assert "not a checkpoint of this project: it lacks arguments, settings" in message
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    message = complaint(load_checkpoint, tmp_path / "tensor.pt")
+    assert "it lacks arguments, model, settings, weights" in message
+
+
+def test_the_network_of_a_checkpoint_computes_the_same_again(tmp_path, tiny_settings):
+    model, arguments = make(tiny_settings, motion=True, seed=1)
+    # What the run started from is not looked for again.
+    arguments |= {"pretrained_backbone": True, "backbone_weights": str(tmp_path / "gone.pth")}
+    checkpoint = {**CHECKPOINT, "arguments": arguments, "weights": model.state_dict()}
+    save_checkpoint(tmp_path / "best.pt", checkpoint)
+    torch.manual_seed(2)
+    again = build_from_checkpoint(load_checkpoint(tmp_path / "best.pt")).eval()
+    longer = build_from_checkpoint(load_checkpoint(tmp_path / "best.pt"), num_iterations=5).eval()
+    image, flow = torch.rand(2, 1, 3, 64, 64)
+    references = torch.rand(1, 2, 3, 64, 64)
+    with torch.no_grad():
+        results = [
+            network(image, flow, references, references).logits[0]
+            for network in (model.eval(), again, longer)
+        ]
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_another_network_backbone_or_width_is_refused_with_both_sides_named():
+    arguments = {"backbone": "mit_b0", "channels": 16, "num_clusters": 8}
+    check_same_network(CHECKPOINT, "gsanet", arguments)
+    message = complaint(
+        check_same_network, CHECKPOINT, "gsanet", {"backbone": "resnet101", "channels": 32}
+    )
+    assert "BACKBONE is 'mit_b0' there, 'resnet101' here" in message
+    assert "CHANNELS is 16 there, 32 here" in message
+    assert "MODEL" not in message
+    message = complaint(check_same_network, CHECKPOINT, "other", arguments)
+    assert "MODEL is 'gsanet' there, 'other' here" in message
+    assert "BACKBONE" not in message
+
+
+def test_stage_1_goes_into_both_streams_and_everything_is_counted(tiny_settings):
+    weights = make(tiny_settings, motion=False, seed=1)[0].state_dict()
+    model = make(tiny_settings, motion=True, seed=2)[0]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    result = start_from_stage1(model, weights)
+    after = model.state_dict()
+
+    stream = [name.removeprefix("rgb_stream.") for name in weights if "rgb_stream." in name]
+    shared = [name for name in weights if "rgb_stream." not in name]
+    assert len(stream) > 100 and any("encoder" in name for name in stream)
+    assert len(shared) > 10 and any(name.startswith("decoder.") for name in shared)
+    for name in stream:
+        assert torch.equal(after[f"rgb_stream.{name}"], weights[f"rgb_stream.{name}"])
+        assert torch.equal(after[f"flow_stream.{name}"], weights[f"rgb_stream.{name}"])
+    for name in shared:
+        assert torch.equal(after[name], weights[name])
+    touched = {*weights, *(f"flow_stream.{name}" for name in stream)}
+    fresh = after.keys() - touched
+    assert fresh and all("slots." in name or ".embed." in name for name in fresh)
+    assert all(torch.equal(after[name], before[name]) for name in fresh)
+    assert vars(result) == {
+        "loaded": len(weights),
+        "copied": len(stream),
+        "fresh": len(fresh),
+        "unused": 0,
+    }
+    assert str(result) == (
+        f"{len(weights)} tensors loaded, {len(stream)} copied from the RGB to the flow stream, "
+        f"{len(fresh)} left at their initial values, 0 of the file not used"
+    )
+
+
+def test_the_streams_are_copies_that_training_changes_independently(tiny_settings):
+    weights = make(tiny_settings, motion=False, seed=1)[0].state_dict()
+    model = make(tiny_settings, motion=True, seed=2)[0]
+    start_from_stage1(model, weights)
+    name = "laterals.0.weight"
+    with torch.no_grad():
+        model.rgb_stream.laterals[0].weight.add_(1)
+    state = model.state_dict()
+    assert torch.equal(state[f"rgb_stream.{name}"], state[f"flow_stream.{name}"] + 1)
+    assert torch.equal(weights[f"rgb_stream.{name}"], state[f"flow_stream.{name}"])
+
+
+def test_a_flow_stream_in_the_file_is_taken_rather_than_copied_from_rgb(tiny_settings):
+    weights = make(tiny_settings, motion=True, seed=1)[0].state_dict()
+    model = make(tiny_settings, motion=True, seed=2)[0]
+    result = start_from_stage1(model, weights)
+    assert vars(result) == {"loaded": len(weights), "copied": 0, "fresh": 0, "unused": 0}
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_tensors_of_another_name_or_shape_are_counted_as_unused(tiny_settings):
+    weights = dict(make(tiny_settings, motion=False, seed=1)[0].state_dict())
+    whole = start_from_stage1(make(tiny_settings, motion=True, seed=2)[0], weights)
+    weights["elsewhere.weight"] = torch.zeros(3)
+    weights["rgb_stream.laterals.0.weight"] = torch.zeros(1, 1, 1, 1)
+    result = start_from_stage1(make(tiny_settings, motion=True, seed=2)[0], weights)
+    assert result.loaded == whole.loaded - 1
+    assert result.copied == whole.copied - 1
+    assert result.fresh == whole.fresh + 2
+    assert result.unused == 2
+
+
+def test_a_checkpoint_of_which_nothing_fits_is_an_error(tiny_settings):
+    model = make(tiny_settings, motion=True, seed=2)[0]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    message = complaint(start_from_stage1, model, {"backbone.x": torch.zeros(3)})
+    assert f"none of the 1 tensors in the checkpoint fits the {len(before)}" in message
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -1,0 +1,193 @@
+"""Prediction over sequences: order, references, laziness, and masks from probabilities."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from datasets.layout import DatasetError, Frame, Sequence, still_images, video_sequences
+from datasets.samples import StillImages, load_frame, uniform_references
+from models import build_model
+from models.prediction import Prediction, References
+from utils.evaluation import FrameResult, predict_sequences, predict_stills, to_mask
+from utils.training import network_arguments
+
+SIZE = 64
+
+
+class Recorder(nn.Module):
+    """Marks every frame with its mean and its references' mean, and notes what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.encoded = []
+        self.segmented = []
+
+    def encode_references(self, images, flows):
+        self.encoded.append((images.clone(), flows.clone()))
+        return References({"mean": images.mean(dim=(1, 2, 3, 4))})
+
+    def segment(self, image, flow, references):
+        self.segmented.append((image.clone(), flow.clone(), references.features["mean"].clone()))
+        logits = image.mean(dim=1, keepdim=True)
+        return Prediction([logits, -logits], maps={"first": logits[:, 0], "second": flow[:, 0]})
+
+
+@pytest.fixture
+def sequences(tiny_root):
+    """Sequences of 5, 3 and 1 frames."""
+    train, test = (video_sequences(tiny_root, name) for name in ("DAVIS_train", "DAVIS_test"))
+    return [
+        train[0],
+        Sequence(test[0].name, test[0].frames[:3]),
+        Sequence(test[1].name, test[1].frames[2:3]),
+    ]
+
+
+def pictures(frames) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and flow maps of frames at the network's size, (T, 3, S, S) each."""
+    loaded = [load_frame(frame, SIZE, mask=False) for frame in frames]
+    return torch.stack([one[0] for one in loaded]), torch.stack([one[1] for one in loaded])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_frame_comes_once_and_in_order_with_its_own_result(sequences, workers):
+    results = list(predict_sequences(Recorder(), sequences, SIZE, 2, batch_size=2, workers=workers))
+    assert [(result.sequence, result.frame) for result in results] == [
+        (sequence.name, frame) for sequence in sequences for frame in sequence.frames
+    ]
+    for result in results:
+        image, flow, _ = load_frame(result.frame, SIZE, mask=False)
+        assert result.logits.shape == (1, SIZE, SIZE)
+        torch.testing.assert_close(result.logits[0], image.mean(dim=0))
+        assert list(result.maps) == ["first", "second"]
+        np.testing.assert_allclose(result.maps["first"], image.mean(dim=0).numpy(), atol=1e-6)
+        np.testing.assert_array_equal(result.maps["second"], flow[0].numpy())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_references_are_spread_over_the_sequence_and_encoded_once(sequences, workers):
+    model = Recorder()
+    for _ in predict_sequences(model, sequences, SIZE, 3, batch_size=2, workers=workers):
+        pass
+    assert len(model.encoded) == 3
+    for sequence, (images, flows) in zip(sequences, model.encoded):
+        chosen = [sequence.frames[i] for i in uniform_references(len(sequence.frames), 3)]
+        expected = pictures(chosen)
+        assert torch.equal(images, expected[0].unsqueeze(0))
+        assert torch.equal(flows, expected[1].unsqueeze(0))
+
+
+def test_batches_are_full_and_never_mix_sequences(sequences):
+    model = Recorder()
+    list(predict_sequences(model, sequences, SIZE, 2, batch_size=2))
+    assert [len(image) for image, _, _ in model.segmented] == [2, 2, 1, 2, 1, 1]
+    owners = [0, 0, 0, 1, 1, 2]
+    means = [images.mean() for images, _ in model.encoded]
+    for owner, (image, flow, references) in zip(owners, model.segmented):
+        assert len(flow) == len(image) == len(references)
+        torch.testing.assert_close(references, means[owner].expand(len(image)))
+
+
+def test_a_frame_step_leaves_frames_out_but_takes_references_from_the_whole_sequence(sequences):
+    model = Recorder()
+    results = list(predict_sequences(model, sequences[:2], SIZE, 3, batch_size=4, frame_step=2))
+    expected = [*sequences[0].frames[::2], *sequences[1].frames[::2]]
+    assert [result.frame for result in results] == expected
+    images, _ = pictures([sequences[0].frames[i] for i in uniform_references(5, 3)])
+    assert torch.equal(model.encoded[0][0][0], images)
+
+
+@pytest.mark.parametrize("mixed_precision", [False, True])
+def test_results_equal_the_networks_forward_with_the_same_references(
+    sequences, tiny_settings, mixed_precision
+):
+    torch.manual_seed(0)
+    model = build_model("gsanet", **network_arguments(tiny_settings, motion=True)).eval()
+    results = list(
+        predict_sequences(
+            model, sequences[:2], SIZE, 3, batch_size=2, mixed_precision=mixed_precision
+        )
+    )
+    for sequence in sequences[:2]:
+        chosen = [sequence.frames[i] for i in uniform_references(len(sequence.frames), 3)]
+        reference_images, reference_flows = pictures(chosen)
+        for result in (result for result in results if result.sequence == sequence.name):
+            image, flow = pictures([result.frame])
+            with torch.no_grad():
+                expected = model(
+                    image, flow, reference_images.unsqueeze(0), reference_flows.unsqueeze(0)
+                )
+            torch.testing.assert_close(result.logits, expected.logits[0][0], atol=1e-4, rtol=1e-4)
+            assert result.maps.keys() == expected.maps.keys()
+            for name, values in result.maps.items():
+                np.testing.assert_allclose(values, expected.maps[name][0].numpy(), atol=1e-4)
+
+
+def test_results_come_one_by_one_before_later_frames_are_read(sequences, tmp_path):
+    missing = Frame("gone", tmp_path / "gone.jpg", None, tmp_path / "gone.png")
+    broken = Sequence("broken", (*sequences[0].frames, missing))
+    model = Recorder()
+    results = predict_sequences(model, [broken], SIZE, 1, batch_size=2)
+    assert model.segmented == [] and model.encoded == []
+    for frame in sequences[0].frames[:4]:
+        assert next(results).frame == frame
+        assert len(model.segmented) <= 2
+    with pytest.raises(DatasetError, match=r"gone\.jpg: no such file"):
+        next(results)
+
+
+def test_no_gradients_are_kept(sequences):
+    model = Recorder()
+    for result in predict_sequences(model, sequences[1:], SIZE, 2):
+        assert not result.logits.requires_grad
+        assert torch.is_grad_enabled()
+
+
+def test_still_images_are_predicted_batch_by_batch(tiny_root):
+    class Still(Recorder):
+        def forward(self, image):
+            return Prediction([image[:, :1] * 4 - 2 + self.weight, image[:, :1]])
+
+    dataset = StillImages(still_images(tiny_root, "DUTS_train"), SIZE)
+    loader = torch.utils.data.DataLoader(dataset, batch_sampler=[[(0, 0), (0, 1)], [(0, 5)]])
+    results = list(predict_stills(Still(), loader))
+    assert [len(probabilities) for _, probabilities in results] == [2, 1]
+    for batch, probabilities in results:
+        assert batch.keys() == {"image", "mask"}
+        expected = torch.sigmoid(batch["image"][:, :1] * 4 - 2)
+        torch.testing.assert_close(probabilities, expected)
+        assert not probabilities.requires_grad
+    assert torch.equal(results[1][0]["image"][0], dataset[0, 5]["image"])
+
+
+def test_probabilities_are_the_logits_enlarged_to_the_frame():
+    logits = torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(0))
+    frame = Frame("x", Path("x.jpg"), None, None)
+    probability = FrameResult("a", frame, logits).probability((30, 21))
+    enlarged = cv2.resize(logits[0].numpy(), (21, 30), interpolation=cv2.INTER_LINEAR)
+    assert probability.shape == (30, 21)
+    assert probability.dtype == np.float32
+    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-enlarged)), atol=1e-5)
+
+
+def test_foreground_is_what_lies_above_the_threshold():
+    probability = np.array([[0.1, 0.5, 0.500001], [0.7, 0.3, 1.0]], np.float32)
+    mask = to_mask(probability)
+    assert mask.dtype == bool
+    assert mask.tolist() == [[False, False, True], [True, False, True]]
+    assert to_mask(probability, 0.2).tolist() == [[False, True, True], [True, True, True]]
+
+
+def test_stretching_takes_each_frame_from_0_to_1_first():
+    probability = np.array([[0.1, 0.16, 0.21, 0.3]], np.float32)
+    assert not to_mask(probability).any()
+    assert to_mask(probability, stretch=True).tolist() == [[False, False, True, True]]
+    assert to_mask(probability, 0.25, stretch=True).tolist() == [[False, True, True, True]]
+    np.testing.assert_allclose(probability, [[0.1, 0.16, 0.21, 0.3]])
+    with np.errstate(all="raise"):
+        assert not to_mask(np.full((2, 2), 0.7, np.float32), stretch=True).any()

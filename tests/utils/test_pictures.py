@@ -1,0 +1,111 @@
+"""Result pictures: panels with labels, heat maps, and files."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.pictures import LABEL_HEIGHT, PANEL_WIDTH, draw_panels, heat_map, write_picture
+
+NAMES = [
+    f"{stream} {slot} slot" for stream in ("RGB", "flow") for slot in ("foreground", "background")
+]
+
+
+def scene(height: int = 48, width: int = 64):
+    """Image (dark blue), flow map (red), predicted mask (left half) and true mask (all)."""
+    image = np.full((height, width, 3), (0, 0, 80), np.uint8)
+    flow = np.full((height, width, 3), (255, 0, 0), np.uint8)
+    prediction = np.zeros((height, width), bool)
+    prediction[:, : width // 2] = True
+    return image, flow, prediction, np.ones((height, width), bool)
+
+
+def split(panels: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Pictures and label bands of a row of panels."""
+    parts = np.split(panels, panels.shape[1] // PANEL_WIDTH, axis=1)
+    return [part[:-LABEL_HEIGHT] for part in parts], [part[-LABEL_HEIGHT:] for part in parts]
+
+
+def test_eight_panels_of_equal_width_keep_the_images_shape():
+    maps = {name: np.zeros((4, 4), np.float32) for name in NAMES}
+    panels = draw_panels(*scene(), maps)
+    assert panels.dtype == np.uint8
+    assert panels.shape == (round(PANEL_WIDTH * 48 / 64) + LABEL_HEIGHT, 8 * PANEL_WIDTH, 3)
+    large = draw_panels(*scene(480, 854), maps)
+    assert large.shape == (round(PANEL_WIDTH * 480 / 854) + LABEL_HEIGHT, 8 * PANEL_WIDTH, 3)
+
+
+def test_panels_are_image_flow_prediction_truth_and_the_maps_in_order():
+    image, flow, prediction, truth = scene()
+    maps = {name: np.full((4, 4), i / 4) for i, name in enumerate(NAMES)}
+    pictures, _ = split(draw_panels(image, flow, prediction, truth, maps))
+    assert (pictures[0] == (0, 0, 80)).all()
+    assert (pictures[1] == (255, 0, 0)).all()
+    assert (pictures[2][:, : PANEL_WIDTH // 2 - 4] == 255).all()
+    assert (pictures[2][:, PANEL_WIDTH // 2 + 4 :] == 0).all()
+    assert (pictures[3] == 255).all()
+    for picture, values in zip(pictures[4:], maps.values()):
+        assert np.abs(picture.astype(int) - heat_map(values, image)[0, 0]).max() <= 1
+
+
+def test_stills_have_no_flow_panel_and_frames_without_annotation_a_grey_one():
+    image, _, prediction, truth = scene()
+    pictures, _ = split(draw_panels(image, None, prediction, truth, {}))
+    assert len(pictures) == 3
+    assert (pictures[1][:, :100] == 255).all() and (pictures[1][:, -100:] == 0).all()
+    pictures, _ = split(draw_panels(image, None, prediction, None, {}))
+    assert (pictures[2] == 128).all()
+
+
+def test_every_panel_has_its_own_label_that_fits():
+    maps = {name: np.zeros((4, 4)) for name in NAMES}
+    _, bands = split(draw_panels(*scene(), maps))
+    assert len(bands) == 8
+    for band in bands:
+        dark = band.max(axis=2) < 128
+        assert dark.sum() > 50
+        assert (band[:, -4:] == 255).all() and (band[[0, -1]] == 255).all()
+    assert len({band.tobytes() for band in bands}) == 8
+    # The letters A to H alone differ too: the rest of the label starts further right.
+    assert len({band[:, :16].tobytes() for band in bands}) == 8
+
+
+def test_heat_maps_go_from_blue_to_red_half_transparent_over_the_image():
+    values = np.array([[0.0, 0.5, 1.0]])
+    black = np.zeros((1, 3, 3), np.uint8)
+    low, middle, high = heat_map(values, black)[0].astype(int)
+    assert low.tolist() == [0, 0, 64]
+    assert high.tolist() == [64, 0, 0]
+    assert middle.argmax() == 1 and middle[1] >= 120
+    over = heat_map(values, black + 200)[0].astype(int)
+    np.testing.assert_allclose(over - [low, middle, high], 100, atol=1)
+
+
+def test_heat_maps_are_enlarged_to_the_image_and_clipped():
+    image = np.zeros((40, 60, 3), np.uint8)
+    values = np.array([[0.0, 1.0], [1.0, 0.0]])
+    large = heat_map(values, image)
+    assert large.shape == image.shape
+    blue, red = [0, 0, 64], [64, 0, 0]
+    corners = [large[y, x].tolist() for y in (0, -1) for x in (0, -1)]
+    assert corners == [blue, red, red, blue]
+    np.testing.assert_array_equal(heat_map(9 * values - 4, image), large)
+
+
+def test_pictures_are_written_as_rgb_into_folders_that_are_made(tmp_path):
+    picture = np.zeros((4, 5, 3), np.uint8)
+    picture[..., 0], picture[0, 0] = 200, (1, 2, 3)
+    path = tmp_path / "deep/er/x.png"
+    write_picture(path, picture)
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), picture)
+    grey = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    write_picture(path, grey)
+    written = Image.open(path)
+    assert written.mode == "L"
+    np.testing.assert_array_equal(np.asarray(written), grey)
+
+
+def test_a_picture_that_cannot_be_written_raises(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError):
+        write_picture(tmp_path / "file/x.png", np.zeros((4, 5), np.uint8))
