@@ -101,7 +101,7 @@ class GSANet(nn.Module):
         """
         if not self.motion:
             check_size(image)
-            return self._decode([self.rgb_stream(image)], image.shape[2:])
+            return self._decode([self.rgb_stream(image)], image)
         return self.segment(image, flow, self.encode_references(reference_images, reference_flows))
 
     def encode_references(self, images: Tensor, flows: Tensor) -> References:
@@ -121,16 +121,16 @@ class GSANet(nn.Module):
             self.rgb_stream(image, references.features["rgb"]),
             self.flow_stream(flow, references.features["flow"]),
         ]
-        return self._decode(outputs, image.shape[2:])
+        return self._decode(outputs, image)
 
-    def _decode(self, streams: list["StreamOutput"], size: tuple[int, int]) -> Prediction:
+    def _decode(self, streams: list["StreamOutput"], image: Tensor) -> Prediction:
         # A mean of two linear maps is a 1 x 1 convolution of the concatenated streams, and one
         # that stage 1's single stream fits too.
         features = [
             norm(torch.stack(level).mean(dim=0))
             for norm, *level in zip(self.norms, *(output.features for output in streams))
         ]
-        prediction = Prediction(self.decoder(features, size))
+        prediction = Prediction(self.decoder(features, self.rgb_stream.normalise(image)))
         for name, output in zip(("RGB", "flow"), streams):
             prediction.auxiliary += foreground_logits(output)
             if output.slot_maps is not None:
@@ -179,7 +179,7 @@ class Stream(nn.Module):
 
     def forward(self, images: Tensor, references: Tensor | None = None) -> StreamOutput:
         """Target images (B, 3, H, W) and the references' P_G (B, R, C, C) to decoder features."""
-        pyramid = self.encoder((images - self.mean) / self.deviation)
+        pyramid = self.encoder(self.normalise(images))
         features = [lateral(x) for lateral, x in zip(self.laterals, pyramid)]
         if self.slots is None:
             return StreamOutput(features)
@@ -187,10 +187,14 @@ class Stream(nn.Module):
         features[SLOT_LEVEL] = features[SLOT_LEVEL] + correlation
         return StreamOutput(features, slot_logits, slot_maps)
 
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] to the mean and deviation that ImageNet weights expect."""
+        return (images - self.mean) / self.deviation
+
     def encode_references(self, images: Tensor) -> Tensor:
         """Reference images (B, R, 3, H, W) to their global features P_G (B, R, C, C)."""
         with nullcontext() if self.reference_gradient else torch.no_grad():
-            pyramid = self.encoder((images.flatten(0, 1) - self.mean) / self.deviation)
+            pyramid = self.encoder(self.normalise(images.flatten(0, 1)))
         features = self._embed(pyramid)
         return self.slots.global_extractor(features.unflatten(0, images.shape[:2]))
 

@@ -4,41 +4,67 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FINEST_STRIDE = 4
-
 
 class MaskDecoder(nn.Module):
     """From four feature maps to a mask at each of the four scales, coarse to fine.
 
     The paper says only "CNN-based". Context is gathered at the coarsest level, then every finer
     level is added and mixed by two 3 x 3 convolutions; each level has its own mask. The finest one
-    predicts every pixel of its 4 x 4 cells by itself, which follows outlines more closely than
-    interpolating between cells does.
+    is drawn with another look at the image.
     """
 
     def __init__(self, channels: int, levels: int = 4):
         super().__init__()
         self.context = AtrousPyramid(channels)
         self.mix = nn.ModuleList(ResidualBlock(channels) for _ in range(levels))
-        self.to_mask = nn.ModuleList(
-            nn.Conv2d(channels, FINEST_STRIDE**2 if level == 0 else 1, 3, padding=1)
-            for level in range(levels)
+        self.to_coarse_mask = nn.ModuleList(
+            nn.Conv2d(channels, 1, 3, padding=1) for _ in range(levels - 1)
         )
+        self.outline = Outline(channels)
 
-    def forward(self, features: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
-        """Feature maps (B, C, H_l, W_l), finest first, to logits (B, 1, *size), finest first."""
+    def forward(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
+        """Masks of all scales, from features of both streams.
+
+        Args:
+            features: (B, C, H / s, W / s) for the strides s = 4, 8, 16, 32.
+            image: target image (B, 3, H, W), normalised.
+
+        Returns:
+            Logits (B, 1, H, W), finest first.
+        """
         x = self.context(features[-1])
         masks = []
         for level in reversed(range(len(features))):
-            if x.shape[2:] != features[level].shape[2:]:
-                x = resize(x, features[level].shape[2:])
-                x = x + features[level]
+            if level < len(features) - 1:
+                x = resize(x, features[level].shape[2:]) + features[level]
             x = self.mix[level](x)
-            mask = self.to_mask[level](x)
-            if level == 0:
-                mask = F.pixel_shuffle(mask, FINEST_STRIDE)
-            masks.append(resize(mask, size))
-        return masks[::-1]
+            if level > 0:
+                masks.append(resize(self.to_coarse_mask[level - 1](x), image.shape[2:]))
+        return [self.outline(x, image), *masks[::-1]]
+
+
+class Outline(nn.Module):
+    """The finest mask: features at stride 4 and the image itself, met at stride 2.
+
+    A convolution at stride 4 cannot follow an outline between its cells. Here the features of a
+    cell are spread over its four quarters, which see the image again and predict their four pixels.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        spread, seen = channels // 4, 16
+        self.look = nn.Sequential(
+            nn.Conv2d(3, seen, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(seen),
+            nn.ReLU(inplace=True),
+        )
+        self.mix = nn.Sequential(*conv_norm(spread + seen, spread + seen, 3), nn.ReLU(inplace=True))
+        self.to_mask = nn.Conv2d(spread + seen, 4, 3, padding=1)
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        """(B, C, H / 4, W / 4) and (B, 3, H, W) to logits (B, 1, H, W)."""
+        x = torch.cat([F.pixel_shuffle(x, 2), self.look(image)], dim=1)
+        return F.pixel_shuffle(self.to_mask(self.mix(x)), 2)
 
 
 class ResidualBlock(nn.Module):

@@ -336,6 +336,32 @@ def test_resuming_needs_nothing_that_the_run_started_from(module, chain, call, t
     assert "resuming" in call(module, "--resume", run_dir)
 
 
+def test_flags_beside_resume_take_effect_and_are_written_down(chain, call, tmp_path):
+    run_dir = tmp_path / "pretrain"
+    shutil.copytree(chain.folder / "runs/pretrain", run_dir)
+    before = read_settings_file(run_dir / "settings.py")
+    printed = call(pretrain, "--resume", run_dir, "--epochs", "3")
+    assert f"resuming {run_dir} after epoch 2 of 3" in printed
+    assert printed.count("epoch 3/3") == 1
+    assert load_checkpoint(run_dir / "last.pt")["progress"]["epoch"] == 3
+    assert read_settings_file(run_dir / "settings.py") == before.replace(epochs=3)
+
+
+@pytest.mark.parametrize(
+    "flags", [("--backbone", "resnet10t"), ("--channels", "24"), ("--num-clusters", "16")]
+)
+def test_a_run_cannot_be_resumed_with_another_network_and_stays_as_it_is(
+    flags, chain, refusal, tmp_path
+):
+    run_dir = tmp_path / "train"
+    shutil.copytree(chain.folder / "runs/train", run_dir)
+    before = files(run_dir)
+    message = refusal(train, "--resume", run_dir, *flags)
+    assert flags[0].removeprefix("--").replace("-", "_").upper() in message
+    after = files(run_dir)
+    assert {path: after[path] for path in before} == before
+
+
 def test_a_run_that_does_not_exist_cannot_be_resumed(refusal, tmp_path):
     assert str(tmp_path / "gone") in refusal(train, "--resume", tmp_path / "gone")
 

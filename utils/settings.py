@@ -154,7 +154,7 @@ RULES: dict[str, Rule] = {
     "BACKBONE": _text,
     "PRETRAINED_BACKBONE": _flag,
     "BACKBONE_WEIGHTS": _optional(_path),
-    "CHANNELS": _positive_int,
+    "CHANNELS": _whole(" above 0, a multiple of 4", lambda value: value > 0 and value % 4 == 0),
     "NUM_SLOTS": _whole(", 2 or above", lambda value: value >= 2),
     "NUM_CLUSTERS": _positive_int,
     "NUM_REFERENCES": _positive_int,

@@ -28,7 +28,8 @@ def normalised(norm, x):
 
 
 def projected(linear, x):
-    rows, shifts = linear.weight.tolist(), linear.bias.tolist()
+    rows = linear.weight.tolist()
+    shifts = [0.0] * len(rows) if linear.bias is None else linear.bias.tolist()
     return [sum(w * v for w, v in zip(row, x)) + shift for row, shift in zip(rows, shifts)]
 
 

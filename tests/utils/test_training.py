@@ -18,7 +18,7 @@ from models.gsanet import GSANet
 from models.prediction import Prediction
 from utils.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
 from utils.distributed import Process
-from utils.settings import SettingsError, read_settings_file
+from utils.settings import SettingsError, read_settings_file, write_settings
 from utils.training import (
     Validation,
     augmentation_from,
@@ -332,8 +332,16 @@ def test_a_new_run_writes_the_settings_it_uses_into_its_folder(tmp_path, tiny_se
     assert read_settings_file(tmp_path / "runs/train/settings.py") == settings
     named = settings.replace(run_name="mine")
     assert start_run("train", named, None, CPU) == tmp_path / "runs/mine"
-    assert resumed_settings(tiny_settings, tmp_path / "runs/mine") == named
-    assert resumed_settings(tiny_settings, None) is tiny_settings
+
+
+def test_a_resumed_run_has_its_own_settings_but_for_those_that_are_given(tmp_path, tiny_settings):
+    own = tiny_settings.replace(epochs=7, batch_size=6, sigma=2.0)
+    write_settings(own, tmp_path / "settings.py")
+    now = tiny_settings.replace(epochs=9, batch_size=8, seed=5)
+    assert resumed_settings(now, tmp_path, frozenset()) == own
+    given = frozenset({"EPOCHS", "SEED"})
+    assert resumed_settings(now, tmp_path, given) == own.replace(epochs=9, seed=5)
+    assert resumed_settings(now, None, given) is now
 
 
 def test_an_existing_run_is_not_overwritten_but_an_empty_folder_is_used(tmp_path, tiny_settings):
@@ -356,7 +364,7 @@ def test_a_folder_without_a_checkpoint_cannot_be_resumed(tmp_path, tiny_settings
     with pytest.raises(CheckpointError, match=r"cannot resume .*there is no .*last\.pt"):
         start_run("train", tiny_settings, tmp_path, CPU)
     with pytest.raises(SettingsError, match=r"missing/settings\.py: cannot read"):
-        resumed_settings(tiny_settings, tmp_path / "missing")
+        resumed_settings(tiny_settings, tmp_path / "missing", frozenset())
 
 
 def test_every_argument_of_the_network_comes_from_the_settings(tiny_settings):
