@@ -118,7 +118,7 @@ def make_scene(
         for t in rng.permutation(np.linspace(0, frames - 1, 3).astype(int)):
             place = _to(camera[t], _free_place(rng, size, centre[t]))
             _paint_distractor(rng, world, place, shape, rng.uniform(0.7, 1.0) * area, unit, look)
-        if rng.random() < 0.5:
+        if rng.random() < 0.35:
             middle = frames // 2
             thickness = int(rng.uniform(0.12, 0.2) * np.sqrt(area))
             _draw_post(rng, occluders, _to(camera[middle], centre[middle]), thickness)
@@ -438,10 +438,10 @@ def _silhouette(rng: np.random.Generator, shape: str, side: int) -> np.ndarray:
 
 
 def _palette(rng: np.random.Generator, vivid: bool) -> np.ndarray:
-    """Two RGB colours in [0, 255], (2, 3) float32: a dark and a light one."""
-    hue = rng.uniform(0, 360, 2)
-    saturation = rng.uniform(0.45, 0.9, 2) if vivid else rng.uniform(0.1, 0.5, 2)
-    value = np.array([rng.uniform(0.2, 0.45), rng.uniform(0.65, 1.0)])
+    """Two RGB colours of related hue in [0, 255], (2, 3) float32: a dark and a light one."""
+    hue = (rng.uniform(0, 360) + np.array([0, rng.uniform(-40, 40)])) % 360
+    saturation = rng.uniform(0.6, 0.95, 2) if vivid else rng.uniform(0.0, 0.3, 2)
+    value = np.array([rng.uniform(0.3, 0.5), rng.uniform(0.65, 0.95)])
     hsv = np.stack([hue, saturation, value], axis=1).astype(np.float32)
     return cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0] * 255
 

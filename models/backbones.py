@@ -5,11 +5,10 @@ Transformer, which timm does not have) from transformers.
 """
 
 import difflib
+import tempfile
 from pathlib import Path
 
 import timm
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerModel
 
@@ -59,14 +58,11 @@ class MixTransformer(nn.Module):
         super().__init__()
         widths, depths = MIX_TRANSFORMERS[name]
         self.channels = list(widths)
-        if pretrained and weights is None:
-            self.encoder = _download_mix_transformer(name)
+        settings = SegformerConfig(hidden_sizes=list(widths), depths=list(depths))
+        if pretrained:
+            self.encoder = _load_mix_transformer(name, settings, weights)
         else:
-            self.encoder = SegformerModel(
-                SegformerConfig(hidden_sizes=list(widths), depths=list(depths))
-            )
-            if pretrained:
-                _load_mix_transformer(self.encoder, name, weights)
+            self.encoder = SegformerModel(settings)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) to four maps, finest first."""
@@ -118,6 +114,9 @@ def _create_timm_pyramid(name: str, pretrained: bool, weights: Path | None) -> n
     levels = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
     indices = [plain.feature_info.out_indices[level] for level in levels]
     try:
+        if weights is not None:
+            # Loading into a pyramid ignores what is missing; loading into the whole network fails.
+            timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
         return timm.create_model(
             name,
             pretrained=pretrained,
@@ -130,29 +129,31 @@ def _create_timm_pyramid(name: str, pretrained: bool, weights: Path | None) -> n
         raise _weights_error(name, weights, error) from error
 
 
-def _download_mix_transformer(name: str) -> SegformerModel:
-    try:
-        return SegformerModel.from_pretrained(f"nvidia/{name.replace('_', '-')}")
-    except OSError as error:
-        raise _weights_error(name, None, error) from error
-
-
-def _load_mix_transformer(encoder: SegformerModel, name: str, file: Path) -> None:
-    try:
-        state = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
-        # The published file is an image classifier: its encoder is called "segformer".
-        state = {
-            key.removeprefix("segformer."): value
-            for key, value in state.items()
-            if not key.startswith("classifier.")
-        }
-        encoder.load_state_dict(state)
-    except Exception as error:
-        raise _weights_error(name, file, error) from error
+def _load_mix_transformer(
+    name: str, settings: SegformerConfig, file: Path | None
+) -> SegformerModel:
+    """The published encoder, from the hub or from its file alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        if file is None:
+            source = f"nvidia/{name.replace('_', '-')}"
+        else:
+            # transformers reads folders, and knows how the names of the weights have changed.
+            source = folder
+            settings.save_pretrained(folder)
+            safe = file.suffix == ".safetensors"
+            link = Path(folder) / ("model.safetensors" if safe else "pytorch_model.bin")
+            link.symlink_to(file.resolve())
+        try:
+            encoder, found = SegformerModel.from_pretrained(
+                source, config=settings, output_loading_info=True
+            )
+        except Exception as error:
+            # The hub's client, safetensors and torch.load raise many kinds here.
+            raise _weights_error(name, file, error) from error
+    if found["missing_keys"] or found["mismatched_keys"]:
+        count = len(found["missing_keys"]) + len(found["mismatched_keys"])
+        raise _weights_error(name, file, f"{count} of the encoder's tensors are missing or differ")
+    return encoder
 
 
 def _weights_file(path: Path) -> Path:
@@ -171,7 +172,7 @@ def _weights_file(path: Path) -> Path:
     return path
 
 
-def _weights_error(name: str, weights: Path | None, error: Exception) -> ModelError:
+def _weights_error(name: str, weights: Path | None, error: Exception | str) -> ModelError:
     reason = str(error).strip().split("\n")[0]
     if weights is None:
         return ModelError(

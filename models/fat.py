@@ -44,7 +44,7 @@ class AttentionBlock(nn.Module):
         self.norm_query = nn.LayerNorm(channels)
         self.norm_memory = nn.LayerNorm(channels)
         self.to_query = nn.Linear(channels, channels)
-        self.to_key = nn.Linear(channels, channels)
+        self.to_key = nn.Linear(channels, channels, bias=False)  # the softmax would cancel it
         self.to_value = nn.Linear(channels, channels)
         self.to_output = nn.Linear(channels, channels)
         self.feed_forward = feed_forward(channels)

@@ -168,7 +168,10 @@ class Stream(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.reference_gradient = reference_gradient
-        self.laterals = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in encoder.channels)
+        # No biases where batch normalisation follows (``GSANet.norms``): it would cancel them.
+        self.laterals = nn.ModuleList(
+            nn.Conv2d(width, channels, 1, bias=False) for width in encoder.channels
+        )
         self.slots = slots
         if slots is not None:
             widths = encoder.channels[SLOT_LEVEL] + encoder.channels[-1]
@@ -240,7 +243,7 @@ class SlotModule(nn.Module):
         )
         has_slots = guided_slots or slot_attention
         maps = num_clusters + (num_slots if has_slots else 0)
-        self.to_features = nn.Conv2d(maps, channels, 1)
+        self.to_features = nn.Conv2d(maps, channels, 1, bias=False)
 
     def forward(
         self, target: Tensor, references: Tensor

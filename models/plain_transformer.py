@@ -42,6 +42,7 @@ class PlainTransformer(nn.Module):
         attention = attention / attention.sum(dim=2, keepdim=True).clamp(min=1e-8)
         update = attention @ self.to_value(inputs)
         with torch.autocast(queries.device.type, enabled=False):
-            updated = self.gru(update.flatten(0, 1).float(), queries.flatten(0, 1).float())
+            dtype = self.gru.weight_ih.dtype  # GRUCell does not take part in autocast
+            updated = self.gru(update.flatten(0, 1).to(dtype), queries.flatten(0, 1).to(dtype))
         updated = updated.reshape(queries.shape)
         return updated + self.feed_forward(updated)
