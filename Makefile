@@ -6,7 +6,7 @@ PY := .venv/bin/python
 # Small enough for two CPU cores; everything else is as in config.py.
 DEMO_SETTINGS := --data-root $(DEMO)/data --output-dir $(DEMO)/runs --gpu "" --workers 1 \
 	--backbone regnety_002 --pretrained-backbone false --image-size 128 --channels 64 \
-	--num-clusters 16 --num-neighbours 8 --batch-size 8 --learning-rate 1e-3
+	--num-clusters 16 --num-neighbours 8 --batch-size 4 --learning-rate 1e-3
 
 .PHONY: demo test clean
 
@@ -25,8 +25,8 @@ demo: .venv/.demo
 	$(PY) -m datasets.synthetic --data-root $(DEMO)/data --overwrite
 	$(PY) -m datasets.flow --data-root $(DEMO)/data --set DAVIS_train --estimator dis
 	$(PY) -m datasets.flow --data-root $(DEMO)/data --set DAVIS_test --estimator dis
-	$(PY) pretrain.py $(DEMO_SETTINGS) --epochs 8 --validate-every 4
-	$(PY) train.py $(DEMO_SETTINGS) --epochs 8 --validate-every 4 \
+	$(PY) pretrain.py $(DEMO_SETTINGS) --epochs 8 --validate-every 8
+	$(PY) train.py $(DEMO_SETTINGS) --epochs 5 --validate-every 5 \
 		--stage1-checkpoint $(DEMO)/runs/pretrain/last.pt
 	@$(PY) evaluate.py $(DEMO_SETTINGS) --checkpoint $(DEMO)/runs/train/last.pt \
 		--output $(DEMO)/results

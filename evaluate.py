@@ -6,6 +6,7 @@
 
 import argparse
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -40,7 +41,11 @@ from utils.settings import Settings, parse_settings, settings_parser
 
 def main() -> None:
     """Read the settings, check the data, then segment and score, or score alone."""
-    parser = settings_parser(config, "Masks, scores and pictures for a test set.")
+    parser = settings_parser(
+        config,
+        "Masks, scores and pictures for a test set. The network and its settings are the "
+        "checkpoint's; --image-size, --num-references and --num-iterations change them as flags.",
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--checkpoint", type=Path, metavar="FILE", help="network to evaluate")
     what.add_argument(
@@ -57,7 +62,8 @@ def main() -> None:
     set_name = arguments.set or settings.val_set
     segmenting = arguments.checkpoint is not None
     sequences = video_sequences(Path(settings.data_root), set_name, flow=segmenting)
-    check_data(frames_of(sequences))
+    frames = frames_of(sequences)
+    check_data(frames if segmenting else [replace(frame, flow=None) for frame in frames])
 
     output = arguments.output
     if segmenting:

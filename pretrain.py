@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import config
-from datasets.layout import Frame, still_images
+from datasets.layout import DatasetError, Frame, still_images
 from datasets.samples import StillImages
 from models import build_model
 from utils.distributed import launch_processes, start_process
@@ -21,12 +21,12 @@ from utils.settings import Settings, parse_settings, settings_parser
 from utils.training import (
     Validation,
     augmentation_from,
+    check_run,
     count_parameters,
     fit,
     make_loader,
     network_arguments,
     resumed_settings,
-    start_run,
 )
 
 
@@ -35,19 +35,27 @@ def main() -> None:
     parser = settings_parser(config, "Stage 1: RGB encoder and decoder on still images.")
     parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with this run")
     settings, arguments = parse_settings(parser, config)
-    settings = resumed_settings(settings, arguments.resume, arguments.given)
+    settings = resumed_settings(
+        settings, arguments.resume, arguments.given | ({"--config"} if arguments.config else set())
+    )
     if launch_processes(settings.gpu):
         return
     process = start_process(settings.gpu)
+    run_dir = check_run("pretrain", settings, arguments.resume, process)
 
     frames = still_images(Path(settings.data_root), settings.pretrain_set)
     check_data(frames, process)
+    if len(frames) < 2:
+        raise DatasetError(
+            f"{settings.pretrain_set} has one image; two are needed, one of them for validation"
+        )
     train_frames, val_frames = split_frames(frames, settings.pretrain_val_share, settings.seed)
 
     torch.manual_seed(settings.seed)
     network = network_arguments(settings, motion=False)
+    if arguments.resume is not None:
+        network["pretrained_backbone"] = False  # the run's own weights take their place
     model = build_model(settings.model, **network)
-    run_dir = start_run("pretrain", settings, arguments.resume, process)
     if process.is_main:
         print(
             f"stage 1: {settings.model} with {settings.backbone}, {count_parameters(model)}, "

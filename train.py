@@ -22,11 +22,11 @@ from utils.settings import Settings, parse_settings, settings_parser
 from utils.training import (
     Validation,
     augmentation_from,
+    check_run,
     count_parameters,
     fit,
     network_arguments,
     resumed_settings,
-    start_run,
 )
 
 
@@ -35,10 +35,13 @@ def main() -> None:
     parser = settings_parser(config, "Stage 2: both streams on video.")
     parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with this run")
     settings, arguments = parse_settings(parser, config)
-    settings = resumed_settings(settings, arguments.resume, arguments.given)
+    settings = resumed_settings(
+        settings, arguments.resume, arguments.given | ({"--config"} if arguments.config else set())
+    )
     if launch_processes(settings.gpu):
         return
     process = start_process(settings.gpu)
+    run_dir = check_run("train", settings, arguments.resume, process)
 
     data_root = Path(settings.data_root)
     train_sets = [video_sequences(data_root, name) for name in settings.train_sets]
@@ -48,12 +51,13 @@ def main() -> None:
     torch.manual_seed(settings.seed)
     network = network_arguments(settings, motion=True)
     checkpoint = None
-    if settings.stage1_checkpoint is not None and arguments.resume is None:
+    if arguments.resume is not None:
+        network["pretrained_backbone"] = False  # the run's own weights take their place
+    elif settings.stage1_checkpoint is not None:
         checkpoint = load_checkpoint(Path(settings.stage1_checkpoint))
         check_same_network(checkpoint, settings.model, network)
         network["pretrained_backbone"] = False  # stage 1's weights take their place
     model = build_model(settings.model, **network)
-    run_dir = start_run("train", settings, arguments.resume, process)
     if process.is_main:
         counts = [f"{name}: {len(s)} sequences" for name, s in zip(settings.train_sets, train_sets)]
         print(

@@ -9,7 +9,20 @@ from models.gsanet import GSANet
 
 MODELS = {"gsanet": GSANet}
 
-__all__ = ["MODELS", "ModelError", "build_model"]
+__all__ = ["MODELS", "ModelError", "build_model", "model_class"]
+
+
+def model_class(name: str) -> type[nn.Module]:
+    """The network called ``name``.
+
+    Raises:
+        ModelError: there is no such network.
+    """
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ModelError(f"MODEL is {name!r}, but the networks are {', '.join(MODELS)}{hint}")
+    return MODELS[name]
 
 
 def build_model(name: str, **arguments) -> nn.Module:
@@ -18,8 +31,4 @@ def build_model(name: str, **arguments) -> nn.Module:
     Raises:
         ModelError: there is no such network, or its backbone cannot be built.
     """
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ModelError(f"MODEL is {name!r}, but the networks are {', '.join(MODELS)}{hint}")
-    return MODELS[name](**arguments)
+    return model_class(name)(**arguments)

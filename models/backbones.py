@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import timm
+import torch
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerModel
 
@@ -96,7 +97,7 @@ def _create_timm_pyramid(name: str, pretrained: bool, weights: Path | None) -> n
     try:
         plain = timm.create_model(name, pretrained=False, features_only=True)
     except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
-        raise ModelError(f"timm gives no feature pyramid for {name}: {error}") from error
+        raise ModelError(f"timm gives no feature pyramid of {name}: {error}") from error
     reductions = list(plain.feature_info.reduction())
     missing = [stride for stride in STRIDES if stride not in reductions]
     if missing:
@@ -104,29 +105,42 @@ def _create_timm_pyramid(name: str, pretrained: bool, weights: Path | None) -> n
             f"backbone {name} has feature maps at strides {reductions}, but strides "
             f"{list(STRIDES)} are needed; choose a network with a four-level pyramid"
         )
-    if not pretrained:
-        overlay = None
-    elif weights is None:
-        overlay = {}
-    else:
-        overlay = {"file": str(weights)}
+    options = {}
+    if (refusal := _refusal(plain)) is not None:
+        options["strict_img_size"] = False  # windowed transformers want to be told
+        try:
+            relaxed = timm.create_model(name, pretrained=False, features_only=True, **options)
+            refusal = _refusal(relaxed)
+        except TypeError:
+            pass  # there is no such option; the first refusal holds
+        if refusal is not None:
+            raise ModelError(
+                f"backbone {name} takes images of one size only ({refusal}); choose another network"
+            )
     # The last map of a stride is the one that has seen most layers.
     levels = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
-    indices = [plain.feature_info.out_indices[level] for level in levels]
+    options["out_indices"] = [plain.feature_info.out_indices[level] for level in levels]
     try:
-        if weights is not None:
+        if pretrained and weights is not None:
+            options["pretrained_cfg_overlay"] = {"file": str(weights)}
             # Loading into a pyramid ignores what is missing; loading into the whole network fails.
-            timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
-        return timm.create_model(
-            name,
-            pretrained=pretrained,
-            features_only=True,
-            out_indices=indices,
-            **({"pretrained_cfg_overlay": overlay} if overlay else {}),
-        )
+            timm.create_model(
+                name, pretrained=True, pretrained_cfg_overlay=options["pretrained_cfg_overlay"]
+            )
+        return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
     except Exception as error:
         # timm, the hub's client and torch.load raise many kinds here, all about the weights.
         raise _weights_error(name, weights, error) from error
+
+
+def _refusal(network: nn.Module) -> str | None:
+    """What a network says against an image of an unusual size; ``None`` if it takes it."""
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, 64, 96))
+    except Exception as error:  # each architecture has its own way to refuse
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return None
 
 
 def _load_mix_transformer(
@@ -153,7 +167,7 @@ def _load_mix_transformer(
     if found["missing_keys"] or found["mismatched_keys"]:
         count = len(found["missing_keys"]) + len(found["mismatched_keys"])
         raise _weights_error(name, file, f"{count} of the encoder's tensors are missing or differ")
-    return encoder
+    return encoder.float()
 
 
 def _weights_file(path: Path) -> Path:

@@ -54,6 +54,7 @@ def cluster_masks(features: Tensor, num_clusters: int) -> Tensor:
         seeds = torch.linspace(0, height * width - 1, num_clusters, device=pixels.device).round()
         # tol=0: rounds end early only when no image of the batch changes any more.
         kmeans = MultiKMeans(num_clusters, max_iter=KMEANS_ROUNDS, tol=0.0)
-        labels = kmeans.fit_predict(pixels, centroids=pixels[:, seeds.long()])
+        kmeans.centroids = pixels[:, seeds.long()]  # as an argument they would come too late
+        labels = kmeans.fit_predict(pixels)
     masks = F.one_hot(labels, num_clusters).transpose(1, 2)
     return masks.reshape(batch, num_clusters, height, width).to(features.dtype)

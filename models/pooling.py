@@ -1,6 +1,9 @@
 """Pooling that turns maps and sets of features into single features."""
 
+import torch
 from torch import Tensor, nn
+
+from models.precision import full_precision
 
 
 def global_weighted_average_pooling(features: Tensor, masks: Tensor) -> Tensor:
@@ -13,9 +16,11 @@ def global_weighted_average_pooling(features: Tensor, masks: Tensor) -> Tensor:
     Returns:
         (B, K, C); zeros for a mask that is zero everywhere.
     """
-    features, masks = features.flatten(2), masks.flatten(2)
-    total = masks.sum(dim=2, keepdim=True)
-    return masks @ features.transpose(1, 2) / total.clamp(min=1e-6)
+    # A sum over hundreds of pixels has more digits than bfloat16.
+    with torch.autocast(features.device.type, enabled=False):
+        features, masks = full_precision(features.flatten(2)), full_precision(masks.flatten(2))
+        total = masks.sum(dim=2, keepdim=True)
+        return masks @ features.transpose(1, 2) / total.clamp(min=1e-6)
 
 
 class AttentivePooling(nn.Module):

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.precision import full_precision
+
 
 def correlation_maps(local: Tensor, prototypes: Tensor) -> Tensor:
     """Pixel-wise cosine similarity, CM of eq. 4.
@@ -25,8 +27,6 @@ def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
     Always in float32 or better: bfloat16 knows only 256 steps between 1 and 2.
     """
     with torch.autocast(a.device.type, enabled=False):
-        if a.dtype in (torch.bfloat16, torch.float16):
-            a = a.float()
-        b = b.to(a.dtype)
+        a, b = full_precision(a), full_precision(b)
         # The floor keeps the gradient of an all-zero feature finite.
         return F.normalize(a, dim=2, eps=1e-6) @ F.normalize(b, dim=2, eps=1e-6).transpose(1, 2)

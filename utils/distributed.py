@@ -78,6 +78,11 @@ def start_process(gpu: str) -> Process:
     """Join the other processes, if there are any, and choose this one's device."""
     indices = gpu_indices(gpu)
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if indices and local_rank >= len(indices):
+        raise SettingsError(
+            f'GPU is "{gpu}", but {local_rank + 1} or more processes were started on this machine; '
+            'name as many GPUs as there are processes, such as GPU = "0,1" for two'
+        )
     device = torch.device("cuda", indices[local_rank]) if indices else torch.device("cpu")
     if gpu and not indices and os.environ.get("RANK", "0") == "0":
         print(f'GPU is "{gpu}", but torch sees no GPU on this machine: using the CPU.')

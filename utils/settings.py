@@ -368,9 +368,9 @@ def parse_settings(
 ) -> tuple[Settings, argparse.Namespace]:
     """The settings of ``config.py`` (or of ``--config FILE``) with the flags' changes.
 
-    Also returns the script's own arguments, with ``given``, the names of the settings that came as
-    flags. ``argv`` is the command line by default. A fault in the file or in a flag ends the
-    process with a message on stderr and status 2.
+    Also returns the script's own arguments, with ``config`` and with ``given``, the names of the
+    settings that came as flags. ``argv`` is the command line by default. A fault in the file or in
+    a flag ends the process with a message on stderr and status 2.
     """
     try:
         settings = load_settings(config)
@@ -380,7 +380,7 @@ def parse_settings(
         own = vars(arguments)
         flags = {name: own.pop(name) for name in RULES if name in own}
         arguments.given = frozenset(flags)
-        file = own.pop("config")
+        file = own["config"]
         if file is not None:
             settings = read_settings_file(file)
         values = settings.as_dict()
@@ -407,6 +407,8 @@ def _check_together(values: Mapping[str, Any]) -> None:
         ("MIN_LEARNING_RATE", "LEARNING_RATE"),
         ("NUM_NEIGHBOURS", "NUM_CLUSTERS"),
     ):
+        if smaller == "NUM_NEIGHBOURS" and not values["KNN_FILTERING"]:
+            continue
         if values[smaller] > values[larger]:
             raise SettingsError(
                 f"{smaller} = {values[smaller]} is above {larger} = {values[larger]}: "

@@ -1,5 +1,6 @@
 """The training loop of both stages; the scripts say what is trained, this module how."""
 
+import inspect
 import math
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam, Optimizer
@@ -21,6 +23,7 @@ from tqdm import tqdm
 
 from datasets.augmentation import Augmentation
 from datasets.sampling import EpochBatches
+from models import model_class
 from utils.checkpoints import (
     CheckpointError,
     check_same_network,
@@ -31,6 +34,10 @@ from utils.distributed import Process
 from utils.losses import Loss, segmentation_loss
 from utils.settings import Settings, SettingsError, read_settings_file, write_settings
 
+# What may change when a run goes on: where it computes and when it ends, not what it computes.
+RESUMABLE = frozenset(
+    ["DATA_ROOT", "EPOCHS", "EVAL_BATCH_SIZE", "GPU", "VALIDATE_EVERY", "VAL_FRAME_STEP", "WORKERS"]
+)
 LOG_INTERVAL = 10  # steps between two readings of the loss, each of which waits for the GPU
 
 
@@ -79,15 +86,10 @@ def fit(
         validate: scores the model; called in the main process only.
         settings: see config.py.
         identity: what rebuilds the network, kept in checkpoints: ``model`` and ``arguments``.
-        run_dir: an existing folder.
+        run_dir: made if need be; gets the settings really used as ``settings.py``.
         process: this process.
         resume: go on from ``run_dir / "last.pt"``.
     """
-    if settings.batch_size % process.world_size:
-        raise SettingsError(
-            f"BATCH_SIZE = {settings.batch_size} cannot be shared evenly by {process.world_size} "
-            "processes; choose a multiple"
-        )
     batches = EpochBatches(
         dataset.set_sizes,
         settings.batch_size,
@@ -111,11 +113,14 @@ def fit(
             floor=settings.min_learning_rate / settings.learning_rate,
         ),
     )
+    torch.manual_seed(settings.seed + process.rank)  # each process draws its own stochastic depth
     progress = Progress()
     if resume:
         progress = _restore(run_dir / "last.pt", identity, model, optimizer, schedule)
         if process.is_main:
             print(f"resuming {run_dir} after epoch {progress.epoch} of {settings.epochs}")
+    if process.is_main:
+        write_settings(settings, run_dir / "settings.py")
     wrapped = _wrap(model, process)
     writer = (
         SummaryWriter(run_dir, purge_step=progress.step + 1) if process.is_main else nullcontext()
@@ -159,47 +164,45 @@ def make_loader(dataset: Dataset, batches: Any, workers: int, device: torch.devi
     )
 
 
-def start_run(name: str, settings: Settings, resume: Path | None, process: Process) -> Path:
-    """The run's folder, new or resumed, with the settings really used written into it.
+def check_run(name: str, settings: Settings, resume: Path | None, process: Process) -> Path:
+    """The run's folder, new or resumed; nothing is written yet.
 
     Raises:
         CheckpointError: the folder to resume has no checkpoint, or a new run's folder exists.
+        SettingsError: the batch cannot be shared by the processes.
     """
-    run_dir = resume or Path(settings.output_dir) / (settings.run_name or name)
+    if settings.batch_size % process.world_size:
+        raise SettingsError(
+            f"BATCH_SIZE = {settings.batch_size} cannot be shared evenly by {process.world_size} "
+            "processes; choose a multiple"
+        )
     if resume is not None:
-        if not (resume / "last.pt").is_file():
+        if not has_checkpoint(resume):
             raise CheckpointError(
                 f"cannot resume {resume}: there is no {resume / 'last.pt'}; --resume takes the "
                 "folder of a run that has finished at least one epoch"
             )
-    elif process.is_main and run_dir.exists() and any(run_dir.iterdir()):
+        return resume
+    run_dir = Path(settings.output_dir) / (settings.run_name or name)
+    if process.is_main and run_dir.exists() and any(run_dir.iterdir()):
+        going_on = f"go on with it by --resume {run_dir}, or " if has_checkpoint(run_dir) else ""
         raise CheckpointError(
-            f"the run folder {run_dir} exists already; go on with it by --resume {run_dir}, "
-            "or choose another by --run-name NAME, or remove it"
+            f"the run folder {run_dir} exists already; {going_on}choose another by --run-name "
+            "NAME, or remove it"
         )
-    if process.is_main:
-        write_settings(settings, run_dir / "settings.py")
     return run_dir
 
 
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether a run can be resumed."""
+    return (run_dir / "last.pt").is_file()
+
+
 def network_arguments(settings: Settings, motion: bool) -> dict[str, Any]:
-    """The arguments of ``models.build_model`` that config.py has."""
-    names = (
-        "backbone",
-        "pretrained_backbone",
-        "backbone_weights",
-        "channels",
-        "num_slots",
-        "num_clusters",
-        "num_neighbours",
-        "num_iterations",
-        "guided_slots",
-        "knn_filtering",
-        "slot_attention",
-        "aggregation_transformer",
-        "reference_gradient",
-    )
-    return {"motion": motion, **{name: getattr(settings, name) for name in names}}
+    """Those settings of config.py that the network's constructor takes, and ``motion``."""
+    accepted = inspect.signature(model_class(settings.model)).parameters
+    given = {name.lower(): value for name, value in settings.as_dict().items()}
+    return {"motion": motion, **{name: given[name] for name in accepted if name in given}}
 
 
 def augmentation_from(settings: Settings) -> Augmentation:
@@ -218,7 +221,7 @@ def _wrap(model: nn.Module, process: Process) -> nn.Module:
     if process.world_size == 1:
         return model
     if process.device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = convert_sync_batchnorm(model)  # timm's: it keeps the activations in its own norms
         return DistributedDataParallel(model, device_ids=[process.device.index])
     return DistributedDataParallel(model)
 
@@ -249,11 +252,11 @@ def _train_epoch(
     for batch in bar:
         loss = _train_step(model, batch, optimizer, settings, process.device)
         mean.add(loss)
+        rate = schedule.get_last_lr()[0]
         schedule.step()
         progress.step += 1
         seen += settings.batch_size
         if process.is_main and (progress.step % LOG_INTERVAL == 0 or seen == settings.batch_size):
-            rate = schedule.get_last_lr()[0]
             values = {name: term.item() for name, term in loss.terms.items()}
             values["total"] = loss.total.item()
             speed = seen / (time.perf_counter() - started)
@@ -267,7 +270,7 @@ def _train_epoch(
         seconds = time.perf_counter() - started
         print(
             f"epoch {progress.epoch + 1}/{settings.epochs}  step {progress.step}  {mean}  "
-            f"lr {schedule.get_last_lr()[0]:.1e}  {seen / seconds:.1f} images/s",
+            f"lr {rate:.1e}  {seen / seconds:.1f} images/s",
             end="  ",
             flush=True,
         )
@@ -370,8 +373,18 @@ def _restore(
 
 
 def resumed_settings(settings: Settings, resume: Path | None, given: frozenset[str]) -> Settings:
-    """The settings of the run that is resumed with those ``given`` as flags, or ``settings``."""
+    """The settings of the run that is resumed with those ``given`` as flags, or ``settings``.
+
+    Raises:
+        SettingsError: flags that would make it another run.
+    """
     if resume is None:
         return settings
+    fixed = sorted(given - RESUMABLE)
+    if fixed:
+        raise SettingsError(
+            f"{', '.join(fixed)}: a resumed run keeps its settings; only "
+            f"{', '.join(sorted(RESUMABLE))} can be given with --resume"
+        )
     changes = {name.lower(): getattr(settings, name.lower()) for name in given}
     return read_settings_file(resume / "settings.py").replace(**changes)

@@ -13,7 +13,14 @@ from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
 from datasets import flow as flow_module
 from datasets.colour_wheel import flow_to_picture, picture_to_flow
-from datasets.flow import FlowError, dis_estimator, main, make_flow, raft_estimator
+from datasets.flow import (
+    FlowError,
+    dis_estimator,
+    main,
+    make_flow,
+    raft_estimator,
+    remove_camera_motion,
+)
 from datasets.layout import DatasetError, read_image, video_sequences
 
 ROOT = Path(__file__).parents[2]
@@ -314,3 +321,15 @@ def test_program_refuses_raft_flags_for_dis(flat: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit, match="2"):
         main(["--data-root", str(flat), "--set", "X", "--estimator", "dis", "--weights", "w.pth"])
     assert "--estimator raft" in capsys.readouterr().err
+
+
+def test_camera_motion_is_removed_and_the_objects_own_is_kept():
+    """An affine field under an object that covers a fifth of the frame and moves against it."""
+    y, x = np.mgrid[0:90, 0:120].astype(np.float32)
+    camera = np.stack([3 + 0.02 * x - 0.01 * y, -1 + 0.015 * x + 0.01 * y], axis=-1)
+    inside = np.hypot(x - 70, y - 40) < 26
+    own = np.where(inside[..., None], np.float32([4.0, 2.5]), np.float32(0))
+    noise = np.random.default_rng(0).normal(0, 0.05, camera.shape).astype(np.float32)
+    residual = remove_camera_motion((camera + own + noise).astype(np.float32))
+    assert residual.dtype == np.float32
+    np.testing.assert_allclose(residual - noise, own, atol=0.15)

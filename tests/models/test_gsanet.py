@@ -144,27 +144,20 @@ def test_a_size_that_is_no_multiple_of_32_is_refused(height, width):
 
 
 def test_images_are_normalised_inside_once():
+    """References, then targets, in each encoder; the decoder sees the target image again."""
     model = network().eval()
-    seen = {"rgb": [], "flow": []}
-    for name, stream in (("rgb", model.rgb_stream), ("flow", model.flow_stream)):
-        stream.encoder.register_forward_pre_hook(
-            lambda _, arguments, name=name: seen[name].append(arguments[0])
-        )
+    seen = []
+    for stream in (model.rgb_stream, model.flow_stream):
+        stream.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    model.decoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
     image, flow, reference_images, reference_flows = inputs()
     model(image, flow, reference_images, reference_flows)
-    for name, frame, references in (
-        ("rgb", image, reference_images),
-        ("flow", flow, reference_flows),
-    ):
-        expected = [references.reshape(-1, 3, 64, 64), frame]
-        for pictures in expected:
-            (found,) = [x for x in seen[name] if len(x) == len(pictures)]
-            for channel, (mean, deviation) in enumerate(
-                [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]
-            ):
-                torch.testing.assert_close(
-                    found[:, channel], (pictures[:, channel] - mean) / deviation
-                )
+    given = [reference_images.flatten(0, 1), reference_flows.flatten(0, 1), image, flow, image]
+    for found, pictures in zip(seen, given, strict=True):
+        for channel, (mean, deviation) in enumerate(
+            [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]
+        ):
+            torch.testing.assert_close(found[:, channel], (pictures[:, channel] - mean) / deviation)
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,7 @@ def test_the_scripts_own_arguments_come_back_alone():
     parser = settings_parser(config, "A script.")
     parser.add_argument("--resume")
     settings, arguments = parse_settings(parser, config, ["--resume", "runs/x", "--seed", "3"])
-    assert vars(arguments) == {"resume": "runs/x", "given": {"SEED"}}
+    assert vars(arguments) == {"resume": "runs/x", "config": None, "given": {"SEED"}}
     assert settings.seed == 3
 
 

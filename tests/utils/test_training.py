@@ -14,6 +14,7 @@ import utils.training
 from datasets.layout import still_images, video_sequences
 from datasets.samples import StillImages, VideoFrames
 from models import build_model
+from models.backbones import build_backbone
 from models.gsanet import GSANet
 from models.prediction import Prediction
 from utils.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
@@ -22,12 +23,12 @@ from utils.settings import SettingsError, read_settings_file, write_settings
 from utils.training import (
     Validation,
     augmentation_from,
+    check_run,
     cosine_factor,
     count_parameters,
     fit,
     network_arguments,
     resumed_settings,
-    start_run,
 )
 
 CPU = Process(torch.device("cpu"))
@@ -313,58 +314,73 @@ def test_sigma_and_the_supervision_of_slot_maps_are_taken_from_the_settings(
     assert [maps for _, maps in terms] == [True, False]
 
 
-def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(tmp_path, stills, tiny_settings):
+def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(tiny_settings):
     with pytest.raises(SettingsError, match="BATCH_SIZE = 4 cannot be shared evenly by 3"):
-        fit(
-            Toy(),
-            stills,
-            scores(),
-            tiny_settings,
-            IDENTITY,
-            tmp_path,
-            Process(torch.device("cpu"), rank=0, world_size=3),
-        )
+        check_run("train", tiny_settings, None, Process(torch.device("cpu"), 0, 3))
 
 
-def test_a_new_run_writes_the_settings_it_uses_into_its_folder(tmp_path, tiny_settings):
-    settings = tiny_settings.replace(output_dir=str(tmp_path / "runs"), epochs=7)
-    assert start_run("train", settings, None, CPU) == tmp_path / "runs/train"
-    assert read_settings_file(tmp_path / "runs/train/settings.py") == settings
+def test_a_run_is_called_after_its_script_unless_it_has_a_name(tmp_path, tiny_settings):
+    settings = tiny_settings.replace(output_dir=str(tmp_path / "runs"))
+    assert check_run("train", settings, None, CPU) == tmp_path / "runs/train"
     named = settings.replace(run_name="mine")
-    assert start_run("train", named, None, CPU) == tmp_path / "runs/mine"
+    assert check_run("train", named, None, CPU) == tmp_path / "runs/mine"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_writes_the_settings_it_uses_into_its_folder(tmp_path, stills, tiny_settings):
+    settings = tiny_settings.replace(epochs=1, sigma=2.5)
+    fit(Toy(), stills, scores(0.5), settings, IDENTITY, tmp_path / "run", CPU)
+    assert read_settings_file(tmp_path / "run/settings.py") == settings
 
 
 def test_a_resumed_run_has_its_own_settings_but_for_those_that_are_given(tmp_path, tiny_settings):
     own = tiny_settings.replace(epochs=7, batch_size=6, sigma=2.0)
     write_settings(own, tmp_path / "settings.py")
-    now = tiny_settings.replace(epochs=9, batch_size=8, seed=5)
+    now = tiny_settings.replace(epochs=9, batch_size=8, workers=3)
     assert resumed_settings(now, tmp_path, frozenset()) == own
-    given = frozenset({"EPOCHS", "SEED"})
-    assert resumed_settings(now, tmp_path, given) == own.replace(epochs=9, seed=5)
+    given = frozenset({"EPOCHS", "WORKERS"})
+    assert resumed_settings(now, tmp_path, given) == own.replace(epochs=9, workers=3)
     assert resumed_settings(now, None, given) is now
 
 
-def test_an_existing_run_is_not_overwritten_but_an_empty_folder_is_used(tmp_path, tiny_settings):
+@pytest.mark.parametrize("name", ["LEARNING_RATE", "NUM_CLUSTERS", "SEED", "--config"])
+def test_what_would_make_it_another_run_is_refused_on_resume(name, tmp_path, tiny_settings):
+    write_settings(tiny_settings, tmp_path / "settings.py")
+    with pytest.raises(SettingsError, match=rf"{name}: a resumed run keeps its settings"):
+        resumed_settings(tiny_settings, tmp_path, frozenset({name, "EPOCHS"}))
+
+
+def test_an_existing_run_is_refused_but_an_empty_folder_is_used(tmp_path, tiny_settings):
     settings = tiny_settings.replace(output_dir=str(tmp_path))
     (tmp_path / "train").mkdir()
-    start_run("train", settings, None, CPU)
-    before = (tmp_path / "train/settings.py").read_bytes()
+    check_run("train", settings, None, CPU)
+    (tmp_path / "train/settings.py").write_text("")
+    with pytest.raises(CheckpointError, match="exists already; choose another by --run-name"):
+        check_run("train", settings, None, CPU)
+    (tmp_path / "train/last.pt").write_text("")
     with pytest.raises(CheckpointError, match=r"exists already; go on with it by --resume .*train"):
-        start_run("train", settings.replace(epochs=9), None, CPU)
-    assert (tmp_path / "train/settings.py").read_bytes() == before
-
-
-def test_only_the_main_process_writes_into_the_run_folder(tmp_path, tiny_settings):
-    settings = tiny_settings.replace(output_dir=str(tmp_path / "runs"))
-    start_run("train", settings, None, Process(torch.device("cpu"), rank=1, world_size=2))
-    assert not (tmp_path / "runs").exists()
+        check_run("train", settings, None, CPU)
+    other = Process(torch.device("cpu"), rank=1, world_size=2)
+    assert check_run("train", settings, None, other) == tmp_path / "train"
 
 
 def test_a_folder_without_a_checkpoint_cannot_be_resumed(tmp_path, tiny_settings):
     with pytest.raises(CheckpointError, match=r"cannot resume .*there is no .*last\.pt"):
-        start_run("train", tiny_settings, tmp_path, CPU)
+        check_run("train", tiny_settings, tmp_path, CPU)
     with pytest.raises(SettingsError, match=r"missing/settings\.py: cannot read"):
         resumed_settings(tiny_settings, tmp_path / "missing", frozenset())
+
+
+def test_synchronised_normalisation_keeps_the_activations_inside_it():
+    """timm's norms of some backbones have an activation, which torch's own conversion drops."""
+    torch.manual_seed(0)
+    encoder = build_backbone("regnety_002", pretrained=False).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = encoder(images)
+        after = utils.training.convert_sync_batchnorm(encoder).eval()(images)
+    for a, b in zip(before, after):
+        torch.testing.assert_close(a, b)
 
 
 def test_every_argument_of_the_network_comes_from_the_settings(tiny_settings):
