@@ -12,36 +12,26 @@ import config
 from datasets.layout import DatasetError, Frame, still_images
 from datasets.samples import StillImages
 from models import build_model
-from utils.distributed import launch_processes, start_process
 from utils.evaluation import predict_stills
 from utils.metrics import region_similarity
 from utils.pictures import draw_panels
-from utils.scripts import check_data, run_script
-from utils.settings import Settings, parse_settings, settings_parser
+from utils.scripts import check_data, run_script, start_training
+from utils.settings import Settings
 from utils.training import (
     Validation,
     augmentation_from,
-    check_run,
     count_parameters,
     fit,
     make_loader,
-    network_arguments,
-    resumed_settings,
 )
 
 
 def main() -> None:
     """Read the settings, check the data, train."""
-    parser = settings_parser(config, "Stage 1: RGB encoder and decoder on still images.")
-    parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with this run")
-    settings, arguments = parse_settings(parser, config)
-    settings = resumed_settings(
-        settings, arguments.resume, arguments.given | ({"--config"} if arguments.config else set())
-    )
-    if launch_processes(settings.gpu):
+    run = start_training(config, "pretrain", "Stage 1: RGB encoder and decoder on still images.")
+    if run is None:
         return
-    process = start_process(settings.gpu)
-    run_dir = check_run("pretrain", settings, arguments.resume, process)
+    settings, process = run.settings, run.process
 
     frames = still_images(Path(settings.data_root), settings.pretrain_set)
     check_data(frames, process)
@@ -52,15 +42,13 @@ def main() -> None:
     train_frames, val_frames = split_frames(frames, settings.pretrain_val_share, settings.seed)
 
     torch.manual_seed(settings.seed)
-    network = network_arguments(settings, motion=False)
-    if arguments.resume is not None:
-        network["pretrained_backbone"] = False  # the run's own weights take their place
+    network = run.network_arguments(motion=False)
     model = build_model(settings.model, **network)
     if process.is_main:
         print(
             f"stage 1: {settings.model} with {settings.backbone}, {count_parameters(model)}, "
             f"{len(train_frames)} images for training, {len(val_frames)} for validation, "
-            f"on {process.device}; run folder {run_dir}"
+            f"on {process.device}; run folder {run.folder}"
         )
     dataset = StillImages(
         train_frames, settings.image_size, augmentation_from(settings), settings.seed
@@ -71,12 +59,12 @@ def main() -> None:
         lambda model: validate(model, val_frames, settings),
         settings,
         {"model": settings.model, "arguments": network},
-        run_dir,
+        run.folder,
         process,
-        resume=arguments.resume is not None,
+        resume=run.resumed,
     )
     if process.is_main:
-        print(f"best validation J {progress.best:.4f}: {run_dir / 'best.pt'}")
+        print(f"best validation J {progress.best:.4f}: {run.folder / 'best.pt'}")
 
 
 def split_frames(frames: list[Frame], share: float, seed: int) -> tuple[list[Frame], list[Frame]]:

@@ -13,35 +13,25 @@ from datasets.layout import Sequence, read_image, read_mask, video_sequences
 from datasets.samples import VideoFrames
 from models import build_model
 from utils.checkpoints import check_same_network, load_checkpoint, start_from_stage1
-from utils.distributed import launch_processes, start_process
 from utils.evaluation import predict_sequences, to_mask
 from utils.metrics import region_similarity
 from utils.pictures import draw_panels
-from utils.scripts import check_data, frames_of, run_script
-from utils.settings import Settings, parse_settings, settings_parser
+from utils.scripts import check_data, frames_of, run_script, start_training
+from utils.settings import Settings
 from utils.training import (
     Validation,
     augmentation_from,
-    check_run,
     count_parameters,
     fit,
-    network_arguments,
-    resumed_settings,
 )
 
 
 def main() -> None:
     """Read the settings, check the data, train."""
-    parser = settings_parser(config, "Stage 2: both streams on video.")
-    parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with this run")
-    settings, arguments = parse_settings(parser, config)
-    settings = resumed_settings(
-        settings, arguments.resume, arguments.given | ({"--config"} if arguments.config else set())
-    )
-    if launch_processes(settings.gpu):
+    run = start_training(config, "train", "Stage 2: both streams on video.")
+    if run is None:
         return
-    process = start_process(settings.gpu)
-    run_dir = check_run("train", settings, arguments.resume, process)
+    settings, process = run.settings, run.process
 
     data_root = Path(settings.data_root)
     train_sets = [video_sequences(data_root, name) for name in settings.train_sets]
@@ -49,11 +39,9 @@ def main() -> None:
     check_data([frame for s in [*train_sets, val_sequences] for frame in frames_of(s)], process)
 
     torch.manual_seed(settings.seed)
-    network = network_arguments(settings, motion=True)
+    network = run.network_arguments(motion=True)
     checkpoint = None
-    if arguments.resume is not None:
-        network["pretrained_backbone"] = False  # the run's own weights take their place
-    elif settings.stage1_checkpoint is not None:
+    if settings.stage1_checkpoint is not None and not run.resumed:
         checkpoint = load_checkpoint(Path(settings.stage1_checkpoint))
         check_same_network(checkpoint, settings.model, network)
         network["pretrained_backbone"] = False  # stage 1's weights take their place
@@ -63,7 +51,7 @@ def main() -> None:
         print(
             f"stage 2: {settings.model} with {settings.backbone}, {count_parameters(model)}, "
             f"{', '.join(counts)}, validation on {settings.val_set}: {len(val_sequences)}, "
-            f"on {process.device}; run folder {run_dir}"
+            f"on {process.device}; run folder {run.folder}"
         )
     if checkpoint is not None:
         loaded = start_from_stage1(model, checkpoint["weights"])
@@ -82,12 +70,12 @@ def main() -> None:
         lambda model: validate(model, val_sequences, settings),
         settings,
         {"model": settings.model, "arguments": network},
-        run_dir,
+        run.folder,
         process,
-        resume=arguments.resume is not None,
+        resume=run.resumed,
     )
     if process.is_main:
-        print(f"best validation J {progress.best:.4f}: {run_dir / 'best.pt'}")
+        print(f"best validation J {progress.best:.4f}: {run.folder / 'best.pt'}")
 
 
 def validate(model: torch.nn.Module, sequences: list[Sequence], settings: Settings) -> Validation:

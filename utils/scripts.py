@@ -1,15 +1,64 @@
-"""What the scripts share: errors as messages, and the data sets with their checks."""
+"""What the scripts share: how training starts, errors as messages, checks of the data."""
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 
 from datasets.layout import DatasetError, Frame, Sequence, check_files
 from models import ModelError
 from utils.checkpoints import CheckpointError
-from utils.distributed import Process, end_process
-from utils.settings import SettingsError
+from utils.distributed import Process, end_process, launch_processes, start_process
+from utils.settings import Settings, SettingsError, parse_settings, settings_parser
+from utils.training import check_run, network_arguments, resumed_settings
 
 USER_ERRORS = (DatasetError, ModelError, CheckpointError, SettingsError)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run that is about to start.
+
+    Attributes:
+        settings: of this run, or of the one that is resumed.
+        process: this process.
+        folder: of the run.
+        resumed: whether it goes on.
+    """
+
+    settings: Settings
+    process: Process
+    folder: Path
+    resumed: bool
+
+    def network_arguments(self, motion: bool) -> dict:
+        """What builds the network; a resumed run needs no ImageNet weights, it has its own."""
+        arguments = network_arguments(self.settings, motion)
+        return arguments | {"pretrained_backbone": False} if self.resumed else arguments
+
+
+def start_training(config: ModuleType, name: str, description: str) -> Run | None:
+    """Read the settings of a training script, find its device and its run folder.
+
+    Args:
+        config: the module ``config``.
+        name: of the run's folder, unless RUN_NAME gives another.
+        description: for ``--help``.
+
+    Returns:
+        The run; ``None`` if it was left to processes that have been started, and have ended.
+    """
+    parser = settings_parser(config, description)
+    parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with this run")
+    settings, arguments = parse_settings(parser, config)
+    given = arguments.given | ({"--config"} if arguments.config else set())
+    settings = resumed_settings(settings, arguments.resume, given)
+    if launch_processes(settings.gpu):
+        return None
+    process = start_process(settings.gpu)
+    folder = check_run(name, settings, arguments.resume, process)
+    return Run(settings, process, folder, arguments.resume is not None)
 
 
 def run_script(main: Callable[[], None]) -> None:
