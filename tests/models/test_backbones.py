@@ -148,15 +148,20 @@ def test_mix_transformers_have_the_published_sizes(name, monkeypatch):
     assert sorted(parameter.numel() for parameter in backbone.parameters()) == sizes
 
 
-def test_a_network_with_channels_last_gives_channels_first():
+def test_a_windowed_network_with_channels_last_takes_any_size_and_gives_channels_first():
     backbone = build_backbone("swin_tiny_patch4_window7_224", pretrained=False).eval()
-    images = torch.rand(1, 3, 224, 224)
+    images = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         raw, features = backbone.encoder(images), backbone(images)
     assert backbone.channels == [96, 192, 384, 768]
     for feature, last, channels, stride in zip(features, raw, backbone.channels, STRIDES):
-        assert feature.shape == (1, channels, 224 // stride, 224 // stride)
+        assert feature.shape == (1, channels, 64 // stride, 96 // stride)
         assert torch.equal(feature[0, 5], last[0, :, :, 5])
+
+
+def test_a_network_of_one_image_size_is_refused():
+    with pytest.raises(ModelError, match=r"hiera_tiny_224.*one size"):
+        build_backbone("hiera_tiny_224", pretrained=False)
 
 
 @pytest.mark.parametrize(

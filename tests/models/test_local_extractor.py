@@ -87,6 +87,18 @@ def test_masks_depend_on_the_input_alone():
     assert torch.equal(cluster_masks(features, 5), first)
 
 
+def test_clustering_leaves_the_random_numbers_of_training_alone():
+    features = torch.randn(2, 6, 8, 8, generator=torch.Generator().manual_seed(4))
+    torch.manual_seed(0)
+    np.random.seed(0)
+    expected = torch.rand(3), np.random.rand(3)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    cluster_masks(features, 5)
+    assert torch.equal(torch.rand(3), expected[0])
+    assert np.array_equal(np.random.rand(3), expected[1])
+
+
 def test_an_images_masks_do_not_depend_on_its_batch():
     """Not even on whether the other images need more rounds, or have far larger features."""
     features = torch.cat(
