@@ -76,10 +76,19 @@ def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> nn.Modu
         checkpoint: from ``load_checkpoint``.
         changes: constructor arguments to take in place of the checkpoint's, such as
             ``num_iterations``; they must not change the weights' shapes.
+
+    Raises:
+        CheckpointError: the weights do not fit.
     """
     arguments = {**checkpoint["arguments"], **changes, "pretrained_backbone": False}
     model = build_model(checkpoint["model"], **arguments)
-    model.load_state_dict(checkpoint["weights"])
+    try:
+        model.load_state_dict(checkpoint["weights"])
+    except RuntimeError as error:
+        raise CheckpointError(
+            "the checkpoint's weights do not fit the network that its settings describe; it was "
+            f"made by another version of the code ({str(error).splitlines()[-1].strip()})"
+        ) from error
     return model
 
 

@@ -140,6 +140,14 @@ def test_the_network_of_a_checkpoint_computes_the_same_again(tmp_path, tiny_sett
     assert not torch.equal(results[0], results[2])
 
 
+def test_weights_that_no_longer_fit_are_refused(tiny_settings):
+    arguments = network_arguments(tiny_settings, motion=False)
+    weights = build_model("gsanet", **arguments).state_dict()
+    del weights["decoder.outline.to_mask.bias"]
+    with pytest.raises(CheckpointError, match=r"do not fit the network.*outline\.to_mask\.bias"):
+        build_from_checkpoint({**CHECKPOINT, "arguments": arguments, "weights": weights})
+
+
 def test_another_network_backbone_or_width_is_refused_with_both_sides_named():
     arguments = {"backbone": "mit_b0", "channels": 16, "num_clusters": 8}
     check_same_network(CHECKPOINT, "gsanet", arguments)
