@@ -29,7 +29,7 @@ demo: .venv/.demo
 	$(PY) -m datasets.flow --data-root $(DEMO)/data --set DAVIS_train --estimator dis
 	$(PY) -m datasets.flow --data-root $(DEMO)/data --set DAVIS_test --estimator dis
 	$(PY) pretrain.py $(DEMO_SETTINGS) --epochs 6 --validate-every 6
-	$(PY) train.py $(DEMO_SETTINGS) --epochs 4 --validate-every 4 \
+	$(PY) train.py $(DEMO_SETTINGS) --epochs 5 --validate-every 5 \
 		--stage1-checkpoint $(DEMO)/runs/pretrain/last.pt
 	@$(PY) evaluate.py $(DEMO_SETTINGS) --checkpoint $(DEMO)/runs/train/last.pt \
 		--output $(DEMO)/results
