@@ -61,7 +61,7 @@ def make_flow(
         DatasetError: if the set's layout is wrong, a sequence has a single frame, a frame is
             unreadable, or two neighbouring frames differ in size.
     """
-    sequences = video_sequences(data_root, set_name, masks=False, flow=False)
+    sequences = video_sequences(data_root, set_name, masks="none", flow=False)
     single = [str(s.frames[0].image) for s in sequences if len(s.frames) == 1]
     if single:
         kind = "sequence of a single frame, which has no flow"

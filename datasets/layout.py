@@ -135,7 +135,7 @@ def still_images(data_root: Path, set_name: str) -> list[Frame]:
 
 
 def video_sequences(
-    data_root: Path, set_name: str, *, masks: bool = True, flow: bool = True
+    data_root: Path, set_name: str, *, masks: str = "all", flow: bool = True
 ) -> list[Sequence]:
     """Sequences of a video set, flat as DAVIS_train or nested as DAVIS_test.
 
@@ -146,7 +146,8 @@ def video_sequences(
     Args:
         data_root: folder that holds the sets.
         set_name: name of the set's folder.
-        masks: every image must have a mask. If False, they are returned where there are any.
+        masks: which images must have a mask: ``"all"``, ``"some"`` in every sequence (test sets of
+            which not every frame is annotated), or ``"none"``. Masks that are there are returned.
         flow: every image must have a flow map. If False, they are returned where there are any.
 
     Returns:
@@ -156,15 +157,19 @@ def video_sequences(
         DatasetError: a folder is missing or empty, images do not pair up with the masks or flow
             maps that are asked for, two files share a name, or a name in a flat set is not
             ``<sequence>_<frame>``.
+        ValueError: ``masks`` is none of the three.
     """
+    if masks not in ("all", "some", "none"):
+        raise ValueError(f"masks={masks!r}: expected 'all', 'some' or 'none'")
     folder = _set_folder(Path(data_root), set_name, [_FLAT_LAYOUT, _NESTED_LAYOUT])
     problems = _Problems(Path(data_root), set_name)
-    required = ("RGB", *(("GT",) if masks else ()), *(("FLOW",) if flow else ()))
+    required = ("RGB", *(("GT",) if masks != "none" else ()), *(("FLOW",) if flow else ()))
     optional = tuple({"GT", "FLOW"} - set(required))
+    partial = ("GT",) if masks == "some" else ()
     folders = _subfolders(folder)
     sequences: dict[str, list[Frame]] = {}
     if {"RGB", "GT", "FLOW"} & set(folders):
-        for frame in _read_folder(folder, required, optional, problems):
+        for frame in _read_folder(folder, required, optional, problems, partial):
             sequence, _, number = frame.name.rpartition("_")
             if sequence and number:
                 sequences.setdefault(sequence, []).append(frame)
@@ -176,13 +181,19 @@ def video_sequences(
                 )
     else:
         for name in folders:
-            sequences[name] = _read_folder(folder / name, required, optional, problems)
+            sequences[name] = _read_folder(folder / name, required, optional, problems, partial)
         if not folders:
             problems.add(
                 "set without any sequence",
                 f"expected {_FLAT_LAYOUT}, or {_NESTED_LAYOUT}",
                 "no folder in it",
             )
+    if masks == "some" and not problems.found:
+        for name, frames in sorted(sequences.items()):
+            if all(frame.mask is None for frame in frames):
+                problems.add(
+                    "sequence without any mask", "add the masks of its annotated frames", name
+                )
     problems.raise_if_any()
     return [
         Sequence(name, tuple(sorted(frames, key=_time_order)))
@@ -286,9 +297,16 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _read_folder(
-    folder: Path, required: tuple[str, ...], optional: tuple[str, ...], problems: _Problems
+    folder: Path,
+    required: tuple[str, ...],
+    optional: tuple[str, ...],
+    problems: _Problems,
+    partial: tuple[str, ...] = (),
 ) -> list[Frame]:
-    """Frames of a folder that holds RGB and, beside it, the folders named in ``required``."""
+    """Frames of a folder that holds RGB and, beside it, the folders named in ``required``.
+
+    Those that are also in ``partial`` need not have a file for every image.
+    """
     files = {part: _list_files(folder / part, problems) for part in required}
     files |= {part: _list_files(folder / part, None) for part in optional}
     images = files["RGB"]
@@ -299,7 +317,7 @@ def _read_folder(
         # A missing or empty folder is one problem, not one for each file of the other.
         if part not in required or not images or not files[part]:
             continue
-        for stem in sorted(images.keys() - files[part].keys()):
+        for stem in sorted(images.keys() - files[part].keys() if part not in partial else ()):
             problems.add(f"image without {partner}", advice, images[stem])
         for stem in sorted(files[part].keys() - images.keys()):
             problems.add(

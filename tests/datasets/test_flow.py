@@ -93,7 +93,7 @@ def test_dis_measures_pixels_from_the_first_frame_to_the_second() -> None:
 
 def test_every_frame_of_a_flat_set_gets_the_motion_that_it_has(flat: Path) -> None:
     assert make_flow(flat, "DAVIS_train", dis_estimator()) == (7, 0)
-    sequences = video_sequences(flat, "DAVIS_train", masks=False)
+    sequences = video_sequences(flat, "DAVIS_train", masks="none")
     assert [len(sequence.frames) for sequence in sequences] == [3, 4]
     assert len(names(flat / "DAVIS_train" / "FLOW")) == 7
     for frame in (frame for sequence in sequences for frame in sequence.frames):
@@ -126,7 +126,7 @@ def test_nested_set(tmp_path: Path) -> None:
     for sequence in ("swan", "bmx-trees"):
         folder = tmp_path / "DAVIS_test" / sequence / "FLOW"
         assert names(folder) == [f"{sequence}_00000.jpg", f"{sequence}_00001.jpg"]
-    assert all(s.frames[1].flow for s in video_sequences(tmp_path, "DAVIS_test", masks=False))
+    assert all(s.frames[1].flow for s in video_sequences(tmp_path, "DAVIS_test", masks="none"))
 
 
 def test_pictures_are_stored_with_full_chroma(flat: Path) -> None:
@@ -187,7 +187,7 @@ def test_stopped_while_writing_and_started_again(
     assert len(names(folder)) == 5  # the half-written one is there, and hidden
     for path in visible:
         read_image(path)
-    sequences = video_sequences(flat, "DAVIS_train", masks=False, flow=False)
+    sequences = video_sequences(flat, "DAVIS_train", masks="none", flow=False)
     assert sum(frame.flow is not None for s in sequences for frame in s.frames) == 4
 
     assert make_flow(flat, "DAVIS_train", to_the_right) == (3, 4)

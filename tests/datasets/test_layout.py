@@ -140,19 +140,19 @@ def test_masks_and_flow_that_are_not_needed_are_returned_but_never_missed(tmp_pa
         path.unlink()
     write(next(folder.rglob("GT")) / "a_9.png")
     write(next(folder.rglob("FLOW")) / "a_9.png")
-    frames = video_sequences(tmp_path, "videos", masks=False, flow=False)[0].frames
+    frames = video_sequences(tmp_path, "videos", masks="none", flow=False)[0].frames
     assert [frame.mask is None for frame in frames] == [False, True]
     assert [frame.flow is None for frame in frames] == [True, False]
     # Either alone is still asked for.
     message = complaint(video_sequences, tmp_path, "videos", flow=False)
     assert "x image without mask" in message and "x flow map" not in message
-    message = complaint(video_sequences, tmp_path, "videos", masks=False)
+    message = complaint(video_sequences, tmp_path, "videos", masks="none")
     assert "x image without flow map" in message and "x mask" not in message
 
     for path in (*folder.rglob("GT/*"), *folder.rglob("FLOW/*")):
         path.unlink()
     next(folder.rglob("GT")).rmdir()
-    frames = video_sequences(tmp_path, "videos", masks=False, flow=False)[0].frames
+    frames = video_sequences(tmp_path, "videos", masks="none", flow=False)[0].frames
     assert [(frame.mask, frame.flow) for frame in frames] == [(None, None)] * 2
 
 
