@@ -73,3 +73,12 @@ EVAL_BATCH_SIZE = 4  # frames that go through the network together
 THRESHOLD = 0.5  # a pixel is foreground where its probability is above this
 STRETCH_MASKS = False  # stretch each prediction to [0, 1] before the threshold
 PANEL_STEP = 1  # draw the picture panel of every n-th frame; 0 draws none
+PROTOCOL = None  # davis2016, fbms, youtube_objects or long_videos; None: as the set's name says
+TTA_SCALES = [0.75, 1.0, 1.75]  # with --tta: input sizes as shares of IMAGE_SIZE (Table 1's *)
+TTA_FLIP = True  # with --tta: each size mirrored too
+
+# Any video (evaluate.py --video)
+FLOW_ESTIMATOR = "raft"  # raft: wants its weights and a GPU; dis: OpenCV's, needs neither
+FLOW_WEIGHTS = None  # local file with RAFT's weights, instead of a download
+REMOVE_CAMERA_MOTION = False  # as in python -m datasets.flow; as the network's training had it
+FRAME_RATE = 24.0  # frames per second of a folder of frames; a file has its own

@@ -1,129 +1,158 @@
-"""Masks, scores and pictures for a test set, or the scores of masks that exist already.
+"""Masks, scores and pictures for a test set or a video, or the scores of masks that exist already.
 
-``python evaluate.py --checkpoint FILE --set DAVIS_test --output DIR`` or
-``python evaluate.py --masks DIR --set DAVIS_test``; ``--help`` lists every setting.
+- ``python evaluate.py --checkpoint FILE --set DAVIS_test --output DIR``
+- ``python evaluate.py --masks DIR --set DAVIS_test``
+- ``python evaluate.py --checkpoint FILE --video CLIP --output DIR``
+- ``python evaluate.py --compare DIR1 DIR2 ... --output DIR``
+
+``--help`` lists every setting.
 """
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 import config
+from datasets.flow import camera_free, dis_estimator, raft_estimator
 from datasets.layout import (
-    DatasetError,
-    Frame,
     Sequence,
-    format_problems,
+    frame_label,
     read_image,
     read_mask,
+    read_size,
     video_sequences,
 )
-from datasets.samples import size_error
 from utils.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
 from utils.distributed import start_process
-from utils.evaluation import FrameResult, predict_sequences, to_mask
-from utils.metrics import (
-    SequenceScores,
-    global_mean,
-    score_sequence,
-    score_table,
-    write_scores,
-)
+from utils.evaluation import FrameResult, Segmenter, predict_sequences, to_mask
 from utils.pictures import draw_panels, write_picture
+from utils.protocols import Protocol, SequenceScores, choose_protocol
+from utils.report import write_comparison, write_report
+from utils.results import Evaluation, remove_evaluation, score_table, write_evaluation
+from utils.scoring import collect_scores, num_cores, overlap, score_frame, score_masks
 from utils.scripts import check_data, frames_of, run_script
-from utils.settings import Settings, parse_settings, settings_parser
+from utils.settings import Settings, SettingsError, parse_settings, settings_parser
+from utils.video import segment_video
+
+# Settings of the network's run that a flag changes for an evaluation.
+_OF_THE_RUN = ("IMAGE_SIZE", "NUM_REFERENCES", "NUM_ITERATIONS", "RECOLOUR_FLOW")
+# Settings that the evaluation itself has.
+_OWN = ("THRESHOLD", "STRETCH_MASKS", "MIXED_PRECISION")
+_TTA = ("TTA_SCALES", "TTA_FLIP")
+_VIDEO = ("FLOW_ESTIMATOR", "REMOVE_CAMERA_MOTION")
 
 
 def main() -> None:
-    """Read the settings, check the data, then segment and score, or score alone."""
+    """Read the settings, then segment a video, compare, or segment and score a set."""
     parser = settings_parser(
         config,
-        "Masks, scores and pictures for a test set. The network and its settings are the "
-        "checkpoint's; --image-size, --num-references and --num-iterations change them as flags.",
+        "Masks, scores and pictures for a test set or a video. The network and its settings are "
+        "the checkpoint's; --image-size, --num-references and --num-iterations change them.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--checkpoint", type=Path, metavar="FILE", help="network to evaluate")
     what.add_argument(
         "--masks", type=Path, metavar="DIR", help="score DIR/<sequence>/<frame>.png instead"
     )
-    parser.add_argument("--set", metavar="NAME", help="test set (default: VAL_SET)")
+    what.add_argument(
+        "--compare",
+        type=Path,
+        metavar="DIR",
+        nargs="+",
+        help="one report of several evaluations, given by their --output folders",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--set", metavar="NAME", help="test set (default: VAL_SET)")
+    where.add_argument(
+        "--video", type=Path, metavar="CLIP", help="a video file, or a folder of frames, instead"
+    )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help="where masks, scores.csv and panels go (default: the checkpoint's folder / the set)",
+        help="where all results go (default: beside the checkpoint, in a folder named as the set)",
+    )
+    parser.add_argument(
+        "--tta", action="store_true", help="test-time augmentation: TTA_SCALES and TTA_FLIP"
+    )
+    parser.add_argument(
+        "--binarize", action="store_true", help="with --masks: cut grey masks at 0.5"
     )
     settings, arguments = parse_settings(parser, config)
+    _check_together(arguments)
+    if arguments.compare:
+        report = write_comparison(arguments.compare, arguments.output)
+        print(f"comparison: {report}")
+    elif arguments.video:
+        segment_clip(arguments, settings)
+    else:
+        evaluate_set(arguments, settings)
+
+
+def evaluate_set(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Score a set's masks, which the checkpoint's network makes first or which are there."""
     set_name = arguments.set or settings.val_set
+    data_root = Path(settings.data_root)
     segmenting = arguments.checkpoint is not None
-    sequences = video_sequences(Path(settings.data_root), set_name, flow=segmenting)
+    sequences = video_sequences(data_root, set_name, masks="some", flow=segmenting)
+    every_frame = all(frame.mask for frame in frames_of(sequences))
+    protocol, why = choose_protocol(set_name, settings.protocol, every_frame)
+    if protocol.every_frame and not every_frame:
+        video_sequences(data_root, set_name, masks="all", flow=segmenting)  # names what is missing
     frames = frames_of(sequences)
     check_data(frames if segmenting else [replace(frame, flow=None) for frame in frames])
+    print(f"protocol {protocol.name}, {why}: {protocol.rule}")
 
     output = arguments.output
     if segmenting:
-        output = output or arguments.checkpoint.parent / set_name
-        scores = segment_and_score(arguments, settings, sequences, output)
+        tta = "_tta" if arguments.tta else ""
+        output = output or arguments.checkpoint.parent / f"{set_name}{tta}"
+        segmenter, method, used = load_segmenter(arguments, settings)
+        remove_evaluation(output)  # so that no scores of an earlier run stand beside new masks
+        scores = segment_and_score(segmenter, used, sequences, protocol, settings, output)
+        masks = output / "masks"
     else:
-        scores = score_masks(arguments.masks, sequences)
-    print(score_table(scores))
+        method, used, masks = f"masks in {arguments.masks}", {}, arguments.masks
+        scores = score_masks(masks, sequences, protocol, binarize=arguments.binarize)
+    evaluation = Evaluation(
+        method=method,
+        set_name=set_name,
+        data_root=str(data_root.resolve()),
+        protocol=protocol,
+        masks=str(masks.resolve()),
+        scores=scores,
+        checkpoint=str(arguments.checkpoint.resolve()) if segmenting else None,
+        settings=used,
+    )
+    print(score_table(evaluation))
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        write_scores(output / "scores.csv", scores)
+        write_evaluation(evaluation, output)
         print(f"scores: {output / 'scores.csv'}")
+        print(f"report: {write_report(evaluation, output)}")
     if segmenting:
-        print(f"masks: {output / 'masks'}")
+        print(f"masks: {masks}")
         if settings.panel_step:
             print(f"panels: {output / 'panels'}")
-    print(f"J&F {global_mean(scores):.4f}")
+    print(f"{evaluation.title} {evaluation.rows[-1].mean:.4f}")
 
 
-def segment_and_score(
-    arguments: argparse.Namespace, settings: Settings, sequences: list[Sequence], output: Path
-) -> dict[str, SequenceScores]:
-    """Write masks and panels below ``output``; return J and F of every frame by sequence."""
-    bar = tqdm(
-        segment(arguments, settings, sequences),
-        total=len(frames_of(sequences)),
-        desc="segmenting",
-        dynamic_ncols=True,
-    )
-    return {
-        name: score_sequence(write_results(results, settings, output))
-        for name, results in groupby(bar, key=lambda result: result.sequence)
-    }
-
-
-def write_results(
-    results: Iterable[FrameResult], settings: Settings, output: Path
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Write the mask and the panel of each frame of a sequence; yield its mask and the true one."""
-    for position, result in enumerate(results):
-        frame, label = result.frame, frame_label(result.sequence, result.frame)
-        truth = read_mask(frame.mask)
-        mask = to_mask(result.probability(truth.shape), settings.threshold, settings.stretch_masks)
-        write_picture(
-            output / "masks" / result.sequence / f"{label}.png", mask.astype(np.uint8) * 255
-        )
-        if settings.panel_step and position % settings.panel_step == 0:
-            panel = draw_panels(
-                read_image(frame.image), read_image(frame.flow), mask, truth, result.maps
-            )
-            write_picture(output / "panels" / result.sequence / f"{label}.png", panel)
-        yield mask, truth
-
-
-def segment(
-    arguments: argparse.Namespace, settings: Settings, sequences: list[Sequence]
-) -> Iterator[FrameResult]:
-    """Results of the checkpoint's network, at the input size and with the references of its run.
+def load_segmenter(
+    arguments: argparse.Namespace, settings: Settings
+) -> tuple[Segmenter, str, dict[str, Any]]:
+    """The checkpoint's network, at the input size and with the references of its run.
 
     IMAGE_SIZE, NUM_REFERENCES and NUM_ITERATIONS (T, Figure 7) given as flags take their place.
+
+    Returns:
+        The network; what it is, in a line; and the settings that make the masks, by name.
+
+    Raises:
+        CheckpointError: the file is no checkpoint, or one of stage 1.
     """
     checkpoint = load_checkpoint(arguments.checkpoint)
     if not checkpoint["arguments"]["motion"]:
@@ -131,71 +160,123 @@ def segment(
             f"{arguments.checkpoint} is of stage 1, which has no flow stream; evaluate a "
             "checkpoint that train.py has made"
         )
+    given = {name: getattr(settings, name.lower()) for name in arguments.given}
+    own = (*_OWN, *(_TTA if arguments.tta else ()), *(_VIDEO if arguments.video else ()))
+    used = checkpoint["settings"] | {name: given[name] for name in _OF_THE_RUN if name in given}
+    used |= {name: getattr(settings, name.lower()) for name in own}
     changes = {}
-    if "NUM_ITERATIONS" in arguments.given:
+    if "NUM_ITERATIONS" in given:
         changes["num_iterations"] = settings.num_iterations
-    model = build_from_checkpoint(checkpoint, **changes)
     process = start_process(settings.gpu.split(",")[0])
-    used = {
-        name: getattr(settings, name.lower())
-        if name in arguments.given
-        else checkpoint["settings"][name]
-        for name in ("IMAGE_SIZE", "NUM_REFERENCES")
-    }
-    print(
-        f"{checkpoint['model']} with {checkpoint['arguments']['backbone']} from "
-        f"{arguments.checkpoint}, {used['IMAGE_SIZE']} pixels, {used['NUM_REFERENCES']} "
-        f"reference frames, on {process.device}"
-    )
-    return predict_sequences(
-        model.to(process.device).eval(),
-        sequences,
+    views = {"scales": used["TTA_SCALES"], "flip": used["TTA_FLIP"]} if arguments.tta else {}
+    segmenter = Segmenter(
+        build_from_checkpoint(checkpoint, **changes).to(process.device).eval(),
         used["IMAGE_SIZE"],
-        used["NUM_REFERENCES"],
-        batch_size=settings.eval_batch_size,
-        workers=settings.workers,
+        recolour_flow=used["RECOLOUR_FLOW"],
         mixed_precision=settings.mixed_precision,
+        **views,
     )
+    sizes = sorted({view.size for view in segmenter.views})
+    method = (
+        f"{checkpoint['model']} with {checkpoint['arguments']['backbone']}, "
+        f"{', '.join(map(str, sizes))} pixels{' and mirrored' if views.get('flip') else ''}, "
+        f"{used['NUM_REFERENCES']} reference frames"
+    )
+    print(f"{method}, from {arguments.checkpoint}, on {process.device}")
+    return segmenter, method, used
 
 
-def score_masks(folder: Path, sequences: list[Sequence]) -> dict[str, SequenceScores]:
-    """J and F of the masks in ``folder``, a file ``<sequence>/<frame>.png`` for each frame.
+def segment_and_score(
+    segmenter: Segmenter,
+    used: dict[str, Any],
+    sequences: list[Sequence],
+    protocol: Protocol,
+    settings: Settings,
+    output: Path,
+) -> dict[str, SequenceScores]:
+    """Write masks and panels below ``output``; return the scores of the annotated frames."""
+    step = settings.panel_step
+    with_panel = {
+        frame for sequence in sequences for frame in (sequence.frames[::step] if step else ())
+    }
 
-    Raises:
-        DatasetError: masks that are missing, or of another size than the ground truth.
-    """
-    paths = {}
-    missing = []
-    for sequence in sequences:
-        for frame in sequence.frames:
-            names = (frame_label(sequence.name, frame), frame.name)
-            candidates = [folder / sequence.name / f"{name}.png" for name in names]
-            paths[frame] = next((path for path in candidates if path.is_file()), None)
-            if paths[frame] is None:
-                missing.append(str(candidates[0]))
-    if missing:
-        raise DatasetError(
-            format_problems(
-                str(folder),
-                {("masks that are missing", "write one for each frame of the set"): missing},
-            )
+    def masks() -> Iterator[tuple[FrameResult, np.ndarray]]:
+        for result in predict_sequences(
+            segmenter,
+            sequences,
+            used["NUM_REFERENCES"],
+            batch_size=settings.eval_batch_size,
+            workers=settings.workers,
+        ):
+            probability = result.prediction.probability(read_size(result.frame.image))
+            yield result, to_mask(probability, settings.threshold, settings.stretch_masks)
+
+    def finish(item: tuple[FrameResult, np.ndarray]) -> tuple[str, str, tuple[float, ...] | None]:
+        result, mask = item
+        frame, label = result.frame, frame_label(result.sequence, result.frame)
+        truth = None if frame.mask is None else read_mask(frame.mask)
+        write_picture(
+            output / "masks" / result.sequence / f"{label}.png", mask.astype(np.uint8) * 255
         )
-    with tqdm(total=len(paths), desc="scoring", dynamic_ncols=True) as bar:
+        panel_path = output / "panels" / result.sequence / f"{label}.png"
+        panel_path.unlink(missing_ok=True)  # an earlier evaluation's may be there
+        if frame in with_panel:
+            panel = draw_panels(
+                read_image(frame.image),
+                read_image(frame.flow),
+                mask,
+                truth,
+                result.prediction.maps,
+            )
+            write_picture(panel_path, panel)
+        scores = None if truth is None else score_frame(mask, truth, protocol.measures)
+        return result.sequence, label, scores
 
-        def masks_of(sequence: Sequence) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for frame in sequence.frames:
-                mask, truth = read_mask(paths[frame]), read_mask(frame.mask)
-                if mask.shape != truth.shape:
-                    raise size_error(frame.mask, truth, paths[frame], mask)
-                yield mask, truth
-                bar.update()
+    bar = tqdm(
+        overlap(finish, masks(), num_cores()),
+        total=len(frames_of(sequences)),
+        desc="segmenting",
+        unit="frame",
+        dynamic_ncols=True,
+    )
+    return collect_scores(bar, protocol.measures)
 
-        return {sequence.name: score_sequence(masks_of(sequence)) for sequence in sequences}
+
+def segment_clip(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Masks and a playable overlay of any video."""
+    output = arguments.output or arguments.checkpoint.parent / arguments.video.stem
+    segmenter, _, used = load_segmenter(arguments, settings)
+    if settings.flow_estimator == "dis":
+        estimator = dis_estimator()
+    else:
+        weights = settings.flow_weights
+        estimator = raft_estimator(weights and Path(weights), str(segmenter.device))
+    result = segment_video(
+        segmenter,
+        arguments.video,
+        output,
+        num_references=used["NUM_REFERENCES"],
+        estimator=camera_free(estimator) if settings.remove_camera_motion else estimator,
+        batch_size=settings.eval_batch_size,
+        threshold=settings.threshold,
+        stretch=settings.stretch_masks,
+        frame_rate=settings.frame_rate,
+    )
+    print(f"{result.frames} frames, {result.rate:.1f} a second")
+    print(f"masks: {result.masks}")
+    print(f"overlay: {result.overlay}")
 
 
-def frame_label(sequence: str, frame: Frame) -> str:
-    """The frame's name without its sequence's: ``bear_00012`` of ``bear`` is ``00012``."""
-    return frame.name.removeprefix(f"{sequence}_")
+def _check_together(arguments: argparse.Namespace) -> None:
+    """Arguments that say nothing together are an error, lest one of them be thought heard."""
+    for given, needed, names in (
+        (arguments.video, arguments.checkpoint, "--video needs --checkpoint"),
+        (arguments.tta, arguments.checkpoint, "--tta needs --checkpoint"),
+        (arguments.binarize, arguments.masks, "--binarize needs --masks"),
+        (arguments.compare, arguments.output, "--compare needs --output"),
+    ):
+        if given and not needed:
+            raise SettingsError(f"{names}; python evaluate.py --help says more")
 
 
 if __name__ == "__main__":

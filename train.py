@@ -13,7 +13,7 @@ from datasets.layout import Sequence, read_image, read_mask, video_sequences
 from datasets.samples import VideoFrames
 from models import build_model
 from utils.checkpoints import check_same_network, load_checkpoint, start_from_stage1
-from utils.evaluation import predict_sequences, to_mask
+from utils.evaluation import Segmenter, predict_sequences, to_mask
 from utils.metrics import region_similarity
 from utils.pictures import draw_panels
 from utils.scripts import check_data, frames_of, run_script, start_training
@@ -82,22 +82,22 @@ def validate(model: torch.nn.Module, sequences: list[Sequence], settings: Settin
     """Mean J over the sequences, each the mean over its frames, at the frames' own size."""
     scores: dict[str, list[float]] = {sequence.name: [] for sequence in sequences}
     panel = None
+    segmenter = Segmenter(model, settings.image_size, mixed_precision=settings.mixed_precision)
     for result in predict_sequences(
-        model,
+        segmenter,
         sequences,
-        settings.image_size,
         settings.num_references,
         batch_size=settings.eval_batch_size,
         workers=settings.workers,
         frame_step=settings.val_frame_step,
-        mixed_precision=settings.mixed_precision,
     ):
         truth = read_mask(result.frame.mask)
-        mask = to_mask(result.probability(truth.shape), settings.threshold, settings.stretch_masks)
+        probability = result.prediction.probability(truth.shape)
+        mask = to_mask(probability, settings.threshold, settings.stretch_masks)
         scores[result.sequence].append(region_similarity(mask, truth))
         if panel is None:
             image, flow = read_image(result.frame.image), read_image(result.frame.flow)
-            panel = draw_panels(image, flow, mask, truth, result.maps)
+            panel = draw_panels(image, flow, mask, truth, result.prediction.maps)
     parts = {f"J {name}": float(np.mean(values)) for name, values in scores.items()}
     return Validation(float(np.mean(list(parts.values()))), parts, panel)
 

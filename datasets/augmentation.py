@@ -131,6 +131,11 @@ class Geometry:
         )
 
 
+def whole_frame(size: int, flip: bool = False) -> Geometry:
+    """The geometry of a test frame: all of it, resized to a square, perhaps mirrored."""
+    return Geometry(size, flip, shares=(1.0, 1.0), corner=(0.0, 0.0), angle=0.0)
+
+
 def resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize uint8 (H, W) or (H, W, C), by area where it shrinks and bilinearly where it grows."""
     if picture.shape[:2] == (height, width):

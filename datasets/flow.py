@@ -12,9 +12,11 @@ at all, and those that are there are kept unless `--overwrite` is given.
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -24,6 +26,7 @@ from datasets.colour_wheel import flow_to_picture
 from datasets.layout import DatasetError, Frame, format_problems, read_image, video_sequences
 
 Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Item = TypeVar("Item")
 
 # The direction of motion is in the chroma, which JPEG by default stores at half the resolution.
 _JPEG = [
@@ -76,20 +79,35 @@ def make_flow(
     total = sum(len(sequence.frames) for sequence in sequences)
     with tqdm(total=total, desc=f"{set_name} flow", unit="frame") as progress:
         for sequence in sequences:
-            frames = sequence.frames
             read = lru_cache(maxsize=2)(read_image)  # neighbouring pairs share a frame
-            for frame, following in zip(frames, (*frames[1:], None), strict=True):
+            for frame, other, sign in motion_pairs(sequence.frames):
                 if frame.flow is not None and not overwrite:
                     kept += 1
                 else:
-                    if following is not None:
-                        flow = _estimate(estimator, frame, following, read)
-                    else:
-                        flow = -_estimate(estimator, frame, frames[-2], read)
-                    _write(frame, flow)
+                    _write(frame, sign * _estimate(estimator, frame, other, read))
                     written += 1
                 progress.update()
     return written, kept
+
+
+def motion_pairs(frames: Iterable[Item]) -> Iterator[tuple[Item, Item, int]]:
+    """For each frame the other one that its flow needs: the next, or for the last its predecessor.
+
+    Args:
+        frames: at least two of anything, in order in time; read one frame ahead.
+
+    Returns:
+        (frame, other, sign) for each: its flow is sign * the motion from it to the other.
+
+    Raises:
+        ValueError: fewer than two frames, which have no motion.
+    """
+    pair = None
+    for pair in pairwise(frames):
+        yield *pair, 1
+    if pair is None:
+        raise ValueError("a single frame has no motion: expected at least two")
+    yield pair[1], pair[0], -1
 
 
 def dis_estimator() -> Estimator:

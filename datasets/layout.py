@@ -8,7 +8,7 @@ Three layouts are understood, ``<ext>`` being jpg, jpeg or png in any case:
 
 An image, its mask (GT) and its flow map (FLOW) have the same name up to the suffix. Hidden files
 and other suffixes are ignored. Whatever is wrong with a set is collected and raised as one
-:class:`DatasetError`.
+:class:`DatasetError`; the functions named ``find_...`` return it instead.
 
 EXIF orientation is ignored everywhere, so that images, masks and flow maps stay aligned.
 """
@@ -29,6 +29,10 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+PARTS = ("RGB", "GT", "FLOW")  # folders of a still set (without FLOW), a flat set or a sequence
+
+# For each kind of problem, as (what is wrong, what to do), the files or folders concerned.
+Problems = dict[tuple[str, str], list[str]]
 
 _LISTED = 10  # entries of a kind of problem that a message names; the rest are counted
 _STILL_LAYOUT = "{RGB,GT}/<name>.jpg or .png"
@@ -53,6 +57,10 @@ class DatasetError(ValueError):
     """Something is wrong with the data on disk; the message says what, where and what to do."""
 
 
+class NotBinaryError(DatasetError):
+    """A mask with more than two values; the message says which and how many."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """One image with what belongs to it."""
@@ -71,25 +79,23 @@ class Sequence:
     frames: tuple[Frame, ...]
 
 
+def frame_label(sequence: str, frame: Frame) -> str:
+    """The frame's name without its sequence's: ``bear_00012`` of ``bear`` is ``00012``."""
+    return frame.name.removeprefix(f"{sequence}_")
+
+
 class _Problems:
     """Collects what is wrong with one set, by kind."""
 
     def __init__(self, data_root: Path, set_name: str) -> None:
         self.folder = data_root / set_name
-        self.make_flow = (
-            "make the flow maps: python -m datasets.flow "
-            f"--data-root {shlex.quote(str(data_root))} --set {shlex.quote(set_name)}"
-        )
-        self.found: dict[tuple[str, str], list[str]] = {}
+        self.make_flow = f"make the flow maps: {flow_command(data_root, set_name)}"
+        self.found: Problems = {}
 
     def add(self, kind: str, advice: str, item: str | Path) -> None:
         if isinstance(item, Path):
             item = str(item.relative_to(self.folder))
         self.found.setdefault((kind, advice), []).append(item)
-
-    def raise_if_any(self) -> None:
-        if self.found:
-            raise DatasetError(format_problems(str(self.folder), self.found))
 
 
 def format_problems(where: str, problems: Mapping[tuple[str, str], list[str]]) -> str:
@@ -113,6 +119,18 @@ def format_problems(where: str, problems: Mapping[tuple[str, str], list[str]]) -
     return "\n".join(lines)
 
 
+def flow_command(data_root: Path, set_name: str) -> str:
+    """The command line that makes a video set's flow maps."""
+    root, name = shlex.quote(str(data_root)), shlex.quote(set_name)
+    return f"python -m datasets.flow --data-root {root} --set {name}"
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted, without hidden ones."""
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+
+
 def still_images(data_root: Path, set_name: str) -> list[Frame]:
     """Images and masks of a set of still images, as DUTS_train.
 
@@ -127,11 +145,21 @@ def still_images(data_root: Path, set_name: str) -> list[Frame]:
         DatasetError: a folder is missing or empty, images and masks do not pair up, or two files
             share a name.
     """
+    frames, problems = find_still_images(data_root, set_name)
+    _raise_if_any(data_root, set_name, problems)
+    return frames
+
+
+def find_still_images(data_root: Path, set_name: str) -> tuple[list[Frame], Problems]:
+    """What :func:`still_images` returns, as far as it is there, and what it would raise.
+
+    Raises:
+        DatasetError: there is no such set.
+    """
     folder = _set_folder(Path(data_root), set_name, [_STILL_LAYOUT])
     problems = _Problems(Path(data_root), set_name)
     frames = _read_folder(folder, ("RGB", "GT"), (), problems)
-    problems.raise_if_any()
-    return sorted(frames, key=lambda frame: frame.name)
+    return sorted(frames, key=lambda frame: frame.name), problems.found
 
 
 def video_sequences(
@@ -159,6 +187,20 @@ def video_sequences(
             ``<sequence>_<frame>``.
         ValueError: ``masks`` is none of the three.
     """
+    sequences, problems = find_video_sequences(data_root, set_name, masks=masks, flow=flow)
+    _raise_if_any(data_root, set_name, problems)
+    return sequences
+
+
+def find_video_sequences(
+    data_root: Path, set_name: str, *, masks: str = "all", flow: bool = True
+) -> tuple[list[Sequence], Problems]:
+    """What :func:`video_sequences` returns, as far as it is there, and what it would raise.
+
+    Raises:
+        DatasetError: there is no such set.
+        ValueError: ``masks`` is none of the three.
+    """
     if masks not in ("all", "some", "none"):
         raise ValueError(f"masks={masks!r}: expected 'all', 'some' or 'none'")
     folder = _set_folder(Path(data_root), set_name, [_FLAT_LAYOUT, _NESTED_LAYOUT])
@@ -166,9 +208,9 @@ def video_sequences(
     required = ("RGB", *(("GT",) if masks != "none" else ()), *(("FLOW",) if flow else ()))
     optional = tuple({"GT", "FLOW"} - set(required))
     partial = ("GT",) if masks == "some" else ()
-    folders = _subfolders(folder)
+    folders = subfolders(folder)
     sequences: dict[str, list[Frame]] = {}
-    if {"RGB", "GT", "FLOW"} & set(folders):
+    if set(PARTS) & set(folders):
         for frame in _read_folder(folder, required, optional, problems, partial):
             sequence, _, number = frame.name.rpartition("_")
             if sequence and number:
@@ -194,11 +236,12 @@ def video_sequences(
                 problems.add(
                     "sequence without any mask", "add the masks of its annotated frames", name
                 )
-    problems.raise_if_any()
-    return [
+    found = [
         Sequence(name, tuple(sorted(frames, key=_time_order)))
         for name, frames in sorted(sequences.items())
+        if frames
     ]
+    return found, problems.found
 
 
 def check_files(frames: Iterable[Frame], *, workers: int = 8, progress: bool = True) -> None:
@@ -216,20 +259,47 @@ def check_files(frames: Iterable[Frame], *, workers: int = 8, progress: bool = T
         DatasetError: something was found; the message counts all of it.
     """
     frames = list(frames)
-    problems: dict[tuple[str, str], list[str]] = {}
+    problems: Problems = {}
     with ThreadPoolExecutor(workers) as pool:
         results = tqdm(
-            pool.map(_check_frame, frames),
+            pool.map(check_frame, frames),
             total=len(frames),
             desc="checking files",
             unit="frame",
             disable=not progress,
         )
-        for found in results:
+        for _, found in results:
             for kind, item in found:
                 problems.setdefault(kind, []).append(item)
     if problems:
         raise DatasetError(format_problems(f"the files of {len(frames)} frames", problems))
+
+
+def check_frame(
+    frame: Frame,
+) -> tuple[dict[str, tuple[int, int]], list[tuple[tuple[str, str], str]]]:
+    """Check the files of one frame without decoding them, as :func:`check_files` does.
+
+    Returns:
+        (width, height) in pixels of those of "image", "mask" and "flow map" that can be used, and
+        (kind of problem, file concerned) for everything that is wrong.
+    """
+    found: list[tuple[tuple[str, str], str]] = []
+    sizes: dict[str, tuple[int, int]] = {}
+    for part, path in (("image", frame.image), ("mask", frame.mask), ("flow map", frame.flow)):
+        if path is None:
+            continue
+        try:
+            with _open_picture(path) as picture:
+                sizes[part] = picture.size
+        except DatasetError as error:
+            found.append((_UNUSABLE, str(error)))
+            continue
+        if part != "image" and "image" in sizes and sizes[part] != sizes["image"]:
+            (width, height), (image_width, image_height) = sizes[part], sizes["image"]
+            item = f"{path}: {width} x {height}, its image {image_width} x {image_height}"
+            found.append((_OTHER_SIZE[part], item))
+    return sizes, found
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -272,6 +342,53 @@ def read_mask(path: Path) -> np.ndarray:
         return labels
 
 
+def read_binary_mask(path: Path, binarize: bool = False) -> np.ndarray:
+    """Read a mask that holds 0 and at most one other value, in whatever form; for results.
+
+    Args:
+        path: PNG or JPEG; of a palette the entries count, not their colours.
+        binarize: also take grey masks, whose foreground is what lies above the middle of the range.
+
+    Returns:
+        bool (H, W), True for foreground.
+
+    Raises:
+        DatasetError: the file is missing, truncated or cannot be decoded.
+        NotBinaryError: it holds more than two values, and is not grey or not to be cut.
+    """
+    with _open_picture(path) as picture:
+        values = np.asarray(picture)
+        mode, bands = picture.mode, picture.getbands()
+    is_grey = mode != "P"
+    if values.ndim == 3:
+        colours = values[..., : sum(band != "A" for band in bands)].astype(np.int32)
+        is_grey = bool((colours == colours[..., :1]).all())
+        values = colours[..., 0] if is_grey else colours @ (1 << 8 * np.arange(colours.shape[2]))
+    if values.dtype == bool:
+        return values
+    largest = values.max()
+    foreground = values == largest
+    if (foreground | (values == 0)).all():
+        return foreground & (largest > 0)
+    if not is_grey:
+        raise NotBinaryError(f"{path}: {len(np.unique(values))} labels or colours")
+    if not binarize:
+        raise NotBinaryError(
+            f"{path}: {len(np.unique(values))} values from {values.min()} to {largest}"
+        )
+    return values > (65535 if mode.startswith("I") else 255) // 2
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width of a picture in pixels, from its header.
+
+    Raises:
+        DatasetError: the file is missing, truncated or no picture.
+    """
+    with _open_picture(path) as picture:
+        return picture.height, picture.width
+
+
 def _set_folder(data_root: Path, set_name: str, layouts: list[str]) -> Path:
     """The set's folder, which must exist."""
     folder = data_root / set_name
@@ -280,7 +397,7 @@ def _set_folder(data_root: Path, set_name: str, layouts: list[str]) -> Path:
     if not data_root.is_dir():
         found = f"{data_root} is not a folder."
     else:
-        names = _subfolders(data_root)
+        names = subfolders(data_root)
         more = f", ... and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
         found = f"{data_root} holds: {', '.join(names[:_LISTED]) or 'no folders'}{more}."
     expected = " or ".join(str(folder / layout) for layout in layouts)
@@ -290,10 +407,9 @@ def _set_folder(data_root: Path, set_name: str, layouts: list[str]) -> Path:
     )
 
 
-def _subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, without hidden ones."""
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+def _raise_if_any(data_root: Path, set_name: str, problems: Problems) -> None:
+    if problems:
+        raise DatasetError(format_problems(str(Path(data_root) / set_name), problems))
 
 
 def _read_folder(
@@ -400,23 +516,3 @@ def _is_complete(file: BinaryIO, markers: tuple[bytes, bytes]) -> bool:
         complete = content.rfind(end) > content.rfind(start)
     file.seek(position)
     return complete
-
-
-def _check_frame(frame: Frame) -> list[tuple[tuple[str, str], str]]:
-    """(kind of problem, file concerned) for everything wrong with the files of a frame."""
-    found: list[tuple[tuple[str, str], str]] = []
-    sizes: dict[str, tuple[int, int]] = {}
-    for part, path in (("image", frame.image), ("mask", frame.mask), ("flow map", frame.flow)):
-        if path is None:
-            continue
-        try:
-            with _open_picture(path) as picture:
-                sizes[part] = picture.size
-        except DatasetError as error:
-            found.append((_UNUSABLE, str(error)))
-            continue
-        if part != "image" and "image" in sizes and sizes[part] != sizes["image"]:
-            (width, height), (image_width, image_height) = sizes[part], sizes["image"]
-            item = f"{path}: {width} x {height}, its image {image_width} x {image_height}"
-            found.append((_OTHER_SIZE[part], item))
-    return found

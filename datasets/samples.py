@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.augmentation import Augmentation, resize
+from datasets.augmentation import Augmentation, Geometry, whole_frame
+from datasets.colour_wheel import change_motion
 from datasets.layout import DatasetError, Frame, Sequence, read_image, read_mask
 
 
@@ -118,26 +119,55 @@ class VideoFrames(Dataset):
 
 
 class TestFrames(Dataset):
-    """Frames in order, resized and nothing else; the masks stay on disk.
+    """Frames in order, as the network is shown them in test; the masks stay on disk.
 
     Args:
         frames: with or without flow maps.
-        size: side of the square network input in pixels.
+        views: of each frame, from ``datasets.augmentation.whole_frame``; several for test-time
+            augmentation.
+        recolour_flow: a mirrored flow map's colours follow its motion, as in training.
     """
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
-    def __init__(self, frames: Items[Frame], size: int):
+    def __init__(self, frames: Items[Frame], views: Items[Geometry], recolour_flow: bool = True):
         self.frames = list(frames)
-        self.size = size
+        self.views = list(views)
+        self.recolour_flow = recolour_flow
 
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """``image`` and, where the frame has one, ``flow``: float (3, S, S) in [0, 1]."""
-        image, flow, _ = load_frame(self.frames[index], self.size, mask=False)
-        return {"image": image} if flow is None else {"image": image, "flow": flow}
+    def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
+        """For each view ``image`` and, where the frame has one, ``flow``, as ``show`` gives them.
+
+        Raises:
+            DatasetError: a file cannot be read, or the two differ in size.
+        """
+        image, flow, _ = _read_frame(self.frames[index], mask=False)
+        return [show(image, flow, view, self.recolour_flow) for view in self.views]
+
+
+def show(
+    image: np.ndarray, flow: np.ndarray | None, view: Geometry, recolour_flow: bool = True
+) -> dict[str, Tensor]:
+    """One view of a frame, as a network takes it.
+
+    Args:
+        image, flow: uint8 RGB (H, W, 3); no flow for networks without motion.
+        view: from ``datasets.augmentation.whole_frame``.
+        recolour_flow: a mirrored flow map's colours follow its motion, as in training.
+
+    Returns:
+        ``image`` and, if there is one, ``flow``: float (3, S, S) in [0, 1].
+    """
+    shown = {"image": to_tensor(view.apply(image))}
+    if flow is not None:
+        flow = view.apply(flow)
+        if view.flip and recolour_flow:
+            flow = change_motion(flow, view.linear)
+        shown["flow"] = to_tensor(flow)
+    return shown
 
 
 def load_frame(
@@ -155,24 +185,33 @@ def load_frame(
     Raises:
         DatasetError: a file cannot be read, or the three differ in size.
     """
+    image, flow, truth = _read_frame(frame, mask)
+    if augmentation is not None:
+        image, flow, truth = augmentation(rng, size, image, flow, truth)
+    else:
+        view = whole_frame(size)
+        image = view.apply(image)
+        flow = None if flow is None else view.apply(flow)
+        if truth is not None:
+            truth = view.apply(truth.astype(np.uint8) * 255) > 127
+    return (
+        to_tensor(image),
+        None if flow is None else to_tensor(flow),
+        None if truth is None else torch.from_numpy(truth).unsqueeze(0).float(),
+    )
+
+
+def _read_frame(
+    frame: Frame, mask: bool
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Image, flow map if there is one, and mask if wanted, all of one size."""
     image = read_image(frame.image)
     flow = None if frame.flow is None else read_image(frame.flow)
     truth = read_mask(frame.mask) if mask else None
     for path, partner in ((frame.flow, flow), (frame.mask, truth)):
         if partner is not None and partner.shape[:2] != image.shape[:2]:
             raise size_error(frame.image, image, path, partner)
-    if augmentation is not None:
-        image, flow, truth = augmentation(rng, size, image, flow, truth)
-    else:
-        image = resize(image, size, size)
-        flow = None if flow is None else resize(flow, size, size)
-        if truth is not None:
-            truth = resize(truth.astype(np.uint8) * 255, size, size) > 127
-    return (
-        to_tensor(image),
-        None if flow is None else to_tensor(flow),
-        None if truth is None else torch.from_numpy(truth).unsqueeze(0).float(),
-    )
+    return image, flow, truth
 
 
 def to_tensor(picture: np.ndarray) -> Tensor:

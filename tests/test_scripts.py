@@ -1,6 +1,7 @@
 """The three scripts as a user runs them: from a data folder to masks, scores and pictures."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from utils.settings import read_settings_file, write_settings
 
 ROOT = Path(config.__file__).parent
 FRAMES = 5
+STATISTICS = [f"{measure}_{column}" for measure in "JF" for column in ("mean", "recall", "decay")]
 
 
 def run(folder: Path, *command) -> subprocess.CompletedProcess:
@@ -107,7 +109,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def rows(path: Path) -> dict[str, dict[str, float]]:
+def rows(path: Path) -> dict[str, dict[str, str]]:
     """A score file by sequence."""
     with path.open(newline="") as file:
         return {row.pop("sequence"): dict(row) for row in csv.DictReader(file)}
@@ -184,9 +186,10 @@ def test_scores_are_those_of_the_masks_on_disk(chain, tiny_root):
         recall = np.mean([value > 0.5 for value in values])
         assert float(table[sequence.name]["J_recall"]) == pytest.approx(recall, abs=1e-9)
     average = table.pop("average")
-    for column, value in average.items():
+    assert {row["protocol"] for row in table.values()} == {"davis2016"}
+    for column in STATISTICS:
         mean = np.mean([float(row[column]) for row in table.values()])
-        assert float(value) == pytest.approx(mean, abs=1e-9)
+        assert float(average[column]) == pytest.approx(mean, abs=1e-9)
 
 
 def test_the_printed_table_and_last_line_are_those_of_the_score_file(chain):
@@ -195,7 +198,7 @@ def test_the_printed_table_and_last_line_are_those_of_the_score_file(chain):
         (line,) = [line for line in chain.evaluate.splitlines() if line.startswith(f"{name} ")]
         j_and_f = (float(row["J_mean"]) + float(row["F_mean"])) / 2
         printed = [float(number) for number in line.split()[1:]]
-        expected = [j_and_f, *map(float, row.values())]
+        expected = [float(row["frames"]), j_and_f, *(float(row[column]) for column in STATISTICS)]
         np.testing.assert_allclose(printed, expected, atol=0.00051)
     last = chain.evaluate.splitlines()[-1]
     assert re.fullmatch(r"J&F \d\.\d{4}", last)
@@ -203,6 +206,9 @@ def test_the_printed_table_and_last_line_are_those_of_the_score_file(chain):
     mean = (float(average["J_mean"]) + float(average["F_mean"])) / 2
     assert float(last.split()[1]) == pytest.approx(mean, abs=0.000051)
     assert str(Path("out/panels")) in chain.evaluate
+    assert (
+        "protocol davis2016, as the name DAVIS_test says: J and F of every frame" in chain.evaluate
+    )
 
 
 def test_a_panel_of_eight_is_drawn_for_every_second_frame(chain, tiny_root):
@@ -227,14 +233,15 @@ def test_masks_on_disk_are_scored_alike_without_any_network(chain, call, tmp_pat
     def forbidden(*_, **__):
         raise AssertionError("a network was asked for")
 
-    for name in ("load_checkpoint", "build_from_checkpoint", "predict_sequences"):
+    for name in ("load_checkpoint", "build_from_checkpoint", "predict_sequences", "Segmenter"):
         monkeypatch.setattr(evaluate, name, forbidden)
     flags = ("--config", chain.settings, "--set", "DAVIS_test")
     printed = call(evaluate, *flags, "--masks", chain.masks, "--output", tmp_path / "scored")
     assert printed.splitlines()[-1] == chain.evaluate.splitlines()[-1]
-    assert files(tmp_path / "scored") == {
-        "scores.csv": (chain.folder / "out/scores.csv").read_bytes()
-    }
+    written = files(tmp_path / "scored")
+    assert set(written) == {"scores.csv", "frames.csv", "evaluation.json", "report.html"}
+    for name in ("scores.csv", "frames.csv"):
+        assert written[name] == (chain.folder / "out" / name).read_bytes()
     before = files(tmp_path)
     assert (
         call(evaluate, *flags, "--masks", chain.masks).splitlines()[-1]
@@ -259,14 +266,14 @@ def test_masks_that_are_missing_or_of_another_size_are_named(chain, refusal, tmp
     flags = ("--config", chain.settings, "--masks", masks)
     Image.new("L", (63, 48)).save(sequence / "00001.png")
     message = refusal(evaluate, *flags)
-    assert f"{sequence / '00001.png'} has 63 x 48 pixels" in message
-    assert "has 64 x 48" in message
+    assert "1 x mask of another size than the ground truth" in message
+    assert f"{sequence / '00001.png'}: 63 x 48" in message
     (sequence / "00001.png").unlink()
     (sequence / "00003.png").unlink()
     message = refusal(evaluate, *flags)
     assert "2 problems" in message
     assert str(sequence / "00001.png") in message and str(sequence / "00003.png") in message
-    assert "10 x masks that are missing" in refusal(
+    assert f"{tmp_path / 'nowhere'} is not a folder" in refusal(
         evaluate, "--config", chain.settings, "--masks", tmp_path / "nowhere"
     )
 
@@ -279,9 +286,9 @@ def test_size_references_and_iterations_are_the_checkpoints_unless_given(
 ):
     asked = []
 
-    def noting(model, sequences, image_size, num_references, **_):
-        iterations = model.rgb_stream.slots.slot_attention.num_iterations
-        asked.append((image_size, num_references, iterations))
+    def noting(segmenter, sequences, num_references, **_):
+        iterations = segmenter.model.rgb_stream.slots.slot_attention.num_iterations
+        asked.append((segmenter.views[0].size, num_references, iterations))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(evaluate, "predict_sequences", noting)
@@ -303,10 +310,143 @@ def test_results_go_beside_the_checkpoint_by_default(chain, call, tmp_path):
         evaluate,
         *("--config", chain.settings, "--checkpoint", tmp_path / "best.pt", "--panel-step", "0"),
     )
-    assert {path.name for path in (tmp_path / "DAVIS_test").iterdir()} == {"masks", "scores.csv"}
+    written = {path.name for path in (tmp_path / "DAVIS_test").iterdir()}
+    assert written == {"masks", "scores.csv", "frames.csv", "evaluation.json", "report.html"}
     assert files(tmp_path / "DAVIS_test/masks") == files(chain.masks)
     assert "panels" not in printed
+    # What an earlier evaluation has left there is not taken for this one's.
+    (sequence, *_) = sorted(path.name for path in chain.masks.iterdir())
+    stale = tmp_path / "DAVIS_test/panels" / sequence / "00001.png"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    call(
+        evaluate,
+        "--config",
+        chain.settings,
+        "--checkpoint",
+        tmp_path / "best.pt",
+        "--panel-step",
+        "2",
+    )
+    assert not stale.exists() and stale.with_name("00002.png").exists()
     assert printed.splitlines()[-1] == chain.evaluate.splitlines()[-1]
+
+
+# Sets of which not every frame is annotated
+
+
+@pytest.fixture
+def partly_annotated(tiny_root, tmp_path):
+    """A data root whose FBMS_test has masks on the frames 0 and 3 of its two sequences."""
+    shutil.copytree(tiny_root / "DAVIS_test", tmp_path / "data/FBMS_test")
+    for path in (tmp_path / "data/FBMS_test").glob("*/GT/*"):
+        if not path.stem.endswith(("00000", "00003")):
+            path.unlink()
+    return tmp_path / "data"
+
+
+def test_every_frame_gets_a_mask_and_the_annotated_ones_a_score(
+    chain, call, partly_annotated, tmp_path
+):
+    flags = ("--config", chain.settings, "--data-root", partly_annotated, "--set", "FBMS_test")
+    printed = call(evaluate, *flags, "--checkpoint", chain.stage2, "--output", tmp_path / "out")
+    assert "protocol fbms, as the name FBMS_test says" in printed
+    assert files(tmp_path / "out/masks") == files(chain.masks)
+    table = rows(tmp_path / "out/scores.csv")
+    means = []
+    for sequence in video_sequences(partly_annotated, "FBMS_test", masks="some"):
+        values = [
+            iou(
+                read_mask(tmp_path / f"out/masks/{sequence.name}/{frame.name[-5:]}.png"),
+                read_mask(frame.mask),
+            )
+            for frame in (sequence.frames[0], sequence.frames[3])
+        ]
+        means.append(np.mean(values))
+        assert table[sequence.name]["frames"] == "2"
+        assert float(table[sequence.name]["J_mean"]) == pytest.approx(means[-1], abs=1e-9)
+    assert printed.splitlines()[-1] == f"J {np.mean(means):.4f}"
+    # The same masks, scored from disk and by rules of the user's choice.
+    scored = call(evaluate, *flags, "--masks", tmp_path / "out/masks", "--protocol", "long_videos")
+    assert "protocol long_videos, as PROTOCOL says" in scored
+    assert scored.splitlines()[-1].startswith("J&F ")
+
+
+def test_rules_that_want_every_frame_annotated_name_the_masks_that_are_missing(
+    chain, refusal, partly_annotated
+):
+    message = refusal(
+        *(evaluate, "--config", chain.settings, "--data-root", partly_annotated),
+        *("--set", "FBMS_test", "--masks", chain.masks, "--protocol", "davis2016"),
+    )
+    assert "6 x image without mask" in message
+
+
+# Test-time augmentation
+
+
+def test_test_time_augmentation_has_its_own_folder_and_is_written_down(chain, call, tmp_path):
+    shutil.copy(chain.stage2, tmp_path / "best.pt")
+    printed = call(
+        *(evaluate, "--config", chain.settings, "--checkpoint", tmp_path / "best.pt", "--tta"),
+        *("--tta-scales", "0.5", "1.5", "--panel-step", "0"),
+    )
+    assert "32, 96 pixels and mirrored, 3 reference frames" in printed
+    record = json.loads((tmp_path / "DAVIS_test_tta/evaluation.json").read_text())
+    assert record["settings"]["TTA_SCALES"] == [0.5, 1.5]
+    assert record["settings"]["TTA_FLIP"] is True
+    found = files(tmp_path / "DAVIS_test_tta/masks")
+    assert found.keys() == files(chain.masks).keys()
+    assert found != files(chain.masks)
+
+
+# Comparing evaluations, and any video
+
+
+def test_evaluations_are_compared_in_one_page(chain, call, tmp_path):
+    flags = ("--config", chain.settings, "--set", "DAVIS_test")
+    call(evaluate, *flags, "--masks", chain.masks, "--output", tmp_path / "other")
+    printed = call(
+        *(evaluate, "--compare", chain.folder / "out", tmp_path / "other"),
+        *("--output", tmp_path / "compared"),
+    )
+    (page,) = (tmp_path / "compared").iterdir()
+    assert printed == f"comparison: {page}\n"
+    text = page.read_text()
+    for row in rows(tmp_path / "other/scores.csv").values():
+        assert f"{float(row['J_mean']):.3f}" in text
+
+
+def test_the_frames_of_a_sequence_are_segmented_as_a_video(chain, tiny_root, tmp_path):
+    sequence = video_sequences(tiny_root, "DAVIS_test")[0]
+    printed = done(
+        tmp_path,
+        *(ROOT / "evaluate.py", "--config", chain.settings, "--checkpoint", chain.stage2),
+        *("--video", sequence.frames[0].image.parent, "--output", "clip"),
+        *("--flow-estimator", "dis"),
+    )
+    assert str(Path("clip/overlay.mp4")) in printed
+    names = {f"{frame.name}.png" for frame in sequence.frames}
+    assert {path.name for path in (tmp_path / "clip/masks").iterdir()} == names
+    for frame in sequence.frames:
+        # The set's flow maps went through JPEG, the video's did not.
+        expected = read_mask(chain.masks / sequence.name / f"{frame.name[-5:]}.png")
+        assert (read_mask(tmp_path / f"clip/masks/{frame.name}.png") == expected).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--masks", "x", "--video", "y"), "--video needs --checkpoint"),
+        (("--masks", "x", "--tta"), "--tta needs --checkpoint"),
+        (("--checkpoint", "x", "--binarize"), "--binarize needs --masks"),
+        (("--compare", "x", "y"), "--compare needs --output"),
+        (("--compare", "x", "y", "--output", "z"), "x holds no evaluation.json"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(arguments, message, refusal, tmp_path):
+    assert message in refusal(evaluate, *arguments)
+    assert list(tmp_path.iterdir()) == []
 
 
 # Going on with a run

@@ -3,49 +3,141 @@
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from datasets.augmentation import whole_frame
 from datasets.layout import Frame, Sequence
 from datasets.samples import TestFrames, uniform_references
 from models.mask_decoder import resize
 from models.prediction import References
 
+SIZE_STEP = 32  # pixels; what the input's side must be a multiple of
+
 
 @dataclass
-class FrameResult:
+class FramePrediction:
     """What a network says of one frame.
 
     Attributes:
-        sequence, frame: which one it is.
-        logits: of foreground, float32 (1, h, w) at the network's input size.
-        maps: ``Prediction.maps`` of the frame, float32 (h', w') in [0, 1].
+        logits: of foreground, float32 (1, h, w) at the network's input size; one for each view,
+            mirrored back where the view is mirrored.
+        maps: ``Prediction.maps`` of the first view, float32 (h', w') in [0, 1].
     """
+
+    logits: list[Tensor]
+    maps: dict[str, np.ndarray]
+
+    def probability(self, size: tuple[int, int]) -> np.ndarray:
+        """Probability of foreground at ``size``, the frame's own: float32 (H, W) in [0, 1].
+
+        The mean over the views.
+        """
+        views = [resize(logits.unsqueeze(0), size).sigmoid()[0, 0] for logits in self.logits]
+        return (views[0] if len(views) == 1 else torch.stack(views).mean(dim=0)).numpy()
+
+
+@dataclass
+class FrameResult:
+    """A frame of a sequence and what a network says of it."""
 
     sequence: str
     frame: Frame
-    logits: Tensor
-    maps: dict[str, np.ndarray] = field(default_factory=dict)
+    prediction: FramePrediction
 
-    def probability(self, size: tuple[int, int]) -> np.ndarray:
-        """Probability of foreground at ``size``, the frame's own: float32 (H, W) in [0, 1]."""
-        return resize(self.logits.unsqueeze(0), size).sigmoid()[0, 0].numpy()
+
+class Segmenter:
+    """A network, and the views in which it is shown each frame.
+
+    With several scales or the flip, references and targets are shown alike in every view, and the
+    views' probabilities are averaged: test-time augmentation, the starred rows of Table 1.
+
+    Args:
+        model: a network with ``encode_references`` and ``segment``, in evaluation mode.
+        image_size: side of the square network input in pixels at scale 1.
+        scales: of the input; its side is rounded to a multiple of 32.
+        flip: show every scale mirrored too.
+        recolour_flow: a mirrored flow map's colours follow its motion, as in training.
+        mixed_precision: bfloat16 on a GPU.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        image_size: int,
+        *,
+        scales: Items[float] = (1.0,),
+        flip: bool = False,
+        recolour_flow: bool = True,
+        mixed_precision: bool = False,
+    ):
+        self.model = model
+        self.views = [
+            whole_frame(max(1, round(image_size * scale / SIZE_STEP)) * SIZE_STEP, mirrored)
+            for scale in scales
+            for mirrored in ((False, True) if flip else (False,))
+        ]
+        self.recolour_flow = recolour_flow
+        self.mixed_precision = mixed_precision
+        self.device = next(model.parameters()).device
+
+    def encode_references(self, views: Items[dict[str, Tensor]]) -> list[References]:
+        """Reference frames of one sequence, for :meth:`segment`.
+
+        Args:
+            views: for each of ``self.views``, ``image`` and ``flow`` float (R, 3, S, S) in [0, 1].
+        """
+        with inference(self.device, self.mixed_precision):
+            return [
+                self.model.encode_references(
+                    view["image"].unsqueeze(0).to(self.device),
+                    view["flow"].unsqueeze(0).to(self.device),
+                )
+                for view in views
+            ]
+
+    def segment(
+        self, views: Items[dict[str, Tensor]], references: Items[References]
+    ) -> list[FramePrediction]:
+        """Segment frames of the sequence that the references are of.
+
+        Args:
+            views: for each of ``self.views``, ``image`` and ``flow`` float (B, 3, S, S) in [0, 1].
+            references: from :meth:`encode_references`.
+
+        Returns:
+            A prediction for each of the B frames, on the CPU.
+        """
+        logits, maps = [], {}
+        for geometry, view, encoded in zip(self.views, views, references):
+            image = view["image"].to(self.device, non_blocking=True)
+            flow = view["flow"].to(self.device, non_blocking=True)
+            with inference(self.device, self.mixed_precision):
+                prediction = self.model.segment(image, flow, encoded.expand(len(image)))
+            finest = prediction.logits[0].float()
+            logits.append((finest.flip(-1) if geometry.flip else finest).cpu())
+            if not maps:
+                maps = {name: m.float().cpu().numpy() for name, m in prediction.maps.items()}
+        return [
+            FramePrediction(
+                [view[row] for view in logits], {name: m[row] for name, m in maps.items()}
+            )
+            for row in range(len(logits[0]))
+        ]
 
 
 def predict_sequences(
-    model: nn.Module,
+    segmenter: Segmenter,
     sequences: Items[Sequence],
-    image_size: int,
     num_references: int,
     *,
     batch_size: int = 4,
     workers: int = 0,
     frame_step: int = 1,
-    mixed_precision: bool = False,
 ) -> Iterator[FrameResult]:
     """Segment every ``frame_step``-th frame of every sequence, in order.
 
@@ -53,16 +145,13 @@ def predict_sequences(
     length of a sequence.
 
     Args:
-        model: a network with ``encode_references`` and ``segment``, in evaluation mode.
+        segmenter: the network.
         sequences: with flow maps.
-        image_size: side of the square network input in pixels.
         num_references: N_R.
         batch_size: frames that go through the network together.
         workers: loader processes; 0 loads here.
         frame_step: 1 for every frame.
-        mixed_precision: bfloat16 on a GPU.
     """
-    device = next(model.parameters()).device
     frames, references, batches = [], [], []
     for sequence in sequences:
         start = len(frames)
@@ -79,34 +168,24 @@ def predict_sequences(
     names = [sequence.name for sequence in sequences for _ in sequence.frames[::frame_step]]
     reference_loader = iter(
         DataLoader(
-            TestFrames(references, image_size),
+            TestFrames(references, segmenter.views, segmenter.recolour_flow),
             batch_size=num_references,
             num_workers=min(workers, 1),
         )
     )
     current, encoded = None, None
     loader = DataLoader(
-        TestFrames(frames, image_size),
+        TestFrames(frames, segmenter.views, segmenter.recolour_flow),
         batch_sampler=batches,
         num_workers=workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=segmenter.device.type == "cuda",
     )
-    for indices, batch in zip(batches, loader):
-        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-        with inference(device, mixed_precision):
-            if names[indices[0]] != current:
-                current = names[indices[0]]
-                encoded = _encode(model, next(reference_loader), device)
-            prediction = model.segment(batch["image"], batch["flow"], encoded.expand(len(indices)))
-        logits = prediction.logits[0].float().cpu()
-        maps = {name: values.float().cpu().numpy() for name, values in prediction.maps.items()}
-        for row, index in enumerate(indices):
-            yield FrameResult(
-                names[index],
-                frames[index],
-                logits[row],
-                {name: values[row] for name, values in maps.items()},
-            )
+    for indices, views in zip(batches, loader):
+        if names[indices[0]] != current:
+            current = names[indices[0]]
+            encoded = segmenter.encode_references(next(reference_loader))
+        for index, prediction in zip(indices, segmenter.segment(views, encoded)):
+            yield FrameResult(names[index], frames[index], prediction)
 
 
 def predict_stills(
@@ -144,9 +223,3 @@ def inference(device: torch.device, mixed_precision: bool) -> Iterator[None]:
     enabled = mixed_precision and device.type == "cuda"
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=enabled):
         yield
-
-
-def _encode(model: nn.Module, frames: dict[str, Tensor], device: torch.device) -> References:
-    return model.encode_references(
-        frames["image"].unsqueeze(0).to(device), frames["flow"].unsqueeze(0).to(device)
-    )

@@ -1,4 +1,4 @@
-"""Pictures: the eight result panels A to H, side by side and labelled."""
+"""Pictures: the eight result panels A to H, side by side and labelled; a mask over its frame."""
 
 import string
 
@@ -9,6 +9,7 @@ from datasets.augmentation import resize
 
 PANEL_WIDTH = 240
 LABEL_HEIGHT = 22
+OVERLAY_COLOUR = (255, 0, 128)  # a pink that hardly anything filmed has
 
 
 def draw_panels(
@@ -53,6 +54,25 @@ def heat_map(values: np.ndarray, image: np.ndarray) -> np.ndarray:
     levels = cv2.resize(levels, (width, height), interpolation=cv2.INTER_LINEAR)
     colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
     return cv2.addWeighted(image, 0.5, colours, 0.5, 0)
+
+
+def draw_overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A frame with its object half tinted and outlined in OVERLAY_COLOUR.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        mask: bool (H, W); the outline lies inside it.
+
+    Returns:
+        uint8 RGB (H, W, 3), equal to the image outside the mask.
+    """
+    overlay = image.copy()
+    tint = cv2.addWeighted(image, 0.5, np.full_like(image, OVERLAY_COLOUR), 0.5, 0)
+    overlay[mask] = tint[mask]
+    width = max(1, round(min(mask.shape) / 250))  # pixels
+    inside = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=width)
+    overlay[mask & (inside == 0)] = OVERLAY_COLOUR
+    return overlay
 
 
 def write_picture(path, picture: np.ndarray) -> None:

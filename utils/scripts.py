@@ -6,14 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from datasets.clips import VideoError
+from datasets.flow import FlowError
 from datasets.layout import DatasetError, Frame, Sequence, check_files
 from models import ModelError
 from utils.checkpoints import CheckpointError
 from utils.distributed import Process, end_process, launch_processes, start_process
+from utils.results import ResultsError
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
 from utils.training import check_run, network_arguments, resumed_settings
 
-USER_ERRORS = (DatasetError, ModelError, CheckpointError, SettingsError)
+USER_ERRORS = (
+    DatasetError,
+    FlowError,
+    ModelError,
+    CheckpointError,
+    SettingsError,
+    ResultsError,
+    VideoError,
+)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+from utils.protocols import PROTOCOLS
+
 
 class SettingsError(ValueError):
     """A setting that is misspelt, missing, of the wrong type or out of its range."""
@@ -32,7 +34,8 @@ class Rule:
 
     ``expected`` says it in words and ``accepts`` in code. ``parse`` turns a flag's text into a
     value; text that it cannot read comes back as it is, for ``accepts`` to refuse. ``convert``
-    brings an accepted value into the one form that the code uses.
+    brings an accepted value into the one form that the code uses. ``several`` is for lists, whose
+    flag takes one or more texts.
     """
 
     expected: str
@@ -40,6 +43,7 @@ class Rule:
     accepts: Callable[[Any], bool]
     parse: Callable[[Any], Any]
     convert: Callable[[Any], Any] = lambda value: value
+    several: bool = False
 
 
 def _parse_with(read: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -84,6 +88,15 @@ def _optional(rule: Rule) -> Rule:
     )
 
 
+def _choice(*names: str) -> Rule:
+    return Rule(
+        f"one of {', '.join(map(repr, names))}",
+        "NAME",
+        lambda value: isinstance(value, str) and value in names,
+        lambda text: text,
+    )
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value.strip() != ""
 
@@ -108,6 +121,7 @@ _positive_float = _number(" above 0", lambda value: value > 0)
 _non_negative_float = _number(", 0 or above", lambda value: value >= 0)
 _share = _number(" from 0 to 1", lambda value: 0 <= value <= 1)
 _degrees = _number(" from 0 to 180", lambda value: 0 <= value <= 180)
+_scale = _number(" above 0, at most 4", lambda value: 0 < value <= 4)
 _adam_decay = _number(" from 0 to below 1", lambda value: 0 <= value < 1)
 _text = Rule("text in quotes, not empty", "TEXT", _is_text, lambda text: text)
 _path = replace(_text, expected="a path in quotes, not empty", metavar="PATH")
@@ -123,6 +137,17 @@ _names = Rule(
     lambda value: isinstance(value, list | tuple) and len(value) > 0 and all(map(_is_text, value)),
     lambda texts: texts,
     list,
+    several=True,
+)
+_scales = Rule(
+    "a list of numbers above 0, at most 4, such as [0.75, 1.0]",
+    "X",
+    lambda value: (
+        isinstance(value, list | tuple) and len(value) > 0 and all(map(_scale.accepts, value))
+    ),
+    lambda texts: [_scale.parse(text) for text in texts],
+    lambda values: [float(value) for value in values],
+    several=True,
 )
 _gpu_list = Rule(
     'different GPU indices in quotes, such as "0" or "0,1", or "" for the CPU',
@@ -187,6 +212,13 @@ RULES: dict[str, Rule] = {
     "THRESHOLD": _share,
     "STRETCH_MASKS": _flag,
     "PANEL_STEP": _non_negative_int,
+    "PROTOCOL": _optional(_choice(*PROTOCOLS)),
+    "TTA_SCALES": _scales,
+    "TTA_FLIP": _flag,
+    "FLOW_ESTIMATOR": _choice("raft", "dis"),
+    "FLOW_WEIGHTS": _optional(_path),
+    "REMOVE_CAMERA_MOTION": _flag,
+    "FRAME_RATE": _positive_float,
 }
 
 
@@ -356,7 +388,7 @@ def settings_parser(config: ModuleType, description: str) -> argparse.ArgumentPa
             # Upper-case, so that no argument of a script's own can be taken for a setting.
             dest=line.name,
             default=argparse.SUPPRESS,
-            nargs="+" if RULES[line.name] is _names else None,
+            nargs="+" if RULES[line.name].several else None,
             metavar=RULES[line.name].metavar,
             help=f"{line.comment} (default: {default})".strip().replace("%", "%%"),
         )

@@ -10,10 +10,15 @@ from PIL import Image
 from datasets.layout import (
     DatasetError,
     Frame,
+    NotBinaryError,
     check_files,
+    find_still_images,
+    find_video_sequences,
     format_problems,
+    read_binary_mask,
     read_image,
     read_mask,
+    read_size,
     still_images,
     video_sequences,
 )
@@ -309,6 +314,24 @@ def test_format_problems_lists_exactly_ten_without_a_rest():
     ]
 
 
+def test_what_is_there_can_be_had_together_with_what_is_wrong(tmp_path):
+    folder = make_flat(tmp_path, ["a_0", "a_1", "portrait"])
+    (folder / "GT/a_1.png").unlink()
+    sequences, problems = find_video_sequences(tmp_path, "videos")
+    assert names_of(sequences) == {"a": ["a_0", "a_1"]}
+    assert sequences[0].frames[1].mask is None
+    assert list(problems.values()) == [["RGB/a_1.jpg"], ["RGB/portrait.jpg"]]
+    frames, problems = find_still_images(tmp_path, "videos")
+    assert [frame.name for frame in frames] == ["a_0", "a_1", "portrait"]
+    assert list(problems.values()) == [["RGB/a_1.jpg"]]
+
+    make_nested(tmp_path / "nested", {"b": ["b_0"], "c": ["c_0"]})
+    (tmp_path / "nested/videos/c/RGB/c_0.png").unlink()
+    sequences, problems = find_video_sequences(tmp_path / "nested", "videos")
+    assert names_of(sequences) == {"b": ["b_0"]}
+    assert list(problems.values()) == [["c/RGB"]]
+
+
 # What is reported about files
 
 
@@ -505,3 +528,93 @@ def test_read_mask_cuts_lossy_masks_at_half(tmp_path, channels):
     assert np.any((decoded > 0) != disc)
     np.testing.assert_array_equal(read_mask(path), decoded > 127)
     assert np.mean(read_mask(path) != disc) < 0.01
+
+
+# Sets of which not every frame is annotated
+
+
+@pytest.mark.parametrize("make", [make_flat, lambda root, names: make_nested(root, {"a": names})])
+def test_some_masks_are_enough_where_they_are_asked_for(tmp_path, make):
+    folder = make(tmp_path, ["a_0", "a_1", "a_2"])
+    next(folder.rglob("GT/a_1.*")).unlink()
+    (sequence,) = video_sequences(tmp_path, "videos", masks="some")
+    assert [frame.mask is None for frame in sequence.frames] == [False, True, False]
+    # But no mask may be without its image, and no sequence without any mask.
+    write(next(folder.rglob("GT")) / "a_9.png")
+    message = complaint(video_sequences, tmp_path, "videos", masks="some")
+    assert "1 x mask without image" in message and "image without mask" not in message
+    next(folder.rglob("GT/a_9.*")).unlink()
+    make_nested(tmp_path / "two", {"a": ["a_0"], "b": ["b_0"]})
+    next((tmp_path / "two").rglob("GT/b_0.*")).unlink()
+    message = complaint(video_sequences, tmp_path / "two", "videos", masks="some")
+    assert "GT folder without pictures" in message
+    with pytest.raises(ValueError, match="expected 'all', 'some' or 'none'"):
+        video_sequences(tmp_path, "videos", masks=True)
+
+
+def test_a_flat_sequence_without_any_mask_is_named(tmp_path):
+    folder = make_flat(tmp_path, ["a_0", "b_0"])
+    next(folder.rglob("GT/b_0.*")).unlink()
+    message = complaint(video_sequences, tmp_path, "videos", masks="some")
+    assert "1 x sequence without any mask" in message and "    b" in message
+
+
+# Masks as results
+
+
+@pytest.mark.parametrize("high", [1, 3, 128, 255])
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_a_mask_of_two_values_is_binary_in_any_form(tmp_path, mode, high):
+    expected = np.zeros((6, 8), bool)
+    expected[2:4, 3:] = True
+    labels = (expected * high).astype(np.uint16 if mode == "I;16" else np.uint8)
+    picture = Image.fromarray(labels)
+    if mode == "P":
+        picture.putpalette([0, 0, 0, 250, 200, 20] + [7] * 762)
+    elif mode not in ("L", "I;16"):
+        picture = picture.convert(mode)
+    picture.save(tmp_path / "mask.png")
+    for binarize in (False, True):
+        np.testing.assert_array_equal(read_binary_mask(tmp_path / "mask.png", binarize), expected)
+
+
+def test_masks_of_one_bit_one_colour_or_nothing_are_binary(tmp_path):
+    expected = np.zeros((6, 8), bool)
+    expected[2:4, 3:] = True
+    Image.fromarray(expected).save(tmp_path / "bit.png")
+    Image.fromarray(expected[..., None] * np.uint8([250, 0, 3])).save(tmp_path / "colour.png")
+    for name in ("bit", "colour"):
+        np.testing.assert_array_equal(read_binary_mask(tmp_path / f"{name}.png"), expected)
+    for value in (0, 9):
+        Image.fromarray(np.full((6, 8), value, np.uint8)).save(tmp_path / "flat.png")
+        assert (read_binary_mask(tmp_path / "flat.png") == (value > 0)).all()
+
+
+@pytest.mark.parametrize(("mode", "top"), [("L", 255), ("LA", 255), ("RGB", 255), ("I;16", 65535)])
+def test_grey_masks_are_cut_at_the_middle_only_if_asked_for(tmp_path, mode, top):
+    values = np.array([[0, top // 2, top // 2 + 1, top]], np.uint16 if top > 255 else np.uint8)
+    picture = Image.fromarray(values)
+    (picture if mode in ("L", "I;16") else picture.convert(mode)).save(tmp_path / "grey.png")
+    with pytest.raises(NotBinaryError, match=rf"grey\.png: 4 values from 0 to {top}"):
+        read_binary_mask(tmp_path / "grey.png")
+    assert read_binary_mask(tmp_path / "grey.png", binarize=True).tolist() == [
+        [False, False, True, True]
+    ]
+
+
+def test_several_labels_or_colours_are_never_cut(tmp_path):
+    labels = np.array([[0, 1, 2]], np.uint8)
+    picture = Image.fromarray(labels)
+    picture.putpalette([0, 0, 0, 250, 0, 0, 0, 250, 0])
+    picture.save(tmp_path / "labels.png")
+    Image.fromarray(np.eye(3, dtype=np.uint8)[labels] * 200).save(tmp_path / "colours.png")
+    for name in ("labels", "colours"):
+        with pytest.raises(NotBinaryError, match=r"\.png: 3 labels or colours"):
+            read_binary_mask(tmp_path / f"{name}.png", binarize=True)
+
+
+def test_the_size_of_a_picture_is_its_height_and_width(tmp_path):
+    write(tmp_path / "x.png", noise(7, 11))
+    assert read_size(tmp_path / "x.png") == read_image(tmp_path / "x.png").shape[:2]
+    with pytest.raises(DatasetError, match="no such file"):
+        read_size(tmp_path / "gone.png")

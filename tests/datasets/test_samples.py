@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.augmentation import Augmentation
+from datasets.augmentation import Augmentation, whole_frame
 from datasets.layout import DatasetError, Frame, Sequence
 from datasets.samples import (
     StillImages,
@@ -208,11 +208,11 @@ def test_test_frames_come_in_order_and_leave_the_masks_on_disk(tmp_path):
     frames = [make_frame(tmp_path, f"a_{t}", t) for t in range(3)]
     for frame in frames:
         frame.mask.unlink()
-    samples = [TestFrames(frames, SIZE)[index] for index in range(3)]
+    samples = [TestFrames(frames, [whole_frame(SIZE)])[index][0] for index in range(3)]
     assert [sample.keys() for sample in samples] == [{"image", "flow"}] * 3
     assert values_of(torch.stack([sample["image"] for sample in samples])) == [0, 1, 2]
     without = [Frame(frame.name, frame.image, None, None) for frame in frames]
-    assert TestFrames(without, SIZE)[1].keys() == {"image"}
+    assert TestFrames(without, [whole_frame(SIZE)])[1][0].keys() == {"image"}
 
 
 def test_pictures_are_rgb_and_resized_to_the_square(tmp_path):

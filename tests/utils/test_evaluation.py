@@ -1,18 +1,23 @@
 """Prediction over sequences: order, references, laziness, and masks from probabilities."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from datasets.colour_wheel import picture_to_flow
 from datasets.layout import DatasetError, Frame, Sequence, still_images, video_sequences
 from datasets.samples import StillImages, load_frame, uniform_references
 from models import build_model
 from models.prediction import Prediction, References
-from utils.evaluation import FrameResult, predict_sequences, predict_stills, to_mask
+from utils.evaluation import (
+    FramePrediction,
+    Segmenter,
+    predict_sequences,
+    predict_stills,
+    to_mask,
+)
 from utils.training import network_arguments
 
 SIZE = 64
@@ -56,23 +61,27 @@ def pictures(frames) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_every_frame_comes_once_and_in_order_with_its_own_result(sequences, workers):
-    results = list(predict_sequences(Recorder(), sequences, SIZE, 2, batch_size=2, workers=workers))
+    results = list(
+        predict_sequences(Segmenter(Recorder(), SIZE), sequences, 2, batch_size=2, workers=workers)
+    )
     assert [(result.sequence, result.frame) for result in results] == [
         (sequence.name, frame) for sequence in sequences for frame in sequence.frames
     ]
     for result in results:
         image, flow, _ = load_frame(result.frame, SIZE, mask=False)
-        assert result.logits.shape == (1, SIZE, SIZE)
-        torch.testing.assert_close(result.logits[0], image.mean(dim=0))
-        assert list(result.maps) == ["first", "second"]
-        np.testing.assert_allclose(result.maps["first"], image.mean(dim=0).numpy(), atol=1e-6)
-        np.testing.assert_array_equal(result.maps["second"], flow[0].numpy())
+        assert result.prediction.logits[0].shape == (1, SIZE, SIZE)
+        torch.testing.assert_close(result.prediction.logits[0][0], image.mean(dim=0))
+        assert list(result.prediction.maps) == ["first", "second"]
+        np.testing.assert_allclose(
+            result.prediction.maps["first"], image.mean(dim=0).numpy(), atol=1e-6
+        )
+        np.testing.assert_array_equal(result.prediction.maps["second"], flow[0].numpy())
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_references_are_spread_over_the_sequence_and_encoded_once(sequences, workers):
     model = Recorder()
-    for _ in predict_sequences(model, sequences, SIZE, 3, batch_size=2, workers=workers):
+    for _ in predict_sequences(Segmenter(model, SIZE), sequences, 3, batch_size=2, workers=workers):
         pass
     assert len(model.encoded) == 3
     for sequence, (images, flows) in zip(sequences, model.encoded):
@@ -84,7 +93,7 @@ def test_references_are_spread_over_the_sequence_and_encoded_once(sequences, wor
 
 def test_batches_are_full_and_never_mix_sequences(sequences):
     model = Recorder()
-    list(predict_sequences(model, sequences, SIZE, 2, batch_size=2))
+    list(predict_sequences(Segmenter(model, SIZE), sequences, 2, batch_size=2))
     assert [len(image) for image, _, _ in model.segmented] == [2, 2, 1, 2, 1, 1]
     owners = [0, 0, 0, 1, 1, 2]
     means = [images.mean() for images, _ in model.encoded]
@@ -95,7 +104,9 @@ def test_batches_are_full_and_never_mix_sequences(sequences):
 
 def test_a_frame_step_leaves_frames_out_but_takes_references_from_the_whole_sequence(sequences):
     model = Recorder()
-    results = list(predict_sequences(model, sequences[:2], SIZE, 3, batch_size=4, frame_step=2))
+    results = list(
+        predict_sequences(Segmenter(model, SIZE), sequences[:2], 3, batch_size=4, frame_step=2)
+    )
     expected = [*sequences[0].frames[::2], *sequences[1].frames[::2]]
     assert [result.frame for result in results] == expected
     images, _ = pictures([sequences[0].frames[i] for i in uniform_references(5, 3)])
@@ -110,7 +121,7 @@ def test_results_equal_the_networks_forward_with_the_same_references(
     model = build_model("gsanet", **network_arguments(tiny_settings, motion=True)).eval()
     results = list(
         predict_sequences(
-            model, sequences[:2], SIZE, 3, batch_size=2, mixed_precision=mixed_precision
+            Segmenter(model, SIZE, mixed_precision=mixed_precision), sequences[:2], 3, batch_size=2
         )
     )
     for sequence in sequences[:2]:
@@ -122,9 +133,11 @@ def test_results_equal_the_networks_forward_with_the_same_references(
                 expected = model(
                     image, flow, reference_images.unsqueeze(0), reference_flows.unsqueeze(0)
                 )
-            torch.testing.assert_close(result.logits, expected.logits[0][0], atol=1e-4, rtol=1e-4)
-            assert result.maps.keys() == expected.maps.keys()
-            for name, values in result.maps.items():
+            torch.testing.assert_close(
+                result.prediction.logits[0], expected.logits[0][0], atol=1e-4, rtol=1e-4
+            )
+            assert result.prediction.maps.keys() == expected.maps.keys()
+            for name, values in result.prediction.maps.items():
                 np.testing.assert_allclose(values, expected.maps[name][0].numpy(), atol=1e-4)
 
 
@@ -132,7 +145,7 @@ def test_results_come_one_by_one_before_later_frames_are_read(sequences, tmp_pat
     missing = Frame("gone", tmp_path / "gone.jpg", None, tmp_path / "gone.png")
     broken = Sequence("broken", (*sequences[0].frames, missing))
     model = Recorder()
-    results = predict_sequences(model, [broken], SIZE, 1, batch_size=2)
+    results = predict_sequences(Segmenter(model, SIZE), [broken], 1, batch_size=2)
     assert model.segmented == [] and model.encoded == []
     for frame in sequences[0].frames[:4]:
         assert next(results).frame == frame
@@ -141,10 +154,73 @@ def test_results_come_one_by_one_before_later_frames_are_read(sequences, tmp_pat
         next(results)
 
 
+# Test-time augmentation
+
+
+def test_every_scale_is_shown_as_it_is_and_mirrored():
+    views = Segmenter(Recorder(), 384, scales=[0.75, 1.0, 1.75], flip=True).views
+    assert [(view.size, view.flip) for view in views] == [
+        (288, False),
+        (288, True),
+        (384, False),
+        (384, True),
+        (672, False),
+        (672, True),
+    ]
+    # Sizes are multiples of 32, and never nothing.
+    sizes = [view.size for view in Segmenter(Recorder(), 96, scales=[0.1, 0.9, 1.25]).views]
+    assert sizes == [32, 96, 128]
+
+
+@pytest.mark.parametrize("recolour", [True, False])
+def test_mirrored_views_show_target_and_references_mirrored_with_the_motion_of_training(
+    sequences, recolour
+):
+    model = Recorder()
+    segmenter = Segmenter(model, SIZE, flip=True, recolour_flow=recolour)
+    results = list(predict_sequences(segmenter, sequences[:1], 2, batch_size=5))
+    (image, flow, _), (mirrored_image, mirrored_flow, _) = model.segmented
+    (_, reference_flows), (_, mirrored_references) = model.encoded
+    assert torch.equal(mirrored_image, image.flip(-1))
+    pairs = zip((*flow, *reference_flows[0]), (*mirrored_flow, *mirrored_references[0]))
+    for shown, mirrored in pairs:
+        picture = (shown.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        motion = picture_to_flow(picture)[:, ::-1] * ([-1, 1] if recolour else [1, 1])
+        found = picture_to_flow((mirrored.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+        assert np.abs(motion).max() > 0.5
+        np.testing.assert_allclose(found, motion, atol=0.03)
+    # What is said of the mirrored view is mirrored back: this network's two answers are one.
+    for result in results:
+        straight, back = result.prediction.logits
+        torch.testing.assert_close(straight, back)
+        probability = result.prediction.probability((SIZE, SIZE))
+        np.testing.assert_allclose(probability, straight[0].sigmoid().numpy(), atol=1e-6)
+
+
+def test_the_views_probabilities_are_averaged_at_the_frames_own_size(sequences):
+    segmenter = Segmenter(Recorder(), SIZE, scales=[0.5, 1.0, 2.0])
+    for result in predict_sequences(segmenter, sequences[:1], 2):
+        views = [
+            1
+            / (
+                1
+                + np.exp(
+                    -cv2.resize(
+                        load_frame(result.frame, size, mask=False)[0].mean(dim=0).numpy(), (64, 48)
+                    )
+                )
+            )
+            for size in (SIZE // 2, SIZE, SIZE * 2)
+        ]
+        probability = result.prediction.probability((48, 64))
+        np.testing.assert_allclose(probability, np.mean(views, axis=0), atol=1e-5)
+        assert result.prediction.maps["first"].shape == (SIZE // 2, SIZE // 2)
+
+
 def test_no_gradients_are_kept(sequences):
     model = Recorder()
-    for result in predict_sequences(model, sequences[1:], SIZE, 2):
-        assert not result.logits.requires_grad
+    for result in predict_sequences(Segmenter(model, SIZE), sequences[1:], 2):
+        assert not result.prediction.logits[0].requires_grad
         assert torch.is_grad_enabled()
 
 
@@ -167,8 +243,7 @@ def test_still_images_are_predicted_batch_by_batch(tiny_root):
 
 def test_probabilities_are_the_logits_enlarged_to_the_frame():
     logits = torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(0))
-    frame = Frame("x", Path("x.jpg"), None, None)
-    probability = FrameResult("a", frame, logits).probability((30, 21))
+    probability = FramePrediction([logits], {}).probability((30, 21))
     enlarged = cv2.resize(logits[0].numpy(), (21, 30), interpolation=cv2.INTER_LINEAR)
     assert probability.shape == (30, 21)
     assert probability.dtype == np.float32

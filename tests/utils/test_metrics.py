@@ -1,26 +1,14 @@
 """J, F and their statistics, against direct calculations and the DAVIS authors' own evaluator."""
 
-import csv
 import json
 import math
-import random
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from utils.metrics import (
-    SequenceScores,
-    boundary_accuracy,
-    global_mean,
-    region_similarity,
-    score_sequence,
-    score_table,
-    statistics,
-    summarise,
-    write_scores,
-)
+from utils.metrics import MEASURES, boundary_accuracy, region_similarity, statistics
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 GOLDEN = SHARED / "golden" / "davis16_scores"
@@ -164,71 +152,14 @@ def test_statistics_leave_nan_out_of_means_and_refuse_no_frames():
         statistics(np.array([]))
 
 
-def test_score_sequence_scores_every_frame_of_generators():
-    """Values per frame, in order."""
-    rng = np.random.default_rng(0)
-    pairs = [(random_mask(rng, 20, 30), random_mask(rng, 20, 30)) for _ in range(4)]
-    scores = score_sequence(pair for pair in pairs)
-    assert scores.j.tolist() == [region_similarity(a, b) for a, b in pairs]
-    assert scores.f.tolist() == [boundary_accuracy(a, b) for a, b in pairs]
-
-
-def test_score_sequence_refuses_what_does_not_match():
-    """Sizes, and nothing at all."""
+def test_masks_that_do_not_match_are_refused():
+    """Sizes, and arrays that are no masks."""
     small, large = np.zeros((4, 5), bool), np.zeros((8, 10), bool)
-    with pytest.raises(ValueError, match=r"frame 1, .*\(8, 10\).*\(4, 5\).*same size"):
-        score_sequence([(small, small), (large, small)])
-    with pytest.raises(ValueError, match=r"\(4, 5, 3\).*two masks"):
-        score_sequence([(np.zeros((4, 5, 3)), small)])
-    with pytest.raises(ValueError, match="no frames"):
-        score_sequence([])
-    with pytest.raises(ValueError, match="no sequences"):
-        summarise({})
-
-
-@pytest.fixture
-def two_sequences():
-    """A long and a short sequence, whose averages over frames and over sequences differ."""
-    numbers = random.Random(0)
-    return {
-        name: SequenceScores(*(np.array([numbers.random() for _ in range(n)]) for _ in "JF"))
-        for name, n in (("a_long-name", 12), ("b", 5))
-    }
-
-
-@pytest.mark.parametrize("whole", [False, True])
-def test_written_scores(tmp_path, two_sequences, whole):
-    """The average row is the mean over sequences, and numbers are written in full."""
-    path = tmp_path / "scores.csv"
-    write_scores(path, two_sequences, whole)
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    titles = ["J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay"]
-    assert list(rows[0]) == ["sequence", *titles]
-    assert [row["sequence"] for row in rows] == ["a_long-name", "b", "average"]
-    cut = slice(None) if whole else slice(1, -1)
-    assert float(rows[0]["J_mean"]) == np.mean(two_sequences["a_long-name"].j[cut])
-    assert float(rows[1]["F_recall"]) == np.mean(two_sequences["b"].f[cut] > 0.5)
-    for title in titles:
-        one, two, average = (float(row[title]) for row in rows)
-        assert average == pytest.approx((one + two) / 2, abs=1e-15)
-    expected = (float(rows[2]["J_mean"]) + float(rows[2]["F_mean"])) / 2
-    assert global_mean(two_sequences, whole) == pytest.approx(expected, abs=1e-15)
-
-
-def test_score_table(two_sequences):
-    """Aligned columns of the same numbers, with J&F in front."""
-    lines = score_table(two_sequences).split("\n")
-    assert len({len(line) for line in lines}) == 1
-    assert [line.split()[0] for line in lines if not line.startswith("-")] == [
-        "sequence",
-        "a_long-name",
-        "b",
-        "average",
-    ]
-    j, f = summarise(two_sequences)["average"]
-    numbers = [global_mean(two_sequences), j.mean, j.recall, j.decay, f.mean, f.recall, f.decay]
-    assert lines[-1].split()[1:] == [f"{number:.3f}" for number in numbers]
+    for measure in MEASURES.values():
+        with pytest.raises(ValueError, match=r"\(8, 10\).*\(4, 5\).*same size"):
+            measure(large, small)
+        with pytest.raises(ValueError, match=r"\(4, 5, 3\).*two masks"):
+            measure(np.zeros((4, 5, 3)), small)
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"needs the reference scores in {GOLDEN}")
@@ -243,11 +174,11 @@ def test_agreement_with_the_davis_evaluator():
             for path in masks
         ]
         assert len(masks) == len(reference["J"])
-        scores = score_sequence((read_mask(a), read_mask(b)) for a, b in zip(masks, truths))
-        np.testing.assert_allclose(scores.j, reference["J"], rtol=0, atol=1e-9)
-        np.testing.assert_allclose(scores.f, reference["F"], rtol=0, atol=1e-9)
-        for kind, whole in (("davis16", False), ("all_frames", True)):
-            for measure, values in (("J", scores.j), ("F", scores.f)):
+        pairs = [(read_mask(a), read_mask(b)) for a, b in zip(masks, truths)]
+        for measure, function in MEASURES.items():
+            values = np.array([function(*pair) for pair in pairs])
+            np.testing.assert_allclose(values, reference[measure], rtol=0, atol=1e-9)
+            for kind, whole in (("davis16", False), ("all_frames", True)):
                 found = vars(statistics(values, first_and_last=whole))
                 assert found == pytest.approx(reference[kind][measure], rel=0, abs=1e-9)
 

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.pictures import LABEL_HEIGHT, PANEL_WIDTH, draw_panels, heat_map, write_picture
+from utils.pictures import (
+    LABEL_HEIGHT,
+    OVERLAY_COLOUR,
+    PANEL_WIDTH,
+    draw_overlay,
+    draw_panels,
+    heat_map,
+    write_picture,
+)
 
 NAMES = [
     f"{stream} {slot} slot" for stream in ("RGB", "flow") for slot in ("foreground", "background")
@@ -90,6 +98,21 @@ def test_heat_maps_are_enlarged_to_the_image_and_clipped():
     corners = [large[y, x].tolist() for y in (0, -1) for x in (0, -1)]
     assert corners == [blue, red, red, blue]
     np.testing.assert_array_equal(heat_map(9 * values - 4, image), large)
+
+
+def test_an_overlay_tints_and_outlines_the_object_and_nothing_else():
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    before = image.copy()
+    mask = np.zeros((40, 60), bool)
+    mask[10:30, 30:] = True
+    overlay = draw_overlay(image, mask)
+    np.testing.assert_array_equal(image, before)
+    np.testing.assert_array_equal(overlay[~mask], image[~mask])
+    inner = overlay[11:29, 31:].astype(int)
+    assert np.abs(inner - (image[11:29, 31:] + np.array(OVERLAY_COLOUR)) / 2).max() <= 0.5
+    outline = np.concatenate([overlay[10, 30:], overlay[29, 30:], overlay[10:30, 30]])
+    assert (outline == OVERLAY_COLOUR).all()
+    np.testing.assert_array_equal(draw_overlay(image, mask & False), image)
 
 
 def test_pictures_are_written_as_rgb_into_folders_that_are_made(tmp_path):
