@@ -11,7 +11,7 @@ TRAIN_SETS = ["DAVIS_train"]  # video sets for stage 2; add "YTVOS_train" for th
 BALANCE_SETS = True  # an epoch takes from each further set at most as many frames as the first has
 VAL_SET = "DAVIS_test"  # video set that train.py validates on; best.pt is chosen by its J
 IMAGE_SIZE = 384  # side of the square network input in pixels, a multiple of 32 (Sec. 4.4)
-WORKERS = 4  # loader processes per training process; 0 loads in the training process itself
+WORKERS = 4  # loader processes per training process, at most one a core; 0 loads in it itself
 
 # Augmentation in training
 FLIP_PROBABILITY = 0.5  # how often a frame is mirrored left to right
@@ -52,16 +52,22 @@ SUPERVISE_SLOT_MAPS = True  # also train the slots' similarity maps with the mas
 STAGE1_CHECKPOINT = "runs/pretrain/best.pt"  # what train.py starts from; None for nothing
 EPOCHS = 200  # passes over the training data
 BATCH_SIZE = 12  # samples in a step, over all GPUs together
+ACCUMULATION_STEPS = 1  # passes that a step is made of, each with a part of the batch
 LEARNING_RATE = 1e-4  # at the first step
 MIN_LEARNING_RATE = 1e-5  # at the last step, after a cosine schedule
 ADAM_BETA1 = 0.9  # decay of Adam's mean of the gradients
 ADAM_BETA2 = 0.999  # decay of Adam's mean of their squares
 ADAM_EPSILON = 1e-8  # Adam's epsilon
+CLIP_GRADIENT = None  # largest norm of the gradient; None does not clip (the paper says nothing)
+EMA_DECAY = None  # moving average of the weights, as 0.999, which is then validated and kept
 SEED = 0  # of weights, sample order, augmentation and references
 GPU = "0"  # GPU indices, "0,1" for one process on each of two; "" trains on the CPU
 MIXED_PRECISION = True  # bfloat16 on GPUs; the CPU always computes in float32
 OUTPUT_DIR = "runs"  # where run folders are made
 RUN_NAME = None  # name of the run's folder; None takes "pretrain" or "train"
+CHECKPOINT_MINUTES = 10.0  # last.pt is written this often, and after every epoch
+MAX_BAD_STEPS = 10  # steps in a row with a loss or gradient that is not finite, before it stops
+BAD_FILE_SHARE = 0.0  # share of an epoch's samples that may be unreadable; 0 stops at the first
 
 # Validation
 PRETRAIN_VAL_SHARE = 0.05  # share of the still images kept back in stage 1 for validation

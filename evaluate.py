@@ -1,7 +1,7 @@
 """Masks, scores and pictures for a test set or a video, or the scores of masks that exist already.
 
 - ``python evaluate.py --checkpoint FILE --set DAVIS_test --output DIR``
-- ``python evaluate.py --masks DIR --set DAVIS_test``
+- ``python evaluate.py --masks DIR --set DAVIS_test --output DIR``
 - ``python evaluate.py --checkpoint FILE --video CLIP --output DIR``
 - ``python evaluate.py --compare DIR1 DIR2 ... --output DIR``
 
@@ -9,42 +9,40 @@
 """
 
 import argparse
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
 import config
-from datasets.flow import camera_free, dis_estimator, raft_estimator
-from datasets.layout import (
-    Sequence,
-    frame_label,
-    read_image,
-    read_mask,
-    read_size,
-    video_sequences,
-)
+from datasets.flow import build_estimator, flow_origin, origin_in_words
+from datasets.layout import DatasetError, Sequence, video_sequences
 from utils.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
-from utils.distributed import start_process
-from utils.evaluation import FrameResult, Segmenter, predict_sequences, to_mask
-from utils.pictures import draw_panels, write_picture
-from utils.protocols import Protocol, SequenceScores, choose_protocol
+from utils.distributed import Process, launch_processes, start_process
+from utils.evaluation import Segmenter
+from utils.protocols import Protocol, check_classes, choose_protocol
 from utils.report import write_comparison, write_report
-from utils.results import Evaluation, remove_evaluation, score_table, write_evaluation
-from utils.scoring import collect_scores, num_cores, overlap, score_frame, score_masks
+from utils.results import Evaluation, score_table, write_evaluation
+from utils.scoring import score_masks
 from utils.scripts import check_data, frames_of, run_script
+from utils.set_evaluation import (
+    MASKS,
+    PANELS,
+    check_output,
+    evaluate_sequences,
+    finish_evaluation,
+)
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
 from utils.video import segment_video
 
 # Settings of the network's run that a flag changes for an evaluation.
 _OF_THE_RUN = ("IMAGE_SIZE", "NUM_REFERENCES", "NUM_ITERATIONS", "RECOLOUR_FLOW")
-# Settings that the evaluation itself has.
-_OWN = ("THRESHOLD", "STRETCH_MASKS", "MIXED_PRECISION")
+# Settings that are the evaluation's own, for a set or for a video; the rest is the checkpoint's.
+_MASKS = ("THRESHOLD", "STRETCH_MASKS", "MIXED_PRECISION")
 _TTA = ("TTA_SCALES", "TTA_FLIP")
-_VIDEO = ("FLOW_ESTIMATOR", "REMOVE_CAMERA_MOTION")
+_MACHINE = ("GPU", "WORKERS", "EVAL_BATCH_SIZE")
+_SET = ("DATA_ROOT", "VAL_SET", "PROTOCOL")
+_VIDEO = ("FLOW_ESTIMATOR", "FLOW_WEIGHTS", "REMOVE_CAMERA_MOTION", "FRAME_RATE")
+_NOT_THE_MASKS = ("OUTPUT_DIR", "RUN_NAME", "PANEL_STEP")
 
 
 def main() -> None:
@@ -52,7 +50,8 @@ def main() -> None:
     parser = settings_parser(
         config,
         "Masks, scores and pictures for a test set or a video. The network and its settings are "
-        "the checkpoint's; --image-size, --num-references and --num-iterations change them.",
+        f"the checkpoint's; {', '.join(_OF_THE_RUN)} change as flags. Settings that have no effect "
+        "on what is asked for are refused as flags.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--checkpoint", type=Path, metavar="FILE", help="network to evaluate")
@@ -75,7 +74,8 @@ def main() -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="where all results go (default: beside the checkpoint, in a folder named as the set)",
+        help="where results go; default for a set: beside the checkpoint, in a folder named as the "
+        "set; with --masks the scores are only printed without it",
     )
     parser.add_argument(
         "--tta", action="store_true", help="test-time augmentation: TTA_SCALES and TTA_FLIP"
@@ -88,71 +88,149 @@ def main() -> None:
     if arguments.compare:
         report = write_comparison(arguments.compare, arguments.output)
         print(f"comparison: {report}")
+    elif arguments.masks:
+        score_set(arguments, settings)
     elif arguments.video:
         segment_clip(arguments, settings)
-    else:
+    elif not launch_processes(settings.gpu):
         evaluate_set(arguments, settings)
 
 
 def evaluate_set(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Score a set's masks, which the checkpoint's network makes first or which are there."""
-    set_name = arguments.set or settings.val_set
-    data_root = Path(settings.data_root)
-    segmenting = arguments.checkpoint is not None
-    sequences = video_sequences(data_root, set_name, masks="some", flow=segmenting)
-    every_frame = all(frame.mask for frame in frames_of(sequences))
-    protocol, why = choose_protocol(set_name, settings.protocol, every_frame)
-    if protocol.every_frame and not every_frame:
-        video_sequences(data_root, set_name, masks="all", flow=segmenting)  # names what is missing
-    frames = frames_of(sequences)
-    check_data(frames if segmenting else [replace(frame, flow=None) for frame in frames])
-    print(f"protocol {protocol.name}, {why}: {protocol.rule}")
-
-    output = arguments.output
-    if segmenting:
-        tta = "_tta" if arguments.tta else ""
-        output = output or arguments.checkpoint.parent / f"{set_name}{tta}"
-        segmenter, method, used = load_segmenter(arguments, settings)
-        remove_evaluation(output)  # so that no scores of an earlier run stand beside new masks
-        scores = segment_and_score(segmenter, used, sequences, protocol, settings, output)
-        masks = output / "masks"
+    """Segment a set with the checkpoint's network and score what is annotated."""
+    set_name, data_root = arguments.set or settings.val_set, Path(settings.data_root)
+    tta = "_tta" if arguments.tta else ""
+    output = arguments.output or arguments.checkpoint.parent / f"{set_name}{tta}"
+    check_output(output, data_root, set_name)
+    process = start_process(settings.gpu)
+    segmenter, method, used = load_segmenter(arguments, settings, process)
+    sequences, protocol = read_set(data_root, set_name, settings.protocol, process, flow=True)
+    check_data(frames_of(sequences), process)
+    used |= {"DATA_ROOT": str(data_root.resolve()), "PROTOCOL": protocol.name}
+    if process.is_main:
+        print(f"{method}, from {arguments.checkpoint}, on {process.device}")
+        _compare_flow(used.get("FLOW_MAPS"), flow_origin(data_root, set_name))
+    scores = evaluate_sequences(
+        segmenter,
+        sequences,
+        protocol,
+        output,
+        process,
+        {"checkpoint": _identity(arguments.checkpoint), "set": set_name, **used},
+        num_references=used["NUM_REFERENCES"],
+        batch_size=settings.eval_batch_size,
+        workers=settings.workers,
+        threshold=settings.threshold,
+        stretch=settings.stretch_masks,
+        panel_step=settings.panel_step,
+    )
+    if not process.is_main:
+        return
+    if scores:
+        evaluation = Evaluation(
+            method=method,
+            set_name=set_name,
+            data_root=str(data_root.resolve()),
+            protocol=protocol,
+            masks=str((output / MASKS).resolve()),
+            scores=scores,
+            checkpoint=str(arguments.checkpoint.resolve()),
+            settings=used,
+        )
+        show_scores(evaluation, output)
+    finish_evaluation(output)
+    print(f"masks: {output / MASKS}")
+    if settings.panel_step:
+        print(f"panels: {output / PANELS}")
+    if scores:
+        print_result(evaluation)
     else:
-        method, used, masks = f"masks in {arguments.masks}", {}, arguments.masks
-        scores = score_masks(masks, sequences, protocol, binarize=arguments.binarize)
+        print(f"{set_name} has no masks, so nothing was scored")
+
+
+def score_set(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Score masks that are there."""
+    set_name, data_root = arguments.set or settings.val_set, Path(settings.data_root)
+    if arguments.output is not None:
+        check_output(arguments.output, data_root, set_name)
+    process = Process("cpu")
+    sequences, protocol = read_set(data_root, set_name, settings.protocol, process, flow=False)
+    check_data([replace(frame, flow=None) for frame in frames_of(sequences)])
+    if not any(frame.mask for frame in frames_of(sequences)):
+        raise DatasetError(f"{set_name} has no ground truth to score masks against")
     evaluation = Evaluation(
-        method=method,
+        method=f"masks in {arguments.masks}",
         set_name=set_name,
         data_root=str(data_root.resolve()),
         protocol=protocol,
-        masks=str(masks.resolve()),
-        scores=scores,
-        checkpoint=str(arguments.checkpoint.resolve()) if segmenting else None,
-        settings=used,
+        masks=str(arguments.masks.resolve()),
+        scores=score_masks(arguments.masks, sequences, protocol, binarize=arguments.binarize),
+        settings={"BINARIZE": arguments.binarize},
     )
+    show_scores(evaluation, arguments.output)
+    print_result(evaluation)
+
+
+def read_set(
+    data_root: Path, set_name: str, chosen: str | None, process: Process, flow: bool
+) -> tuple[list[Sequence], Protocol]:
+    """A set's sequences and the rules of its scores, which are printed.
+
+    A set without any masks is none that is scored; one with some has some in every sequence.
+    """
+    sequences = video_sequences(data_root, set_name, masks="none", flow=flow)
+    annotated = [frame.mask is not None for frame in frames_of(sequences)]
+    protocol, why = choose_protocol(set_name, chosen, all(annotated))
+    if not any(annotated):
+        return sequences, protocol
+    check_classes(protocol, [sequence.name for sequence in sequences])
+    try:
+        wanted = "all" if protocol.every_frame else "some"
+        sequences = video_sequences(data_root, set_name, masks=wanted, flow=flow)
+    except DatasetError as error:
+        if not protocol.every_frame or all(annotated):
+            raise
+        raise DatasetError(
+            f"{error}\nThe rules of {protocol.name} want every frame annotated; --protocol "
+            "long_videos scores those that are."
+        ) from error
+    if process.is_main:
+        print(f"protocol {protocol.name}, {why}: {protocol.rule}")
+    return sequences, protocol
+
+
+def show_scores(evaluation: Evaluation, output: Path | None) -> None:
+    """Print the score table and write the result files, if there is a folder for them."""
     print(score_table(evaluation))
-    if output is not None:
-        write_evaluation(evaluation, output)
-        print(f"scores: {output / 'scores.csv'}")
-        print(f"report: {write_report(evaluation, output)}")
-    if segmenting:
-        print(f"masks: {masks}")
-        if settings.panel_step:
-            print(f"panels: {output / 'panels'}")
+    if output is None:
+        print("(--output DIR also writes the scores, those of every frame, and a report)")
+        return
+    write_evaluation(evaluation, output)
+    print(f"scores: {output / 'scores.csv'}")
+    print(f"report: {write_report(evaluation, output)}")
+
+
+def print_result(evaluation: Evaluation) -> None:
+    """The last line: the average's mean over the measures."""
     print(f"{evaluation.title} {evaluation.rows[-1].mean:.4f}")
 
 
 def load_segmenter(
-    arguments: argparse.Namespace, settings: Settings
+    arguments: argparse.Namespace, settings: Settings, process: Process
 ) -> tuple[Segmenter, str, dict[str, Any]]:
     """The checkpoint's network, at the input size and with the references of its run.
 
-    IMAGE_SIZE, NUM_REFERENCES and NUM_ITERATIONS (T, Figure 7) given as flags take their place.
+    IMAGE_SIZE, NUM_REFERENCES, NUM_ITERATIONS (T, Figure 7) and RECOLOUR_FLOW given as flags take
+    their place.
 
     Returns:
-        The network; what it is, in a line; and the settings that make the masks, by name.
+        The network; what it is, in a line; and what makes the masks, by name: the network's and its
+        training's settings, those of this evaluation, and FLOW_MAPS, the kind that it was
+        trained on.
 
     Raises:
         CheckpointError: the file is no checkpoint, or one of stage 1.
+        SettingsError: a flag that says otherwise than the checkpoint and has no effect.
     """
     checkpoint = load_checkpoint(arguments.checkpoint)
     if not checkpoint["arguments"]["motion"]:
@@ -160,14 +238,23 @@ def load_segmenter(
             f"{arguments.checkpoint} is of stage 1, which has no flow stream; evaluate a "
             "checkpoint that train.py has made"
         )
+    trained = checkpoint["settings"]
     given = {name: getattr(settings, name.lower()) for name in arguments.given}
-    own = (*_OWN, *(_TTA if arguments.tta else ()), *(_VIDEO if arguments.video else ()))
-    used = checkpoint["settings"] | {name: given[name] for name in _OF_THE_RUN if name in given}
-    used |= {name: getattr(settings, name.lower()) for name in own}
+    where = _VIDEO if arguments.video else (*_SET, "PANEL_STEP")
+    heard = {*_OF_THE_RUN, *_MASKS, *_MACHINE, *where, *(_TTA if arguments.tta else ())}
+    _refuse_unheard(
+        {name for name in given if name not in heard and trained.get(name) != given[name]}
+    )
+    foreign = {*_MASKS, *_TTA, *_MACHINE, *_SET, *_VIDEO, *_NOT_THE_MASKS}
+    used = {name: value for name, value in trained.items() if name not in foreign}
+    used |= {name: given[name] for name in _OF_THE_RUN if name in given}
+    own = (*_MASKS, *(_TTA if arguments.tta else ()))
+    used |= {"TTA": arguments.tta, **{name: getattr(settings, name.lower()) for name in own}}
+    if checkpoint.get("flow"):
+        used["FLOW_MAPS"] = checkpoint["flow"]
     changes = {}
     if "NUM_ITERATIONS" in given:
         changes["num_iterations"] = settings.num_iterations
-    process = start_process(settings.gpu.split(",")[0])
     views = {"scales": used["TTA_SCALES"], "flip": used["TTA_FLIP"]} if arguments.tta else {}
     segmenter = Segmenter(
         build_from_checkpoint(checkpoint, **changes).to(process.device).eval(),
@@ -182,81 +269,28 @@ def load_segmenter(
         f"{', '.join(map(str, sizes))} pixels{' and mirrored' if views.get('flip') else ''}, "
         f"{used['NUM_REFERENCES']} reference frames"
     )
-    print(f"{method}, from {arguments.checkpoint}, on {process.device}")
     return segmenter, method, used
-
-
-def segment_and_score(
-    segmenter: Segmenter,
-    used: dict[str, Any],
-    sequences: list[Sequence],
-    protocol: Protocol,
-    settings: Settings,
-    output: Path,
-) -> dict[str, SequenceScores]:
-    """Write masks and panels below ``output``; return the scores of the annotated frames."""
-    step = settings.panel_step
-    with_panel = {
-        frame for sequence in sequences for frame in (sequence.frames[::step] if step else ())
-    }
-
-    def masks() -> Iterator[tuple[FrameResult, np.ndarray]]:
-        for result in predict_sequences(
-            segmenter,
-            sequences,
-            used["NUM_REFERENCES"],
-            batch_size=settings.eval_batch_size,
-            workers=settings.workers,
-        ):
-            probability = result.prediction.probability(read_size(result.frame.image))
-            yield result, to_mask(probability, settings.threshold, settings.stretch_masks)
-
-    def finish(item: tuple[FrameResult, np.ndarray]) -> tuple[str, str, tuple[float, ...] | None]:
-        result, mask = item
-        frame, label = result.frame, frame_label(result.sequence, result.frame)
-        truth = None if frame.mask is None else read_mask(frame.mask)
-        write_picture(
-            output / "masks" / result.sequence / f"{label}.png", mask.astype(np.uint8) * 255
-        )
-        panel_path = output / "panels" / result.sequence / f"{label}.png"
-        panel_path.unlink(missing_ok=True)  # an earlier evaluation's may be there
-        if frame in with_panel:
-            panel = draw_panels(
-                read_image(frame.image),
-                read_image(frame.flow),
-                mask,
-                truth,
-                result.prediction.maps,
-            )
-            write_picture(panel_path, panel)
-        scores = None if truth is None else score_frame(mask, truth, protocol.measures)
-        return result.sequence, label, scores
-
-    bar = tqdm(
-        overlap(finish, masks(), num_cores()),
-        total=len(frames_of(sequences)),
-        desc="segmenting",
-        unit="frame",
-        dynamic_ncols=True,
-    )
-    return collect_scores(bar, protocol.measures)
 
 
 def segment_clip(arguments: argparse.Namespace, settings: Settings) -> None:
     """Masks and a playable overlay of any video."""
-    output = arguments.output or arguments.checkpoint.parent / arguments.video.stem
-    segmenter, _, used = load_segmenter(arguments, settings)
-    if settings.flow_estimator == "dis":
-        estimator = dis_estimator()
-    else:
-        weights = settings.flow_weights
-        estimator = raft_estimator(weights and Path(weights), str(segmenter.device))
+    process = start_process(settings.gpu.split(",")[0])
+    segmenter, method, used = load_segmenter(arguments, settings, process)
+    made_by = origin_in_words(settings.flow_estimator, settings.remove_camera_motion)
+    print(f"{method}, from {arguments.checkpoint}, on {process.device}; flow: {made_by}")
+    _compare_flow(used.get("FLOW_MAPS"), made_by)
+    weights = settings.flow_weights
     result = segment_video(
         segmenter,
         arguments.video,
-        output,
+        arguments.output,
         num_references=used["NUM_REFERENCES"],
-        estimator=camera_free(estimator) if settings.remove_camera_motion else estimator,
+        estimator=build_estimator(
+            settings.flow_estimator,
+            weights and Path(weights),
+            str(process.device),
+            settings.remove_camera_motion,
+        ),
         batch_size=settings.eval_batch_size,
         threshold=settings.threshold,
         stretch=settings.stretch_masks,
@@ -267,16 +301,38 @@ def segment_clip(arguments: argparse.Namespace, settings: Settings) -> None:
     print(f"overlay: {result.overlay}")
 
 
+def _compare_flow(trained_on: str | None, given: str | None) -> None:
+    """Say when the network is shown another kind of flow maps than it was trained on."""
+    if trained_on and given and trained_on != given:
+        print(f"note: the network was trained on flow maps of another kind: {trained_on}")
+
+
+def _identity(checkpoint: Path) -> list[str | int]:
+    """Tells whether a checkpoint is still the same file."""
+    status = checkpoint.stat()
+    return [str(checkpoint.resolve()), status.st_size, status.st_mtime_ns]
+
+
+def _refuse_unheard(names: set[str]) -> None:
+    if names:
+        flags = ", ".join("--" + name.lower().replace("_", "-") for name in sorted(names))
+        raise SettingsError(f"{flags}: without effect on what is asked for; leave it out")
+
+
 def _check_together(arguments: argparse.Namespace) -> None:
     """Arguments that say nothing together are an error, lest one of them be thought heard."""
     for given, needed, names in (
         (arguments.video, arguments.checkpoint, "--video needs --checkpoint"),
+        (arguments.video, arguments.output, "--video needs --output"),
         (arguments.tta, arguments.checkpoint, "--tta needs --checkpoint"),
         (arguments.binarize, arguments.masks, "--binarize needs --masks"),
         (arguments.compare, arguments.output, "--compare needs --output"),
+        (arguments.compare, not arguments.set, "--compare takes no --set"),
     ):
         if given and not needed:
             raise SettingsError(f"{names}; python evaluate.py --help says more")
+    if arguments.masks or arguments.compare:
+        _refuse_unheard(set(arguments.given) - set(_SET if arguments.masks else ()))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import config
 from datasets.layout import DatasetError, Frame, still_images
 from datasets.samples import StillImages
 from models import build_model
+from utils.distributed import Process, gather
 from utils.evaluation import predict_stills
 from utils.metrics import region_similarity
 from utils.pictures import draw_panels
@@ -50,20 +51,22 @@ def main() -> None:
             f"{len(train_frames)} images for training, {len(val_frames)} for validation, "
             f"on {process.device}; run folder {run.folder}"
         )
+    run.record({settings.pretrain_set: frames})
     dataset = StillImages(
         train_frames, settings.image_size, augmentation_from(settings), settings.seed
     )
     progress = fit(
         model,
         dataset,
-        lambda model: validate(model, val_frames, settings),
+        lambda model, quick: validate(model, val_frames, settings, process, quick),
         settings,
         {"model": settings.model, "arguments": network},
         run.folder,
         process,
         resume=run.resumed,
+        dry_run=run.dry_run,
     )
-    if process.is_main:
+    if process.is_main and not run.dry_run:
         print(f"best validation J {progress.best:.4f}: {run.folder / 'best.pt'}")
 
 
@@ -74,26 +77,42 @@ def split_frames(frames: list[Frame], share: float, seed: int) -> tuple[list[Fra
     return [frames[i] for i in order[count:]], [frames[i] for i in order[:count]]
 
 
-def validate(model: torch.nn.Module, frames: list[Frame], settings: Settings) -> Validation:
-    """Mean J over the images kept back, at the network's input size."""
+def validate(
+    model: torch.nn.Module,
+    frames: list[Frame],
+    settings: Settings,
+    process: Process,
+    quick: bool = False,
+) -> Validation:
+    """Mean J over the images kept back, at the network's input size.
+
+    The processes share the batches, and each gets the whole result. ``quick`` is for one batch.
+    """
     size = settings.eval_batch_size
     keys = [(0, index) for index in range(len(frames))]
-    batches = make_loader(
+    batches = [keys[first : first + size] for first in range(0, len(keys), size)]
+    mine = batches[:1] if quick else batches[process.rank :: process.world_size]
+    loader = make_loader(
         StillImages(frames, settings.image_size),
-        [keys[first : first + size] for first in range(0, len(keys), size)],
+        mine,
         settings.workers,
         next(model.parameters()).device,
     )
-    scores, panel = [], None
-    for batch, probabilities in predict_stills(model, batches, settings.mixed_precision):
+    scores: dict[int, float] = {}
+    pictures = {}
+    predicted = predict_stills(model, loader, settings.mixed_precision)
+    for keys_of_batch, (batch, probabilities) in zip(mine, predicted):
         masks = batch["mask"] > 0.5
         predictions = probabilities > settings.threshold
-        for prediction, mask in zip(predictions.numpy(), masks.numpy()):
-            scores.append(region_similarity(prediction[0], mask[0]))
-        if panel is None:
+        for (_, index), prediction, mask in zip(keys_of_batch, predictions.numpy(), masks.numpy()):
+            scores[index] = region_similarity(prediction[0], mask[0])
+        if process.is_main and not pictures:
             image = (batch["image"][0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-            panel = draw_panels(image, None, predictions[0, 0].numpy(), masks[0, 0].numpy(), {})
-    return Validation(float(np.mean(scores)), panel=panel)
+            prediction, mask = predictions[0, 0].numpy(), masks[0, 0].numpy()
+            pictures["panel"] = draw_panels(image, None, prediction, mask, {})
+    scores = {index: j for one in gather(scores, process) for index, j in one.items()}
+    mean = float(np.mean([scores[index] for index in sorted(scores)]))
+    return Validation(mean, pictures=pictures, frames=len(scores), of=len(frames))
 
 
 if __name__ == "__main__":

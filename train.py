@@ -9,13 +9,15 @@ import numpy as np
 import torch
 
 import config
+from datasets.flow import flow_origin
 from datasets.layout import Sequence, read_image, read_mask, video_sequences
 from datasets.samples import VideoFrames
 from models import build_model
 from utils.checkpoints import check_same_network, load_checkpoint, start_from_stage1
-from utils.evaluation import Segmenter, predict_sequences, to_mask
-from utils.metrics import region_similarity
-from utils.pictures import draw_panels
+from utils.distributed import Process, gather
+from utils.evaluation import Segmenter, maps_by_iteration, predict_sequences, to_mask
+from utils.metrics import boundary_accuracy, region_similarity
+from utils.pictures import draw_iterations, draw_panels
 from utils.scripts import check_data, frames_of, run_script, start_training
 from utils.settings import Settings
 from utils.training import (
@@ -35,13 +37,13 @@ def main() -> None:
 
     data_root = Path(settings.data_root)
     train_sets = [video_sequences(data_root, name) for name in settings.train_sets]
-    val_sequences = video_sequences(data_root, settings.val_set)
+    val_sequences = video_sequences(data_root, settings.val_set, masks="some")
     check_data([frame for s in [*train_sets, val_sequences] for frame in frames_of(s)], process)
 
     torch.manual_seed(settings.seed)
     network = run.network_arguments(motion=True)
     checkpoint = None
-    if settings.stage1_checkpoint is not None and not run.resumed:
+    if settings.stage1_checkpoint is not None and not run.has_weights:
         checkpoint = load_checkpoint(Path(settings.stage1_checkpoint))
         check_same_network(checkpoint, settings.model, network)
         network["pretrained_backbone"] = False  # stage 1's weights take their place
@@ -57,6 +59,9 @@ def main() -> None:
         loaded = start_from_stage1(model, checkpoint["weights"])
         if process.is_main:
             print(f"stage 1 from {settings.stage1_checkpoint}: {loaded}")
+    sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
+    first = settings.train_sets[0]
+    run.record({name: frames_of(sequences) for name, sequences in sets.items()})
     dataset = VideoFrames(
         train_sets,
         settings.image_size,
@@ -67,39 +72,69 @@ def main() -> None:
     progress = fit(
         model,
         dataset,
-        lambda model: validate(model, val_sequences, settings),
+        lambda model, quick: validate(model, val_sequences, settings, process, quick),
         settings,
-        {"model": settings.model, "arguments": network},
+        {"model": settings.model, "arguments": network, "flow": flow_origin(data_root, first)},
         run.folder,
         process,
         resume=run.resumed,
+        dry_run=run.dry_run,
     )
-    if process.is_main:
+    if process.is_main and not run.dry_run:
         print(f"best validation J {progress.best:.4f}: {run.folder / 'best.pt'}")
 
 
-def validate(model: torch.nn.Module, sequences: list[Sequence], settings: Settings) -> Validation:
-    """Mean J over the sequences, each the mean over its frames, at the frames' own size."""
-    scores: dict[str, list[float]] = {sequence.name: [] for sequence in sequences}
-    panel = None
+def validate(
+    model: torch.nn.Module,
+    sequences: list[Sequence],
+    settings: Settings,
+    process: Process,
+    quick: bool = False,
+) -> Validation:
+    """Mean J over the sequences, each the mean over its annotated frames, at their own size.
+
+    The processes share the sequences, and each gets the whole result. ``quick`` is for one batch.
+    """
+    size = settings.eval_batch_size
+    targets = {
+        sequence.name: [frame for frame in sequence.frames if frame.mask][
+            :: settings.val_frame_step
+        ]
+        for sequence in sequences
+    }
+    total = sum(map(len, targets.values()))
+    mine = sequences[:1] if quick else sequences[process.rank :: process.world_size]
+    if quick:
+        targets = {name: frames[:size] for name, frames in targets.items()}
     segmenter = Segmenter(model, settings.image_size, mixed_precision=settings.mixed_precision)
+    scores: dict[str, list[tuple[float, float]]] = {sequence.name: [] for sequence in mine}
+    pictures = {}
     for result in predict_sequences(
         segmenter,
-        sequences,
+        mine,
         settings.num_references,
-        batch_size=settings.eval_batch_size,
+        batch_size=size,
         workers=settings.workers,
-        frame_step=settings.val_frame_step,
+        targets=targets,
     ):
-        truth = read_mask(result.frame.mask)
+        frame, truth = result.frame, read_mask(result.frame.mask)
         probability = result.prediction.probability(truth.shape)
         mask = to_mask(probability, settings.threshold, settings.stretch_masks)
-        scores[result.sequence].append(region_similarity(mask, truth))
-        if panel is None:
-            image, flow = read_image(result.frame.image), read_image(result.frame.flow)
-            panel = draw_panels(image, flow, mask, truth, result.prediction.maps)
-    parts = {f"J {name}": float(np.mean(values)) for name, values in scores.items()}
-    return Validation(float(np.mean(list(parts.values()))), parts, panel)
+        scores[result.sequence].append(
+            (region_similarity(mask, truth), boundary_accuracy(mask, truth))
+        )
+        if process.is_main and not pictures:
+            image, flow = read_image(frame.image), read_image(frame.flow)
+            pictures["panel"] = draw_panels(image, flow, mask, truth, result.prediction.maps)
+            maps = maps_by_iteration(segmenter, mine[0], frame, settings.num_references)
+            if maps:
+                pictures["slot maps by iteration"] = draw_iterations(image, maps)
+    scores = {name: pairs for one in gather(scores, process) for name, pairs in one.items()}
+    means = {name: np.mean(scores[name], axis=0) for name in targets if scores.get(name)}
+    parts = {f"{m} {name}": float(v) for name, pair in means.items() for m, v in zip("JF", pair)}
+    j, f = np.mean(list(means.values()), axis=0)
+    frames = sum(map(len, scores.values()))
+    return Validation(float(j), {"F": float(f), **parts}, pictures, frames, total)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideData
 from tqdm import tqdm
 
@@ -99,13 +100,15 @@ class Clip:
         number = start = 0
         # Frame threads are faster, but lose errors at a file's end; it has been checked already.
         with _open_video(self.source, threads="AUTO") as (container, stream):
-            for number, frame in enumerate(container.decode(stream), 1):
-                name, read = f"{number - 1:05d}", partial(_upright, frame, self.orientation)
-                if self.constant:
-                    yield ClipFrame(name, number - 1, 1, read)
-                else:
-                    start = frame.pts if number == 1 else start
-                    yield ClipFrame(name, frame.pts - start, frame.duration or 0, read)
+            for packet in container.demux(stream):
+                for frame in _decoded(packet, self.source, number):
+                    name, read = f"{number:05d}", partial(_upright, frame, self.orientation)
+                    if self.constant:
+                        yield ClipFrame(name, number, 1, read)
+                    else:
+                        start = start if number else frame.pts
+                        yield ClipFrame(name, frame.pts - start, frame.duration or 0, read)
+                    number += 1
         if number != self.count:
             raise VideoError(
                 f"{self.source}: {number} frames, but {self.count} when it was checked; leave the "
@@ -218,10 +221,17 @@ def _check_file(path: Path) -> Clip:
 
 
 def _decoded(packet: av.Packet, path: Path, count: int) -> list[av.VideoFrame]:
-    """The frames that a packet completes; ``count`` have come before."""
+    """The frames that a packet completes; ``count`` have come before.
+
+    What cannot be decoded before the first frame is left out, as players do: a clip that was cut
+    out of another without encoding it anew may begin with frames that need earlier ones.
+    """
     try:
-        return packet.decode()
+        frames = packet.decode()
+        return frames if count else [frame for frame in frames if not frame.is_corrupt]
     except av.FFmpegError as error:
+        if not count:
+            return []
         raise VideoError(
             f"{path}: cut off or damaged after {count} frames ({error.strerror}); {_REPAIR}"
         ) from error
@@ -270,7 +280,7 @@ class _Times:
 
 
 @contextmanager
-def _open_video(path: Path, threads: str) -> Iterator[tuple[av.container.InputContainer, object]]:
+def _open_video(path: Path, threads: str) -> Iterator[tuple[InputContainer, av.VideoStream]]:
     """A file's container and its best video stream; FFmpeg's errors become VideoErrors."""
     fault, advice = "no video, or one without its beginning or its index", "get a whole copy"
     try:

@@ -7,12 +7,19 @@ one to its predecessor, negated, so that it shows the same motion as the frames 
 are stored as colour-wheel pictures (`datasets.colour_wheel`), each normalised by its own largest
 motion. The program can be stopped at any time and started again: a flow map is there whole or not
 at all, and those that are there are kept unless `--overwrite` is given.
+
+Several processes, on one machine or more that see the same folder, share a set's frames:
+
+    torchrun --standalone --nproc-per-node 2 -m datasets.flow --data-root data --set DAVIS_train
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -34,8 +41,20 @@ _JPEG = [
     *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
 ]
 
+# In the set's folder: what made its flow maps.
+_ORIGIN = ".flow.json"
+
 # A file being written; the leading dot hides it from the layout's scan.
 _PARTIAL = ".{stem}.jpg.partial"
+
+_FLAGS = (
+    "The flags are --weights FILE and --estimator dis for datasets.flow, --flow-weights FILE and "
+    "--flow-estimator dis for evaluate.py."
+)
+
+# Frames that a process makes in a row, where there are others: enough that hardly any is read by
+# two of them, few enough that what a stopped run has left is spread over all that go on with it.
+_RUN = 64
 
 _RAFT_SMALLEST = 128  # pixels; RAFT's coarsest correlation map would be empty below
 
@@ -45,7 +64,13 @@ class FlowError(RuntimeError):
 
 
 def make_flow(
-    data_root: Path, set_name: str, estimator: Estimator, overwrite: bool = False
+    data_root: Path,
+    set_name: str,
+    estimator: Estimator,
+    overwrite: bool = False,
+    made_by: str | None = None,
+    share: tuple[int, int] = (0, 1),
+    wait: Callable[[], object] = lambda: None,
 ) -> tuple[int, int]:
     """Write the flow map of every frame of a video set as `FLOW/<frame>.jpg`.
 
@@ -56,38 +81,104 @@ def make_flow(
         estimator: maps two frames, (H, W, 3) uint8 RGB, to the motion from the first to the second,
             (H, W, 2) float32 in pixels, x to the right and y down.
         overwrite: make flow maps anew that are there already, whatever their extension.
+        made_by: the estimator in words, which `flow_origin` will tell. Flow maps of different ones
+            are not mixed in a set.
+        share: which process this is, from 0, and how many make the set's flow maps together. The
+            first one shows a progress bar and writes down `made_by`.
+        wait: returns when all processes have called it as often.
 
     Returns:
-        The number of flow maps written, and of those that were there already.
+        The number of flow maps of this share that were written, and that were there already.
 
     Raises:
         DatasetError: if the set's layout is wrong, a sequence has a single frame, a frame is
-            unreadable, or two neighbouring frames differ in size.
+            unreadable, two neighbouring frames differ in size, or flow maps of another origin would
+            be kept.
     """
+    rank, processes = share
+    if rank > 0:
+        wait()  # what is wrong with the set is said once, by the first process
     sequences = video_sequences(data_root, set_name, masks="none", flow=False)
     single = [str(s.frames[0].image) for s in sequences if len(s.frames) == 1]
     if single:
         kind = "sequence of a single frame, which has no flow"
         advice = "add the frames that follow, or remove it"
         raise DatasetError(format_problems(str(data_root / set_name), {(kind, advice): single}))
-    for folder in {_flow_folder(frame) for sequence in sequences for frame in sequence.frames}:
-        folder.mkdir(exist_ok=True)
-        for leftover in folder.glob(_PARTIAL.format(stem="*")):
-            leftover.unlink()
+    if rank == 0:
+        if made_by is not None:
+            some = any(frame.flow for sequence in sequences for frame in sequence.frames)
+            _begin_origin(data_root / set_name, made_by, some, overwrite)
+        wait()
+    pairs = [pair for sequence in sequences for pair in motion_pairs(sequence.frames)]
+    mine = [pair for run in runs_of(share, len(pairs)) for pair in pairs[run.start : run.stop]]
+    _prepare_folders([frame for frame, _, _ in pairs], [frame for frame, _, _ in mine])
 
     written = kept = 0
-    total = sum(len(sequence.frames) for sequence in sequences)
-    with tqdm(total=total, desc=f"{set_name} flow", unit="frame") as progress:
-        for sequence in sequences:
-            read = lru_cache(maxsize=2)(read_image)  # neighbouring pairs share a frame
-            for frame, other, sign in motion_pairs(sequence.frames):
-                if frame.flow is not None and not overwrite:
-                    kept += 1
-                else:
-                    _write(frame, sign * _estimate(estimator, frame, other, read))
-                    written += 1
-                progress.update()
+    read = lru_cache(maxsize=2)(read_image)  # neighbouring pairs share a frame
+    title = f"{set_name} flow" + (f", share 1 of {processes}" if processes > 1 else "")
+    for frame, other, sign in tqdm(mine, desc=title, unit="frame", disable=rank > 0):
+        if frame.flow is not None and not overwrite:
+            kept += 1
+        else:
+            _write(frame, sign * _estimate(estimator, frame, other, read))
+            written += 1
+    wait()  # until the last one is done, the set may be a mixture
+    if made_by is not None and rank == 0:
+        _write_origin(data_root / set_name, made_by)
     return written, kept
+
+
+def runs_of(share: tuple[int, int], total: int) -> list[range]:
+    """Which of a set's frames are a process's share: runs of neighbours.
+
+    Args:
+        share: which process, from 0, and of how many.
+        total: number of the set's frames, those of all sequences one after the other.
+
+    Returns:
+        Positions among them, in order. Every frame is one process's, and the processes' shares
+        differ by one frame at most.
+    """
+    rank, processes = share
+    rest = total % (processes * _RUN)  # too few for a whole run each
+    starts = range(rank * _RUN, total - rest, processes * _RUN)
+    first, last = (total - rest + rest * number // processes for number in (rank, rank + 1))
+    return [*(range(start, start + _RUN) for start in starts), range(first, last)]
+
+
+def flow_origin(data_root: Path, set_name: str) -> str | None:
+    """What made a set's flow maps, in words, as "dis, camera motion removed"; None if unknown."""
+    try:
+        return json.loads((data_root / set_name / _ORIGIN).read_text(encoding="utf-8"))["made_by"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def origin_in_words(estimator: str, remove_camera_motion: bool) -> str:
+    """The estimator's name and whether camera motion is kept, as `flow_origin` tells it."""
+    return f"{estimator}, camera motion {'removed' if remove_camera_motion else 'kept'}"
+
+
+def _begin_origin(folder: Path, made_by: str, some: bool, overwrite: bool) -> None:
+    """Refuse to mix flow maps; note that they are being replaced, where they are."""
+    known = flow_origin(folder.parent, folder.name)
+    if known is None or not some or known == made_by:
+        if not some:
+            _write_origin(folder, made_by)
+        return
+    if not overwrite:
+        raise DatasetError(
+            f"{folder}: its flow maps are of another kind ({known}) than those that are to be made "
+            f"({made_by}); pass --overwrite to make all of them anew"
+        )
+    # Until all are replaced, going on without --overwrite would leave a mixture.
+    _write_origin(folder, f"{known}, in part replaced by {made_by}")
+
+
+def _write_origin(folder: Path, made_by: str) -> None:
+    partial = folder / f"{_ORIGIN}.partial"
+    partial.write_text(json.dumps({"made_by": made_by}) + "\n", encoding="utf-8")
+    os.replace(partial, folder / _ORIGIN)
 
 
 def motion_pairs(frames: Iterable[Item]) -> Iterator[tuple[Item, Item, int]]:
@@ -133,7 +224,7 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
     Args:
         weights: file with the network's state dict; None takes torchvision's published weights,
             from torch's cache if they are there, else downloaded.
-        device: "cpu" or "cuda"; None takes a GPU if there is one.
+        device: "cpu", "cuda" or "cuda:<index>"; None takes a GPU if there is one.
 
     Returns:
         An estimator for `make_flow`. It pads frames of any size to what RAFT needs.
@@ -150,6 +241,11 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
     device = device or ("cuda" if has_gpu else "cpu")
     if device.startswith("cuda") and not has_gpu:
         raise FlowError(f"torch finds no GPU for the device {device!r}: use --device cpu")
+    if (torch.device(device).index or 0) >= max(1, torch.cuda.device_count()):
+        raise FlowError(
+            f"there is no device {device!r}, as this machine has {torch.cuda.device_count()} "
+            "GPU(s): start as many processes (torchrun's --nproc-per-node), or use --device cpu"
+        )
     url = Raft_Large_Weights.DEFAULT.url
     if weights is None:
         try:
@@ -159,10 +255,10 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
         except Exception as error:  # no network, a proxy's error page, a damaged cache, ...
             raise FlowError(
                 f"RAFT's weights could not be downloaded ({error}): fetch {url} on a machine with "
-                "network and pass it as --weights FILE, or use --estimator dis, which needs none."
+                f"network, or use DIS, which needs none. {_FLAGS}"
             ) from error
     elif not weights.is_file():
-        raise FlowError(f"there is no weights file {weights}: pass a copy of {url}")
+        raise FlowError(f"there is no weights file {weights}: give a copy of {url}. {_FLAGS}")
     model = raft_large()
     try:
         if weights is not None:
@@ -171,8 +267,8 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
     except Exception as error:  # torch raises nearly anything for a file that is not its own
         reason = str(error).strip().split("\n")[0]
         raise FlowError(
-            f"{weights or url} is no state dict of torchvision's raft_large ({reason}): pass a "
-            f"copy of {url} as --weights FILE."
+            f"{weights or url} is no state dict of torchvision's raft_large ({reason}): give a "
+            f"copy of {url}. {_FLAGS}"
         ) from error
     model.to(device).eval()
 
@@ -189,6 +285,24 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
         return flow.permute(1, 2, 0).cpu().numpy()
 
     return estimate
+
+
+def build_estimator(
+    name: str,
+    weights: Path | None = None,
+    device: str | None = None,
+    remove_camera_motion: bool = False,
+) -> Estimator:
+    """An estimator by its name, ``"raft"`` or ``"dis"``; the other arguments as below.
+
+    Raises:
+        FlowError: it cannot be set up.
+        ValueError: there is none of that name.
+    """
+    if name not in ("raft", "dis"):
+        raise ValueError(f"no flow estimator {name!r}: expected 'raft' or 'dis'")
+    estimator = dis_estimator() if name == "dis" else raft_estimator(weights, device)
+    return camera_free(estimator) if remove_camera_motion else estimator
 
 
 def camera_free(estimator: Estimator) -> Estimator:
@@ -227,6 +341,24 @@ def _flow_folder(frame: Frame) -> Path:
     return frame.image.parent.parent / "FLOW"
 
 
+def _partial(frame: Frame) -> Path:
+    """Where a frame's flow map is while it is being written."""
+    return _flow_folder(frame) / _PARTIAL.format(stem=frame.name)
+
+
+def _prepare_folders(frames: list[Frame], mine: list[Frame]) -> None:
+    """Make the folders that this share's flow maps go to, without what stopped runs left there.
+
+    What belongs to the other shares' frames stays: it may be being written.
+    """
+    others = {_partial(frame) for frame in frames} - {_partial(frame) for frame in mine}
+    for folder in {_flow_folder(frame) for frame in mine}:
+        folder.mkdir(exist_ok=True)
+        for leftover in folder.glob(_PARTIAL.format(stem="*")):
+            if leftover not in others:
+                leftover.unlink(missing_ok=True)
+
+
 def _estimate(
     estimator: Estimator, first: Frame, second: Frame, read: Callable[[Path], np.ndarray]
 ) -> np.ndarray:
@@ -244,11 +376,64 @@ def _write(frame: Frame, flow: np.ndarray) -> None:
     """Write a flow map whole or not at all, in place of the one that the frame may have."""
     picture = cv2.cvtColor(flow_to_picture(flow), cv2.COLOR_RGB2BGR)
     path = _flow_folder(frame) / f"{frame.name}.jpg"
-    partial = path.with_name(_PARTIAL.format(stem=frame.name))
+    partial = _partial(frame)
     partial.write_bytes(cv2.imencode(".jpg", picture, _JPEG)[1].tobytes())
     if frame.flow not in (None, path):
         frame.flow.unlink()  # two flow maps of one frame would be an error in the layout
     os.replace(partial, path)
+
+
+@dataclass(frozen=True)
+class _Processes:
+    """This process among those that torchrun has started, or alone: the defaults.
+
+    Attributes:
+        rank, number: which of how many.
+        local_rank: which of those on this machine.
+    """
+
+    rank: int = 0
+    number: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def join(cls) -> "_Processes":
+        """Meet the others, if there are any."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        if any(name not in os.environ for name in names):
+            return cls()
+        processes = cls(*(int(os.environ[name]) for name in names))
+        if processes.number > 1:
+            import torch.distributed
+
+            # As long as the slowest may take; when one fails, torchrun ends them all.
+            torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
+        return processes
+
+    def wait(self) -> None:
+        """Return when all processes have come this far."""
+        if self.number > 1:
+            import torch.distributed
+
+            torch.distributed.barrier()
+
+    def total(self, counts: tuple[int, ...]) -> list[int]:
+        """The sums over all processes."""
+        if self.number == 1:
+            return list(counts)
+        import torch.distributed
+
+        sums = torch.tensor(counts)
+        torch.distributed.all_reduce(sums)
+        return sums.tolist()
+
+    def device(self, wanted: str | None) -> str | None:
+        """A GPU for each process, unless the CPU is wanted or there is no GPU."""
+        if self.number == 1 or wanted == "cpu":
+            return wanted
+        import torch
+
+        return f"cuda:{self.local_rank}" if wanted or torch.cuda.is_available() else None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -286,20 +471,36 @@ def main(arguments: list[str] | None = None) -> int:
     if options.estimator == "dis" and (options.weights or options.device):
         parser.error("--weights and --device are for --estimator raft")
     try:
-        if options.estimator == "dis":
-            estimator = dis_estimator()
-        else:
-            estimator = raft_estimator(options.weights, options.device)
-        written, kept = make_flow(
+        processes = _Processes.join()
+        if processes.local_rank > 0:
+            processes.wait()  # for the first one on this machine to check, and fetch the weights
+        # Before the weights are fetched.
+        video_sequences(options.data_root, options.set, masks="none", flow=False)
+        estimator = build_estimator(
+            options.estimator,
+            options.weights,
+            processes.device(options.device) if options.estimator == "raft" else None,
+            options.remove_camera_motion,
+        )
+        if processes.local_rank == 0:
+            processes.wait()
+        counts = make_flow(
             options.data_root,
             options.set,
-            camera_free(estimator) if options.remove_camera_motion else estimator,
+            estimator,
             options.overwrite,
+            origin_in_words(options.estimator, options.remove_camera_motion),
+            (processes.rank, processes.number),
+            processes.wait,
         )
+        written, kept = processes.total(counts)
     except (DatasetError, FlowError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{options.set}: {written} flow maps written, {kept} were there already")
+    except KeyboardInterrupt:
+        return 130
+    if processes.rank == 0:
+        print(f"{options.set}: {written} flow maps written, {kept} were there already")
     return 0
 
 

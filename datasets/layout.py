@@ -34,6 +34,7 @@ PARTS = ("RGB", "GT", "FLOW")  # folders of a still set (without FLOW), a flat s
 # For each kind of problem, as (what is wrong, what to do), the files or folders concerned.
 Problems = dict[tuple[str, str], list[str]]
 
+_MOST_OBJECTS = 32  # grey values below are taken for labels, not for grey, in error messages
 _LISTED = 10  # entries of a kind of problem that a message names; the rest are counted
 _STILL_LAYOUT = "{RGB,GT}/<name>.jpg or .png"
 _FLAT_LAYOUT = "{RGB,GT,FLOW}/<sequence>_<frame>.jpg or .png"
@@ -347,7 +348,8 @@ def read_binary_mask(path: Path, binarize: bool = False) -> np.ndarray:
 
     Args:
         path: PNG or JPEG; of a palette the entries count, not their colours.
-        binarize: also take grey masks, whose foreground is what lies above the middle of the range.
+        binarize: grey masks are probabilities, whose foreground is what lies above the middle of
+            the range; what has a palette, colours or one bit is read as without.
 
     Returns:
         bool (H, W), True for foreground.
@@ -366,17 +368,17 @@ def read_binary_mask(path: Path, binarize: bool = False) -> np.ndarray:
         values = colours[..., 0] if is_grey else colours @ (1 << 8 * np.arange(colours.shape[2]))
     if values.dtype == bool:
         return values
+    if binarize and is_grey:
+        return values > (65535 if mode.startswith("I") else 255) // 2
     largest = values.max()
     foreground = values == largest
     if (foreground | (values == 0)).all():
         return foreground & (largest > 0)
+    number = len(np.unique(values))
     if not is_grey:
-        raise NotBinaryError(f"{path}: {len(np.unique(values))} labels or colours")
-    if not binarize:
-        raise NotBinaryError(
-            f"{path}: {len(np.unique(values))} values from {values.min()} to {largest}"
-        )
-    return values > (65535 if mode.startswith("I") else 255) // 2
+        raise NotBinaryError(f"{path}: {number} labels or colours")
+    hint = ", perhaps the numbers of objects" if largest < _MOST_OBJECTS else ""
+    raise NotBinaryError(f"{path}: {number} values from {values.min()} to {largest}{hint}")
 
 
 def read_size(path: Path) -> tuple[int, int]:

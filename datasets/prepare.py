@@ -101,8 +101,8 @@ def prepare(
         source: the unpacked archive, or a folder above it.
         data_root: folder that holds this project's sets; made if it is missing.
         description: what the source should hold, one of `datasets.sources.SOURCES`.
-        accept_partial: take what is there where sequences, or frames that a list names, are missing
-            or a count is below the known one.
+        accept_partial: take what is there where sequences, frames that a list names, or masks or
+            images of a pair are missing, or a count is below the known one; says what is left out.
         progress: show progress bars.
 
     Returns:
@@ -126,6 +126,10 @@ def prepare(
     for set_name, known in description.known.items():
         _compare_counts(set_name, known, frames, problems)
     if accept_partial:
+        left_out = {kind: items for kind, items in problems.items() if kind in PARTIAL - {FEWER}}
+        for (kind, _), items in left_out.items():
+            more = f", ... and {len(items) - 3} more" if len(items) > 3 else ""
+            print(f"left out: {len(items)} x {kind}: {', '.join(items[:3])}{more}")
         problems = {kind: items for kind, items in problems.items() if kind not in PARTIAL}
     if problems or not frames:
         raise DatasetError(_explain(source, description, problems))
@@ -447,7 +451,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m datasets.prepare",
         description="Bring a downloaded data set into this project's layout.",
     )
-    parser.add_argument("name", choices=tuple(SOURCES), help="the data set")
+    parser.add_argument("name", metavar="NAME", choices=tuple(SOURCES), help=", ".join(SOURCES))
     parser.add_argument(
         "--source", type=Path, required=True, help="folder with the unpacked archive"
     )
@@ -464,6 +468,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (DatasetError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     for result in results:
         print("\n".join(_describe(result, description.known[result.set_name])))
     for result in results if description.video else ():

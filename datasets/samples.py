@@ -39,6 +39,10 @@ class StillImages(Dataset):
     def __len__(self) -> int:
         return len(self.frames)
 
+    def name(self, index: int) -> str:
+        """The frame that sample ``index`` is of."""
+        return self.frames[index].name
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         """Sample ``index`` of ``epoch``, for the key (epoch, index).
 
@@ -91,6 +95,11 @@ class VideoFrames(Dataset):
     def __len__(self) -> int:
         return len(self.targets)
 
+    def name(self, index: int) -> str:
+        """The frame that sample ``index`` is of."""
+        sequence, position = self.targets[index]
+        return sequence.frames[position].name
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         """Sample ``index`` of ``epoch``, for the key (epoch, index).
 
@@ -116,6 +125,42 @@ class VideoFrames(Dataset):
             "reference_flows": torch.stack([reference[1] for reference in references]),
             "mask": mask,
         }
+
+
+class Tolerant(Dataset):
+    """Samples of a data set in which files may turn out to be unreadable.
+
+    Such a sample is replaced by the next one that can be read. Every sample also has ``fault``: the
+    error's message, or nothing.
+    """
+
+    _TRIES = 10
+
+    def __init__(self, dataset: StillImages | VideoFrames):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def name(self, index: int) -> str:
+        """The frame that sample ``index`` is of."""
+        return self.dataset.name(index)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | str]:
+        """The sample for the key (epoch, index), or one of the ten after it.
+
+        Raises:
+            DatasetError: none of them can be read.
+        """
+        epoch, index = key
+        fault = ""
+        for offset in range(self._TRIES):
+            try:
+                sample = self.dataset[epoch, (index + offset) % len(self.dataset)]
+                return {**sample, "fault": fault}
+            except DatasetError as error:
+                fault = fault or str(error)
+        raise DatasetError(f"{fault}; nor can the {self._TRIES - 1} samples after it")
 
 
 class TestFrames(Dataset):

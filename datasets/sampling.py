@@ -1,23 +1,24 @@
 """Which samples make up which batch of which epoch."""
 
-from collections.abc import Iterator
-
 import numpy as np
-from torch.utils.data import Sampler
+
+Key = tuple[int, int]  # (epoch, index), what datasets.samples takes
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
+class EpochBatches:
     """Batches of (epoch, index) keys in an order that depends on seed and epoch alone.
 
-    A batch is the same whatever the number of processes: each of them takes its share of it. The
-    last, incomplete batch is left out; a data set smaller than one batch is repeated to fill one.
+    A batch is the same whatever the number of processes and of parts: each process takes its share
+    of it, part by part. The last, incomplete batch is left out; a data set smaller than one batch
+    is repeated to fill one. ``len()`` is the number of batches in an epoch.
 
     Args:
         set_sizes: samples in each set, in the data set's order.
-        batch_size: over all processes; a multiple of ``world_size``.
+        batch_size: over all processes and parts; a multiple of ``world_size * parts``.
         seed: of the order.
         balance: take from each set at most as many samples as the first has, anew every epoch.
         rank, world_size: this process, and how many there are.
+        parts: into how many a process's share is cut, for gradient accumulation.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         balance: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        parts: int = 1,
     ):
         self.set_sizes = set_sizes
         self.batch_size = batch_size
@@ -35,26 +37,26 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.balance = balance
         self.rank = rank
         self.world_size = world_size
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next iteration is for."""
-        self.epoch = epoch
+        self.parts = parts
 
     def __len__(self) -> int:
         return max(1, sum(self._taken()) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        rng = np.random.default_rng([self.seed, self.epoch])
+    def epoch(self, epoch: int, start: int = 0) -> list[list[list[Key]]]:
+        """This process's keys in an epoch, from batch ``start`` on: by batch, then by part."""
+        rng = np.random.default_rng([self.seed, epoch])
         starts = np.cumsum([0, *self.set_sizes[:-1]])
         chosen = [
-            start + rng.permutation(size)[:taken]
-            for start, size, taken in zip(starts, self.set_sizes, self._taken())
+            first + rng.permutation(size)[:taken]
+            for first, size, taken in zip(starts, self.set_sizes, self._taken())
         ]
         order = rng.permutation(np.concatenate(chosen))
         order = np.resize(order, len(self) * self.batch_size)  # cuts, or repeats
-        for batch in order.reshape(-1, self.batch_size):
-            yield [(self.epoch, int(index)) for index in batch[self.rank :: self.world_size]]
+        shares = order.reshape(-1, self.batch_size)[start:, self.rank :: self.world_size]
+        return [
+            [[(epoch, int(index)) for index in part] for part in np.split(share, self.parts)]
+            for share in shares
+        ]
 
     def _taken(self) -> list[int]:
         if not self.balance:

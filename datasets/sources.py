@@ -28,14 +28,14 @@ _COMPLETE = "complete the download, or take what is there with --partial"
 FEWER = ("count below the known one", _COMPLETE)
 MISSING_SEQUENCE = ("sequence without frames", _COMPLETE)
 MISSING_FRAME = ("frame or mask that a list names and that is not there", _COMPLETE)
-PARTIAL = {FEWER, MISSING_SEQUENCE, MISSING_FRAME}
+NO_MASK = ("image without mask", _COMPLETE)
+NO_IMAGE = ("mask without image", _COMPLETE)
+PARTIAL = {FEWER, MISSING_SEQUENCE, MISSING_FRAME, NO_MASK, NO_IMAGE}
 
 MISSING = ("folder or file missing", "check that --source is the unpacked archive")
 _AMBIGUOUS = ("folder found twice", "give the one that is meant as --source")
 _DUPLICATE = ("second file for the same frame", "keep one of the two")
 _NUMBERLESS = ("file whose name does not end in a frame number", "remove it")
-_NO_MASK = ("image without mask", "unpack the archive again")
-_NO_IMAGE = ("mask without image", "unpack the archive again")
 _NO_MASKS = ("sequence without any mask", "unpack the archive again")
 _DEFINITION = ("definition file (Def.dat) that cannot be read", "unpack the archive again")
 
@@ -304,7 +304,7 @@ def _fbms_masks(
         if number not in images:
             number = in_order[index] if 0 <= index < len(in_order) else None
         if number is None:
-            _add(problems, _NO_IMAGE, str(truth / name))
+            _add(problems, NO_IMAGE, str(truth / name))
         elif number in masks:
             _add(problems, _DUPLICATE, f"{truth / name} beside {masks[number].name}")
         else:
@@ -327,7 +327,7 @@ def _fbms_masks_by_name(
             if number in images:
                 masks[number] = path
             else:
-                _add(problems, _NO_IMAGE, str(path))
+                _add(problems, NO_IMAGE, str(path))
         if masks:
             return masks, read_mask
     return {}, None
@@ -473,9 +473,9 @@ def _unpaired(
             _add(problems, (kind, MISSING[1]), str(folder))
             return
     for key in sorted(masks.keys() - images.keys()):
-        _add(problems, _NO_IMAGE, str(masks[key]))
+        _add(problems, NO_IMAGE, str(masks[key]))
     for key in sorted(images.keys() - masks.keys() if every else ()):
-        _add(problems, _NO_MASK, str(images[key]))
+        _add(problems, NO_MASK, str(images[key]))
 
 
 def _read_list(path: Path) -> dict[str, set[int]]:
@@ -584,6 +584,7 @@ def _add(problems: Problems, kind: tuple[str, str], item: str) -> None:
 
 # 3,455 frames in all (Perazzi et al., CVPR 2016). The "4K training frames" of some papers are those
 # of DAVIS 2017's 60 training sequences (issue 3 of tfzhou/MATNet).
+_FBMS_NOTE = "known: 720 masks in Testset and Trainingset together"
 _DAVIS_KNOWN = {"DAVIS_train": Known(30, 2079, 2079), "DAVIS_test": Known(20, 1376, 1376)}
 
 SOURCES: dict[str, Source] = {
@@ -640,8 +641,8 @@ SOURCES: dict[str, Source] = {
         ),
         read=_read_fbms,
         known={
-            "FBMS_test": Known(30, note="720 masks in both parts together"),
-            "FBMS_train": Known(29, optional=True, note="720 masks in both parts together"),
+            "FBMS_test": Known(30, note=_FBMS_NOTE),
+            "FBMS_train": Known(29, optional=True, note=_FBMS_NOTE),
         },
     ),
     "youtube_objects": Source(

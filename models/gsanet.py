@@ -123,6 +123,21 @@ class GSANet(nn.Module):
         ]
         return self._decode(outputs, image)
 
+    def maps_by_iteration(
+        self, image: Tensor, flow: Tensor, references: References
+    ) -> list[dict[str, Tensor]]:
+        """``maps`` of ``segment`` after 0, 1, ... T rounds of slot attention (Figure 8)."""
+        attentions = [m for m in self.modules() if isinstance(m, GuidedSlotAttention)]
+        rounds = [attention.num_iterations for attention in attentions]
+        maps = []
+        for count in range(max(rounds, default=0) + 1):
+            for attention in attentions:
+                attention.num_iterations = count
+            maps.append(self.segment(image, flow, references).maps)
+        for attention, count in zip(attentions, rounds):
+            attention.num_iterations = count
+        return maps
+
     def _decode(self, streams: list["StreamOutput"], image: Tensor) -> Prediction:
         # A mean of two linear maps is a 1 x 1 convolution of the concatenated streams, and one
         # that stage 1's single stream fits too.

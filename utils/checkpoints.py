@@ -1,18 +1,52 @@
-"""Checkpoints: files with a network's weights, what it is, and where its training stood."""
+"""Checkpoints: files with a network's weights, what it is, and where its training stood.
 
+A run's folder holds ``last.pt`` and, where a save was asked to keep it, the one before as
+``previous.pt``. They are zip archives as torch.save writes them, in which every record, pickle and
+tensors alike, carries its CRC-32; torch.load ignores these, ``load_checkpoint`` checks them.
+"""
+
+import errno
 import os
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from models import build_model
 
+LAST, PREVIOUS = "last.pt", "previous.pt"
+
+# transformers 5 has renamed the parts of SegFormer's encoder, in a release after 5.0.0: what they
+# were called there and in 4.x, and what they are called since.
+_RENAMED_PARTS = tuple(
+    (re.compile(old), new)
+    for old, new in (
+        (r"\bencoder\.patch_embeddings\.(\d+)\.", r"stages.\1.patch_embeddings."),
+        (r"\bencoder\.block\.(\d+)\.", r"stages.\1.blocks."),
+        (r"\bencoder\.layer_norm\.(\d+)\.", r"stages.\1.layer_norm."),
+        (r"\battention\.self\.query\b", "attention.q_proj"),
+        (r"\battention\.self\.key\b", "attention.k_proj"),
+        (r"\battention\.self\.value\b", "attention.v_proj"),
+        (r"\battention\.self\.sr\b", "attention.sequence_reduction.sequence_reduction"),
+        (r"\battention\.self\.layer_norm\b", "attention.sequence_reduction.layer_norm"),
+        (r"\battention\.output\.dense\b", "attention.o_proj"),
+        (r"\bmlp\.dense1\b", "mlp.fc1"),
+        (r"\bmlp\.dense2\b", "mlp.fc2"),
+        (r"\blayer_norm_1\b", "layernorm_before"),
+        (r"\blayer_norm_2\b", "layernorm_after"),
+    )
+)
+
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, or of another network than is wanted."""
+    """A checkpoint that is missing, damaged, of another network, or that cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -38,28 +72,60 @@ class Loaded:
         )
 
 
-def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write ``checkpoint`` so that ``path`` is at any time either the old file or the new one."""
+def save_checkpoint(path: Path, checkpoint: dict[str, Any], keep_previous: bool = False) -> None:
+    """Write ``checkpoint`` so that ``path`` is at any time either the old file or the new one.
+
+    Args:
+        path: the file; what an earlier process left half-written beside it is overwritten.
+        checkpoint: what ``load_checkpoint`` will read: tensors, numbers, strings, and lists and
+            dictionaries of them.
+        keep_previous: the old file becomes ``previous.pt`` beside it. Whenever the process dies,
+            one of the two is there and whole. A damaged old file is not kept: ``previous.pt``,
+            from which training has then gone on, stays.
+
+    Raises:
+        CheckpointError: it could not be written, as on a full disk; says what is whole still.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(checkpoint, temporary)
-    os.replace(temporary, path)
+    try:
+        # Through a file of our own, since torch's says of a failed write neither what nor why.
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep_previous and _is_whole(path):
+            _keep(path, path.with_name(PREVIOUS))
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        older = [path.name, PREVIOUS] if keep_previous else [path.name]
+        raise CheckpointError(_write_failure(path, error, older)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    _flush_folder(path.parent)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint that ``save_checkpoint`` wrote, onto the CPU; code in it is never run.
 
     Raises:
-        CheckpointError: no such file, or not a checkpoint of this project.
+        CheckpointError: no such file, a damaged one, or not a checkpoint of this project.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the best.pt or last.pt in it")
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            _check_records(file)
+            file.seek(0)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch.load raises many kinds for damaged files and for pickles with code in them.
-        reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
+        # zipfile and torch.load raise many kinds for damaged files and for pickles with code.
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: {_read_failure(error)}"
+        ) from error
     wanted = {"model", "arguments", "weights", "settings"}
     if not isinstance(checkpoint, dict) or not wanted <= checkpoint.keys():
         raise CheckpointError(
@@ -67,6 +133,27 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{', '.join(sorted(wanted - set(checkpoint if isinstance(checkpoint, dict) else ())))}"
         )
     return checkpoint
+
+
+def load_last(run_dir: Path) -> tuple[dict[str, Any], Path, str | None]:
+    """The newest usable checkpoint of a run: ``last.pt``, or else ``previous.pt``.
+
+    Returns:
+        The checkpoint, its file, and, where that is not ``last.pt``, a sentence that says why.
+
+    Raises:
+        CheckpointError: neither can be used; the message says what is wrong with each.
+    """
+    last, previous = Path(run_dir) / LAST, Path(run_dir) / PREVIOUS
+    try:
+        return load_checkpoint(last), last, None
+    except CheckpointError as error:
+        trouble = str(error)
+    try:
+        checkpoint = load_checkpoint(previous)
+    except CheckpointError as error:
+        raise CheckpointError(f"{run_dir} cannot be resumed: {trouble}; {error}") from error
+    return checkpoint, previous, f"{trouble}; the one before it, {previous}, is used instead"
 
 
 def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> nn.Module:
@@ -82,14 +169,23 @@ def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> nn.Modu
     """
     arguments = {**checkpoint["arguments"], **changes, "pretrained_backbone": False}
     model = build_model(checkpoint["model"], **arguments)
+    load_weights(model, checkpoint["weights"])
+    return model
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Fill a network with a checkpoint's weights, whichever transformers they were saved with.
+
+    Raises:
+        CheckpointError: the weights do not fit.
+    """
     try:
-        model.load_state_dict(checkpoint["weights"])
+        model.load_state_dict(_renamed(weights, model.state_dict()))
     except RuntimeError as error:
         raise CheckpointError(
             "the checkpoint's weights do not fit the network that its settings describe; it was "
             f"made by another version of the code ({str(error).splitlines()[-1].strip()})"
         ) from error
-    return model
 
 
 def check_same_network(checkpoint: dict[str, Any], model: str, arguments: dict[str, Any]) -> None:
@@ -109,6 +205,21 @@ def check_same_network(checkpoint: dict[str, Any], model: str, arguments: dict[s
         )
 
 
+def check_same_order(checkpoint: dict[str, Any], model: nn.Module) -> None:
+    """Raise CheckpointError unless tensors come in the same order in the checkpoint and ``model``.
+
+    Optimizers keep their state by position, and transformers has changed the order of a MiT's
+    parameters along with their names: the weights go from one version to another, training not.
+    """
+    own = model.state_dict()
+    if list(_renamed(checkpoint["weights"], own)) != list(own):
+        raise CheckpointError(
+            "the checkpoint's tensors come in another order than the network's, so its optimizer "
+            "state cannot be used; resume with the version of transformers that the run was "
+            "started with (record.json in its folder has it)"
+        )
+
+
 def start_from_stage1(model: nn.Module, weights: dict[str, Tensor]) -> Loaded:
     """Fill stage 2's network with stage 1's weights, the RGB stream's also into the flow stream.
 
@@ -124,6 +235,7 @@ def start_from_stage1(model: nn.Module, weights: dict[str, Tensor]) -> Loaded:
         CheckpointError: nothing fits.
     """
     own = model.state_dict()
+    weights = _renamed(weights, own)
     loaded, copied, used = {}, {}, set()
     for name, tensor in own.items():
         twin = name.replace("flow_stream.", "rgb_stream.", 1)
@@ -141,3 +253,89 @@ def start_from_stage1(model: nn.Module, weights: dict[str, Tensor]) -> Loaded:
     return Loaded(
         len(loaded), len(copied), len(own) - len(loaded) - len(copied), len(weights) - len(used)
     )
+
+
+def _renamed(weights: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """``weights`` under those of ``names`` that mean the same in another transformers version."""
+    names = set(names)
+    if names.issuperset(weights):
+        return weights
+    meant = {_newest_name(name): name for name in names}
+    return {
+        name if name in names else meant.get(_newest_name(name), name): tensor
+        for name, tensor in weights.items()
+    }
+
+
+def _newest_name(name: str) -> str:
+    for pattern, replacement in _RENAMED_PARTS:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _check_records(file: BinaryIO) -> None:
+    """Raise BadZipFile unless every record of the archive agrees with its checksum."""
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"its record {damaged} does not agree with its checksum")
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            _check_records(file)
+    except Exception:  # of many kinds, as in load_checkpoint; also where there is no file
+        return False
+    return True
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Make a file known as ``previous`` too, or only, where the file system has no hard links."""
+    link = previous.with_name(f".{previous.name}.tmp")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:
+        os.replace(path, previous)
+        return
+    os.replace(link, previous)
+
+
+def _flush_folder(folder: Path) -> None:
+    """See to it that renamed files keep their new names when the power fails."""
+    with suppress(OSError):  # not every system opens or flushes folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _write_failure(path: Path, error: BaseException, older: list[str]) -> str:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__  # torch's complaint about the archive hides the disk's
+    message = f"{path} could not be written: {(cause and cause.strerror) or _first_line(error)}"
+    if cause is not None and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        message += "; make room on the disk"
+    whole = [name for name in older if _is_whole(path.with_name(name))]
+    if whole:
+        message += f"; the older {' and '.join(whole)} {'is' if len(whole) == 1 else 'are'} whole"
+    return message
+
+
+def _read_failure(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        return (
+            f"it holds {found[1] if found else 'more than tensors and plain values'}, and what "
+            "might be code is never run"
+        )
+    if isinstance(error, zipfile.BadZipFile):
+        return f"it is damaged or no file of torch.save ({_first_line(error)})"
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0]

@@ -1,12 +1,15 @@
 """Devices and processes: the CPU, one GPU, or one DistributedDataParallel process per GPU."""
 
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
@@ -50,6 +53,8 @@ def launch_processes(gpu: str) -> bool:
         rank, failure = error.get_first_failure()
         # The process has said why; the launcher's own traceback says nothing to a user.
         sys.exit(f"error: training process {rank} ended with exit status {failure.exitcode}")
+    except SignalException as error:  # the processes have stopped as they do alone
+        sys.exit(0 if error.sigval == signal.SIGINT else 128 + error.sigval)
     return True
 
 
@@ -90,11 +95,31 @@ def start_process(gpu: str) -> Process:
         torch.cuda.set_device(device)
     if "RANK" not in os.environ:
         return Process(device)
-    # The others wait while the main process validates, which may take long.
+    # Long enough for the main process to check a large data set while the others wait.
     torch.distributed.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=4)
+        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30)
     )
     return Process(device, torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+
+def num_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gather(value: Any, process: Process) -> list[Any]:
+    """What each process has, by rank, in every process; anything that can be pickled."""
+    if process.world_size == 1:
+        return [value]
+    values = [None] * process.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def wait_for_all(process: Process) -> None:
+    """Go on when every process has come this far."""
+    if process.world_size > 1:
+        torch.distributed.barrier()
 
 
 def end_process() -> None:

@@ -1,6 +1,6 @@
 """From a network and a set of sequences to probabilities, one frame after the other."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from datasets.augmentation import whole_frame
 from datasets.layout import Frame, Sequence
 from datasets.samples import TestFrames, uniform_references
 from models.mask_decoder import resize
 from models.prediction import References
+from utils.distributed import num_cores
 
 SIZE_STEP = 32  # pixels; what the input's side must be a multiple of
 
@@ -137,9 +138,9 @@ def predict_sequences(
     *,
     batch_size: int = 4,
     workers: int = 0,
-    frame_step: int = 1,
+    targets: Mapping[str, Items[Frame]] | None = None,
 ) -> Iterator[FrameResult]:
-    """Segment every ``frame_step``-th frame of every sequence, in order.
+    """Segment every frame of every sequence, in order.
 
     References are taken uniformly over a sequence and encoded once. Memory does not grow with the
     length of a sequence.
@@ -150,12 +151,15 @@ def predict_sequences(
         num_references: N_R.
         batch_size: frames that go through the network together.
         workers: loader processes; 0 loads here.
-        frame_step: 1 for every frame.
+        targets: only these frames, by the sequence's name.
     """
-    frames, references, batches = [], [], []
+    names, frames, references, batches = [], [], [], []
     for sequence in sequences:
         start = len(frames)
-        chosen = sequence.frames[::frame_step]
+        chosen = sequence.frames if targets is None else targets[sequence.name]
+        if not chosen:
+            continue
+        names += [sequence.name] * len(chosen)
         frames += chosen
         batches += [
             list(range(first, min(first + batch_size, start + len(chosen))))
@@ -165,7 +169,6 @@ def predict_sequences(
             sequence.frames[position]
             for position in uniform_references(len(sequence.frames), num_references)
         ]
-    names = [sequence.name for sequence in sequences for _ in sequence.frames[::frame_step]]
     reference_loader = iter(
         DataLoader(
             TestFrames(references, segmenter.views, segmenter.recolour_flow),
@@ -177,7 +180,7 @@ def predict_sequences(
     loader = DataLoader(
         TestFrames(frames, segmenter.views, segmenter.recolour_flow),
         batch_sampler=batches,
-        num_workers=workers,
+        num_workers=min(workers, num_cores()),
         pin_memory=segmenter.device.type == "cuda",
     )
     for indices, views in zip(batches, loader):
@@ -186,6 +189,27 @@ def predict_sequences(
             encoded = segmenter.encode_references(next(reference_loader))
         for index, prediction in zip(indices, segmenter.segment(views, encoded)):
             yield FrameResult(names[index], frames[index], prediction)
+
+
+def maps_by_iteration(
+    segmenter: Segmenter, sequence: Sequence, frame: Frame, num_references: int
+) -> list[dict[str, np.ndarray]]:
+    """A frame's maps after each iteration of the network, float32 (h, w) in [0, 1] by name.
+
+    None at all for networks without such a thing (``maps_by_iteration``).
+    """
+    iterate = getattr(segmenter.model, "maps_by_iteration", None)
+    if iterate is None:
+        return []
+    view = segmenter.views[:1]
+    positions = uniform_references(len(sequence.frames), num_references)
+    references = [sequence.frames[position] for position in positions]
+    shown = [default_collate(list(TestFrames(frames, view))) for frames in (references, [frame])]
+    encoded = segmenter.encode_references(shown[0])[0]
+    target = {name: tensor.to(segmenter.device) for name, tensor in shown[1][0].items()}
+    with inference(segmenter.device, segmenter.mixed_precision):
+        maps = iterate(target["image"], target["flow"], encoded)
+    return [{name: m[0].float().cpu().numpy() for name, m in after.items()} for after in maps]
 
 
 def predict_stills(

@@ -60,13 +60,14 @@ def boundary_accuracy(
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def statistics(values: np.ndarray, first_and_last: bool = False) -> Statistics:
+def statistics(values: np.ndarray) -> Statistics:
     """Mean, recall (share of frames above 0.5) and decay of a measure ``(T,)`` over a sequence.
 
-    The benchmark leaves the first and the last frame out, as ``first_and_last=False`` does; a
-    sequence of one or two frames, of which nothing would be left, then counts whole. Decay is the
-    mean of the first quarter of the frames minus that of the last. As in the benchmark's evaluator,
-    neighbouring quarters share a frame and NaN values do not enter the means.
+    Decay is the mean of the first quarter of the frames minus that of the last. As in the
+    benchmark's evaluator, neighbouring quarters share a frame, and NaN does not enter the means.
+
+    Args:
+        values: of the frames that count (see ``counted``).
 
     Raises:
         ValueError: no frames.
@@ -74,7 +75,6 @@ def statistics(values: np.ndarray, first_and_last: bool = False) -> Statistics:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(f"statistics of values of shape {values.shape}: expected (T,) with T > 0")
-    values = counted(values, first_and_last)
     # The small term rounds halves up; round() alone would take them to the even neighbour.
     edges = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
     first, last = values[: edges[1] + 1], values[edges[3] :]
@@ -85,8 +85,12 @@ def statistics(values: np.ndarray, first_and_last: bool = False) -> Statistics:
     )
 
 
-def counted(values: np.ndarray, first_and_last: bool = False) -> np.ndarray:
-    """The values (T,) that count: without the first and the last, unless nothing would be left."""
+def counted(values: np.ndarray, first_and_last: bool) -> np.ndarray:
+    """The values (T,) of a sequence that count.
+
+    DAVIS 2016 leaves the first and the last frame out (``first_and_last=False``); a sequence of one
+    or two frames, of which nothing would be left, then counts whole.
+    """
     return values if first_and_last or len(values) <= 2 else values[1:-1]
 
 

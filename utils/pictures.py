@@ -1,5 +1,6 @@
 """Pictures: the eight result panels A to H, side by side and labelled; a mask over its frame."""
 
+import os
 import string
 
 import cv2
@@ -38,13 +39,36 @@ def draw_panels(
         ("ground truth", np.full_like(image, 128) if truth is None else _grey(truth)),
         *((name, heat_map(values, image)) for name, values in maps.items()),
     ]
-    height = round(PANEL_WIDTH * image.shape[0] / image.shape[1])
+    height = max(1, round(PANEL_WIDTH * image.shape[0] / image.shape[1]))
     return np.hstack(
         [
             _with_label(resize(picture, height, PANEL_WIDTH), f"{letter}  {name}")
             for letter, (name, picture) in zip(string.ascii_uppercase, panels)
         ]
     )
+
+
+def draw_iterations(image: np.ndarray, maps: list[dict[str, np.ndarray]]) -> np.ndarray:
+    """A row of heat maps for each named map, from the slots' beginning on (Figure 8).
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        maps: after 0, 1, ... T iterations, by name, float (h, w) in [0, 1].
+
+    Returns:
+        uint8 RGB.
+    """
+    height = max(1, round(PANEL_WIDTH * image.shape[0] / image.shape[1]))
+    rows = [
+        [
+            _with_label(
+                resize(heat_map(after[name], image), height, PANEL_WIDTH), f"{name}, t = {count}"
+            )
+            for count, after in enumerate(maps)
+        ]
+        for name in maps[0]
+    ]
+    return np.vstack([np.hstack(row) for row in rows])
 
 
 def heat_map(values: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -76,7 +100,7 @@ def draw_overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def write_picture(path, picture: np.ndarray) -> None:
-    """Write uint8 RGB (H, W, 3) or grey (H, W) to ``path``; its folder is made.
+    """Write uint8 RGB (H, W, 3) or grey (H, W), whole or not at all; the folder is made.
 
     Raises:
         OSError: it could not be written.
@@ -87,7 +111,9 @@ def write_picture(path, picture: np.ndarray) -> None:
     done, encoded = cv2.imencode(path.suffix, picture)
     if not done:
         raise OSError(f"{path} could not be encoded")
-    path.write_bytes(encoded.tobytes())
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(encoded.tobytes())
+    os.replace(partial, path)
 
 
 def _grey(mask: np.ndarray) -> np.ndarray:

@@ -12,6 +12,10 @@ import numpy as np
 from utils.metrics import Statistics, counted, statistics
 
 
+class ProtocolError(ValueError):
+    """A set that a protocol does not fit."""
+
+
 @dataclass(frozen=True)
 class Protocol:
     """The rules of one test set.
@@ -147,6 +151,22 @@ def choose_protocol(
     return PROTOCOLS[name], f"as {found} annotated (PROTOCOL takes another)"
 
 
+def check_classes(protocol: Protocol, sequences: Iterable[str]) -> None:
+    """Refuse names that tell no class, for a protocol that needs them.
+
+    Raises:
+        ProtocolError: a sequence's name has no underscore, with the class before it.
+    """
+    unnamed = (
+        [name for name in sequences if not name.partition("_")[1]] if protocol.by_class else []
+    )
+    if unnamed:
+        raise ProtocolError(
+            f"{protocol.name} averages over classes, but the names of {len(unnamed)} sequences say "
+            f"none, as {unnamed[0]}; expected <class>_<video>, as bird_0001"
+        )
+
+
 def summarise(scores: Mapping[str, SequenceScores], protocol: Protocol) -> list[Row]:
     """The rows of a set's score table: sequences, then classes if the protocol has them, then
     ``average``, the mean of the classes or of the sequences.
@@ -176,7 +196,7 @@ def _row(name: str, kind: str, scores: list[SequenceScores], protocol: Protocol)
         name,
         kind,
         len(values[protocol.measures[0]]),
-        {measure: statistics(v, first_and_last=True) for measure, v in values.items()},
+        {measure: statistics(v) for measure, v in values.items()},
     )
 
 

@@ -158,7 +158,7 @@ def score_table(evaluation: Evaluation) -> str:
         numbers = [row.mean] if len(protocol.measures) > 1 else []
         for one in row.statistics.values():
             numbers += [getattr(one, column) for column in protocol.columns]
-        cells = "".join(f"{number:8.3f}" for number in numbers)
+        cells = "".join(f"{round(number, 3) + 0.0:8.3f}" for number in numbers)  # no -0.000
         lines.append(f"{name:<{width}}{row.frames:8d}{cells}")
     lines.insert(-1, "-" * len(lines[0]))
     return "\n".join(lines)

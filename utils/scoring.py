@@ -1,6 +1,5 @@
 """Scores of masks on all cores, and the checks that masks from elsewhere must pass first."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Items
@@ -22,6 +21,7 @@ from datasets.layout import (
     read_binary_mask,
     read_mask,
 )
+from utils.distributed import num_cores
 from utils.metrics import MEASURES
 from utils.protocols import Protocol, SequenceScores
 
@@ -36,11 +36,6 @@ _OTHER_SIZE = (
     "mask of another size than the ground truth",
     "write each mask at its frame's size",
 )
-
-
-def num_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def overlap(
@@ -133,9 +128,12 @@ def score_masks(
                 _OTHER_SIZE,
                 f"{path}: {width} x {height}, {frame.mask} {true_width} x {true_height}",
             )
+        nonlocal some_foreground
+        some_foreground |= bool(mask.any())
         scores = score_frame(mask, truth, protocol.measures)
         return sequence, frame_label(sequence, frame), scores
 
+    some_foreground = False
     results = []
     bar = tqdm(
         overlap(score, jobs, num_cores()),
@@ -152,6 +150,11 @@ def score_masks(
             results.append(result)
     if problems:
         raise DatasetError(f"{format_problems(str(folder), problems)}\nNothing was scored.")
+    if binarize and not some_foreground:
+        raise DatasetError(
+            f"{folder}: no mask reaches 0.5, 127 of 255, anywhere. Are these numbers of objects? "
+            "Write 0 and 255 then. Nothing was scored."
+        )
     return collect_scores(results, protocol.measures)
 
 
@@ -189,4 +192,12 @@ def _find_masks(
             if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 kind = "mask of no frame of the set", "remove it, or name it <frame>.png"
                 problems.setdefault(kind, []).append(str(masks / name))
+    if not found:
+        inside = sorted(path.name for path in folder.iterdir())
+        raise DatasetError(
+            f"{folder} holds no mask of the set: expected <sequence>/<frame>.png, as "
+            f"{folder / sequences[0].name / frame_label(sequences[0].name, sequences[0].frames[0])}"
+            f".png; there is {', '.join(inside[:5]) or 'nothing'}"
+            + (f", ... and {len(inside) - 5} more" if len(inside) > 5 else "")
+        )
     return found, problems

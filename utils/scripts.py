@@ -1,5 +1,6 @@
 """What the scripts share: how training starts, errors as messages, checks of the data."""
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +13,19 @@ from datasets.layout import DatasetError, Frame, Sequence, check_files
 from models import ModelError
 from utils.checkpoints import CheckpointError
 from utils.distributed import Process, end_process, launch_processes, start_process
+from utils.interrupts import Interrupted
+from utils.protocols import ProtocolError
+from utils.record import changed_data, fingerprint, write_record
 from utils.results import ResultsError
-from utils.settings import Settings, SettingsError, parse_settings, settings_parser
-from utils.training import check_run, network_arguments, resumed_settings
+from utils.runs import SETTINGS, check_run, find_run, has_checkpoint, resumed_settings
+from utils.settings import (
+    Settings,
+    SettingsError,
+    parse_settings,
+    settings_parser,
+    write_settings,
+)
+from utils.training import TrainingError, network_arguments
 
 USER_ERRORS = (
     DatasetError,
@@ -22,7 +33,9 @@ USER_ERRORS = (
     ModelError,
     CheckpointError,
     SettingsError,
+    ProtocolError,
     ResultsError,
+    TrainingError,
     VideoError,
 )
 
@@ -36,17 +49,34 @@ class Run:
         process: this process.
         folder: of the run.
         resumed: whether it goes on.
+        has_weights: whether it has a checkpoint to go on from, and does not begin anew.
+        dry_run: whether it is only to be tried.
     """
 
     settings: Settings
     process: Process
     folder: Path
     resumed: bool
+    has_weights: bool
+    dry_run: bool
 
     def network_arguments(self, motion: bool) -> dict:
-        """What builds the network; a resumed run needs no ImageNet weights, it has its own."""
+        """What builds the network; a checkpoint's needs no ImageNet weights."""
         arguments = network_arguments(self.settings, motion)
-        return arguments | {"pretrained_backbone": False} if self.resumed else arguments
+        return arguments | {"pretrained_backbone": False} if self.has_weights else arguments
+
+    def record(self, sets: dict[str, list[Frame]]) -> None:
+        """Note in the run's folder how and with what data it was started."""
+        if not self.process.is_main or self.dry_run:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # First, so that a run which is killed right now can go on.
+        write_settings(self.settings, self.folder / SETTINGS)
+        found = fingerprint(sets, Path(self.settings.data_root))
+        changed = changed_data(self.folder, found)
+        if changed:
+            print(changed)
+        write_record(self.folder, found, self.process.world_size)
 
 
 def start_training(config: ModuleType, name: str, description: str) -> Run | None:
@@ -61,15 +91,26 @@ def start_training(config: ModuleType, name: str, description: str) -> Run | Non
         The run; ``None`` if it was left to processes that have been started, and have ended.
     """
     parser = settings_parser(config, description)
-    parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with this run")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN_DIR",
+        help="go on with this run; auto: with the run of this name if it was begun, else begin it",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything, try two steps and one batch of validation, and write nothing",
+    )
     settings, arguments = parse_settings(parser, config)
     given = arguments.given | ({"--config"} if arguments.config else set())
-    settings = resumed_settings(settings, arguments.resume, given)
+    resume = find_run(name, settings, arguments.resume)
+    settings = resumed_settings(settings, resume, given)
     if launch_processes(settings.gpu):
         return None
     process = start_process(settings.gpu)
-    folder = check_run(name, settings, arguments.resume, process)
-    return Run(settings, process, folder, arguments.resume is not None)
+    folder = check_run(name, settings, resume, process, arguments.dry_run)
+    has_weights = resume is not None and has_checkpoint(folder)
+    return Run(settings, process, folder, resume is not None, has_weights, arguments.dry_run)
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -80,6 +121,13 @@ def run_script(main: Callable[[], None]) -> None:
         # A loader process sends its whole traceback as the message; the error itself is its end.
         message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
         sys.exit(f"error: {message}")
+    except RuntimeError as error:
+        # What a loader says whose process was killed, mostly for want of memory.
+        if not re.search(r"DataLoader worker .*(killed|exited)", str(error)):
+            raise
+        sys.exit(f"error: {error}\nA loader process died; is there memory for WORKERS of them?")
+    except Interrupted as interrupted:
+        sys.exit(interrupted.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     finally:

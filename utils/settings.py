@@ -85,6 +85,7 @@ def _optional(rule: Rule) -> Rule:
         expected=f"{rule.expected}, or None",
         accepts=lambda value: value is None or rule.accepts(value),
         parse=lambda text: None if text.lower() == "none" else rule.parse(text),
+        convert=lambda value: None if value is None else rule.convert(value),
     )
 
 
@@ -195,16 +196,22 @@ RULES: dict[str, Rule] = {
     "STAGE1_CHECKPOINT": _optional(_path),
     "EPOCHS": _positive_int,
     "BATCH_SIZE": _positive_int,
+    "ACCUMULATION_STEPS": _positive_int,
     "LEARNING_RATE": _positive_float,
     "MIN_LEARNING_RATE": _non_negative_float,
     "ADAM_BETA1": _adam_decay,
     "ADAM_BETA2": _adam_decay,
     "ADAM_EPSILON": _positive_float,
+    "CLIP_GRADIENT": _optional(_positive_float),
+    "EMA_DECAY": _optional(_number(" above 0, below 1", lambda value: 0 < value < 1)),
     "SEED": _whole(" from 0 to 4294967295", lambda value: 0 <= value < 2**32),
     "GPU": _gpu_list,
     "MIXED_PRECISION": _flag,
     "OUTPUT_DIR": _path,
     "RUN_NAME": _optional(_text),
+    "CHECKPOINT_MINUTES": _positive_float,
+    "MAX_BAD_STEPS": _non_negative_int,
+    "BAD_FILE_SHARE": _share,
     "PRETRAIN_VAL_SHARE": _number(" above 0, below 1", lambda value: 0 < value < 1),
     "VALIDATE_EVERY": _positive_int,
     "VAL_FRAME_STEP": _positive_int,
@@ -218,7 +225,7 @@ RULES: dict[str, Rule] = {
     "FLOW_ESTIMATOR": _choice("raft", "dis"),
     "FLOW_WEIGHTS": _optional(_path),
     "REMOVE_CAMERA_MOTION": _flag,
-    "FRAME_RATE": _positive_float,
+    "FRAME_RATE": _number(" from 0.1 to 1000", lambda value: 0.1 <= value <= 1000),
 }
 
 
@@ -388,7 +395,9 @@ def settings_parser(config: ModuleType, description: str) -> argparse.ArgumentPa
             # Upper-case, so that no argument of a script's own can be taken for a setting.
             dest=line.name,
             default=argparse.SUPPRESS,
-            nargs="+" if RULES[line.name].several else None,
+            # A switch alone means true.
+            nargs="+" if RULES[line.name].several else "?" if RULES[line.name] is _flag else None,
+            const="true" if RULES[line.name] is _flag else None,
             metavar=RULES[line.name].metavar,
             help=f"{line.comment} (default: {default})".strip().replace("%", "%%"),
         )

@@ -2,11 +2,12 @@
 
 import inspect
 import math
+import resource
+import signal
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from functools import partial
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,137 +16,521 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Adam
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from datasets.augmentation import Augmentation
-from datasets.sampling import EpochBatches
+from datasets.layout import DatasetError
+from datasets.samples import Tolerant
+from datasets.sampling import EpochBatches, Key
 from models import model_class
 from utils.checkpoints import (
-    CheckpointError,
     check_same_network,
-    load_checkpoint,
+    check_same_order,
+    load_last,
+    load_weights,
     save_checkpoint,
 )
-from utils.distributed import Process
-from utils.losses import Loss, segmentation_loss
-from utils.settings import Settings, SettingsError, read_settings_file, write_settings
+from utils.distributed import Process, gather, num_cores, wait_for_all
+from utils.interrupts import Interrupted, Interrupts, ignore_interrupts
+from utils.losses import segmentation_loss
+from utils.runs import LOG, SETTINGS, RunLog, has_checkpoint
+from utils.settings import Settings, write_settings
 
-# What may change when a run goes on: where it computes and when it ends, not what it computes.
-RESUMABLE = frozenset(
-    ["DATA_ROOT", "EPOCHS", "EVAL_BATCH_SIZE", "GPU", "VALIDATE_EVERY", "VAL_FRAME_STEP", "WORKERS"]
-)
-LOG_INTERVAL = 10  # steps between two readings of the loss, each of which waits for the GPU
+LOG_INTERVAL = 10  # steps between two entries in TensorBoard
+_NAMED = 24  # samples of a bad step that are named
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why, and what is left."""
 
 
 @dataclass
 class Validation:
-    """Result of one validation.
+    """Result of one validation, the same in every process.
 
     Attributes:
         score: mean J in [0, 1], by which the best checkpoint is chosen.
         parts: further scores by name, for the log.
-        panel: a picture to look at, uint8 RGB (H, W, 3), if there is one.
+        pictures: to look at, by name, uint8 RGB (H, W, 3).
+        frames: how many were segmented here, and ``of`` how many in all.
     """
 
     score: float
     parts: dict[str, float] = field(default_factory=dict)
-    panel: np.ndarray | None = None
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    frames: int = 0
+    of: int = 0
 
 
 @dataclass
 class Progress:
-    """Where training stands: what a checkpoint must hold beside the weights and the optimizer."""
+    """Where training stands: what a checkpoint must hold beside the weights and the optimizer.
+
+    Attributes:
+        epoch: epochs that are done, with their validation.
+        batch: steps of the running epoch that are done.
+        step: steps that are done in all.
+        best: highest validation score.
+        bad_steps: steps that were skipped for their numbers, in all; ``bad_in_row`` at the end.
+        bad_files: samples of the running epoch that could not be read.
+        good_steps: steps of the running epoch that were not skipped, and ``sums`` of their losses.
+    """
 
     epoch: int = 0
+    batch: int = 0
     step: int = 0
     best: float = -1.0
+    bad_steps: int = 0
+    bad_in_row: int = 0
+    bad_files: int = 0
+    good_steps: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+Validate = Callable[[nn.Module, bool], Validation]
 
 
 def fit(
     model: nn.Module,
     dataset: Dataset,
-    validate: Callable[[nn.Module], Validation],
+    validate: Validate,
     settings: Settings,
     identity: dict[str, Any],
     run_dir: Path,
     process: Process,
+    *,
     resume: bool = False,
+    dry_run: bool = False,
 ) -> Progress:
     """Train ``model`` for ``settings.epochs`` epochs with Adam and a cosine schedule (Sec. 4.4).
 
-    Writes TensorBoard events, ``last.pt`` after every epoch and ``best.pt`` by validation score
-    into ``run_dir``; prints a line per epoch.
+    Writes ``settings.py``, ``log.txt``, TensorBoard events, ``last.pt`` (and the one before, as
+    ``previous.pt``) after every epoch and every ``CHECKPOINT_MINUTES``, and ``best.pt`` by
+    validation score into ``run_dir``; prints a line per epoch.
+
+    Whatever is random is drawn from the seed, the step and the process, so that a run which goes on
+    from a checkpoint computes what it would have computed without the break.
 
     Args:
         model: on the CPU; its ``forward`` takes a sample without its mask, as keywords.
         dataset: of ``datasets.samples``.
-        validate: scores the model; called in the main process only.
+        validate: scores the model, called in every process; with True it only tries one batch.
         settings: see config.py.
         identity: what rebuilds the network, kept in checkpoints: ``model`` and ``arguments``.
-        run_dir: made if need be; gets the settings really used as ``settings.py``.
+        run_dir: made if need be.
         process: this process.
-        resume: go on from ``run_dir / "last.pt"``.
+        resume: go on from the run's last checkpoint, or begin if there is none yet.
+        dry_run: two steps and one batch of validation, with an estimate of the whole run; nothing
+            is written.
+
+    Raises:
+        TrainingError: too many steps in a row with numbers that are not finite.
+        DatasetError: a file cannot be read, or more than BAD_FILE_SHARE of them.
+        CheckpointError: a checkpoint cannot be read or written.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint has been written.
     """
-    batches = EpochBatches(
-        dataset.set_sizes,
-        settings.batch_size,
-        settings.seed,
-        settings.balance_sets,
-        process.rank,
-        process.world_size,
-    )
-    model = model.to(process.device)
-    optimizer = Adam(
-        model.parameters(),
-        lr=settings.learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        eps=settings.adam_epsilon,
-    )
-    schedule = LambdaLR(
-        optimizer,
-        partial(
-            cosine_factor,
-            total=settings.epochs * len(batches),
-            floor=settings.min_learning_rate / settings.learning_rate,
-        ),
-    )
-    torch.manual_seed(settings.seed + process.rank)  # each process draws its own stochastic depth
-    progress = Progress()
-    if resume:
-        progress = _restore(run_dir / "last.pt", identity, model, optimizer, schedule)
-        if process.is_main:
-            print(f"resuming {run_dir} after epoch {progress.epoch} of {settings.epochs}")
-    if process.is_main:
-        write_settings(settings, run_dir / "settings.py")
-    wrapped = _wrap(model, process)
-    writer = (
-        SummaryWriter(run_dir, purge_step=progress.step + 1) if process.is_main else nullcontext()
-    )
-    with writer:
-        while progress.epoch < settings.epochs:
-            _train_epoch(
-                wrapped, dataset, batches, optimizer, schedule, settings, progress, process, writer
+    training = _Training(model, dataset, validate, settings, identity, run_dir, process)
+    if dry_run:
+        training.log = RunLog(None)
+        training.try_out()
+    else:
+        training.run(resume)
+    return training.progress
+
+
+class _Training:
+    """The state of a run and what is done with it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        validate: Validate,
+        settings: Settings,
+        identity: dict[str, Any],
+        run_dir: Path,
+        process: Process,
+    ):
+        self.dataset = Tolerant(dataset) if settings.bad_file_share > 0 else dataset
+        self.validate = validate
+        self.settings = settings
+        self.identity = identity
+        self.run_dir = run_dir
+        self.process = process
+        self.progress = Progress()
+        self.batches = EpochBatches(
+            dataset.set_sizes,
+            settings.batch_size,
+            settings.seed,
+            settings.balance_sets,
+            process.rank,
+            process.world_size,
+            settings.accumulation_steps,
+        )
+        self.model = model.to(process.device)
+        self.wrapped = _wrap(self.model, process)
+        # After wrapping, which replaces norms by synchronised ones on GPUs.
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.buffers = list(self.model.buffers())
+        self.buffers_before = [buffer.clone() for buffer in self.buffers]
+        self.optimizer = Adam(
+            self.model.parameters(),
+            lr=settings.learning_rate,
+            betas=(settings.adam_beta1, settings.adam_beta2),
+            eps=settings.adam_epsilon,
+        )
+        self.average = None
+        if settings.ema_decay is not None:
+            update = get_ema_multi_avg_fn(settings.ema_decay)
+            self.average = AveragedModel(self.model, multi_avg_fn=update, use_buffers=True)
+        self.interrupts = Interrupts()
+        self.log = RunLog(run_dir if process.is_main else None)
+        self.writer: SummaryWriter | None = None
+        self.saved_at = time.monotonic()
+        self.speed = 0.0  # images per second of the last epoch
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is validated and kept: the moving average if there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def run(self, resume: bool) -> None:
+        """Train to the end, or until interrupted."""
+        if resume and has_checkpoint(self.run_dir):
+            self._restore()
+        if self.process.is_main:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            write_settings(self.settings, self.run_dir / SETTINGS)
+        with ExitStack() as stack:
+            stack.enter_context(self.interrupts)
+            if self.process.is_main:
+                purged = self.progress.step + 1
+                self.writer = stack.enter_context(SummaryWriter(self.run_dir, purge_step=purged))
+            while self.progress.epoch < self.settings.epochs:
+                with self.interrupts.deferred():
+                    self._train_epoch()
+                self._finish_epoch()
+
+    def try_out(self) -> None:
+        """Two steps, one batch of validation, and what they say of the whole run."""
+        seconds = []
+        for step in self.batches.epoch(0)[:2] * 2:
+            loader = make_loader(self.dataset, step, 0, self.process.device)
+            started = time.perf_counter()
+            terms, norm, _ = self._optimise(list(loader))
+            seconds.append(time.perf_counter() - started)
+            if len(seconds) == 2:
+                break
+        started = time.perf_counter()
+        validation = self._validate(quick=True)
+        per_frame = (time.perf_counter() - started) / max(1, validation.frames)
+        if not self.process.is_main:
+            return
+        s = self.settings
+        steps = s.epochs * len(self.batches)
+        times = math.ceil(s.epochs / s.validate_every)
+        total = steps * seconds[1] + times * validation.of * per_frame / self.process.world_size
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in terms.items())
+        print(f"dry run: {count_parameters(self.model)}; {losses}, gradient norm {norm:.2f}")
+        print(
+            f"step {seconds[1]:.2f} s ({s.batch_size / seconds[1]:.1f} images/s, loading "
+            f"included), validation {1000 * per_frame:.0f} ms a frame, peak memory "
+            f"{_peak_memory(self.process.device):.2f} GiB"
+        )
+        print(
+            f"the whole run: {s.epochs} epochs of {len(self.batches)} steps and {times} "
+            f"validations of {validation.of} frames, about {_duration(total)}"
+        )
+
+    def _train_epoch(self) -> None:
+        """The steps of the running epoch that are still to do."""
+        s, p = self.settings, self.progress
+        self.model.train()
+        plan = self.batches.epoch(p.epoch, p.batch)
+        parts = [keys for step in plan for keys in step]
+        stream = iter(make_loader(self.dataset, parts, s.workers, self.process.device))
+        bar = tqdm(
+            total=len(self.batches) * s.batch_size,
+            initial=p.batch * s.batch_size,
+            desc=f"epoch {p.epoch + 1}/{s.epochs}",
+            unit="image",
+            disable=None if self.process.is_main else True,  # None: silent where it is no terminal
+            leave=False,
+            dynamic_ncols=True,
+        )
+        started, waited, images = time.perf_counter(), 0.0, 0
+        with bar:
+            for step in plan:
+                before = time.perf_counter()
+                samples = [next(stream) for _ in step]
+                waited += time.perf_counter() - before
+                rate = self._set_learning_rate()
+                terms, norm, stop = self._optimise(samples, step)
+                p.step += 1
+                p.batch += 1
+                images += s.batch_size
+                bar.update(s.batch_size)
+                bar.set_postfix(loss=f"{terms['total']:.3f}", refresh=False)
+                if self.writer and (p.step == 1 or p.step % LOG_INTERVAL == 0):
+                    seconds = time.perf_counter() - started
+                    for name, value in terms.items():
+                        self.writer.add_scalar(f"loss/{name}", value, p.step)
+                    for name, value in {
+                        "learning_rate": rate,
+                        "gradient_norm": norm,
+                        "images_per_second": images / seconds,
+                        "share_of_time_waiting_for_data": waited / seconds,
+                        "peak_memory_gib": _peak_memory(self.process.device),
+                        "bad_steps": p.bad_steps,
+                    }.items():
+                        self.writer.add_scalar(name, value, p.step)
+                if stop:
+                    self._save()
+                    self.log(f"stopped after step {p.step}; --resume {self.run_dir} goes on")
+                    wait_for_all(self.process)  # torchrun ends the others when the first one ends
+                    raise Interrupted(stop)
+                minutes = (time.monotonic() - self.saved_at) / 60
+                if minutes >= s.checkpoint_minutes and not p.bad_in_row:
+                    self._save()
+        if images:
+            self.speed = images / (time.perf_counter() - started)
+
+    def _set_learning_rate(self) -> float:
+        s = self.settings
+        rate = s.learning_rate * cosine_factor(
+            self.progress.step,
+            s.epochs * len(self.batches),
+            s.min_learning_rate / s.learning_rate,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _optimise(
+        self, samples: list[dict[str, Any]], keys: list[list[Key]] | None = None
+    ) -> tuple[dict[str, float], float, int | None]:
+        """One step of the optimizer, unless its numbers are not finite.
+
+        Args:
+            samples: the batch, in the parts that it is computed in.
+            keys: of the samples, to name them.
+
+        Returns:
+            The losses by name, over all processes; the gradient's norm before clipping; and the
+            signal that asks all processes to stop, if there is one.
+        """
+        s, p = self.settings, self.progress
+        seed = np.random.SeedSequence([s.seed, p.step, self.process.rank]).generate_state(1)
+        torch.manual_seed(int(seed[0]))
+        if self.buffers:
+            torch._foreach_copy_(self.buffers_before, self.buffers)
+        self.optimizer.zero_grad(set_to_none=True)
+        faults = [fault for part in samples for fault in part.pop("fault", []) if fault]
+        sums: dict[str, Tensor] = {}
+        for number, part in enumerate(samples, 1):
+            with self._gradients_kept_here(number < len(samples)):
+                loss = self._loss(part)
+                (loss.total / len(samples)).backward()
+            for name, value in {"total": loss.total.detach(), **loss.terms}.items():
+                sums[name] = sums.get(name, 0) + value / len(samples)
+        limit = math.inf if s.clip_gradient is None else s.clip_gradient
+        norm = clip_grad_norm_(self.parameters, limit)
+        told = torch.stack([*sums.values(), norm.float()])
+        pending = self.interrupts.pending
+        asked = [pending == signal.SIGINT, pending == signal.SIGTERM, len(faults)]
+        if self.process.world_size > 1:
+            # The norm is alike everywhere; the loss, the wish to stop and the faults are not.
+            asked = torch.tensor(asked, dtype=torch.float32, device=told.device)
+            torch.distributed.all_reduce(told)
+            torch.distributed.all_reduce(asked)
+            told /= self.process.world_size
+            asked = asked.tolist()
+        *values, total_norm = told.tolist()
+        terms = dict(zip(sums, values))
+        interrupted, terminated, num_faults = asked
+        if math.isfinite(total_norm) and math.isfinite(terms["total"]):
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+            p.bad_in_row = 0
+            p.good_steps += 1
+            for name, value in terms.items():
+                p.sums[name] = p.sums.get(name, 0.0) + value
+        else:
+            self._skip(terms["total"], total_norm, keys or [])
+        if num_faults:
+            self._count_faults(faults, int(num_faults))
+        stop = signal.SIGTERM if terminated else signal.SIGINT if interrupted else None
+        return terms, total_norm, stop
+
+    def _loss(self, part: dict[str, Tensor]):
+        device, s = self.process.device, self.settings
+        part = {name: tensor.to(device, non_blocking=True) for name, tensor in part.items()}
+        mask = part.pop("mask")
+        enabled = s.mixed_precision and device.type == "cuda"
+        with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+            prediction = self.wrapped(**part)
+        return segmentation_loss(prediction, mask, s.sigma, s.supervise_slot_maps)
+
+    def _gradients_kept_here(self, more_to_come: bool):
+        """Context of a part of a batch: processes share gradients with the last part alone."""
+        if more_to_come and isinstance(self.wrapped, DistributedDataParallel):
+            return self.wrapped.no_sync()
+        return nullcontext()
+
+    def _skip(self, loss: float, norm: float, keys: list[list[Key]]) -> None:
+        """Leave a step with bad numbers out, and say so; raise if there were too many."""
+        p, s = self.progress, self.settings
+        if self.buffers:
+            torch._foreach_copy_(self.buffers, self.buffers_before)  # the forward pass spoilt them
+        p.bad_steps += 1
+        p.bad_in_row += 1
+        what = "gradient" if math.isfinite(loss) else "loss"
+        value = norm if math.isfinite(loss) else loss
+        names = [self.dataset.name(index) for part in keys for _, index in part]
+        names = [name for one in gather(names, self.process) for name in one]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        self.log(
+            f"epoch {p.epoch + 1}, step {p.step + 1}: the {what} is {value}; step skipped, the "
+            f"{_ordinal(p.bad_steps)} in all. Samples: {', '.join(names[:_NAMED])}{more}"
+        )
+        if p.bad_in_row > s.max_bad_steps:
+            raise TrainingError(
+                f"{p.bad_in_row} steps in a row had a loss or gradient that is not finite "
+                f"(MAX_BAD_STEPS = {s.max_bad_steps}); {self.run_dir / LOG} names their samples. "
+                f"{self.run_dir / 'last.pt'} is from before them. A lower LEARNING_RATE, "
+                "CLIP_GRADIENT, or MIXED_PRECISION = False may help."
             )
-            progress.epoch += 1
-            if process.is_main:
-                _finish_epoch(
-                    model,
-                    validate,
-                    optimizer,
-                    schedule,
-                    settings,
-                    identity,
-                    run_dir,
-                    progress,
-                    writer,
-                )
-            if process.world_size > 1:
-                torch.distributed.barrier()
-    return progress
+
+    def _count_faults(self, faults: list[str], number: int) -> None:
+        """Note samples that could not be read and were replaced; raise if there are too many."""
+        p, s = self.progress, self.settings
+        faults = [fault for one in gather(faults, self.process) for fault in one]
+        for fault in faults:
+            self.log(f"epoch {p.epoch + 1}, step {p.step + 1}: {fault} (another sample taken)")
+        p.bad_files += number
+        allowed = s.bad_file_share * len(self.batches) * s.batch_size
+        if p.bad_files > allowed:
+            raise DatasetError(
+                f"{p.bad_files} samples of epoch {p.epoch + 1} could not be read, more than "
+                f"BAD_FILE_SHARE = {s.bad_file_share} of it; the last: {faults[-1]}"
+            )
+
+    def _finish_epoch(self) -> None:
+        """Validate if it is time to, say what came out, and save."""
+        s, p = self.settings, self.progress
+        last = p.epoch + 1 == s.epochs
+        validation = None
+        if last or (p.epoch + 1) % s.validate_every == 0:
+            with self.interrupts.deferred():
+                self._save()  # so that stopping during validation loses nothing
+            self.interrupts.raise_pending()
+            validation = self._validate()
+        with self.interrupts.deferred():
+            means = {name: value / max(1, p.good_steps) for name, value in p.sums.items()}
+            is_best = validation is not None and validation.score > p.best
+            if is_best:
+                p.best = validation.score
+            p.epoch += 1
+            p.batch = p.bad_files = p.good_steps = 0
+            p.sums = {}
+            if self.process.is_main:
+                self._report(means, validation, is_best)
+            if is_best:
+                self._save(best=True)
+            self._save()
+            if last and self.writer:
+                self._report_settings()
+        self.interrupts.raise_pending()
+
+    def _validate(self, quick: bool = False) -> Validation:
+        """The validation's result; every process has the main one's network for it."""
+        if self.process.world_size > 1:
+            # Without synchronised norms each process has statistics of its own samples.
+            for buffer in self.result.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        self.result.eval()
+        return self.validate(self.result, quick)
+
+    def _report(
+        self, means: dict[str, float], validation: Validation | None, is_best: bool
+    ) -> None:
+        """The epoch's line and its entries in TensorBoard; the epoch is already counted."""
+        s, p = self.settings, self.progress
+        terms = ", ".join(f"{name} {value:.3f}" for name, value in means.items() if name != "total")
+        line = f"epoch {p.epoch}/{s.epochs}  step {p.step}  "
+        line += f"loss {means.get('total', math.nan):.3f} ({terms})"
+        line += f"  lr {self.optimizer.param_groups[0]['lr']:.1e}  {self.speed:.1f} images/s"
+        for name, value in means.items():
+            self.writer.add_scalar(f"epoch/{name}", value, p.step)
+        if validation is not None:
+            line += f"  validation J {validation.score:.4f}{' (best)' if is_best else ''}"
+            self.writer.add_scalar("validation/J", validation.score, p.step)
+            for name, value in validation.parts.items():
+                self.writer.add_scalar(f"validation/{name}", value, p.step)
+            for name, picture in validation.pictures.items():
+                self.writer.add_image(name, picture, p.step, dataformats="HWC")
+        if p.bad_steps:
+            line += f"  {p.bad_steps} steps skipped"
+        self.log(line)
+
+    def _report_settings(self) -> None:
+        """The settings with the final score, for TensorBoard's table of runs."""
+        settings = {
+            name: value if isinstance(value, int | float | str) else str(value)
+            for name, value in self.settings.as_dict().items()
+        }
+        for summary in hparams(settings, {"validation/best_J": self.progress.best}):
+            self.writer.file_writer.add_summary(summary)
+        self.writer.add_scalar("validation/best_J", self.progress.best, self.progress.step)
+
+    def _save(self, best: bool = False) -> None:
+        """Write last.pt, or best.pt, in the main process."""
+        if not self.process.is_main:
+            return
+        checkpoint = {
+            **self.identity,
+            "settings": self.settings.as_dict(),
+            "weights": self.result.state_dict(),
+            "progress": asdict(self.progress),
+        }
+        if best:
+            save_checkpoint(self.run_dir / "best.pt", checkpoint)
+            return
+        training = {"optimizer": self.optimizer.state_dict()}
+        if self.average is not None:
+            training["weights"] = self.model.state_dict()
+            training["averaged_steps"] = int(self.average.n_averaged)
+        save_checkpoint(
+            self.run_dir / "last.pt", {**checkpoint, "training": training}, keep_previous=True
+        )
+        self.saved_at = time.monotonic()
+
+    def _restore(self) -> None:
+        """Take everything from the run's last checkpoint."""
+        checkpoint, _, warning = load_last(self.run_dir)
+        check_same_network(checkpoint, self.identity["model"], self.identity["arguments"])
+        training = checkpoint["training"]
+        load_weights(self.model, training.get("weights", checkpoint["weights"]))
+        check_same_order(checkpoint, self.model)
+        self.optimizer.load_state_dict(training["optimizer"])
+        if self.average is not None:
+            load_weights(self.average.module, checkpoint["weights"])
+            self.average.n_averaged.fill_(training["averaged_steps"])
+        self.progress = p = Progress(**checkpoint["progress"])
+        if self.process.is_main:
+            if warning:
+                self.log(warning)
+            position = f" and {p.batch} of {len(self.batches)} steps" if p.batch else ""
+            self.log(
+                f"resuming {self.run_dir} after epoch {p.epoch}{position} of {self.settings.epochs}"
+            )
 
 
 def cosine_factor(step: int, total: int, floor: float) -> float:
@@ -155,47 +540,14 @@ def cosine_factor(step: int, total: int, floor: float) -> float:
 
 
 def make_loader(dataset: Dataset, batches: Any, workers: int, device: torch.device) -> DataLoader:
-    """Loader of the batches of keys that the sampler ``batches`` gives."""
+    """Loader of the given batches of keys, in order."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        num_workers=workers,
+        num_workers=min(workers, num_cores()),
         pin_memory=device.type == "cuda",
+        worker_init_fn=ignore_interrupts,
     )
-
-
-def check_run(name: str, settings: Settings, resume: Path | None, process: Process) -> Path:
-    """The run's folder, new or resumed; nothing is written yet.
-
-    Raises:
-        CheckpointError: the folder to resume has no checkpoint, or a new run's folder exists.
-        SettingsError: the batch cannot be shared by the processes.
-    """
-    if settings.batch_size % process.world_size:
-        raise SettingsError(
-            f"BATCH_SIZE = {settings.batch_size} cannot be shared evenly by {process.world_size} "
-            "processes; choose a multiple"
-        )
-    if resume is not None:
-        if not has_checkpoint(resume):
-            raise CheckpointError(
-                f"cannot resume {resume}: there is no {resume / 'last.pt'}; --resume takes the "
-                "folder of a run that has finished at least one epoch"
-            )
-        return resume
-    run_dir = Path(settings.output_dir) / (settings.run_name or name)
-    if process.is_main and run_dir.exists() and any(run_dir.iterdir()):
-        going_on = f"go on with it by --resume {run_dir}, or " if has_checkpoint(run_dir) else ""
-        raise CheckpointError(
-            f"the run folder {run_dir} exists already; {going_on}choose another by --run-name "
-            "NAME, or remove it"
-        )
-    return run_dir
-
-
-def has_checkpoint(run_dir: Path) -> bool:
-    """Whether a run can be resumed."""
-    return (run_dir / "last.pt").is_file()
 
 
 def network_arguments(settings: Settings, motion: bool) -> dict[str, Any]:
@@ -226,165 +578,19 @@ def _wrap(model: nn.Module, process: Process) -> nn.Module:
     return DistributedDataParallel(model)
 
 
-def _train_epoch(
-    model: nn.Module,
-    dataset: Dataset,
-    batches: EpochBatches,
-    optimizer: Optimizer,
-    schedule: LambdaLR,
-    settings: Settings,
-    progress: Progress,
-    process: Process,
-    writer: SummaryWriter,
-) -> None:
-    model.train()
-    batches.set_epoch(progress.epoch)
-    loader = make_loader(dataset, batches, settings.workers, process.device)
-    bar = tqdm(
-        loader,
-        desc=f"epoch {progress.epoch + 1}/{settings.epochs}",
-        disable=None if process.is_main else True,  # None: silent where it is not a terminal
-        leave=False,
-        dynamic_ncols=True,
-    )
-    mean = RunningMean()
-    started, seen = time.perf_counter(), 0
-    for batch in bar:
-        loss = _train_step(model, batch, optimizer, settings, process.device)
-        mean.add(loss)
-        rate = schedule.get_last_lr()[0]
-        schedule.step()
-        progress.step += 1
-        seen += settings.batch_size
-        if process.is_main and (progress.step % LOG_INTERVAL == 0 or seen == settings.batch_size):
-            values = {name: term.item() for name, term in loss.terms.items()}
-            values["total"] = loss.total.item()
-            speed = seen / (time.perf_counter() - started)
-            for name, value in values.items():
-                writer.add_scalar(f"loss/{name}", value, progress.step)
-            writer.add_scalar("learning_rate", rate, progress.step)
-            writer.add_scalar("images_per_second", speed, progress.step)
-            bar.set_postfix(loss=f"{values['total']:.3f}", lr=f"{rate:.1e}")
-    bar.close()
-    if process.is_main:
-        seconds = time.perf_counter() - started
-        print(
-            f"epoch {progress.epoch + 1}/{settings.epochs}  step {progress.step}  {mean}  "
-            f"lr {rate:.1e}  {seen / seconds:.1f} images/s",
-            end="  ",
-            flush=True,
-        )
+def _peak_memory(device: torch.device) -> float:
+    """Largest memory so far in GiB: of tensors on the GPU, or of this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
 
 
-def _train_step(
-    model: nn.Module,
-    batch: dict[str, Tensor],
-    optimizer: Optimizer,
-    settings: Settings,
-    device: torch.device,
-) -> Loss:
-    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-    mask = batch.pop("mask")
-    enabled = settings.mixed_precision and device.type == "cuda"
-    with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-        prediction = model(**batch)
-    loss = segmentation_loss(prediction, mask, settings.sigma, settings.supervise_slot_maps)
-    optimizer.zero_grad(set_to_none=True)
-    loss.total.backward()
-    optimizer.step()
-    return loss
+def _duration(seconds: float) -> str:
+    """For example "3 h 05 min"."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
 
 
-class RunningMean:
-    """Mean of the loss and its terms over the steps of an epoch."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-
-    def add(self, loss: Loss) -> None:
-        """Take in one step; nothing is read from the GPU yet."""
-        for name, value in {"loss": loss.total.detach(), **loss.terms}.items():
-            self.sums[name] = self.sums.get(name, 0) + value
-        self.count += 1
-
-    def __str__(self) -> str:
-        means = {name: float(value) / self.count for name, value in self.sums.items()}
-        terms = ", ".join(f"{name} {value:.3f}" for name, value in means.items() if name != "loss")
-        return f"loss {means['loss']:.3f} ({terms})"
-
-
-def _finish_epoch(
-    model: nn.Module,
-    validate: Callable[[nn.Module], Validation],
-    optimizer: Optimizer,
-    schedule: LambdaLR,
-    settings: Settings,
-    identity: dict[str, Any],
-    run_dir: Path,
-    progress: Progress,
-    writer: SummaryWriter,
-) -> None:
-    last = progress.epoch == settings.epochs
-    is_best = False
-    if last or progress.epoch % settings.validate_every == 0:
-        model.eval()
-        validation = validate(model)
-        writer.add_scalar("validation/J", validation.score, progress.step)
-        for name, value in validation.parts.items():
-            writer.add_scalar(f"validation/{name}", value, progress.step)
-        if validation.panel is not None:
-            writer.add_image("panel", validation.panel, progress.step, dataformats="HWC")
-        is_best = validation.score > progress.best
-        progress.best = max(progress.best, validation.score)
-        print(f"validation J {validation.score:.4f}{' (best)' if is_best else ''}", end="")
-    print(flush=True)
-    checkpoint = {
-        **identity,
-        "settings": settings.as_dict(),
-        "weights": model.state_dict(),
-        "progress": vars(progress),
-    }
-    if is_best:
-        save_checkpoint(run_dir / "best.pt", checkpoint)
-    training = {
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "random_state": torch.get_rng_state(),
-    }
-    save_checkpoint(run_dir / "last.pt", {**checkpoint, "training": training})
-
-
-def _restore(
-    path: Path,
-    identity: dict[str, Any],
-    model: nn.Module,
-    optimizer: Optimizer,
-    schedule: LambdaLR,
-) -> Progress:
-    checkpoint = load_checkpoint(path)
-    check_same_network(checkpoint, identity["model"], identity["arguments"])
-    model.load_state_dict(checkpoint["weights"])
-    training = checkpoint["training"]
-    optimizer.load_state_dict(training["optimizer"])
-    schedule.load_state_dict(training["schedule"])
-    torch.set_rng_state(training["random_state"])
-    return Progress(**checkpoint["progress"])
-
-
-def resumed_settings(settings: Settings, resume: Path | None, given: frozenset[str]) -> Settings:
-    """The settings of the run that is resumed with those ``given`` as flags, or ``settings``.
-
-    Raises:
-        SettingsError: flags that would make it another run.
-    """
-    if resume is None:
-        return settings
-    fixed = sorted(given - RESUMABLE)
-    if fixed:
-        raise SettingsError(
-            f"{', '.join(fixed)}: a resumed run keeps its settings; only "
-            f"{', '.join(sorted(RESUMABLE))} can be given with --resume"
-        )
-    changes = {name.lower(): getattr(settings, name.lower()) for name in given}
-    return read_settings_file(resume / "settings.py").replace(**changes)
+def _ordinal(number: int) -> str:
+    last = number % 10 if number % 100 // 10 != 1 else 0
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th') }"

@@ -1,5 +1,6 @@
 """Any video: from a clip to masks and a film that shows them, in bounded memory."""
 
+import os
 import shutil
 import tempfile
 import time
@@ -214,7 +215,12 @@ def _check_output(source: Path, output: Path) -> None:
     for path in (masks, overlay, *output.glob(f"{_PARTIAL}*")):
         if path.resolve() in (source.resolve(), *source.resolve().parents):
             raise VideoError(f"{source} would be replaced by the results; choose another --output")
-    # A folder of masks that --video has not made, such as a test set's, is not removed.
+    # Files that --video has not made, such as a test set's masks, are not removed.
+    if overlay.exists() and not masks.is_dir():
+        raise VideoError(
+            f"{overlay} is there without masks, so no earlier video's result; choose another "
+            "--output, or move it away"
+        )
     if masks.is_dir():
         foreign = next((path for path in masks.iterdir() if path.suffix != ".png"), None)
         if foreign is None and not overlay.exists():
@@ -232,9 +238,10 @@ def _published_when_whole(output: Path) -> Iterator[Path]:
     partial = None
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for leftover in output.glob(f"{_PARTIAL}*"):  # of a run that was killed
-            shutil.rmtree(leftover)
-        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=output))
+        for leftover in output.glob(f"{_PARTIAL}*-*"):
+            if _is_of_a_dead_process(leftover):
+                shutil.rmtree(leftover)
+        partial = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{os.getpid()}-", dir=output))
         yield partial
         for name in (OVERLAY, MASKS):
             final, aside = output / name, partial / f"earlier-{name}"
@@ -251,6 +258,20 @@ def _published_when_whole(output: Path) -> Iterator[Path]:
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_of_a_dead_process(leftover: Path) -> bool:
+    """Whether a folder is of a run that was killed, and of none that is under way."""
+    number = leftover.name.removeprefix(_PARTIAL).partition("-")[0]
+    if not number.isdecimal():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return int(number) == os.getpid()
 
 
 def _progress(what: str, frames: int) -> tqdm:

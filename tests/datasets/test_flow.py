@@ -16,10 +16,13 @@ from datasets.colour_wheel import flow_to_picture, picture_to_flow
 from datasets.flow import (
     FlowError,
     dis_estimator,
+    flow_origin,
     main,
     make_flow,
+    motion_pairs,
     raft_estimator,
     remove_camera_motion,
+    runs_of,
 )
 from datasets.layout import DatasetError, read_image, video_sequences
 
@@ -80,6 +83,16 @@ def run_program(*arguments: str | Path, **environment: str) -> subprocess.Comple
 def names(folder: Path) -> list[str]:
     """Names of all files in a folder, hidden ones too."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_every_frame_is_paired_with_the_next_and_the_last_with_its_predecessor():
+    read = []
+    pairs = motion_pairs(number for number in range(4) if read.append(number) is None)
+    assert next(pairs) == (0, 1, 1) and read == [0, 1]
+    assert list(pairs) == [(1, 2, 1), (2, 3, 1), (3, 2, -1)]
+    assert list(motion_pairs("ab")) == [("a", "b", 1), ("b", "a", -1)]
+    with pytest.raises(ValueError, match="at least two"):
+        list(motion_pairs([1]))
 
 
 def test_dis_measures_pixels_from_the_first_frame_to_the_second() -> None:
@@ -333,3 +346,78 @@ def test_camera_motion_is_removed_and_the_objects_own_is_kept():
     residual = remove_camera_motion((camera + own + noise).astype(np.float32))
     assert residual.dtype == np.float32
     np.testing.assert_allclose(residual - noise, own, atol=0.15)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8, 100])
+@pytest.mark.parametrize("total", [1, 7, 63, 64, 128, 500, 1531])
+def test_every_frame_is_one_processs_and_neighbours_stay_together(total: int, processes: int):
+    shares = [runs_of((rank, processes), total) for rank in range(processes)]
+    frames = [[position for run in share for position in run] for share in shares]
+    assert sorted(position for mine in frames for position in mine) == list(range(total))
+    lengths = [len(mine) for mine in frames]
+    assert max(lengths) - min(lengths) <= 1
+    for mine in frames:
+        assert mine == sorted(mine)
+        breaks = sum(after - before > 1 for before, after in zip(mine, mine[1:]))
+        assert breaks <= len(mine) / 64
+
+
+def test_what_a_stopped_run_has_left_is_spread_over_more_processes():
+    left = range(47_000, 94_000)  # one process has made the first half
+    lengths = [
+        sum(position in left for run in runs_of((rank, 4), 94_000) for position in run)
+        for rank in range(4)
+    ]
+    assert max(lengths) - min(lengths) <= 64
+
+
+def test_shares_make_the_files_of_one_process_and_keep_those_being_written(flat: Path) -> None:
+    make_flow(flat, "DAVIS_train", dis_estimator())
+    folder = flat / "DAVIS_train" / "FLOW"
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for path in folder.iterdir():
+        path.unlink()
+    # Of a frame of the first share, of one of the second, and of one that is gone.
+    leftovers = [folder / f".{name}.jpg.partial" for name in ("a_cat_00000", "dog-run_00003", "x")]
+    for path in leftovers:
+        path.touch()
+    read = []
+
+    def estimator(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        read.append(first)
+        return dis_estimator()(first, second)
+
+    assert make_flow(flat, "DAVIS_train", estimator, share=(1, 2)) == (4, 0)
+    assert [path.exists() for path in leftovers] == [True, False, False]
+    assert make_flow(flat, "DAVIS_train", estimator, share=(0, 2)) == (3, 0)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+    assert len(read) == 7
+    assert make_flow(flat, "DAVIS_train", estimator, share=(0, 2)) == (0, 3)
+
+
+def test_the_first_process_alone_says_what_made_the_set_and_only_when_all_are_done(
+    flat: Path,
+) -> None:
+    make_flow(flat, "DAVIS_train", to_the_right, made_by="old")
+    with pytest.raises(DatasetError, match=r"of another kind \(old\)"):
+        make_flow(flat, "DAVIS_train", to_the_right, made_by="new", share=(0, 2))
+    seen = []
+
+    def other() -> None:
+        """The second process, done with its share while the first one waits."""
+        seen.append(flow_origin(flat, "DAVIS_train"))
+        if len(seen) == 1:
+            counts = make_flow(
+                flat, "DAVIS_train", to_the_right, True, "new", share=(1, 2), wait=noting
+            )
+            assert counts == (4, 0)
+
+    def noting() -> None:
+        seen.append(flow_origin(flat, "DAVIS_train"))
+
+    assert make_flow(flat, "DAVIS_train", to_the_right, True, "new", share=(0, 2), wait=other) == (
+        3,
+        0,
+    )
+    assert seen == ["old, in part replaced by new"] * 4
+    assert flow_origin(flat, "DAVIS_train") == "new"

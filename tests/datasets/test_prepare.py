@@ -547,18 +547,30 @@ def test_videos_that_meta_names_and_long_videos_that_are_missing(source: Path) -
     assert [p.images for p in run("youtube_vos", source, accept_partial=True)] == [1]
 
 
-def test_images_and_masks_that_do_not_pair_up_are_not_a_partial_set(source: Path) -> None:
+def test_images_and_masks_that_do_not_pair_up(source: Path, capsys: pytest.CaptureFixture) -> None:
     write_duts(source)
     (source / "DUTS-TR/DUTS-TR-Mask/sun_TR1.png").unlink()
     write(source / "DUTS-TR/DUTS-TR-Mask/other.png", objects(1))
     write(source / "DUTS-TR/DUTS-TR-Image/sun_TR0.png", image())
     with pytest.raises(DatasetError) as error:
-        run("duts", source, accept_partial=True)
+        run("duts", source)
     message = str(error.value)
     assert message.startswith("3 problems in")
     assert "image without mask" in message and "sun_TR1.jpg" in message
     assert "mask without image" in message and "other.png" in message
     assert "second file for the same frame" in message and "sun_TR0.png" in message
+    # Two files for one frame are no part of a set; what lacks its partner can be left out.
+    with pytest.raises(DatasetError, match="1 problem in"):
+        run("duts", source, accept_partial=True)
+    (source / "DUTS-TR/DUTS-TR-Image/sun_TR0.png").unlink()
+    capsys.readouterr()
+    prepared = run("duts", source, accept_partial=True)
+    (train,) = [one for one in prepared if one.set_name == "DUTS_train"]
+    kept = {frame.name for frame in still_images(data_root(source), "DUTS_train")}
+    assert "sun_TR1" not in kept and train.images == train.masks == len(kept) > 0
+    printed = capsys.readouterr().out
+    assert "left out: 1 x image without mask" in printed and "sun_TR1.jpg" in printed
+    assert "left out: 1 x mask without image" in printed and "other.png" in printed
 
 
 def test_folder_that_is_there_twice(source: Path) -> None:

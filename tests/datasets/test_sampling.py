@@ -6,8 +6,8 @@ from datasets.sampling import EpochBatches
 
 
 def epoch_of(batches: EpochBatches, epoch: int) -> list[list[tuple[int, int]]]:
-    batches.set_epoch(epoch)
-    return list(batches)
+    """The keys of each batch, its parts put together."""
+    return [[key for part in batch for key in part] for batch in batches.epoch(epoch)]
 
 
 def indices(batches: list[list[tuple[int, int]]]) -> list[int]:
@@ -88,3 +88,19 @@ def test_a_set_smaller_than_a_batch_is_repeated_to_fill_it():
     assert sorted(counts) == [2, 3, 3]
     shares = [EpochBatches([3], 8, rank=rank, world_size=2) for rank in range(2)]
     assert [len(epoch_of(share, 0)[0]) for share in shares] == [4, 4]
+
+
+def test_a_batch_is_cut_into_parts_that_hold_the_same_samples():
+    whole, cut = EpochBatches([23], 6, seed=2), EpochBatches([23], 6, seed=2, parts=3)
+    assert epoch_of(whole, 4) == epoch_of(cut, 4)
+    assert [[len(part) for part in batch] for batch in cut.epoch(4)] == [[2, 2, 2]] * 3
+    share = EpochBatches([23], 12, seed=2, rank=1, world_size=2, parts=3)
+    assert [[len(part) for part in batch] for batch in share.epoch(4)] == [[2, 2, 2]]
+    alone = EpochBatches([23], 12, seed=2, rank=1, world_size=2)
+    assert epoch_of(share, 4) == epoch_of(alone, 4)
+
+
+def test_an_epoch_can_go_on_from_any_batch():
+    batches = EpochBatches([23], 4, seed=2)
+    for start in range(6):
+        assert batches.epoch(1, start) == batches.epoch(1)[start:]

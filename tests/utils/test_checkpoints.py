@@ -1,6 +1,16 @@
 """Checkpoints: whole files only, no code in them, and what of stage 1 goes where."""
 
+import errno
+import itertools
+import multiprocessing
+import os
 import pickle
+import random
+import resource
+import signal
+import time
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +20,10 @@ from utils.checkpoints import (
     CheckpointError,
     build_from_checkpoint,
     check_same_network,
+    check_same_order,
     load_checkpoint,
+    load_last,
+    load_weights,
     save_checkpoint,
     start_from_stage1,
 )
@@ -47,26 +60,181 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_a_failure_while_writing_leaves_the_older_file_whole(tmp_path, monkeypatch):
-    path = tmp_path / "last.pt"
-    save_checkpoint(path, CHECKPOINT)
-    before = path.read_bytes()
+def step(number: int) -> dict:
+    """A checkpoint whose tensor and progress both tell which it is."""
+    return {**CHECKPOINT, "weights": {"x": torch.full((20_000,), number)}, "progress": number}
 
-    def full_disk(_, file):
-        with open(file, "wb") as opened:
-            opened.write(b"half a checkpoint")
-        raise OSError("No space left on device")
+
+def step_of(checkpoint: dict) -> int:
+    assert (checkpoint["weights"]["x"] == checkpoint["progress"]).all()
+    return checkpoint["progress"]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def in_process(action, *args) -> multiprocessing.Process:
+    """A process of its own, started without importing everything again."""
+    process = multiprocessing.get_context("fork").Process(target=action, args=args)
+    process.start()
+    return process
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x10
+    path.write_bytes(content)
+
+
+def tensor_position(path: Path) -> int:
+    """A byte in the middle of the largest record."""
+    with zipfile.ZipFile(path) as archive:
+        record = max(archive.infolist(), key=lambda one: one.file_size)
+    return record.header_offset + 200 + record.file_size // 2
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_the_one_before_is_kept_if_asked(tmp_path, monkeypatch, links):
+    if not links:
+
+        def refused(*_):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refused)
+    path = tmp_path / "last.pt"
+    for number in range(4):
+        save_checkpoint(path, step(number), keep_previous=True)
+        assert files(tmp_path) == ["last.pt", "previous.pt"][: number + 1]
+    assert step_of(load_checkpoint(path)) == 3
+    assert step_of(load_checkpoint(tmp_path / "previous.pt")) == 2
+    save_checkpoint(path, step(4))
+    assert step_of(load_checkpoint(tmp_path / "previous.pt")) == 2
+
+
+def test_a_file_too_large_leaves_the_older_ones_whole_and_nothing_else(tmp_path):
+    for number in range(2):
+        save_checkpoint(tmp_path / "last.pt", step(number), keep_previous=True)
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+
+    def save_with_little_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        message = complaint(save_checkpoint, tmp_path / "last.pt", step(2), True)
+        assert message == (
+            f"{tmp_path / 'last.pt'} could not be written: File too large; "
+            "the older last.pt and previous.pt are whole"
+        )
+        message = complaint(save_checkpoint, tmp_path / "best.pt", step(2))
+        assert message == f"{tmp_path / 'best.pt'} could not be written: File too large"
+
+    process = in_process(save_with_little_room)
+    process.join()
+    assert process.exitcode == 0
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_at_any_step_is_said_with_what_to_do(tmp_path, monkeypatch, call):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, step(0))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(torch, "save", full_disk)
-        with pytest.raises(OSError, match="No space left"):
-            save_checkpoint(path, {**CHECKPOINT, "progress": {"epoch": 2}})
-        with pytest.raises(OSError, match="No space left"):
-            save_checkpoint(tmp_path / "best.pt", CHECKPOINT)
-    assert path.read_bytes() == before
-    assert not (tmp_path / "best.pt").exists()
-    save_checkpoint(path, {**CHECKPOINT, "progress": {"epoch": 2}})
-    assert load_checkpoint(path)["progress"] == {"epoch": 2}
+        patched.setattr(os, call, full)
+        assert complaint(save_checkpoint, path, step(1)) == (
+            f"{path} could not be written: No space left on device; make room on the disk; "
+            "the older last.pt is whole"
+        )
+    assert step_of(load_checkpoint(path)) == 0
+    assert files(tmp_path) == ["last.pt"]
+
+
+def test_what_cannot_be_saved_leaves_nothing_behind(tmp_path):
+    with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
+        save_checkpoint(tmp_path / "last.pt", {**CHECKPOINT, "extra": lambda: None})
+    assert files(tmp_path) == []
+
+
+def save_until_killed(folder: Path, fatal_call: int | None = None) -> None:
+    """Save one checkpoint after another; die right before a given call to the system's."""
+    calls = itertools.count()
+
+    def dying(function):
+        def call(*args, **kwargs):
+            if next(calls) == fatal_call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    if fatal_call is not None:
+        for name in ("link", "unlink", "replace", "fsync"):
+            setattr(os, name, dying(getattr(os, name)))
+    for number in itertools.count(1):
+        save_checkpoint(folder / "last.pt", step(number), keep_previous=True)
+
+
+def test_a_save_killed_at_any_step_leaves_a_whole_checkpoint(tmp_path):
+    save_checkpoint(tmp_path / "last.pt", step(0))
+    seen = set()
+    for call in range(20):  # more than two saves make
+        process = in_process(save_until_killed, tmp_path, call)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        checkpoint, path, warning = load_last(tmp_path)
+        step_of(checkpoint)
+        assert (path.name, warning) == ("last.pt", None)
+        seen.add(tuple(files(tmp_path)))
+    assert len(seen) > 2  # some left something half-done, which the next ones did not mind
+    save_checkpoint(tmp_path / "last.pt", step(1), keep_previous=True)
+    save_checkpoint(tmp_path / "last.pt", step(2), keep_previous=True)
+    assert files(tmp_path) == ["last.pt", "previous.pt"]
+    assert step_of(load_checkpoint(tmp_path / "previous.pt")) == 1
+
+
+def test_a_save_killed_at_random_moments_leaves_a_whole_checkpoint(tmp_path):
+    save_checkpoint(tmp_path / "last.pt", step(0))
+    moments, last = random.Random(4), set()
+    for _ in range(25):
+        process = in_process(save_until_killed, tmp_path)
+        time.sleep(moments.uniform(0, 0.04))
+        process.kill()
+        process.join()
+        checkpoint, _, warning = load_last(tmp_path)
+        assert warning is None
+        last.add(step_of(checkpoint))
+    assert len(last) > 1
+
+
+def test_a_damaged_last_checkpoint_is_reported_and_the_one_before_used(tmp_path):
+    for number in range(2):
+        save_checkpoint(tmp_path / "last.pt", step(number), keep_previous=True)
+    assert load_last(tmp_path)[1:] == (tmp_path / "last.pt", None)
+    flip(tmp_path / "last.pt", tensor_position(tmp_path / "last.pt"))
+    checkpoint, path, warning = load_last(tmp_path)
+    assert step_of(checkpoint) == 0
+    assert path == tmp_path / "previous.pt"
+    assert warning.startswith(f"{tmp_path / 'last.pt'} cannot be read as a checkpoint: it is damag")
+    assert warning.endswith(f"; the one before it, {path}, is used instead")
+
+    # The run goes on from the whole one, which must outlive the damaged one.
+    save_checkpoint(tmp_path / "last.pt", step(2), keep_previous=True)
+    assert step_of(load_checkpoint(path)) == 0
+    (tmp_path / "last.pt").unlink()
+    checkpoint, _, warning = load_last(str(tmp_path))
+    assert step_of(checkpoint) == 0
+    assert warning.startswith(f"there is no checkpoint {tmp_path / 'last.pt'}; the one before it")
+
+
+def test_no_usable_checkpoint_is_an_error_that_names_both(tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"")
+    message = complaint(load_last, tmp_path)
+    assert message.startswith(
+        f"{tmp_path} cannot be resumed: {tmp_path / 'last.pt'} cannot be read"
+    )
+    assert message.endswith(f"; there is no checkpoint {tmp_path / 'previous.pt'}")
 
 
 class Intruder:
@@ -90,6 +258,8 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
         assert "cannot be read as a checkpoint" in message
         assert "\n" not in message
     assert not trace.exists()
+    message = complaint(load_checkpoint, tmp_path / "zip.pt")
+    assert message.endswith("it holds io.open, and what might be code is never run")
 
 
 def test_damaged_truncated_and_missing_files_are_named(tmp_path):
@@ -109,6 +279,30 @@ def test_damaged_truncated_and_missing_files_are_named(tmp_path):
     missing = tmp_path / "missing.pt"
     assert complaint(load_checkpoint, missing) == f"there is no checkpoint {missing}"
     assert str(tmp_path) in complaint(load_checkpoint, tmp_path)
+
+
+def test_a_single_wrong_bit_is_found_wherever_it_matters(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, CHECKPOINT)
+    whole = path.read_bytes()
+    flip(path, tensor_position(path))
+    assert complaint(load_checkpoint, path) == (
+        f"{path} cannot be read as a checkpoint: it is damaged or no file of torch.save (its "
+        "record archive/data/0 does not agree with its checksum)"
+    )
+    harmless = 0
+    for position in range(0, len(whole), 13):
+        path.write_bytes(whole)
+        flip(path, position)
+        try:
+            loaded = load_checkpoint(path)
+        except CheckpointError as error:
+            assert str(path) in str(error)
+            continue
+        harmless += 1
+        assert all(torch.equal(loaded["weights"][n], CHECKPOINT["weights"][n]) for n in "xy")
+        assert {**loaded, "weights": 0} == {**CHECKPOINT, "weights": 0}
+    assert harmless < len(whole) / 13 / 2  # in dates and padding
 
 
 def test_a_foreign_file_is_refused_with_what_it_lacks(tmp_path):
@@ -146,6 +340,72 @@ def test_weights_that_no_longer_fit_are_refused(tiny_settings):
     del weights["decoder.outline.to_mask.bias"]
     with pytest.raises(CheckpointError, match=r"do not fit the network.*outline\.to_mask\.bias"):
         build_from_checkpoint({**CHECKPOINT, "arguments": arguments, "weights": weights})
+
+
+def in_transformers_4(name: str) -> str:
+    """What transformers 4.45 to 5.0 call a tensor of SegFormer's encoder (read off 4.45.2)."""
+    kind, _, rest = name.partition("encoder.stages.")
+    if not rest:
+        return name
+    stage, part, rest = rest.split(".", 2)
+    if part != "blocks":
+        return f"{kind}encoder.encoder.{part}.{stage}.{rest}"
+    for new, old in {
+        "layernorm_before": "layer_norm_1",
+        "layernorm_after": "layer_norm_2",
+        "attention.q_proj": "attention.self.query",
+        "attention.k_proj": "attention.self.key",
+        "attention.v_proj": "attention.self.value",
+        "attention.o_proj": "attention.output.dense",
+        "attention.sequence_reduction.sequence_reduction": "attention.self.sr",
+        "attention.sequence_reduction.layer_norm": "attention.self.layer_norm",
+        "mlp.fc1": "mlp.dense1",
+        "mlp.fc2": "mlp.dense2",
+    }.items():
+        rest = rest.replace(new, old)
+    return f"{kind}encoder.encoder.block.{stage}.{rest}"
+
+
+def test_weights_of_a_mit_fit_whichever_transformers_they_were_saved_with(tiny_settings):
+    changes = {"motion": False, "backbone": "mit_b0"}
+    model, arguments = make(tiny_settings, seed=1, **changes)
+    weights = model.state_dict()
+    if not any("encoder.stages." in name for name in weights):
+        pytest.skip("this transformers has the old names itself")
+    old = {in_transformers_4(name): tensor for name, tensor in weights.items()}
+    assert len(old.keys() - weights.keys()) == len([name for name in old if "encoder.enc" in name])
+    assert "rgb_stream.encoder.encoder.encoder.block.0.1.attention.self.sr.weight" in old
+    checkpoint = {**CHECKPOINT, "arguments": arguments, "weights": old}
+    again = build_from_checkpoint(checkpoint).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
+
+    both = make(tiny_settings, motion=True, seed=2, backbone="mit_b0")[0]
+    result = start_from_stage1(both, old)
+    assert result.loaded == len(weights) and result.unused == 0
+    name = "encoder.encoder.stages.3.blocks.1.mlp.fc2.weight"
+    assert torch.equal(both.state_dict()[f"flow_stream.{name}"], weights[f"rgb_stream.{name}"])
+
+
+def test_the_old_names_are_understood_in_either_direction():
+    class Old(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = torch.nn.Module()
+            self.encoder.block = torch.nn.ModuleList([torch.nn.ModuleList([torch.nn.Module()])])
+            self.encoder.block[0][0].layer_norm_1 = torch.nn.LayerNorm(3)
+
+    model, new = Old(), "stages.0.blocks.0.layernorm_before"
+    load_weights(model, {f"{new}.weight": torch.arange(3.0), f"{new}.bias": torch.zeros(3)})
+    assert torch.equal(model.encoder.block[0][0].layer_norm_1.weight, torch.arange(3.0))
+
+
+def test_training_does_not_go_on_with_parameters_in_another_order(tiny_settings):
+    model, _ = make(tiny_settings, motion=False, seed=1)
+    weights = model.state_dict()
+    check_same_order({"weights": weights}, model)
+    swapped = dict(reversed(weights.items()))
+    with pytest.raises(CheckpointError, match=r"another order.*version of transformers"):
+        check_same_order({"weights": swapped}, model)
 
 
 def test_another_network_backbone_or_width_is_refused_with_both_sides_named():

@@ -102,14 +102,13 @@ def test_batches_are_full_and_never_mix_sequences(sequences):
         torch.testing.assert_close(references, means[owner].expand(len(image)))
 
 
-def test_a_frame_step_leaves_frames_out_but_takes_references_from_the_whole_sequence(sequences):
+def test_chosen_frames_alone_are_segmented_with_references_from_the_whole_sequence(sequences):
     model = Recorder()
-    results = list(
-        predict_sequences(Segmenter(model, SIZE), sequences[:2], 3, batch_size=4, frame_step=2)
-    )
-    expected = [*sequences[0].frames[::2], *sequences[1].frames[::2]]
-    assert [result.frame for result in results] == expected
+    targets = {s.name: frames for s, frames in zip(sequences, (sequences[0].frames[::2], (), ()))}
+    results = list(predict_sequences(Segmenter(model, SIZE), sequences, 3, targets=targets))
+    assert [result.frame for result in results] == list(sequences[0].frames[::2])
     images, _ = pictures([sequences[0].frames[i] for i in uniform_references(5, 3)])
+    assert len(model.encoded) == 1
     assert torch.equal(model.encoded[0][0][0], images)
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.metrics import MEASURES, boundary_accuracy, region_similarity, statistics
+from utils.metrics import MEASURES, boundary_accuracy, counted, region_similarity, statistics
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 GOLDEN = SHARED / "golden" / "davis16_scores"
@@ -109,12 +109,12 @@ def test_any_value_but_zero_is_foreground():
 def test_statistics_of_known_values():
     """Ten frames, eight counted, in overlapping quarters: [0:3] is the first, [5:8] the last."""
     values = [9.0, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 9.0]
-    found = statistics(np.array(values))
+    found = statistics(counted(np.array(values), first_and_last=False))
     # Edges are linspace(1, 8, 5) = 1, 2.75, 4.5, 6.25, 8, rounded to 1, 3, 5, 6, 8.
     assert found.mean == pytest.approx(0.45)
     assert found.recall == pytest.approx(3 / 8)  # 0.5 itself is not above 0.5
     assert found.decay == pytest.approx((0.8 + 0.7 + 0.6) / 3 - (0.3 + 0.2 + 0.1) / 3)
-    whole = statistics(np.array(values), first_and_last=True)
+    whole = statistics(counted(np.array(values), first_and_last=True))
     assert whole.mean == pytest.approx((3.6 + 18) / 10)
     assert whole.recall == pytest.approx(5 / 10)
 
@@ -139,13 +139,13 @@ def test_statistics_of_a_long_sequence():
 )
 def test_statistics_of_short_sequences(values, mean, recall, decay):
     """One or two frames count whole; of more, all but the first and the last."""
-    found = statistics(np.array(values))
+    found = statistics(counted(np.array(values), first_and_last=False))
     assert (found.mean, found.recall, found.decay) == pytest.approx((mean, recall, decay))
 
 
 def test_statistics_leave_nan_out_of_means_and_refuse_no_frames():
     """A frame without a value is not above 0.5 either."""
-    found = statistics(np.array([0.6, np.nan, 0.8, 0.7]), first_and_last=True)
+    found = statistics(np.array([0.6, np.nan, 0.8, 0.7]))
     assert found.mean == pytest.approx(0.7)
     assert found.recall == pytest.approx(3 / 4)
     with pytest.raises(ValueError, match="T > 0"):
@@ -179,7 +179,7 @@ def test_agreement_with_the_davis_evaluator():
             values = np.array([function(*pair) for pair in pairs])
             np.testing.assert_allclose(values, reference[measure], rtol=0, atol=1e-9)
             for kind, whole in (("davis16", False), ("all_frames", True)):
-                found = vars(statistics(values, first_and_last=whole))
+                found = vars(statistics(counted(values, whole)))
                 assert found == pytest.approx(reference[kind][measure], rel=0, abs=1e-9)
 
 

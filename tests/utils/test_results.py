@@ -57,7 +57,7 @@ def test_scores_are_written_in_full_with_the_protocol(tmp_path):
     assert {row["protocol"] for row in rows} == {"davis2016"}
     for row, scores in zip(rows, one.scores.values()):
         for measure, values in scores.values.items():
-            for column, value in vars(statistics(values)).items():
+            for column, value in vars(statistics(values[1:-1])).items():
                 assert float(row[f"{measure}_{column}"]) == value
     for title in titles:
         first, second, average = (float(row[title]) for row in rows)

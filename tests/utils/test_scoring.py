@@ -121,10 +121,36 @@ def test_grey_masks_are_cut_at_one_half_if_asked_for(video_set, masks):
         soft = np.where(mask, 128, 127).astype(np.uint8)
         soft[0, 0], soft[-1, -1] = 0, 40
         Image.fromarray(soft).save(path)
+    # A nearly empty one has two values, and yet none above 0.5.
+    faint = np.zeros((40, 60), np.uint8)
+    faint[:9] = 3
+    Image.fromarray(faint).save(masks / "bear/001.png")
     assert "not binary" in complaint(masks, video_set, DAVIS)
     found = score_masks(masks, video_set, DAVIS, binarize=True, progress=False)
     for name, one in expected.items():
+        if name == "bear":
+            assert found[name].values["J"][1] == 0
+            one.values["J"][1] = 0
         np.testing.assert_array_equal(found[name].values["J"], one.values["J"])
+
+
+def test_numbers_of_objects_are_not_taken_for_grey(video_set, masks):
+    for path in masks.rglob("*.png"):
+        labels = read_mask(path).astype(np.uint8)
+        labels[-1, -1] = 2
+        Image.fromarray(labels).save(path)
+    assert "3 values from 0 to 2, perhaps the numbers of objects" in complaint(
+        masks, video_set, DAVIS
+    )
+    message = complaint(masks, video_set, DAVIS, binarize=True)
+    assert "no mask reaches 0.5" in message and "Nothing was scored" in message
+
+
+def test_masks_in_another_place_are_one_problem(video_set, masks):
+    message = complaint(masks.parent, video_set, DAVIS)
+    assert "holds no mask of the set" in message
+    assert f"expected <sequence>/<frame>.png, as {masks.parent / 'bear/000.png'}" in message
+    assert "there is data, masks" in message
 
 
 def test_results_keep_their_order_and_only_few_items_wait():

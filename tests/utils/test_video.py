@@ -117,6 +117,11 @@ def run(source, output, model=None, *, views=None, **settings):
     return segment_video(segmenter, source, output, **settings)
 
 
+def readers() -> list[threading.Thread]:
+    """Threads that read ahead; the progress bars have one of their own."""
+    return [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
 def files_in(folder) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*"))
 
@@ -259,14 +264,15 @@ def test_threshold_and_stretching_are_those_of_masks(tmp_path):
     assert not any(mask.all() for mask in masks_of(tmp_path).values())
 
 
-@pytest.mark.parametrize("error", [RuntimeError("at batch 2"), KeyboardInterrupt()])
-def test_an_error_in_the_middle_leaves_nothing_behind(tmp_path, error):
+@pytest.mark.parametrize("batch", [0, 2])
+@pytest.mark.parametrize("error", [RuntimeError("lost"), KeyboardInterrupt()])
+def test_an_error_in_the_middle_leaves_nothing_behind(tmp_path, error, batch):
     source = write_clip(tmp_path / "clip.mp4", 20)
-    threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    files = len(os.listdir("/proc/self/fd"))
     with pytest.raises(type(error)):
-        run(source, tmp_path / "out", Bright(2, error))
+        run(source, tmp_path / "out", Bright(batch, error))
     assert files_in(tmp_path / "out") == []
-    assert threading.active_count() == threads
+    assert readers() == []
     assert len(os.listdir("/proc/self/fd")) == files
 
 
@@ -300,10 +306,23 @@ def test_earlier_results_stay_until_new_ones_are_whole(tmp_path):
     assert sorted(path.name for path in output.iterdir()) == ["masks", "overlay.mp4", "scores.csv"]
 
 
-def test_what_a_killed_run_has_left_is_cleared(tmp_path):
-    (tmp_path / "out/.partial-abc/masks").mkdir(parents=True)
-    run(write_clip(tmp_path / "clip.mp4", 3), tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["masks", "overlay.mp4"]
+def test_what_a_killed_run_has_left_is_cleared_and_nothing_else(tmp_path):
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    out = tmp_path / "out"
+    kept = [f".partial-{os.getppid()}-abc", ".partial-mine", "notes"]
+    for name in (f".partial-{killed.pid}-abc", *kept):
+        (out / name / "masks").mkdir(parents=True)
+    run(write_clip(tmp_path / "clip.mp4", 3), out)
+    assert {path.name for path in out.iterdir()} == {"masks", "overlay.mp4", *kept}
+
+
+def test_a_film_of_unknown_origin_is_not_replaced(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/overlay.mp4").write_text("mine")
+    with pytest.raises(VideoError, match=r"overlay\.mp4 is there without masks"):
+        run(write_clip(tmp_path / "clip.mp4", 3), tmp_path / "out")
+    assert (tmp_path / "out/overlay.mp4").read_text() == "mine"
 
 
 def test_results_that_cannot_be_written_are_a_clear_error(tmp_path, monkeypatch):
@@ -399,12 +418,13 @@ def test_reading_ahead_changes_neither_items_nor_order(count, ahead):
 
 
 def test_reading_ahead_is_bounded_and_ends_when_it_is_closed():
-    threads, made, closed = threading.active_count(), [], []
+    made, closed = [], []
     items = read_ahead(numbers(100, made, closed), 3)
     assert (next(items), next(items)) == (0, 1)
+    assert len(readers()) == 1
     items.close()
     assert len(made) <= 2 + 3 and closed
-    assert threading.active_count() == threads
+    assert readers() == []
 
 
 def test_an_error_while_reading_ahead_comes_after_the_items_before_it():

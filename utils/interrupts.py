@@ -1,0 +1,79 @@
+"""Ctrl-C and SIGTERM: stopping where nothing is lost."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# torchrun hands a terminal's Ctrl-C on to processes that have already got it from the terminal.
+_SAME_SIGNAL = 2.0  # seconds
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and has.
+
+    Attributes:
+        exit_code: 0 after Ctrl-C, 143 after SIGTERM, as a shell counts it.
+    """
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 0 if signum == signal.SIGINT else 128 + signum
+
+
+class Interrupts:
+    """Notes Ctrl-C and SIGTERM while it is active.
+
+    Inside :meth:`deferred` a signal is only noted, in ``pending``, for the training loop to stop
+    after its step; a second Ctrl-C raises KeyboardInterrupt at once. Elsewhere a signal raises
+    :class:`Interrupted` at once. To be used in the main thread.
+    """
+
+    def __init__(self) -> None:
+        self.pending: int | None = None
+        self._deferring = False
+        self._since = 0.0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "Interrupts":
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._before[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Where a signal must wait."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+
+    def raise_pending(self) -> None:
+        """Raise :class:`Interrupted` if a signal came while it had to wait."""
+        if self.pending is not None:
+            raise Interrupted(self.pending)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        again = self.pending is not None
+        if again and "LOCAL_RANK" in os.environ and now - self._since < _SAME_SIGNAL:
+            return
+        if again and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not again:
+            self.pending, self._since = signum, now
+        if not self._deferring:
+            raise Interrupted(self.pending)
+
+
+def ignore_interrupts(_: int = 0) -> None:
+    """For loader processes: Ctrl-C is the main process's affair, SIGTERM ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
