@@ -11,6 +11,7 @@ import torch
 import torch.distributed
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.run import main as torchrun
 
 from utils.settings import SettingsError
@@ -95,11 +96,29 @@ def start_process(gpu: str) -> Process:
         torch.cuda.set_device(device)
     if "RANK" not in os.environ:
         return Process(device)
-    # Long enough for the main process to check a large data set while the others wait.
-    torch.distributed.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30)
-    )
+    _join_group("nccl" if device.type == "cuda" else "gloo")
     return Process(device, torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+
+def _join_group(backend: str) -> None:
+    """Join the other processes that torchrun has started."""
+    # Long enough for the main process to check a large data set while the others wait.
+    timeout = timedelta(minutes=30)
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restarts == "0" or os.environ.get("GROUP_WORLD_SIZE") != "1":
+        torch.distributed.init_process_group(backend, timeout=timeout)
+        return
+    # After torchrun has started the processes anew, its store still has the addresses of those that
+    # died, at least in torch 2.15, so the new ones need names of their own in it. On several nodes
+    # the counts may differ; there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives them a new store.
+    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    torch.distributed.init_process_group(
+        backend,
+        store=torch.distributed.PrefixStore(f"restart_{restarts}", store),
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+    )
 
 
 def num_cores() -> int:

@@ -55,11 +55,6 @@ class Interrupts:
         finally:
             self._deferring = False
 
-    def raise_pending(self) -> None:
-        """Raise :class:`Interrupted` if a signal came while it had to wait."""
-        if self.pending is not None:
-            raise Interrupted(self.pending)
-
     def _note(self, signum: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         again = self.pending is not None

@@ -292,9 +292,8 @@ class _Training:
                         self.writer.add_scalar(name, value, p.step)
                 if stop:
                     self._save()
-                    self.log(f"stopped after step {p.step}; --resume {self.run_dir} goes on")
                     wait_for_all(self.process)  # torchrun ends the others when the first one ends
-                    raise Interrupted(stop)
+                    self._stop(stop)
                 minutes = (time.monotonic() - self.saved_at) / 60
                 if minutes >= s.checkpoint_minutes and not p.bad_in_row:
                     self._save()
@@ -430,7 +429,7 @@ class _Training:
         if last or (p.epoch + 1) % s.validate_every == 0:
             with self.interrupts.deferred():
                 self._save()  # so that stopping during validation loses nothing
-            self.interrupts.raise_pending()
+            self._stop(self.interrupts.pending)
             validation = self._validate()
         with self.interrupts.deferred():
             means = {name: value / max(1, p.good_steps) for name, value in p.sums.items()}
@@ -447,7 +446,13 @@ class _Training:
             self._save()
             if last and self.writer:
                 self._report_settings()
-        self.interrupts.raise_pending()
+        self._stop(self.interrupts.pending)
+
+    def _stop(self, signum: int | None) -> None:
+        """Stop, everything being saved, if a signal asks for it."""
+        if signum is not None:
+            self.log(f"stopped after step {self.progress.step}; --resume {self.run_dir} goes on")
+            raise Interrupted(signum)
 
     def _validate(self, quick: bool = False) -> Validation:
         """The validation's result; every process has the main one's network for it."""

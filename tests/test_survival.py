@@ -1,0 +1,199 @@
+"""Training as real processes that are killed, told to stop, lose a part, or work together."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import config
+from tests import soak
+from utils.checkpoints import load_checkpoint
+from utils.settings import write_settings
+
+ROOT = Path(config.__file__).parent
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def start(folder: Path, *command, log: str = "log.txt") -> subprocess.Popen:
+    """A Python command in a session of its own; what it prints goes to a file."""
+    with (folder / log).open("w") as file:
+        return subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+
+
+def until(happened, process: subprocess.Popen, seconds: float = 120) -> None:
+    """Wait until something has happened; it must, before the process ends."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert process.poll() is None, "the process has ended"
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def endless(tmp_path, tiny_settings):
+    """Command of a run that goes on for long, with a checkpoint after nearly every step."""
+    settings = tiny_settings.replace(epochs=5000, validate_every=5000, checkpoint_minutes=1e-4)
+    write_settings(settings, tmp_path / "settings.py")
+    return (ROOT / "pretrain.py", "--config", tmp_path / "settings.py")
+
+
+def has_begun(folder: Path):
+    return lambda: (folder / "runs/pretrain/last.pt").exists()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_one_that_is_not(tmp_path):
+    """The short form of tests/soak.py: two kills at work, one of them perhaps in a checkpoint."""
+    assert soak.soak(tmp_path, kills=2, epochs=6)
+    printed = (tmp_path / "killed.txt").read_text()
+    assert printed.count("resuming runs/killed") + printed.count(f"resuming {tmp_path}") >= 1
+    progress = load_checkpoint(tmp_path / "runs/killed/last.pt")["progress"]
+    assert (progress["epoch"], progress["step"]) == (6, 36)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_a_process_that_is_told_to_stop_saves_and_says_how_to_go_on(
+    tmp_path, endless, signum, code
+):
+    process = start(tmp_path, *endless, "--workers", "1")
+    until(has_begun(tmp_path), process)
+    # As a terminal or a cluster does: to the loader processes too.
+    os.killpg(process.pid, signum)
+    assert process.wait(60) == code
+    printed = (tmp_path / "log.txt").read_text()
+    step = load_checkpoint(tmp_path / "runs/pretrain/last.pt")["progress"]["step"]
+    assert f"stopped after step {step}; --resume runs/pretrain goes on" in printed
+    assert "Traceback" not in printed
+
+
+def test_a_loader_process_that_dies_ends_the_run_with_the_reason(tmp_path, endless):
+    process = start(tmp_path, *endless, "--workers", "1")
+    until(has_begun(tmp_path), process)
+    # One that has just finished its epoch is not missed, so all are killed until one is.
+    end = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+    assert process.wait(60) == 1
+    printed = (tmp_path / "log.txt").read_text()
+    assert "DataLoader worker" in printed
+    assert "is there memory for WORKERS of them?" in printed
+    assert "Traceback" not in printed
+
+
+def test_a_process_of_several_that_dies_ends_the_others_with_the_reason(tmp_path, endless):
+    process = start(tmp_path, *TORCHRUN, *endless)
+    until(has_begun(tmp_path), process)
+    ranks = [child.pid for child in psutil.Process(process.pid).children()]
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    assert process.wait(60) != 0
+    assert not any(is_running(pid) for pid in ranks)
+    assert "SIGKILL" in (tmp_path / "log.txt").read_text()
+
+
+def test_torchrun_starts_anew_what_has_died_and_auto_goes_on(tmp_path, tiny_settings):
+    settings = tiny_settings.replace(
+        epochs=12, batch_size=2, validate_every=12, checkpoint_minutes=1e-4
+    )
+    write_settings(settings, tmp_path / "settings.py")
+    command = (ROOT / "pretrain.py", "--config", tmp_path / "settings.py", "--resume", "auto")
+    whole = start(tmp_path, *TORCHRUN, *command, "--run-name", "whole", log="whole.txt")
+    assert whole.wait(120) == 0
+    process = start(tmp_path, *TORCHRUN, "--max-restarts", "2", *command)
+    until(has_begun(tmp_path), process)
+    os.kill(psutil.Process(process.pid).children()[0].pid, signal.SIGKILL)
+    assert process.wait(120) == 0
+    printed = (tmp_path / "log.txt").read_text()
+    assert printed.count("resuming runs/pretrain after epoch") == 1
+    first, second = (
+        load_checkpoint(tmp_path / "runs" / name / "last.pt") for name in ("whole", "pretrain")
+    )
+    assert first["progress"] == second["progress"]
+    for name, tensor in first["weights"].items():
+        assert torch.equal(tensor, second["weights"][name])
+
+
+FROZEN = """
+import sys
+from pathlib import Path
+import torch
+import utils.training
+from datasets.layout import video_sequences
+from datasets.samples import VideoFrames
+from models.gsanet import GSANet
+from utils.distributed import end_process, start_process
+from utils.settings import read_settings_file
+from utils.training import Validation, fit, network_arguments
+
+class Frozen(GSANet):
+    # torch synchronises the norms of no CPU.
+    def train(self, mode=True):
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+utils.training.LOG_INTERVAL = 1
+settings = read_settings_file(Path(sys.argv[1]))
+process = start_process("")
+torch.manual_seed(0)
+model = Frozen(**network_arguments(settings, motion=True))
+sequences = video_sequences(Path(settings.data_root), "DAVIS_train")
+dataset = VideoFrames([sequences], settings.image_size, 2)
+fit(model, dataset, lambda *_: Validation(0.5), settings, {"model": "gsanet", "arguments": {}},
+    Path(sys.argv[2]), process)
+end_process()
+"""
+
+
+def test_two_processes_have_the_losses_of_one_with_their_batches_together(tmp_path, tiny_settings):
+    """50 steps; also in two parts each, which is four processes' shares in two."""
+    (tmp_path / "frozen.py").write_text(FROZEN)
+    losses = {}
+    for name, launcher, parts in (("one", (), 1), ("two", TORCHRUN, 1), ("parts", TORCHRUN, 2)):
+        settings = tiny_settings.replace(
+            epochs=25, validate_every=25, learning_rate=1e-4, accumulation_steps=parts
+        )
+        write_settings(settings, tmp_path / f"{name}.py")
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        command = (*launcher, tmp_path / "frozen.py", tmp_path / f"{name}.py", tmp_path / name)
+        result = subprocess.run(
+            [sys.executable, *map(str, command)],
+            env={**environment, "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert result.stdout.count("epoch 25/25") == 1
+        events = EventAccumulator(str(tmp_path / name), size_guidance={"scalars": 0})
+        events.Reload()
+        losses[name] = [event.value for event in events.Scalars("loss/total")]
+    assert len(losses["one"]) == 50
+    assert losses["one"][0] - losses["one"][-1] > 0.05
+    for name in ("two", "parts"):
+        assert losses[name] == pytest.approx(losses["one"], abs=1e-4)
