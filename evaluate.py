@@ -16,6 +16,7 @@ from typing import Any
 import config
 from datasets.flow import build_estimator, flow_origin, origin_in_words
 from datasets.layout import DatasetError, Sequence, video_sequences
+from datasets.sources import published_sequences
 from utils.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
 from utils.distributed import Process, launch_processes, start_process
 from utils.evaluation import Segmenter
@@ -195,6 +196,11 @@ def read_set(
             "long_videos scores those that are."
         ) from error
     if process.is_main:
+        published = published_sequences(set_name) or 0
+        if len(sequences) < published:
+            print(
+                f"note: {len(sequences)} of the {published} sequences that {set_name} has elsewhere"
+            )
         print(f"protocol {protocol.name}, {why}: {protocol.rule}")
     return sequences, protocol
 

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
-from tqdm import tqdm
 
 from datasets.layout import (
     PARTS,
@@ -46,6 +45,7 @@ from datasets.layout import (
     read_mask,
     subfolders,
 )
+from datasets.progress import progress_bar
 
 STILLS, FLAT, NESTED = "stills", "video, flat", "video, nested"  # kinds of set
 
@@ -150,12 +150,11 @@ def check_sets(
     reports = []
     with (
         _workers(deep, total) as pool,
-        tqdm(
+        progress_bar(
             total=total,
             desc="decoding" if deep else "checking",
             unit="frame",
-            disable=not progress,
-            mininterval=0.1 if sys.stderr.isatty() else 10,  # seconds; a log keeps every line
+            shown=progress,
         ) as bar,
     ):
         for listing in listings:

@@ -23,6 +23,7 @@ from av.sidedata.sidedata import Type as SideData
 from tqdm import tqdm
 
 from datasets.layout import IMAGE_SUFFIXES, DatasetError, Frame, check_frame, read_image, subfolders
+from datasets.progress import progress_bar
 
 _MATROSKA = "matroska,webm"
 _COVER = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
@@ -348,7 +349,7 @@ def _natural_order(name: str) -> list[str | int]:
 
 
 def _progress(items: Iterable | None = None, total: int | None = None) -> tqdm:
-    return tqdm(items, total=total, desc="checking", unit="frame", dynamic_ncols=True)
+    return progress_bar(items, total=total, desc="checking", unit="frame")
 
 
 def _expect_two(source: Path, count: int) -> None:

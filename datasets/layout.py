@@ -26,7 +26,8 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
+
+from datasets.progress import progress_bar
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 PARTS = ("RGB", "GT", "FLOW")  # folders of a still set (without FLOW), a flat set or a sequence
@@ -262,12 +263,12 @@ def check_files(frames: Iterable[Frame], *, workers: int = 8, progress: bool = T
     frames = list(frames)
     problems: Problems = {}
     with ThreadPoolExecutor(workers) as pool:
-        results = tqdm(
+        results = progress_bar(
             pool.map(check_frame, frames),
             total=len(frames),
             desc="checking files",
             unit="frame",
-            disable=not progress,
+            shown=progress,
         )
         for _, found in results:
             for kind, item in found:

@@ -28,7 +28,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from datasets.layout import (
     IMAGE_SUFFIXES,
@@ -40,6 +39,7 @@ from datasets.layout import (
     format_problems,
     read_mask,
 )
+from datasets.progress import progress_bar
 from datasets.sources import (
     FEWER,
     PARTIAL,
@@ -149,7 +149,7 @@ def prepare(
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(_PARTIAL_FILE.format(name="*")):
             leftover.unlink()
-    for file in tqdm(missing, desc="writing files", unit="file", disable=not progress):
+    for file in progress_bar(missing, desc="writing files", unit="file", shown=progress):
         done[file.destination] = _write(file)
 
     prepared = []
@@ -233,7 +233,7 @@ def _plan(
     """Every file that the sets should hold; the masks that may need conversion are opened."""
     files: list[_File] = []
     problems: Problems = {}
-    for frame in tqdm(frames, desc="reading source", unit="frame", disable=not progress):
+    for frame in progress_bar(frames, desc="reading source", unit="frame", shown=progress):
         folder = data_root / frame.folder
         image_conversion = None if _is_readable(frame.image) else _read_picture
         files.append(_file(frame.image, folder / "RGB" / frame.name, image_conversion))
@@ -323,7 +323,7 @@ def _compare_destination(files: list[_File], data_root: Path, progress: bool) ->
     problems: Problems = {}
     missing: list[_File] = []
     real_root = Path(os.path.realpath(data_root))
-    with tqdm(total=len(files), desc="comparing", unit="file", disable=not progress) as bar:
+    with progress_bar(total=len(files), desc="comparing", unit="file", shown=progress) as bar:
         for folder, planned in by_folder.items():
             bar.update(len(planned))
             # A link in the data root may lead anywhere, to the source too.

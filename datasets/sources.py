@@ -671,3 +671,11 @@ SOURCES: dict[str, Source] = {
         void=255,
     ),
 }
+
+
+def published_sequences(set_name: str) -> int | None:
+    """How many sequences a set of this name has as published; None if it is none of these."""
+    for source in SOURCES.values():
+        if set_name in source.known:
+            return source.known[set_name].sequences
+    return None

@@ -25,7 +25,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
+
+from datasets.progress import progress_bar
 
 STILLS = 240  # images in DUTS_train
 TRAIN_SEQUENCES = 36  # videos in DAVIS_train
@@ -222,7 +223,7 @@ def write_synthetic(
     (data_root / MARKER).write_text(json.dumps(settings, indent=2) + "\n")
 
     total = stills + (train_sequences + test_sequences) * frames
-    with tqdm(total=total, desc="synthetic data", unit="image") as progress:
+    with progress_bar(total=total, desc="synthetic data", unit="image") as progress:
         for index in range(stills):
             rng = np.random.default_rng([seed, 0, index])
             shape = SHAPES[index % len(SHAPES)]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from datasets.layout import (
     IMAGE_SUFFIXES,
@@ -21,6 +20,7 @@ from datasets.layout import (
     read_binary_mask,
     read_mask,
 )
+from datasets.progress import progress_bar
 from utils.distributed import num_cores
 from utils.metrics import MEASURES
 from utils.protocols import Protocol, SequenceScores
@@ -135,13 +135,12 @@ def score_masks(
 
     some_foreground = False
     results = []
-    bar = tqdm(
+    bar = progress_bar(
         overlap(score, jobs, num_cores()),
         total=len(jobs),
         desc="scoring",
         unit="frame",
-        dynamic_ncols=True,
-        disable=not progress,
+        shown=progress,
     )
     for result in bar:
         if len(result) == 2:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from datasets.layout import (
     DatasetError,
@@ -22,6 +21,7 @@ from datasets.layout import (
     read_mask,
     read_size,
 )
+from datasets.progress import progress_bar
 from utils.distributed import Process, num_cores, wait_for_all
 from utils.evaluation import FrameResult, Segmenter, predict_sequences, to_mask
 from utils.pictures import draw_panels, write_picture
@@ -108,13 +108,12 @@ def evaluate_sequences(
     if len(todo) < len(sequences) and process.world_size == 1:
         print(f"{len(sequences) - len(todo)} of {len(sequences)} sequences were done before")
     done: dict[str, list[FrameScores]] = {name: [] for name in lengths}
-    bar = tqdm(
+    bar = progress_bar(
         overlap(finish, masks(), num_cores()),
         total=sum(lengths.values()),
         desc="segmenting",
         unit="frame",
-        dynamic_ncols=True,
-        disable=not process.is_main,
+        shown=process.is_main,
     )
     for scored in bar:
         name = scored[0]

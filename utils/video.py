@@ -23,6 +23,7 @@ from tqdm import tqdm
 from datasets.clips import Clip, ClipFrame, VideoError, check_clip
 from datasets.colour_wheel import flow_to_picture
 from datasets.flow import Estimator, motion_pairs
+from datasets.progress import progress_bar
 from datasets.samples import show, uniform_references
 from models.prediction import References
 from utils.evaluation import Segmenter, to_mask
@@ -277,4 +278,4 @@ def _is_of_a_dead_process(leftover: Path) -> bool:
 def _progress(what: str, frames: int) -> tqdm:
     """A bar that shows frames per second, never seconds per frame."""
     layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
-    return tqdm(desc=what, total=frames, unit="frame", bar_format=layout, dynamic_ncols=True)
+    return progress_bar(desc=what, total=frames, unit="frame", bar_format=layout)

@@ -1,0 +1,49 @@
+"""Progress bars: bars in a terminal, lines in a log, nothing where nothing is to be shown."""
+
+import io
+import sys
+
+import pytest
+
+import datasets.progress
+from datasets.progress import progress_bar
+
+
+class Stream(io.StringIO):
+    """Takes the place of stderr; pytest would replace it between a fixture and its test."""
+
+    def __init__(self, monkeypatch, terminal: bool):
+        super().__init__()
+        self.terminal = terminal
+        monkeypatch.setattr(sys, "stderr", self)
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+def test_a_log_gets_whole_lines_and_few_of_them(monkeypatch):
+    stream = Stream(monkeypatch, terminal=False)
+    assert list(progress_bar(range(1000), desc="reading", unit="frame")) == list(range(1000))
+    lines = stream.getvalue().splitlines()
+    assert "\r" not in stream.getvalue()
+    assert 1 <= len(lines) <= 2  # the beginning and the end
+    assert "reading" in lines[-1] and "1000/1000" in lines[-1]
+    # Now and then means a line each time, if now and then is at once.
+    stream = Stream(monkeypatch, terminal=False)
+    monkeypatch.setattr(datasets.progress, "_LINE_EVERY", 0)
+    list(progress_bar(range(5), miniters=1))
+    assert len(stream.getvalue().splitlines()) >= 5
+
+
+def test_a_terminal_gets_a_bar_that_overwrites_itself(monkeypatch):
+    stream = Stream(monkeypatch, terminal=True)
+    with progress_bar(total=3, desc="writing") as bar:
+        bar.update(3)
+    assert stream.getvalue().startswith("\r") and "writing" in stream.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_nothing_is_shown_if_nothing_is_to_be(monkeypatch, terminal):
+    stream = Stream(monkeypatch, terminal)
+    assert list(progress_bar([1, 2], shown=False)) == [1, 2]
+    assert stream.getvalue() == ""
