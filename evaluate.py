@@ -10,6 +10,7 @@
 
 import argparse
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def evaluate_set(arguments: argparse.Namespace, settings: Settings) -> None:
     tta = "_tta" if arguments.tta else ""
     output = arguments.output or arguments.checkpoint.parent / f"{set_name}{tta}"
     check_output(output, data_root, set_name)
-    process = start_process(settings.gpu)
+    process = start_process(settings.gpu, timedelta(days=30))  # sequences differ in length
     segmenter, method, used = load_segmenter(arguments, settings, process)
     sequences, protocol = read_set(data_root, set_name, settings.protocol, process, flow=True)
     check_data(frames_of(sequences), process)

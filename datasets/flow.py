@@ -27,10 +27,10 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from datasets.colour_wheel import flow_to_picture
 from datasets.layout import DatasetError, Frame, format_problems, read_image, video_sequences
+from datasets.progress import progress_bar
 
 Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Item = TypeVar("Item")
@@ -108,6 +108,8 @@ def make_flow(
         if made_by is not None:
             some = any(frame.flow for sequence in sequences for frame in sequence.frames)
             _begin_origin(data_root / set_name, made_by, some, overwrite)
+            if some and not overwrite and flow_origin(data_root, set_name) is None:
+                made_by = None  # nobody knows what made those that are kept
         wait()
     pairs = [pair for sequence in sequences for pair in motion_pairs(sequence.frames)]
     mine = [pair for run in runs_of(share, len(pairs)) for pair in pairs[run.start : run.stop]]
@@ -116,7 +118,7 @@ def make_flow(
     written = kept = 0
     read = lru_cache(maxsize=2)(read_image)  # neighbouring pairs share a frame
     title = f"{set_name} flow" + (f", share 1 of {processes}" if processes > 1 else "")
-    for frame, other, sign in tqdm(mine, desc=title, unit="frame", disable=rank > 0):
+    for frame, other, sign in progress_bar(mine, desc=title, unit="frame", shown=rank == 0):
         if frame.flow is not None and not overwrite:
             kept += 1
         else:
@@ -411,11 +413,16 @@ class _Processes:
         return processes
 
     def wait(self) -> None:
-        """Return when all processes have come this far."""
+        """Return when all processes have come this far; FlowError if one has ended before."""
         if self.number > 1:
             import torch.distributed
 
-            torch.distributed.barrier()
+            try:
+                torch.distributed.barrier()
+            except RuntimeError as error:  # torch's own is about a connection
+                raise FlowError(
+                    f"process {self.rank} stops, for another one has ended; its message tells why"
+                ) from error
 
     def total(self, counts: tuple[int, ...]) -> list[int]:
         """The sums over all processes."""
@@ -470,8 +477,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.estimator == "dis" and (options.weights or options.device):
         parser.error("--weights and --device are for --estimator raft")
+    processes = _Processes.join()
     try:
-        processes = _Processes.join()
         if processes.local_rank > 0:
             processes.wait()  # for the first one on this machine to check, and fetch the weights
         # Before the weights are fetched.
@@ -495,7 +502,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
         written, kept = processes.total(counts)
     except (DatasetError, FlowError, OSError) as error:
-        print(error, file=sys.stderr)
+        # Not at the end of the line that the first process's progress bar is on.
+        print(f"\n{error}" if processes.rank > 0 else error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

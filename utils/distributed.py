@@ -80,8 +80,12 @@ def gpu_indices(gpu: str) -> list[int]:
     return indices
 
 
-def start_process(gpu: str) -> Process:
-    """Join the other processes, if there are any, and choose this one's device."""
+def start_process(gpu: str, timeout: timedelta = timedelta(minutes=30)) -> Process:
+    """Join the other processes, if there are any, and choose this one's device.
+
+    ``timeout`` is how long one may wait for another; the default is long enough for the main
+    process to check a large data set meanwhile.
+    """
     indices = gpu_indices(gpu)
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if indices and local_rank >= len(indices):
@@ -96,14 +100,12 @@ def start_process(gpu: str) -> Process:
         torch.cuda.set_device(device)
     if "RANK" not in os.environ:
         return Process(device)
-    _join_group("nccl" if device.type == "cuda" else "gloo")
+    _join_group("nccl" if device.type == "cuda" else "gloo", timeout)
     return Process(device, torch.distributed.get_rank(), torch.distributed.get_world_size())
 
 
-def _join_group(backend: str) -> None:
+def _join_group(backend: str, timeout: timedelta) -> None:
     """Join the other processes that torchrun has started."""
-    # Long enough for the main process to check a large data set while the others wait.
-    timeout = timedelta(minutes=30)
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if restarts == "0" or os.environ.get("GROUP_WORLD_SIZE") != "1":
         torch.distributed.init_process_group(backend, timeout=timeout)

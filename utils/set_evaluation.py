@@ -22,7 +22,7 @@ from datasets.layout import (
     read_size,
 )
 from datasets.progress import progress_bar
-from utils.distributed import Process, num_cores, wait_for_all
+from utils.distributed import Process, gather, num_cores, wait_for_all
 from utils.evaluation import FrameResult, Segmenter, predict_sequences, to_mask
 from utils.pictures import draw_panels, write_picture
 from utils.protocols import Protocol, SequenceScores
@@ -50,7 +50,7 @@ def evaluate_sequences(
     stretch: bool = False,
     panel_step: int = 1,
 ) -> dict[str, SequenceScores]:
-    """Write masks and panels of every frame; return the scores of the annotated ones.
+    """Write masks and panels of every frame; the main process gets the annotated ones' scores.
 
     The processes share the sequences. Sequences that an evaluation of the same kind has finished
     before it was stopped are not done again; what another evaluation left in the folder is removed.
@@ -72,11 +72,13 @@ def evaluate_sequences(
     parts = output / _PARTS
     if process.is_main:
         _begin(output, json.loads(json.dumps(what, default=str)))
-    wait_for_all(process)
-    todo = [s for s in sequences if not (parts / f"{s.name}.json").is_file()]
+    finished = [s.name for s in sequences if (parts / f"{s.name}.json").is_file()]
+    # As the main process saw it: by the time that another looks, more may be finished.
+    finished = set(gather(finished, process)[0])
+    todo = [s for s in sequences if s.name not in finished]
     # By length, so that the processes end at about the same time.
-    todo = sorted(todo, key=lambda s: len(s.frames))[process.rank :: process.world_size]
-    mine = [sequence for sequence in sequences if sequence in todo]
+    shares = sorted(todo, key=lambda s: len(s.frames))
+    mine = sorted(shares[process.rank :: process.world_size], key=sequences.index)
     with_panel = {frame for s in mine for frame in (s.frames[::panel_step] if panel_step else ())}
 
     def masks() -> Iterator[tuple[FrameResult, np.ndarray]]:
@@ -105,8 +107,8 @@ def evaluate_sequences(
         return result.sequence, label, scores
 
     lengths = {sequence.name: len(sequence.frames) for sequence in mine}
-    if len(todo) < len(sequences) and process.world_size == 1:
-        print(f"{len(sequences) - len(todo)} of {len(sequences)} sequences were done before")
+    if finished and process.is_main:
+        print(f"{len(finished)} of {len(sequences)} sequences were done before")
     done: dict[str, list[FrameScores]] = {name: [] for name in lengths}
     bar = progress_bar(
         overlap(finish, masks(), num_cores()),
@@ -121,12 +123,13 @@ def evaluate_sequences(
         if len(done[name]) == lengths[name]:
             write_text(parts / f"{name}.json", json.dumps(done.pop(name)))
     wait_for_all(process)
+    if not process.is_main:
+        return {}
     results = [
         (sequence, frame, None if scores is None else tuple(scores))
         for one in sequences
         for sequence, frame, scores in json.loads((parts / f"{one.name}.json").read_text())
     ]
-    wait_for_all(process)
     return collect_scores(results, protocol.measures)
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -282,6 +283,18 @@ def test_raft_names_a_missing_gpu(raft_weights: Path) -> None:
         raft_estimator(raft_weights, "cuda")
 
 
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, second = flow_module._Processes(), flow_module._Processes(5, 8, local_rank=1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert second.device(None) is alone.device(None) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [second.device(wanted) for wanted in (None, "cuda", "cpu")] == ["cuda:1"] * 2 + ["cpu"]
+    assert alone.device("cuda") == "cuda"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(FlowError, match=r"no device 'cuda:1', as this machine has 1 GPU\(s\)"):
+        raft_estimator(device=second.device(None))
+
+
 def test_program_with_raft_and_a_weights_file(
     tmp_path: Path, raft_weights: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -358,7 +371,7 @@ def test_every_frame_is_one_processs_and_neighbours_stay_together(total: int, pr
     assert max(lengths) - min(lengths) <= 1
     for mine in frames:
         assert mine == sorted(mine)
-        breaks = sum(after - before > 1 for before, after in zip(mine, mine[1:]))
+        breaks = sum(after - before > 1 for before, after in pairwise(mine))
         assert breaks <= len(mine) / 64
 
 
@@ -420,4 +433,13 @@ def test_the_first_process_alone_says_what_made_the_set_and_only_when_all_are_do
         0,
     )
     assert seen == ["old, in part replaced by new"] * 4
+    assert flow_origin(flat, "DAVIS_train") == "new"
+
+
+def test_flow_maps_of_unknown_origin_are_not_said_to_be_of_a_new_one(flat):
+    make_flow(flat, "DAVIS_train", to_the_right)
+    next((flat / "DAVIS_train/FLOW").iterdir()).unlink()
+    assert make_flow(flat, "DAVIS_train", to_the_right, made_by="new") == (1, 6)
+    assert flow_origin(flat, "DAVIS_train") is None
+    assert make_flow(flat, "DAVIS_train", to_the_right, overwrite=True, made_by="new") == (7, 0)
     assert flow_origin(flat, "DAVIS_train") == "new"
