@@ -1,5 +1,6 @@
 """The three scripts as a user runs them: from a data folder to masks, scores and pictures."""
 
+import contextlib
 import csv
 import json
 import os
@@ -18,10 +19,13 @@ import config
 import evaluate
 import pretrain
 import train
-from datasets.layout import read_mask, video_sequences
+from datasets.layout import read_mask, still_images, video_sequences
+from models import build_model
 from utils.checkpoints import load_checkpoint
+from utils.distributed import Process
 from utils.scripts import run_script
 from utils.settings import read_settings_file, write_settings
+from utils.training import network_arguments
 
 ROOT = Path(config.__file__).parent
 FRAMES = 5
@@ -784,3 +788,31 @@ def test_two_processes_train_together_and_write_once(chain):
     assert {name: tensor.shape for name, tensor in one.items()} == {
         name: tensor.shape for name, tensor in two.items()
     }
+
+
+def test_the_validation_does_not_depend_on_the_number_of_processes(
+    tiny_settings, tiny_root, monkeypatch
+):
+    """Stages 1 and 2, with what three processes find put together by hand."""
+    settings = tiny_settings.replace(eval_batch_size=1)
+    sequences = video_sequences(tiny_root, "DAVIS_test")
+    frames = still_images(tiny_root, "DUTS_train")
+    for module, data, motion in ((train, sequences, True), (pretrain, frames, False)):
+        model = build_model("gsanet", **network_arguments(settings, motion)).eval()
+        alone = module.validate(model, data, settings, Process("cpu"))
+        found = []
+
+        def collect(value, process, found=found):
+            found.append(value)
+            return [value] if process.is_main else [found[0], value]
+
+        monkeypatch.setattr(module, "gather", collect)
+        for rank in range(3):
+            with contextlib.suppress(IndexError, ValueError):
+                module.validate(model, data, settings, Process("cpu", rank, 3))
+        monkeypatch.setattr(module, "gather", lambda value, process, found=found: found)
+        together = module.validate(model, data, settings, Process("cpu", 0, 3))
+        assert (together.score, together.parts) == (alone.score, alone.parts)
+        assert together.frames == together.of == alone.frames > 0
+        quick = module.validate(model, data, settings, Process("cpu", 0, 3), quick=True)
+        assert quick.of == alone.frames

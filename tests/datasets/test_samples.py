@@ -12,6 +12,7 @@ from datasets.layout import DatasetError, Frame, Sequence
 from datasets.samples import (
     StillImages,
     TestFrames,
+    Tolerant,
     VideoFrames,
     load_frame,
     random_references,
@@ -270,3 +271,30 @@ def test_a_partner_of_another_size_is_named_with_both_sizes(tmp_path, part):
     message = str(caught.value)
     assert f"{path} has {SIZE - 3} x {SIZE} pixels" in message
     assert f"{frame.image} has {SIZE} x {SIZE}" in message
+
+
+def test_unreadable_samples_are_replaced_by_the_next_and_said_to_be(tmp_path):
+    frames = [make_frame(tmp_path, f"a_{t}", t) for t in range(4)]
+    frames[1].image.unlink()
+    frames[2].mask.unlink()
+    stills = StillImages(frames, SIZE)
+    tolerant = Tolerant(stills)
+    assert len(tolerant) == 4 and tolerant.name(2) == "a_2"
+    for index, used in ((0, 0), (1, 3), (2, 3), (3, 3)):
+        sample = tolerant[5, index]
+        fault = sample.pop("fault")
+        assert equal(sample, stills[5, used])
+        broken = {1: frames[1].image, 2: frames[2].mask}.get(index)
+        assert fault == (f"{broken}: no such file" if broken else "")
+    for frame in frames:
+        frame.image.unlink(missing_ok=True)
+    with pytest.raises(DatasetError, match=r"a_3\.png: no such file; nor can the 9 samples after"):
+        tolerant[5, 3]
+
+
+def test_samples_know_the_names_of_their_frames(tmp_path):
+    sequences = [make_sequence(tmp_path, "a", 3), make_sequence(tmp_path, "b", 2)]
+    dataset = VideoFrames([sequences], SIZE)
+    assert [dataset.name(index) for index in range(5)] == [
+        frame.name for sequence in sequences for frame in sequence.frames
+    ]

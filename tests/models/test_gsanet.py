@@ -448,3 +448,28 @@ def test_one_batch_can_be_learned(motion):
     truth = mask > 0.5
     iou = (found & truth).sum(dim=(1, 2, 3)) / (found | truth).sum(dim=(1, 2, 3))
     assert iou.min() > 0.95, iou
+
+
+def test_maps_by_iteration_are_those_of_networks_with_so_many_iterations():
+    """Figure 8: from the slots as they are generated to those after T rounds."""
+    model = network(num_iterations=3).eval()
+    image, flow, reference_images, reference_flows = inputs()
+    with torch.no_grad():
+        references = model.encode_references(reference_images, reference_flows)
+        maps = model.maps_by_iteration(image, flow, references)
+        assert len(maps) == 4
+        for count, after in enumerate(maps):
+            fewer = network(num_iterations=count).eval()
+            expected = fewer.segment(image, flow, references).maps
+            assert list(after) == list(expected)
+            for name, values in expected.items():
+                torch.testing.assert_close(after[name], values)
+        # The network is left as it was.
+        assert_same_prediction(
+            model.segment(image, flow, references),
+            network(num_iterations=3).eval().segment(image, flow, references),
+        )
+        assert not torch.allclose(maps[0]["RGB foreground slot"], maps[3]["RGB foreground slot"])
+        without = ablation("a").eval()  # Table 2 (a) has no slot attention
+        references = without.encode_references(reference_images, reference_flows)
+        assert len(without.maps_by_iteration(image, flow, references)) == 1

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.augmentation import resize
 from utils.pictures import (
     LABEL_HEIGHT,
     OVERLAY_COLOUR,
     PANEL_WIDTH,
+    draw_iterations,
     draw_overlay,
     draw_panels,
     heat_map,
@@ -132,3 +134,23 @@ def test_a_picture_that_cannot_be_written_raises(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError):
         write_picture(tmp_path / "file/x.png", np.zeros((4, 5), np.uint8))
+
+
+def test_iterations_are_shown_from_left_to_right_with_a_row_for_each_map():
+    image = scene()[0]
+    maps = [
+        {
+            name: np.full((6, 8), value + t / 10, np.float32)
+            for name, value in (("a", 0), ("b", 0.5))
+        }
+        for t in range(3)
+    ]
+    picture = draw_iterations(image, maps)
+    height = round(PANEL_WIDTH * image.shape[0] / image.shape[1])
+    assert picture.shape == (2 * (height + LABEL_HEIGHT), 3 * PANEL_WIDTH, 3)
+    for row, name in enumerate("ab"):
+        for t in range(3):
+            top, left = row * (height + LABEL_HEIGHT), t * PANEL_WIDTH
+            shown = picture[top : top + height, left : left + PANEL_WIDTH]
+            expected = heat_map(maps[t][name], image)
+            np.testing.assert_array_equal(shown, resize(expected, height, PANEL_WIDTH))

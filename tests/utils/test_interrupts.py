@@ -1,0 +1,53 @@
+"""Signals: waiting where they must, stopping where they may."""
+
+import os
+import signal
+
+import pytest
+
+import utils.interrupts
+from utils.interrupts import Interrupted, Interrupts
+
+
+def send(signum: int) -> None:
+    os.kill(os.getpid(), signum)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_a_signal_waits_where_it_must_and_stops_elsewhere(signum, code):
+    with Interrupts() as interrupts, interrupts.deferred():
+        send(signum)
+        assert interrupts.pending == signum
+    with Interrupts() as interrupts, pytest.raises(Interrupted) as stop:
+        send(signum)
+    assert stop.value.exit_code == code
+
+
+def test_a_second_ctrl_c_is_not_deferred_and_a_second_sigterm_is_no_reason_to_hurry():
+    with Interrupts() as interrupts, interrupts.deferred():
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)
+        assert interrupts.pending == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
+def test_what_torchrun_hands_on_is_the_same_ctrl_c(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    now = [100.0]
+    monkeypatch.setattr(utils.interrupts.time, "monotonic", lambda: now[0])
+    with Interrupts() as interrupts, interrupts.deferred():
+        send(signal.SIGINT)
+        now[0] += 0.5
+        send(signal.SIGINT)
+        assert interrupts.pending == signal.SIGINT
+        now[0] += 5
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
+def test_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with Interrupts():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
