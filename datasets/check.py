@@ -334,7 +334,11 @@ def _report(data_root: Path, listing: _Listing, checked: list[_Checked]) -> SetR
     if kind == NESTED and report.masks < report.frames:
         report.notes.append(
             f"masks for {report.masks} of {report.frames} frames: it can be segmented"
-            + (", and scored where it has masks" if report.masks else ", but not scored")
+            + (
+                ", and scored where it has masks (not by the rules of DAVIS, which want all)"
+                if report.masks
+                else ", but not scored"
+            )
         )
     for amount, words in (("none", "without foreground"), ("all", "without background")):
         count = sum(result.foreground == amount for result in checked)
