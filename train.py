@@ -127,7 +127,7 @@ def validate(
             image, flow = read_image(frame.image), read_image(frame.flow)
             pictures["panel"] = draw_panels(image, flow, mask, truth, result.prediction.maps)
             maps = maps_by_iteration(segmenter, mine[0], frame, settings.num_references)
-            if maps:
+            if any(maps):  # an ablation without slots has none
                 pictures["slot maps by iteration"] = draw_iterations(image, maps)
     scores = {name: pairs for one in gather(scores, process) for name, pairs in one.items()}
     means = {name: np.mean(scores[name], axis=0) for name in targets if scores.get(name)}

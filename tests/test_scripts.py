@@ -816,3 +816,17 @@ def test_the_validation_does_not_depend_on_the_number_of_processes(
         assert together.frames == together.of == alone.frames > 0
         quick = module.validate(model, data, settings, Process("cpu", 0, 3), quick=True)
         assert quick.of == alone.frames
+
+
+def test_networks_without_slots_are_validated_too(tiny_settings, tiny_root):
+    """Table 2 (a) has no maps to show by iteration."""
+    settings = tiny_settings.replace(
+        guided_slots=False, knn_filtering=False, slot_attention=False, aggregation_transformer=False
+    )
+    model = build_model("gsanet", **network_arguments(settings, motion=True)).eval()
+    sequences = video_sequences(tiny_root, "DAVIS_test")
+    validation = train.validate(model, sequences, settings, Process("cpu"), quick=True)
+    assert validation.pictures.keys() == {"panel"}
+    with_slots = build_model("gsanet", **network_arguments(tiny_settings, motion=True)).eval()
+    validation = train.validate(with_slots, sequences, tiny_settings, Process("cpu"), quick=True)
+    assert validation.pictures.keys() == {"panel", "slot maps by iteration"}

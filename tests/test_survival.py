@@ -22,17 +22,31 @@ ROOT = Path(config.__file__).parent
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-def start(folder: Path, *command, log: str = "log.txt") -> subprocess.Popen:
-    """A Python command in a session of its own; what it prints goes to a file."""
-    with (folder / log).open("w") as file:
-        return subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
+@pytest.fixture
+def start():
+    """Starts a Python command in a session of its own; what it prints goes to a file."""
+    started = []
+
+    def run(folder: Path, *command, log: str = "log.txt") -> subprocess.Popen:
+        with (folder / log).open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, *map(str, command)],
+                cwd=folder,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:  # a test that has failed must not leave them running
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
+            process.wait()
 
 
 def until(happened, process: subprocess.Popen, seconds: float = 120) -> None:
@@ -74,7 +88,7 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_one_that_is_no
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_a_process_that_is_told_to_stop_saves_and_says_how_to_go_on(
-    tmp_path, endless, signum, code
+    start, tmp_path, endless, signum, code
 ):
     process = start(tmp_path, *endless, "--workers", "1")
     until(has_begun(tmp_path), process)
@@ -87,7 +101,7 @@ def test_a_process_that_is_told_to_stop_saves_and_says_how_to_go_on(
     assert "Traceback" not in printed
 
 
-def test_a_loader_process_that_dies_ends_the_run_with_the_reason(tmp_path, endless):
+def test_a_loader_process_that_dies_ends_the_run_with_the_reason(start, tmp_path, endless):
     process = start(tmp_path, *endless, "--workers", "1")
     until(has_begun(tmp_path), process)
     # One that has just finished its epoch is not missed, so all are killed until one is.
@@ -103,7 +117,7 @@ def test_a_loader_process_that_dies_ends_the_run_with_the_reason(tmp_path, endle
     assert "Traceback" not in printed
 
 
-def test_a_process_of_several_that_dies_ends_the_others_with_the_reason(tmp_path, endless):
+def test_a_process_of_several_that_dies_ends_the_others_with_the_reason(start, tmp_path, endless):
     process = start(tmp_path, *TORCHRUN, *endless)
     until(has_begun(tmp_path), process)
     ranks = [child.pid for child in psutil.Process(process.pid).children()]
@@ -114,7 +128,7 @@ def test_a_process_of_several_that_dies_ends_the_others_with_the_reason(tmp_path
     assert "SIGKILL" in (tmp_path / "log.txt").read_text()
 
 
-def test_torchrun_starts_anew_what_has_died_and_auto_goes_on(tmp_path, tiny_settings):
+def test_torchrun_starts_anew_what_has_died_and_auto_goes_on(start, tmp_path, tiny_settings):
     settings = tiny_settings.replace(
         epochs=12, batch_size=2, validate_every=12, checkpoint_minutes=1e-4
     )

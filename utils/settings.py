@@ -185,7 +185,7 @@ RULES: dict[str, Rule] = {
     "NUM_CLUSTERS": _positive_int,
     "NUM_REFERENCES": _positive_int,
     "NUM_NEIGHBOURS": _positive_int,
-    "NUM_ITERATIONS": _positive_int,
+    "NUM_ITERATIONS": _non_negative_int,
     "REFERENCE_GRADIENT": _flag,
     "GUIDED_SLOTS": _flag,
     "KNN_FILTERING": _flag,
