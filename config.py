@@ -67,7 +67,7 @@ OUTPUT_DIR = "runs"  # where run folders are made
 RUN_NAME = None  # name of the run's folder; None takes "pretrain" or "train"
 CHECKPOINT_MINUTES = 10.0  # last.pt is written this often, and after every epoch
 MAX_BAD_STEPS = 10  # steps in a row with a loss or gradient that is not finite, before it stops
-BAD_FILE_SHARE = 0.0  # share of an epoch's samples that may be unreadable; 0 stops at the first
+BAD_FILE_SHARE = 0.0  # share of an epoch's samples that may have an unreadable file; 0 for none
 
 # Validation
 PRETRAIN_VAL_SHARE = 0.05  # share of the still images kept back in stage 1 for validation

@@ -14,6 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import config
+from datasets.synthetic import write_synthetic
 from tests import soak
 from utils.checkpoints import load_checkpoint
 from utils.settings import write_settings
@@ -66,6 +67,22 @@ def endless(tmp_path, tiny_settings):
     return (ROOT / "pretrain.py", "--config", tmp_path / "settings.py")
 
 
+@pytest.fixture
+def long_epochs(tmp_path, tiny_settings, endless):
+    """The same with epochs of 100 steps, so that loader processes are always at work."""
+    write_synthetic(
+        tmp_path / "data",
+        seed=1,
+        stills=210,
+        train_sequences=1,
+        test_sequences=1,
+        frames=2,
+        height=48,
+        width=64,
+    )
+    return (*endless, "--data-root", tmp_path / "data", "--batch-size", "2")
+
+
 def has_begun(folder: Path):
     return lambda: (folder / "runs/pretrain/last.pt").exists()
 
@@ -88,9 +105,9 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_one_that_is_no
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_a_process_that_is_told_to_stop_saves_and_says_how_to_go_on(
-    start, tmp_path, endless, signum, code
+    start, tmp_path, long_epochs, signum, code
 ):
-    process = start(tmp_path, *endless, "--workers", "1")
+    process = start(tmp_path, *long_epochs, "--workers", "2")
     until(has_begun(tmp_path), process)
     # As a terminal or a cluster does: to the loader processes too.
     os.killpg(process.pid, signum)
@@ -126,6 +143,17 @@ def test_a_process_of_several_that_dies_ends_the_others_with_the_reason(start, t
     assert process.wait(60) != 0
     assert not any(is_running(pid) for pid in ranks)
     assert "SIGKILL" in (tmp_path / "log.txt").read_text()
+
+
+def test_the_processes_of_a_launcher_that_is_killed_do_not_go_on_unseen(start, tmp_path, endless):
+    process = start(tmp_path, *TORCHRUN, *endless)
+    until(has_begun(tmp_path), process)
+    ranks = [child.pid for child in psutil.Process(process.pid).children()]
+    process.kill()
+    end = time.monotonic() + 30
+    while any(is_running(pid) for pid in ranks) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(is_running(pid) for pid in ranks)
 
 
 def test_torchrun_starts_anew_what_has_died_and_auto_goes_on(start, tmp_path, tiny_settings):

@@ -1,8 +1,10 @@
 """Devices and processes: the CPU, one GPU, or one DistributedDataParallel process per GPU."""
 
+import ctypes
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -86,6 +88,8 @@ def start_process(gpu: str, timeout: timedelta = timedelta(minutes=30)) -> Proce
     ``timeout`` is how long one may wait for another; the default is long enough for the main
     process to check a large data set meanwhile.
     """
+    if "LOCAL_RANK" in os.environ:
+        _die_with_launcher()
     indices = gpu_indices(gpu)
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if indices and local_rank >= len(indices):
@@ -102,6 +106,12 @@ def start_process(gpu: str, timeout: timedelta = timedelta(minutes=30)) -> Proce
         return Process(device)
     _join_group("nccl" if device.type == "cuda" else "gloo", timeout)
     return Process(device, torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+
+def _die_with_launcher() -> None:
+    """Let Linux end this process when torchrun is killed; alone it would go on unseen."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _join_group(backend: str, timeout: timedelta) -> None:

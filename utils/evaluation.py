@@ -16,6 +16,7 @@ from datasets.samples import TestFrames, uniform_references
 from models.mask_decoder import resize
 from models.prediction import References
 from utils.distributed import num_cores
+from utils.interrupts import ignore_interrupts
 
 SIZE_STEP = 32  # pixels; what the input's side must be a multiple of
 
@@ -174,6 +175,7 @@ def predict_sequences(
             TestFrames(references, segmenter.views, segmenter.recolour_flow),
             batch_size=num_references,
             num_workers=min(workers, 1),
+            worker_init_fn=ignore_interrupts,
         )
     )
     current, encoded = None, None
@@ -182,6 +184,7 @@ def predict_sequences(
         batch_sampler=batches,
         num_workers=min(workers, num_cores()),
         pin_memory=segmenter.device.type == "cuda",
+        worker_init_fn=ignore_interrupts,
     )
     for indices, views in zip(batches, loader):
         if names[indices[0]] != current:

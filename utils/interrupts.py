@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# torchrun hands a terminal's Ctrl-C on to processes that have already got it from the terminal.
-_SAME_SIGNAL = 2.0  # seconds
+# Under torchrun a signal may come twice: to the whole group, and handed on by torchrun.
+_SAME_SIGNAL = 0.5  # seconds
+_GRACE = 20  # seconds
 
 
 class Interrupted(Exception):
@@ -55,12 +56,25 @@ class Interrupts:
         finally:
             self._deferring = False
 
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Where, inside ``deferred``, one need not; what is pending stops at once."""
+        self._deferring = False
+        try:
+            if self.pending is not None:
+                raise Interrupted(self.pending)
+            yield
+        finally:
+            self._deferring = True
+
     def _note(self, signum: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         again = self.pending is not None
-        if again and "LOCAL_RANK" in os.environ and now - self._since < _SAME_SIGNAL:
+        launched = "LOCAL_RANK" in os.environ
+        if again and launched and now - self._since < _SAME_SIGNAL:
             return
-        if again and signum == signal.SIGINT:
+        # A second Ctrl-C; torchrun makes SIGTERM of it.
+        if again and (signum == signal.SIGINT or (launched and self.pending == signal.SIGINT)):
             raise KeyboardInterrupt
         if not again:
             self.pending, self._since = signum, now
@@ -69,6 +83,9 @@ class Interrupts:
 
 
 def ignore_interrupts(_: int = 0) -> None:
-    """For loader processes: Ctrl-C is the main process's affair, SIGTERM ends them."""
+    """For loader processes: signals to the whole group are the main process's affair.
+
+    After SIGTERM they give it some time to finish its step; SIGALRM then ends them.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))

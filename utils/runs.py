@@ -1,6 +1,9 @@
 """Run folders: which one a run gets, what it takes over when it goes on, and its log file."""
 
-from collections.abc import Collection
+import fcntl
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -11,17 +14,21 @@ from utils.settings import Settings, SettingsError, read_settings_file
 
 SETTINGS, LOG = "settings.py", "log.txt"
 
-# What may change when a run goes on: where it computes and when it ends or saves, not what it
-# computes.
+# What may change when a run goes on: where it computes, when it ends or saves, and what helps one
+# whose numbers have become bad.
 RESUMABLE = frozenset(
     [
         "BAD_FILE_SHARE",
         "CHECKPOINT_MINUTES",
+        "CLIP_GRADIENT",
         "DATA_ROOT",
         "EPOCHS",
         "EVAL_BATCH_SIZE",
         "GPU",
+        "LEARNING_RATE",
         "MAX_BAD_STEPS",
+        "MIN_LEARNING_RATE",
+        "MIXED_PRECISION",
         "VALIDATE_EVERY",
         "VAL_FRAME_STEP",
         "WORKERS",
@@ -69,7 +76,11 @@ def check_run(
     if resume is not None:
         return resume
     folder = run_folder(name, settings)
-    if process.is_main and not dry_run and folder.exists() and any(folder.iterdir()):
+    # What a process that was killed at once has left half-written is nothing to protect.
+    present = folder.exists() and any(
+        p.suffix != ".partial" and p.name != ".lock" for p in folder.iterdir()
+    )
+    if process.is_main and not dry_run and present:
         begun = has_checkpoint(folder) or (folder / SETTINGS).is_file()
         going_on = f"go on with it by --resume {folder}, or " if begun else ""
         raise CheckpointError(
@@ -128,5 +139,29 @@ class RunLog:
         if self.folder is None:
             return
         tqdm.write(line)
-        with (self.folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+        sys.stdout.flush()  # into a file, lines would otherwise wait, and be lost with the process
+        try:
+            with (self.folder / LOG).open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
+        except OSError as error:  # a full disk; the next checkpoint will say so, if it lasts
+            tqdm.write(f"{self.folder / LOG} could not be written: {error.strerror}")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep the folder of a run from a second process that would train into it.
+
+    Raises:
+        CheckpointError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"another process is training into {folder}; wait until it has ended, or stop it"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield

@@ -1,5 +1,6 @@
 """What the scripts share: how training starts, errors as messages, checks of the data."""
 
+import errno
 import re
 import sys
 from collections.abc import Callable
@@ -126,6 +127,10 @@ def run_script(main: Callable[[], None]) -> None:
         if not re.search(r"DataLoader worker .*(killed|exited)", str(error)):
             raise
         sys.exit(f"error: {error}\nA loader process died; is there memory for WORKERS of them?")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+        sys.exit(f"error: {error.filename or 'a file'} could not be written: {error.strerror}")
     except Interrupted as interrupted:
         sys.exit(interrupted.exit_code)
     except KeyboardInterrupt:

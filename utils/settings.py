@@ -358,7 +358,10 @@ def write_settings(settings: Settings, path: Path) -> None:
         text += f"{line.name} = {line.source if unchanged else repr(value)}{comment}\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
 
 

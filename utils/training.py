@@ -30,6 +30,7 @@ from datasets.samples import Tolerant
 from datasets.sampling import EpochBatches, Key
 from models import model_class
 from utils.checkpoints import (
+    CheckpointError,
     check_same_network,
     check_same_order,
     load_last,
@@ -39,8 +40,8 @@ from utils.checkpoints import (
 from utils.distributed import Process, gather, num_cores, wait_for_all
 from utils.interrupts import Interrupted, Interrupts, ignore_interrupts
 from utils.losses import segmentation_loss
-from utils.runs import LOG, SETTINGS, RunLog, has_checkpoint
-from utils.settings import Settings, write_settings
+from utils.runs import LOG, SETTINGS, RunLog, has_checkpoint, locked
+from utils.settings import Settings, SettingsError, write_settings
 
 LOG_INTERVAL = 10  # steps between two entries in TensorBoard
 _NAMED = 24  # samples of a bad step that are named
@@ -202,8 +203,23 @@ class _Training:
 
     def run(self, resume: bool) -> None:
         """Train to the end, or until interrupted."""
+        with locked(self.run_dir) if self.process.is_main else nullcontext():
+            self._run(resume)
+
+    def _run(self, resume: bool) -> None:
         if resume and has_checkpoint(self.run_dir):
             self._restore()
+        p = self.progress
+        if len(set(gather((p.epoch, p.batch, p.step, p.best), self.process))) > 1:
+            raise CheckpointError(
+                f"the processes do not find the same checkpoint in {self.run_dir}; do all nodes "
+                "see the same folder?"
+            )
+        if resume and self.settings.epochs < p.epoch + (p.batch > 0):
+            raise SettingsError(
+                f"EPOCHS = {self.settings.epochs}, but {self.run_dir} is in epoch {p.epoch + 1} "
+                "already; choose at least that"
+            )
         if self.process.is_main:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             write_settings(self.settings, self.run_dir / SETTINGS)
@@ -212,21 +228,23 @@ class _Training:
             if self.process.is_main:
                 purged = self.progress.step + 1
                 self.writer = stack.enter_context(SummaryWriter(self.run_dir, purge_step=purged))
-            while self.progress.epoch < self.settings.epochs:
-                with self.interrupts.deferred():
+            with self.interrupts.deferred():
+                while self.progress.epoch < self.settings.epochs:
                     self._train_epoch()
-                self._finish_epoch()
+                    self._finish_epoch()
 
     def try_out(self) -> None:
         """Two steps, one batch of validation, and what they say of the whole run."""
-        seconds = []
-        for step in self.batches.epoch(0)[:2] * 2:
-            loader = make_loader(self.dataset, step, 0, self.process.device)
+        self.model.train()
+        for step in (self.batches.epoch(0)[:2] * 2)[:2]:  # the second one's times count
             started = time.perf_counter()
-            terms, norm, _ = self._optimise(list(loader))
-            seconds.append(time.perf_counter() - started)
-            if len(seconds) == 2:
-                break
+            samples = list(make_loader(self.dataset, step, 0, self.process.device))
+            loading = time.perf_counter() - started
+            terms, norm, _ = self._optimise(samples)
+            computing = time.perf_counter() - started - loading
+        workers = min(self.settings.workers, num_cores())
+        # Loader processes work ahead of the steps.
+        per_step = max(computing, loading / workers) if workers else computing + loading
         started = time.perf_counter()
         validation = self._validate(quick=True)
         per_frame = (time.perf_counter() - started) / max(1, validation.frames)
@@ -235,13 +253,13 @@ class _Training:
         s = self.settings
         steps = s.epochs * len(self.batches)
         times = math.ceil(s.epochs / s.validate_every)
-        total = steps * seconds[1] + times * validation.of * per_frame / self.process.world_size
+        total = steps * per_step + times * validation.of * per_frame / self.process.world_size
         losses = ", ".join(f"{name} {value:.3f}" for name, value in terms.items())
         print(f"dry run: {count_parameters(self.model)}; {losses}, gradient norm {norm:.2f}")
         print(
-            f"step {seconds[1]:.2f} s ({s.batch_size / seconds[1]:.1f} images/s, loading "
-            f"included), validation {1000 * per_frame:.0f} ms a frame, peak memory "
-            f"{_peak_memory(self.process.device):.2f} GiB"
+            f"step {per_step:.2f} s ({s.batch_size / per_step:.1f} images/s; {loading:.2f} s to "
+            f"load, {computing:.2f} s to compute), validation {1000 * per_frame:.0f} ms a frame, "
+            f"peak memory {_peak_memory(self.process.device):.2f} GiB"
         )
         print(
             f"the whole run: {s.epochs} epochs of {len(self.batches)} steps and {times} "
@@ -295,7 +313,7 @@ class _Training:
                     wait_for_all(self.process)  # torchrun ends the others when the first one ends
                     self._stop(stop)
                 minutes = (time.monotonic() - self.saved_at) / 60
-                if minutes >= s.checkpoint_minutes and not p.bad_in_row:
+                if minutes >= s.checkpoint_minutes:
                     self._save()
         if images:
             self.speed = images / (time.perf_counter() - started)
@@ -340,19 +358,16 @@ class _Training:
                 sums[name] = sums.get(name, 0) + value / len(samples)
         limit = math.inf if s.clip_gradient is None else s.clip_gradient
         norm = clip_grad_norm_(self.parameters, limit)
-        told = torch.stack([*sums.values(), norm.float()])
         pending = self.interrupts.pending
         asked = [pending == signal.SIGINT, pending == signal.SIGTERM, len(faults)]
+        told = torch.stack([*sums.values(), norm.float()])
+        told = torch.cat([told, told.new_tensor(asked)])
         if self.process.world_size > 1:
             # The norm is alike everywhere; the loss, the wish to stop and the faults are not.
-            asked = torch.tensor(asked, dtype=torch.float32, device=told.device)
             torch.distributed.all_reduce(told)
-            torch.distributed.all_reduce(asked)
-            told /= self.process.world_size
-            asked = asked.tolist()
-        *values, total_norm = told.tolist()
+            told[:-3] /= self.process.world_size
+        *values, total_norm, interrupted, terminated, num_faults = told.tolist()
         terms = dict(zip(sums, values))
-        interrupted, terminated, num_faults = asked
         if math.isfinite(total_norm) and math.isfinite(terms["total"]):
             self.optimizer.step()
             if self.average is not None:
@@ -427,31 +442,34 @@ class _Training:
         last = p.epoch + 1 == s.epochs
         validation = None
         if last or (p.epoch + 1) % s.validate_every == 0:
-            with self.interrupts.deferred():
-                self._save()  # so that stopping during validation loses nothing
-            self._stop(self.interrupts.pending)
-            validation = self._validate()
-        with self.interrupts.deferred():
-            means = {name: value / max(1, p.good_steps) for name, value in p.sums.items()}
-            is_best = validation is not None and validation.score > p.best
-            if is_best:
-                p.best = validation.score
-            p.epoch += 1
-            p.batch = p.bad_files = p.good_steps = 0
-            p.sums = {}
-            if self.process.is_main:
-                self._report(means, validation, is_best)
-            if is_best:
-                self._save(best=True)
-            self._save()
-            if last and self.writer:
-                self._report_settings()
+            self._save()  # so that stopping during validation loses nothing
+            try:
+                with self.interrupts.admitted():
+                    validation = self._validate()
+            except Interrupted:
+                self._stop(self.interrupts.pending)
+        means = {name: value / max(1, p.good_steps) for name, value in p.sums.items()}
+        is_best = validation is not None and validation.score > p.best
+        if is_best:
+            p.best = validation.score
+        p.epoch += 1
+        p.batch = p.bad_files = p.good_steps = 0
+        p.sums = {}
+        if self.process.is_main:
+            self._report(means, validation, is_best)
+        if is_best:
+            self._save(best=True)
+        self._save()
+        if last and self.writer:
+            self._report_settings()
         self._stop(self.interrupts.pending)
 
     def _stop(self, signum: int | None) -> None:
         """Stop, everything being saved, if a signal asks for it."""
         if signum is not None:
-            self.log(f"stopped after step {self.progress.step}; --resume {self.run_dir} goes on")
+            p, s = self.progress, self.settings
+            going_on = f"; --resume {self.run_dir} goes on" if p.epoch < s.epochs else ""
+            self.log(f"stopped after step {p.step}{going_on}")
             raise Interrupted(signum)
 
     def _validate(self, quick: bool = False) -> Validation:
@@ -496,8 +514,8 @@ class _Training:
         self.writer.add_scalar("validation/best_J", self.progress.best, self.progress.step)
 
     def _save(self, best: bool = False) -> None:
-        """Write last.pt, or best.pt, in the main process."""
-        if not self.process.is_main:
+        """Write last.pt, or best.pt, in the main process; not while numbers are bad."""
+        if not self.process.is_main or (self.progress.bad_in_row and not best):
             return
         checkpoint = {
             **self.identity,

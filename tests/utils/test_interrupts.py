@@ -38,12 +38,12 @@ def test_what_torchrun_hands_on_is_the_same_ctrl_c(monkeypatch):
     monkeypatch.setattr(utils.interrupts.time, "monotonic", lambda: now[0])
     with Interrupts() as interrupts, interrupts.deferred():
         send(signal.SIGINT)
-        now[0] += 0.5
+        now[0] += 0.2
         send(signal.SIGINT)
         assert interrupts.pending == signal.SIGINT
         now[0] += 5
-        with pytest.raises(KeyboardInterrupt):
-            send(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):  # torchrun makes SIGTERM of the second
+            send(signal.SIGTERM)
 
 
 def test_handlers_are_put_back():
@@ -51,3 +51,17 @@ def test_handlers_are_put_back():
     with Interrupts():
         assert signal.getsignal(signal.SIGTERM) != before[1]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_inside_a_deferred_part_signals_may_be_admitted():
+    with Interrupts() as interrupts, interrupts.deferred():
+        with interrupts.admitted(), pytest.raises(Interrupted):
+            send(signal.SIGTERM)
+        # What came while it had to wait stops at once.
+        with pytest.raises(Interrupted), interrupts.admitted():
+            raise AssertionError("not admitted")
+    with Interrupts() as interrupts, interrupts.deferred():
+        with interrupts.admitted():
+            pass
+        send(signal.SIGTERM)  # deferred again
+        assert interrupts.pending == signal.SIGTERM

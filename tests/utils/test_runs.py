@@ -5,7 +5,7 @@ import torch
 
 from utils.checkpoints import CheckpointError
 from utils.distributed import Process
-from utils.runs import RunLog, check_run, find_run, has_checkpoint, resumed_settings
+from utils.runs import RunLog, check_run, find_run, has_checkpoint, locked, resumed_settings
 from utils.settings import SettingsError, write_settings
 
 CPU = Process(torch.device("cpu"))
@@ -34,19 +34,17 @@ def test_a_resumed_run_has_its_own_settings_but_for_those_that_are_given(tmp_pat
     assert resumed_settings(now, None, given) is now
 
 
-@pytest.mark.parametrize("name", ["LEARNING_RATE", "NUM_CLUSTERS", "SEED", "MODEL"])
+@pytest.mark.parametrize("name", ["SIGMA", "NUM_CLUSTERS", "SEED", "MODEL"])
 def test_what_would_make_it_another_run_is_refused_on_resume(name, tmp_path, tiny_settings):
     write_settings(tiny_settings, tmp_path / "settings.py")
-    now = tiny_settings.replace(
-        epochs=9, learning_rate=0.5, num_clusters=16, seed=3, model="gsanet2"
-    )
+    now = tiny_settings.replace(epochs=9, sigma=0.5, num_clusters=16, seed=3, model="gsanet2")
     with pytest.raises(SettingsError, match=rf"{name} is .* there, .* here: a resumed run keeps"):
         resumed_settings(now, tmp_path, frozenset({name, "EPOCHS"}))
 
 
 def test_flags_that_say_what_the_run_has_anyway_are_no_change(tmp_path, tiny_settings):
     write_settings(tiny_settings, tmp_path / "settings.py")
-    given = frozenset({"LEARNING_RATE", "SEED", "EPOCHS", "--config"})
+    given = frozenset({"SIGMA", "SEED", "EPOCHS", "--config"})
     now = tiny_settings.replace(epochs=9)
     assert resumed_settings(now, tmp_path, given) == now
     with pytest.raises(SettingsError, match=r"SIGMA is 1\.0 there, 2\.0 here"):
@@ -98,3 +96,22 @@ def test_lines_go_to_the_terminal_and_the_file_of_the_main_process(tmp_path, cap
         RunLog(tmp_path)(line)
     assert capsys.readouterr().out == "one\ntwo\n"
     assert (tmp_path / "log.txt").read_text() == "one\ntwo\n"
+
+
+def test_what_a_killed_process_has_left_half_written_does_not_block_a_new_run(
+    tmp_path, tiny_settings
+):
+    settings = tiny_settings.replace(output_dir=str(tmp_path))
+    (tmp_path / "train").mkdir()
+    for name in ("settings.py.partial", ".lock"):
+        (tmp_path / "train" / name).touch()
+    assert check_run("train", settings, None, CPU) == tmp_path / "train"
+
+
+def test_one_process_at_a_time_trains_into_a_folder(tmp_path):
+    folder = tmp_path / "run"
+    refused = pytest.raises(CheckpointError, match="another process is training into")
+    with locked(folder), refused, locked(folder):
+        raise AssertionError("two at once")
+    with locked(folder):
+        assert folder.is_dir()
