@@ -21,10 +21,11 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from multiprocessing.pool import Pool, ThreadPool
 from pathlib import Path
 from typing import BinaryIO
 
@@ -143,7 +144,7 @@ def check_sets(
         A report for each set, in the order of `names`.
 
     Raises:
-        DatasetError: there is no such set.
+        DatasetError: there is no such set, or a process that decodes was killed.
     """
     listings = [_list_set(data_root, name) for name in names]
     total = sum(len(listing.frames) for listing in listings)
@@ -160,7 +161,7 @@ def check_sets(
         for listing in listings:
             look = _decode_frame if deep else _look_at_frame
             checked = []
-            for result in pool.imap(look, listing.frames, chunksize=_CHUNK):
+            for result in pool.map(look, listing.frames, chunksize=_CHUNK):
                 checked.append(result)
                 bar.update()
             reports.append(_report(data_root, listing, checked))
@@ -233,17 +234,28 @@ def _list_set(data_root: Path, name: str) -> _Listing:
     return _Listing(name, nested, sequences, problems, stills)
 
 
-def _workers(deep: bool, num_frames: int) -> Pool:
+@contextmanager
+def _workers(deep: bool, num_frames: int) -> Iterator[Executor]:
     """Threads to look at headers; processes to decode, as each watches its own stderr."""
-    if not deep:
-        return ThreadPool(_HEADER_THREADS)
-    # A fork would copy the threads' locks of whoever calls this. Ctrl-C is for the main process,
-    # which then ends the others.
-    return multiprocessing.get_context("spawn").Pool(
-        max(1, min(os.cpu_count() or 1, num_frames // _CHUNK)),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
+    if deep:
+        pool: Executor = ProcessPoolExecutor(
+            max(1, min(os.cpu_count() or 1, num_frames // _CHUNK)),
+            # A fork would copy the threads' locks of whoever calls this. Ctrl-C is for the main
+            # process, which then ends the others.
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=signal.signal,
+            initargs=(signal.SIGINT, signal.SIG_IGN),
+        )
+    else:
+        pool = ThreadPoolExecutor(_HEADER_THREADS)
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise DatasetError(
+            "a process that decoded files was killed; is there memory for one process per core?"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _look_at_frame(frame: Frame) -> _Checked:

@@ -151,14 +151,17 @@ class RunLog:
 def locked(folder: Path) -> Iterator[None]:
     """Keep the folder of a run from a second process that would train into it.
 
+    The lock is this process's alone: a loader process that outlives it for a moment does not keep
+    the run from going on.
+
     Raises:
         CheckpointError: another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             raise CheckpointError(
                 f"another process is training into {folder}; wait until it has ended, or stop it"
             ) from None

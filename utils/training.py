@@ -221,7 +221,6 @@ class _Training:
                 "already; choose at least that"
             )
         if self.process.is_main:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
             write_settings(self.settings, self.run_dir / SETTINGS)
         with ExitStack() as stack:
             stack.enter_context(self.interrupts)
@@ -313,7 +312,7 @@ class _Training:
                     wait_for_all(self.process)  # torchrun ends the others when the first one ends
                     self._stop(stop)
                 minutes = (time.monotonic() - self.saved_at) / 60
-                if minutes >= s.checkpoint_minutes:
+                if minutes >= s.checkpoint_minutes and not p.bad_in_row:
                     self._save()
         if images:
             self.speed = images / (time.perf_counter() - started)
@@ -418,8 +417,8 @@ class _Training:
             raise TrainingError(
                 f"{p.bad_in_row} steps in a row had a loss or gradient that is not finite "
                 f"(MAX_BAD_STEPS = {s.max_bad_steps}); {self.run_dir / LOG} names their samples. "
-                f"{self.run_dir / 'last.pt'} is from before them. A lower LEARNING_RATE, "
-                "CLIP_GRADIENT, or MIXED_PRECISION = False may help."
+                f"{self.run_dir / 'last.pt'} has the weights from before them. A lower "
+                "LEARNING_RATE, CLIP_GRADIENT, or MIXED_PRECISION = False may help."
             )
 
     def _count_faults(self, faults: list[str], number: int) -> None:
@@ -514,8 +513,8 @@ class _Training:
         self.writer.add_scalar("validation/best_J", self.progress.best, self.progress.step)
 
     def _save(self, best: bool = False) -> None:
-        """Write last.pt, or best.pt, in the main process; not while numbers are bad."""
-        if not self.process.is_main or (self.progress.bad_in_row and not best):
+        """Write last.pt, or best.pt, in the main process."""
+        if not self.process.is_main:
             return
         checkpoint = {
             **self.identity,
@@ -547,6 +546,7 @@ class _Training:
             load_weights(self.average.module, checkpoint["weights"])
             self.average.n_averaged.fill_(training["averaged_steps"])
         self.progress = p = Progress(**checkpoint["progress"])
+        p.bad_in_row = 0  # a run that they have stopped gets its full number of tries again
         if self.process.is_main:
             if warning:
                 self.log(warning)

@@ -3,8 +3,10 @@
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +65,7 @@ def program(capsys: pytest.CaptureFixture):
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decode without starting processes, which costs a second each time."""
-    monkeypatch.setattr(check_module, "_workers", lambda deep, n: check_module.ThreadPool(1))
+    monkeypatch.setattr(check_module, "_workers", lambda deep, n: ThreadPoolExecutor(1))
 
 
 def contents(root: Path) -> dict[Path, tuple[int, bytes]]:
@@ -351,6 +353,16 @@ def test_roots_that_cannot_be_checked(tmp_path, capsys):
     (tmp_path / "DAVIS").mkdir()
     with pytest.raises(DatasetError, match=r"its folders: DAVIS\. Expected .*DUTS_train"):
         find_sets(tmp_path)
+
+
+def killed(frame):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_while_it_decodes_ends_the_check(videos, monkeypatch):
+    monkeypatch.setattr(check_module, "_decode_frame", killed)
+    with pytest.raises(DatasetError, match="is there memory for one process per core"):
+        problems_of(videos.parent, deep=True)
 
 
 def test_program_decodes_in_processes_and_writes_nothing(videos):

@@ -1,14 +1,22 @@
 """Run folders: new ones, resumed ones, and what a resumed run may change."""
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
+import config
 from utils.checkpoints import CheckpointError
 from utils.distributed import Process
 from utils.runs import RunLog, check_run, find_run, has_checkpoint, locked, resumed_settings
 from utils.settings import SettingsError, write_settings
 
 CPU = Process(torch.device("cpu"))
+ROOT = Path(config.__file__).parent
 
 
 def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(tiny_settings):
@@ -109,9 +117,22 @@ def test_what_a_killed_process_has_left_half_written_does_not_block_a_new_run(
 
 
 def test_one_process_at_a_time_trains_into_a_folder(tmp_path):
-    folder = tmp_path / "run"
-    refused = pytest.raises(CheckpointError, match="another process is training into")
-    with locked(folder), refused, locked(folder):
-        raise AssertionError("two at once")
-    with locked(folder):
-        assert folder.is_dir()
+    """The lock ends with its process, even if a child of that one lives on."""
+    holder = (
+        "import os, sys, time; from pathlib import Path; from utils.runs import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    child = os.fork()\n"
+        "    if child: print(child, flush=True)\n"
+        "    time.sleep(60)"
+    )
+    command = [sys.executable, "-c", holder, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        child = int(process.stdout.readline())
+        refused = pytest.raises(CheckpointError, match="another process is training into")
+        with refused, locked(tmp_path):
+            raise AssertionError("two at once")
+        process.kill()
+        process.wait()
+        os.kill(child, 0)  # it is still there
+        with locked(tmp_path):
+            os.kill(child, signal.SIGKILL)

@@ -440,6 +440,23 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_with_a_good_checkpoint(
     assert all(torch.isfinite(value).all() for value in last["weights"].values())
 
 
+def test_an_epoch_that_ends_with_bad_numbers_is_saved_and_can_be_gone_on_from(
+    tmp_path, stills, tiny_settings
+):
+    settings = tiny_settings.replace(batch_size=1, max_bad_steps=2)
+    spoilt = Spoilt(stills, set(keys_of(settings, 0)[4:]))
+    model = Normed()
+    fit(model, spoilt, scores(0.5), settings, IDENTITY, tmp_path, CPU)
+    last = load_checkpoint(tmp_path / "last.pt")
+    assert (last["progress"]["epoch"], last["progress"]["bad_in_row"]) == (1, 2)
+    assert same(last["weights"], model.state_dict())
+    # The two do not count against what comes after.
+    longer = settings.replace(epochs=2)
+    spoilt = Spoilt(stills, set(keys_of(settings, 1)[:2]))
+    progress = fit(Normed(), spoilt, scores(0.6), longer, IDENTITY, tmp_path, CPU, resume=True)
+    assert (progress.step, progress.bad_steps, progress.bad_in_row) == (12, 4, 0)
+
+
 def test_the_gradient_is_clipped_to_its_largest_norm_only_if_wanted(
     tmp_path, stills, tiny_settings, monkeypatch
 ):
