@@ -39,7 +39,7 @@ from utils.video import segment_video
 # Settings of the network's run that a flag changes for an evaluation.
 _OF_THE_RUN = ("IMAGE_SIZE", "NUM_REFERENCES", "NUM_ITERATIONS", "RECOLOUR_FLOW")
 # Settings that are the evaluation's own, for a set or for a video; the rest is the checkpoint's.
-_MASKS = ("THRESHOLD", "STRETCH_MASKS", "MIXED_PRECISION")
+_MASKS = ("THRESHOLD", "STRETCH_MASKS", "MIXED_PRECISION", "COMPILE")
 _TTA = ("TTA_SCALES", "TTA_FLIP")
 _MACHINE = ("GPU", "WORKERS", "EVAL_BATCH_SIZE")
 _SET = ("DATA_ROOT", "VAL_SET", "PROTOCOL")
@@ -274,6 +274,7 @@ def load_segmenter(
         used["IMAGE_SIZE"],
         recolour_flow=used["RECOLOUR_FLOW"],
         mixed_precision=settings.mixed_precision,
+        compile=settings.compile,
         **views,
     )
     sizes = sorted({view.size for view in segmenter.views})

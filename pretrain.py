@@ -51,21 +51,21 @@ def main() -> None:
             f"{len(train_frames)} images for training, {len(val_frames)} for validation, "
             f"on {process.device}; run folder {run.folder}"
         )
-    run.record({settings.pretrain_set: frames})
     dataset = StillImages(
         train_frames, settings.image_size, augmentation_from(settings), settings.seed
     )
-    progress = fit(
-        model,
-        dataset,
-        lambda model, quick: validate(model, val_frames, settings, process, quick),
-        settings,
-        {"model": settings.model, "arguments": network},
-        run.folder,
-        process,
-        resume=run.resumed,
-        dry_run=run.dry_run,
-    )
+    with run.recorded({settings.pretrain_set: frames}):
+        progress = fit(
+            model,
+            dataset,
+            lambda model, quick: validate(model, val_frames, settings, process, quick),
+            settings,
+            {"model": settings.model, "arguments": network},
+            run.folder,
+            process,
+            resume=run.resumed,
+            dry_run=run.dry_run,
+        )
     if process.is_main and not run.dry_run:
         print(f"best validation J {progress.best:.4f}: {run.folder / 'best.pt'}")
 

@@ -61,7 +61,6 @@ def main() -> None:
             print(f"stage 1 from {settings.stage1_checkpoint}: {loaded}")
     sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
     first = settings.train_sets[0]
-    run.record({name: frames_of(sequences) for name, sequences in sets.items()})
     dataset = VideoFrames(
         train_sets,
         settings.image_size,
@@ -69,17 +68,18 @@ def main() -> None:
         augmentation_from(settings),
         settings.seed,
     )
-    progress = fit(
-        model,
-        dataset,
-        lambda model, quick: validate(model, val_sequences, settings, process, quick),
-        settings,
-        {"model": settings.model, "arguments": network, "flow": flow_origin(data_root, first)},
-        run.folder,
-        process,
-        resume=run.resumed,
-        dry_run=run.dry_run,
-    )
+    with run.recorded({name: frames_of(sequences) for name, sequences in sets.items()}):
+        progress = fit(
+            model,
+            dataset,
+            lambda model, quick: validate(model, val_sequences, settings, process, quick),
+            settings,
+            {"model": settings.model, "arguments": network, "flow": flow_origin(data_root, first)},
+            run.folder,
+            process,
+            resume=run.resumed,
+            dry_run=run.dry_run,
+        )
     if process.is_main and not run.dry_run:
         print(f"best validation J {progress.best:.4f}: {run.folder / 'best.pt'}")
 

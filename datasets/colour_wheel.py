@@ -18,6 +18,8 @@ _PURE = ((255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (2
 _DIRECTIONS = 8192
 _HUES = 4096
 
+_ROUNDING = 1e-5  # by how much more than 1 the squared length of a turned unit vector may be
+
 
 def _wheel() -> np.ndarray:
     """The 55 colours of the rim, (55, 3) in 0..255, from red by way of yellow back towards red."""
@@ -108,26 +110,54 @@ def change_motion(
         ValueError: if the picture has another shape or type, or the new motion is not finite.
     """
     # The matrix is applied to the table: a few thousand vectors instead of all pixels.
-    flow = _read(picture, (_VECTORS @ np.asarray(linear).T).astype(np.float32))
+    vectors = (_VECTORS @ np.asarray(linear).T).astype(np.float32)
+    if added is None and np.square(vectors).sum(axis=1).max() <= 1 + _ROUNDING:
+        return _recolour(picture, vectors)
+    flow = _read(picture, vectors)
     if added is not None:
         flow += added
     return _draw(flow, at_least=1.0)
 
 
+def _recolour(picture: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Picture of `_read`'s motion where none of the `vectors` is longer than 1.
+
+    Then nothing is to be shortened, and a picture's colour is as far from white as before on the
+    way to what its hue becomes at the rim, so only the rim needs to be drawn.
+    """
+    index, spread = _hues(picture)
+    rim = np.zeros((_HUES, 4), np.uint8)
+    rim[:, :3] = 255 - _draw(vectors[None], at_least=1.0)[0]
+    # NumPy looks up numbers of four bytes several times as fast as rows of three.
+    ink = np.take(rim.view(np.uint32)[:, 0], index, mode="clip")
+    ink = cv2.cvtColor(ink.view(np.uint8).reshape(*ink.shape, 4), cv2.COLOR_RGBA2RGB)
+    return cv2.bitwise_not(cv2.multiply(ink, cv2.merge([spread] * 3), scale=1 / 255))
+
+
 def _read(picture: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """Motion of a picture, with `vectors` as the motion that each fully saturated hue shows."""
+    index, spread = _hues(picture)
+    flow = np.take(vectors, index, axis=0, mode="clip")
+    flow *= (spread * np.float32(1 / 255))[..., None]
+    return flow
+
+
+def _hues(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each pixel the hue, as an index up to `_HUES`, and the spread of its channels, uint8.
+
+    The spread, the largest less the smallest channel, is saturation times value.
+    """
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise ValueError(
             f"a flow picture is uint8 of shape (H, W, 3), this one is {picture.dtype} of shape "
             f"{picture.shape}"
         )
-    hsv = cv2.cvtColor(picture.astype(np.float32), cv2.COLOR_RGB2HSV)
-    hue, saturation, value = cv2.split(hsv)
-    index = (hue * np.float32(_HUES / 360)).astype(np.intp)
-    flow = np.take(vectors, index, axis=0, mode="clip")
-    # Saturation times value is the spread between the largest and the smallest channel.
-    flow *= (saturation * value * np.float32(1 / 255))[..., None]
-    return flow
+    channels = cv2.split(picture)
+    spread = cv2.subtract(
+        cv2.max(cv2.max(*channels[:2]), channels[2]), cv2.min(cv2.min(*channels[:2]), channels[2])
+    )
+    hue = cv2.extractChannel(cv2.cvtColor(picture.astype(np.float32), cv2.COLOR_RGB2HSV), 0)
+    return (hue * np.float32(_HUES / 360)).astype(np.intp), spread
 
 
 def _draw(flow: np.ndarray, at_least: float) -> np.ndarray:

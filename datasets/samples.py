@@ -115,14 +115,14 @@ class VideoFrames(Dataset):
         sequence, position = self.targets[index]
         image, flow, mask = load_frame(sequence.frames[position], self.size, self.augmentation, rng)
         references = [
-            load_frame(sequence.frames[other], self.size, self.augmentation, rng, mask=False)
+            _load_pictures(sequence.frames[other], self.size, self.augmentation, rng, mask=False)
             for other in random_references(len(sequence.frames), position, self.num_references, rng)
         ]
         return {
             "image": image,
             "flow": flow,
-            "reference_images": torch.stack([reference[0] for reference in references]),
-            "reference_flows": torch.stack([reference[1] for reference in references]),
+            "reference_images": to_tensor(np.stack([reference[0] for reference in references])),
+            "reference_flows": to_tensor(np.stack([reference[1] for reference in references])),
             "mask": mask,
         }
 
@@ -230,20 +230,31 @@ def load_frame(
     Raises:
         DatasetError: a file cannot be read, or the three differ in size.
     """
-    image, flow, truth = _read_frame(frame, mask)
-    if augmentation is not None:
-        image, flow, truth = augmentation(rng, size, image, flow, truth)
-    else:
-        view = whole_frame(size)
-        image = view.apply(image)
-        flow = None if flow is None else view.apply(flow)
-        if truth is not None:
-            truth = view.apply(truth.astype(np.uint8) * 255) > 127
+    image, flow, truth = _load_pictures(frame, size, augmentation, rng, mask)
     return (
         to_tensor(image),
         None if flow is None else to_tensor(flow),
         None if truth is None else torch.from_numpy(truth).unsqueeze(0).float(),
     )
+
+
+def _load_pictures(
+    frame: Frame,
+    size: int,
+    augmentation: Augmentation | None,
+    rng: np.random.Generator | None,
+    mask: bool,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """What ``load_frame`` returns as uint8 (S, S, 3) and bool (S, S)."""
+    image, flow, truth = _read_frame(frame, mask)
+    if augmentation is not None:
+        return augmentation(rng, size, image, flow, truth)
+    view = whole_frame(size)
+    image = view.apply(image)
+    flow = None if flow is None else view.apply(flow)
+    if truth is not None:
+        truth = view.apply(truth.astype(np.uint8) * 255) > 127
+    return image, flow, truth
 
 
 def _read_frame(
@@ -260,8 +271,10 @@ def _read_frame(
 
 
 def to_tensor(picture: np.ndarray) -> Tensor:
-    """uint8 RGB (H, W, 3) to float (3, H, W) in [0, 1]."""
-    return torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255)
+    """uint8 RGB (..., H, W, 3) to float (..., 3, H, W) in [0, 1]."""
+    tensor = torch.from_numpy(picture).movedim(-1, -3)
+    # Written in the channels' order at once: copying bytes into it first takes longer.
+    return torch.empty(tensor.shape).copy_(tensor).div_(255)
 
 
 def size_error(

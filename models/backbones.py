@@ -1,29 +1,19 @@
 """Encoders: a four-level feature pyramid from any backbone (Sec. 3.1, "encoder").
 
-``resnet101`` and every other timm name come from timm, ``mit_b0`` to ``mit_b5`` (SegFormer's Mix
-Transformer, which timm does not have) from transformers.
+``resnet101`` and every other timm name come from timm, ``mit_b0`` to ``mit_b5``, which timm does
+not have, from ``models.mix_transformer``.
 """
 
 import difflib
-import tempfile
 from pathlib import Path
 
 import timm
 import torch
 from torch import Tensor, nn
-from transformers import SegformerConfig, SegformerModel
+
+from models.mix_transformer import MIX_TRANSFORMERS, MixTransformer, published_weights
 
 STRIDES = (4, 8, 16, 32)
-
-# Widths of the four levels and numbers of blocks in them (Xie et al., SegFormer, Table 6).
-MIX_TRANSFORMERS = {
-    "mit_b0": ((32, 64, 160, 256), (2, 2, 2, 2)),
-    "mit_b1": ((64, 128, 320, 512), (2, 2, 2, 2)),
-    "mit_b2": ((64, 128, 320, 512), (3, 4, 6, 3)),
-    "mit_b3": ((64, 128, 320, 512), (3, 4, 18, 3)),
-    "mit_b4": ((64, 128, 320, 512), (3, 8, 27, 3)),
-    "mit_b5": ((64, 128, 320, 512), (3, 6, 40, 3)),
-}
 
 
 class ModelError(ValueError):
@@ -48,26 +38,11 @@ def build_backbone(name: str, pretrained: bool = True, weights: Path | None = No
     """
     file = _weights_file(weights) if pretrained and weights is not None else None
     if name in MIX_TRANSFORMERS:
-        return MixTransformer(name, pretrained, file)
-    return TimmPyramid(name, pretrained, file)
-
-
-class MixTransformer(nn.Module):
-    """SegFormer's encoder (Xie et al., NeurIPS 2021) from transformers."""
-
-    def __init__(self, name: str, pretrained: bool = True, weights: Path | None = None):
-        super().__init__()
-        widths, depths = MIX_TRANSFORMERS[name]
-        self.channels = list(widths)
-        settings = SegformerConfig(hidden_sizes=list(widths), depths=list(depths))
+        encoder = MixTransformer(name)
         if pretrained:
-            self.encoder = _load_mix_transformer(name, settings, weights)
-        else:
-            self.encoder = SegformerModel(settings)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) to four maps, finest first."""
-        return list(self.encoder(images, output_hidden_states=True).hidden_states)
+            _load_mix_transformer(encoder, name, file)
+        return encoder
+    return TimmPyramid(name, pretrained, file)
 
 
 class TimmPyramid(nn.Module):
@@ -143,31 +118,19 @@ def _refusal(network: nn.Module) -> str | None:
     return None
 
 
-def _load_mix_transformer(
-    name: str, settings: SegformerConfig, file: Path | None
-) -> SegformerModel:
-    """The published encoder, from the hub or from its file alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        if file is None:
-            source = f"nvidia/{name.replace('_', '-')}"
-        else:
-            # transformers reads folders, and knows how the names of the weights have changed.
-            source = folder
-            settings.save_pretrained(folder)
-            safe = file.suffix == ".safetensors"
-            link = Path(folder) / ("model.safetensors" if safe else "pytorch_model.bin")
-            link.symlink_to(file.resolve())
-        try:
-            encoder, found = SegformerModel.from_pretrained(
-                source, config=settings, output_loading_info=True
-            )
-        except Exception as error:
-            # The hub's client, safetensors and torch.load raise many kinds here.
-            raise _weights_error(name, file, error) from error
-    if found["missing_keys"] or found["mismatched_keys"]:
-        count = len(found["missing_keys"]) + len(found["mismatched_keys"])
-        raise _weights_error(name, file, f"{count} of the encoder's tensors are missing or differ")
-    return encoder.float()
+def _load_mix_transformer(encoder: MixTransformer, name: str, file: Path | None) -> None:
+    try:
+        state = published_weights(name, file)
+    except Exception as error:
+        # The hub's client, safetensors and torch.load raise many kinds here.
+        raise _weights_error(name, file, error) from error
+    own = encoder.state_dict()
+    unfit = [n for n, t in own.items() if n not in state or state[n].shape != t.shape]
+    if unfit or len(state) > len(own):
+        raise _weights_error(
+            name, file, f"{len(unfit)} of the encoder's {len(own)} tensors are missing or differ"
+        )
+    encoder.load_state_dict(state)
 
 
 def _weights_file(path: Path) -> Path:

@@ -32,6 +32,7 @@ class GSANet(nn.Module):
         channels: C_L = C_G, the width of embedded features, slots and decoder.
         num_slots: N_S, foreground first.
         num_clusters: M.
+        kmeans: implementation of the clustering, "batched" or "package".
         num_neighbours: N of KNN filtering.
         num_iterations: T.
         guided_slots, knn_filtering, slot_attention, aggregation_transformer: Table 2's GS, KNN, SA
@@ -52,6 +53,7 @@ class GSANet(nn.Module):
         channels: int = 128,
         num_slots: int = 2,
         num_clusters: int = 64,
+        kmeans: str = "batched",
         num_neighbours: int = 16,
         num_iterations: int = 3,
         guided_slots: bool = True,
@@ -69,6 +71,7 @@ class GSANet(nn.Module):
                 channels,
                 num_slots,
                 num_clusters,
+                kmeans,
                 num_neighbours,
                 num_iterations,
                 guided_slots,
@@ -84,6 +87,8 @@ class GSANet(nn.Module):
             nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True)) for _ in STRIDES
         )
         self.decoder = MaskDecoder(channels, len(STRIDES))
+        # The layout that convolutions are fastest in; features follow that of the weights.
+        self.to(memory_format=torch.channels_last)
 
     def forward(
         self,
@@ -123,6 +128,15 @@ class GSANet(nn.Module):
         ]
         return self._decode(outputs, image)
 
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """What the benchmark tells apart; a part within another one counts for itself."""
+        streams = [stream for stream in (self.rgb_stream, self.flow_stream) if stream is not None]
+        parts = {"encoders": [stream.encoder for stream in streams], "decoder": [self.decoder]}
+        if self.motion:
+            parts["k-means"] = [stream.slots.local_extractor.cluster for stream in streams]
+            parts["FAT and slot attention"] = [stream.slots for stream in streams]
+        return parts
+
     def maps_by_iteration(
         self, image: Tensor, flow: Tensor, references: References
     ) -> list[dict[str, Tensor]]:
@@ -142,7 +156,7 @@ class GSANet(nn.Module):
         # A mean of two linear maps is a 1 x 1 convolution of the concatenated streams, and one
         # that stage 1's single stream fits too.
         features = [
-            norm(torch.stack(level).mean(dim=0))
+            norm(sum(level) / len(level))
             for norm, *level in zip(self.norms, *(output.features for output in streams))
         ]
         prediction = Prediction(self.decoder(features, self.rgb_stream.normalise(image)))
@@ -207,6 +221,7 @@ class Stream(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [0, 1] to the mean and deviation that ImageNet weights expect."""
+        images = images.contiguous(memory_format=torch.channels_last)
         return (images - self.mean) / self.deviation
 
     def encode_references(self, images: Tensor) -> Tensor:
@@ -230,6 +245,7 @@ class SlotModule(nn.Module):
         channels: int,
         num_slots: int,
         num_clusters: int,
+        kmeans: str,
         num_neighbours: int,
         num_iterations: int,
         guided_slots: bool,
@@ -238,7 +254,7 @@ class SlotModule(nn.Module):
         aggregation_transformer: bool,
     ):
         super().__init__()
-        self.local_extractor = LocalExtractor(channels, channels, num_clusters)
+        self.local_extractor = LocalExtractor(channels, channels, num_clusters, kmeans)
         self.global_extractor = GlobalExtractor(channels, channels)
         self.aggregate = (
             FeatureAggregationTransformer(channels)

@@ -1,22 +1,35 @@
 """Local extractor: details of the target frame by clustering its features (Sec. 3.3, Figure 3b)."""
 
 import torch
-import torch.nn.functional as F
 from fast_pytorch_kmeans import MultiKMeans
 from torch import Tensor, nn
 
 from models.pooling import global_weighted_average_pooling
+from models.precision import full_precision
 
 KMEANS_ROUNDS = 10
 
 
 class LocalExtractor(nn.Module):
-    """Local features P_L: the mean of the embedded target feature X_L in each k-means cluster."""
+    """Local features P_L: the mean of the embedded target feature X_L in each k-means cluster.
 
-    def __init__(self, channels: int, embedded_channels: int, num_clusters: int = 64):
+    Args:
+        channels: of the target feature X_T.
+        embedded_channels: C_L.
+        num_clusters: M.
+        kmeans: ``"batched"`` or ``"package"``, see :class:`KMeans`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        embedded_channels: int,
+        num_clusters: int = 64,
+        kmeans: str = "batched",
+    ):
         super().__init__()
         self.embed = nn.Conv2d(channels, embedded_channels, kernel_size=1)
-        self.num_clusters = num_clusters
+        self.cluster = KMeans(num_clusters, kmeans)
 
     def forward(self, target: Tensor) -> tuple[Tensor, Tensor]:
         """Sec. 3.3, first half.
@@ -28,12 +41,10 @@ class LocalExtractor(nn.Module):
             X_L (B, C_L, H, W) and P_L (B, M, C_L).
         """
         local = self.embed(target)  # X_L
-        masks = cluster_masks(local, self.num_clusters)
-        return local, global_weighted_average_pooling(local, masks.to(local.dtype))
+        return local, global_weighted_average_pooling(local, self.cluster(local))
 
 
-@torch.no_grad()
-def cluster_masks(features: Tensor, num_clusters: int) -> Tensor:
+class KMeans(nn.Module):
     """The clustering masks M_L of k-means over the pixels of each image.
 
     All images are clustered together but independently: an image's masks do not depend on the
@@ -41,20 +52,62 @@ def cluster_masks(features: Tensor, num_clusters: int) -> Tensor:
     clusters.
 
     Args:
-        features: (B, C, H, W).
         num_clusters: M; clusters that get no pixel (always so if H * W < M) have an empty mask.
+        implementation: ``"batched"`` runs all rounds without ever waiting for the GPU;
+            ``"package"`` is fast-pytorch-kmeans, which gives the same masks and asks after every
+            round whether anything has changed.
+    """
+
+    def __init__(self, num_clusters: int, implementation: str = "batched"):
+        super().__init__()
+        if implementation not in KMEANS:
+            raise ValueError(f"kmeans is {implementation!r}; expected {' or '.join(KMEANS)}")
+        self.num_clusters = num_clusters
+        self.find_labels = KMEANS[implementation]
+
+    @torch.no_grad()
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to zeros and ones (B, M, H, W), which sum to one at every pixel."""
+        # k-means compares small differences of large sums: too much for bfloat16.
+        with torch.autocast(features.device.type, enabled=False):
+            pixels = full_precision(features.detach()).flatten(2).transpose(1, 2).contiguous()
+            seeds = torch.linspace(0, pixels.shape[1] - 1, self.num_clusters, device=pixels.device)
+            labels = self.find_labels(pixels, pixels[:, seeds.round().long()])
+        masks = one_hot(labels, self.num_clusters).to(features.dtype)
+        return masks.unflatten(2, features.shape[2:])
+
+
+def batched_kmeans(pixels: Tensor, centres: Tensor) -> Tensor:
+    """Lloyd's algorithm for many images at once, in a fixed number of rounds.
+
+    Args:
+        pixels: (B, P, C).
+        centres: the first ones (B, M, C). One that loses all its pixels becomes zero.
 
     Returns:
-        (B, M, H, W) of zeros and ones, which sum to one at every pixel.
+        The nearest centre of each pixel, (B, P).
     """
-    batch, _, height, width = features.shape
-    # k-means compares small differences of large sums: too much for bfloat16.
-    with torch.autocast(features.device.type, enabled=False):
-        pixels = features.detach().float().flatten(2).transpose(1, 2).contiguous()  # (B, HW, C)
-        seeds = torch.linspace(0, height * width - 1, num_clusters, device=pixels.device).round()
-        # tol=0: rounds end early only when no image of the batch changes any more.
-        kmeans = MultiKMeans(num_clusters, max_iter=KMEANS_ROUNDS, tol=0.0)
-        kmeans.centroids = pixels[:, seeds.long()]  # as an argument they would come too late
-        labels = kmeans.fit_predict(pixels)
-    masks = F.one_hot(labels, num_clusters).transpose(1, 2)
-    return masks.reshape(batch, num_clusters, height, width).to(features.dtype)
+    for number in range(KMEANS_ROUNDS):
+        # |x - c|^2 without |x|^2, which is the same for every centre.
+        distances = centres.square().sum(dim=2).unsqueeze(1) - 2 * pixels @ centres.transpose(1, 2)
+        labels = distances.argmin(dim=2)
+        if number + 1 < KMEANS_ROUNDS:
+            members = one_hot(labels, centres.shape[1]).to(pixels.dtype)
+            centres = members @ pixels / members.sum(dim=2, keepdim=True).clamp(min=1)
+    return labels
+
+
+def package_kmeans(pixels: Tensor, centres: Tensor) -> Tensor:
+    """The same by fast-pytorch-kmeans."""
+    # tol=0: rounds end early only when no image of the batch changes any more.
+    kmeans = MultiKMeans(centres.shape[1], max_iter=KMEANS_ROUNDS, tol=0.0)
+    kmeans.centroids = centres  # as an argument they would come too late
+    return kmeans.fit_predict(pixels)
+
+
+KMEANS = {"batched": batched_kmeans, "package": package_kmeans}
+
+
+def one_hot(labels: Tensor, count: int) -> Tensor:
+    """Labels (B, P) to bool (B, count, P)."""
+    return labels.unsqueeze(1) == torch.arange(count, device=labels.device).unsqueeze(1)

@@ -118,6 +118,18 @@ def test_a_process_that_is_told_to_stop_saves_and_says_how_to_go_on(
     assert "Traceback" not in printed
 
 
+def test_a_second_start_is_refused_and_changes_nothing_in_the_folder(start, tmp_path, endless):
+    process = start(tmp_path, *endless)
+    until(has_begun(tmp_path), process)
+    folder = tmp_path / "runs/pretrain"
+    names = ("settings.py", "record.json")
+    before = [(folder / name).read_text() for name in names]
+    second = (ROOT / "pretrain.py", "--resume", "runs/pretrain", "--epochs", "6000")
+    assert start(tmp_path, *second, log="second.txt").wait(60) == 1
+    assert "another process is training into" in (tmp_path / "second.txt").read_text()
+    assert [(folder / name).read_text() for name in names] == before
+
+
 def test_a_loader_process_that_dies_ends_the_run_with_the_reason(start, tmp_path, endless):
     process = start(tmp_path, *endless, "--workers", "1")
     until(has_begun(tmp_path), process)

@@ -23,9 +23,10 @@ from typing import Any
 
 import config
 from utils.checkpoints import LAST, CheckpointError, load_checkpoint
+from utils.files import write_text
 from utils.interrupts import Interrupted, Interrupts
 from utils.protocols import Row
-from utils.results import RECORD, read_evaluation, write_text
+from utils.results import RECORD, read_evaluation
 from utils.runs import RESUMABLE, SETTINGS
 from utils.scripts import run_script
 from utils.settings import (

@@ -10,7 +10,6 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,27 +21,6 @@ from torch import Tensor, nn
 from models import build_model
 
 LAST, PREVIOUS = "last.pt", "previous.pt"
-
-# transformers 5 has renamed the parts of SegFormer's encoder, in a release after 5.0.0: what they
-# were called there and in 4.x, and what they are called since.
-_RENAMED_PARTS = tuple(
-    (re.compile(old), new)
-    for old, new in (
-        (r"\bencoder\.patch_embeddings\.(\d+)\.", r"stages.\1.patch_embeddings."),
-        (r"\bencoder\.block\.(\d+)\.", r"stages.\1.blocks."),
-        (r"\bencoder\.layer_norm\.(\d+)\.", r"stages.\1.layer_norm."),
-        (r"\battention\.self\.query\b", "attention.q_proj"),
-        (r"\battention\.self\.key\b", "attention.k_proj"),
-        (r"\battention\.self\.value\b", "attention.v_proj"),
-        (r"\battention\.self\.sr\b", "attention.sequence_reduction.sequence_reduction"),
-        (r"\battention\.self\.layer_norm\b", "attention.sequence_reduction.layer_norm"),
-        (r"\battention\.output\.dense\b", "attention.o_proj"),
-        (r"\bmlp\.dense1\b", "mlp.fc1"),
-        (r"\bmlp\.dense2\b", "mlp.fc2"),
-        (r"\blayer_norm_1\b", "layernorm_before"),
-        (r"\blayer_norm_2\b", "layernorm_after"),
-    )
-)
 
 
 class CheckpointError(ValueError):
@@ -174,13 +152,13 @@ def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> nn.Modu
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Fill a network with a checkpoint's weights, whichever transformers they were saved with.
+    """Fill a network with a checkpoint's weights.
 
     Raises:
         CheckpointError: the weights do not fit.
     """
     try:
-        model.load_state_dict(_renamed(weights, model.state_dict()))
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
             "the checkpoint's weights do not fit the network that its settings describe; it was "
@@ -208,15 +186,14 @@ def check_same_network(checkpoint: dict[str, Any], model: str, arguments: dict[s
 def check_same_order(checkpoint: dict[str, Any], model: nn.Module) -> None:
     """Raise CheckpointError unless tensors come in the same order in the checkpoint and ``model``.
 
-    Optimizers keep their state by position, and transformers has changed the order of a MiT's
-    parameters along with their names: the weights go from one version to another, training not.
+    Optimizers keep their state by position: where a version of timm or of this code has changed
+    the order of a network's parameters, weights go from one to the other, training does not.
     """
-    own = model.state_dict()
-    if list(_renamed(checkpoint["weights"], own)) != list(own):
+    if list(checkpoint["weights"]) != list(model.state_dict()):
         raise CheckpointError(
             "the checkpoint's tensors come in another order than the network's, so its optimizer "
-            "state cannot be used; resume with the version of transformers that the run was "
-            "started with (record.json in its folder has it)"
+            "state cannot be used; resume with the versions that the run was started with "
+            "(record.json in its folder has them)"
         )
 
 
@@ -235,7 +212,6 @@ def start_from_stage1(model: nn.Module, weights: dict[str, Tensor]) -> Loaded:
         CheckpointError: nothing fits.
     """
     own = model.state_dict()
-    weights = _renamed(weights, own)
     loaded, copied, used = {}, {}, set()
     for name, tensor in own.items():
         twin = name.replace("flow_stream.", "rgb_stream.", 1)
@@ -253,24 +229,6 @@ def start_from_stage1(model: nn.Module, weights: dict[str, Tensor]) -> Loaded:
     return Loaded(
         len(loaded), len(copied), len(own) - len(loaded) - len(copied), len(weights) - len(used)
     )
-
-
-def _renamed(weights: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """``weights`` under those of ``names`` that mean the same in another transformers version."""
-    names = set(names)
-    if names.issuperset(weights):
-        return weights
-    meant = {_newest_name(name): name for name in names}
-    return {
-        name if name in names else meant.get(_newest_name(name), name): tensor
-        for name, tensor in weights.items()
-    }
-
-
-def _newest_name(name: str) -> str:
-    for pattern, replacement in _RENAMED_PARTS:
-        name = pattern.sub(replacement, name)
-    return name
 
 
 def _check_records(file: BinaryIO) -> None:

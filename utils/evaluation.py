@@ -16,7 +16,7 @@ from datasets.samples import TestFrames, uniform_references
 from models.mask_decoder import resize
 from models.prediction import References
 from utils.distributed import num_cores
-from utils.interrupts import ignore_interrupts
+from utils.interrupts import prepare_loader_process
 
 SIZE_STEP = 32  # pixels; what the input's side must be a multiple of
 
@@ -65,6 +65,8 @@ class Segmenter:
         flip: show every scale mirrored too.
         recolour_flow: a mirrored flow map's colours follow its motion, as in training.
         mixed_precision: bfloat16 on a GPU.
+        compile: segment by torch.compile, on a GPU with CUDA graphs. References are encoded once
+            per sequence, too seldom to gain from it.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Segmenter:
         flip: bool = False,
         recolour_flow: bool = True,
         mixed_precision: bool = False,
+        compile: bool = False,
     ):
         self.model = model
         self.views = [
@@ -86,6 +89,10 @@ class Segmenter:
         self.recolour_flow = recolour_flow
         self.mixed_precision = mixed_precision
         self.device = next(model.parameters()).device
+        self._segment = model.segment
+        if compile:
+            mode = "reduce-overhead" if self.device.type == "cuda" else None
+            self._segment = torch.compile(model.segment, mode=mode)
 
     def encode_references(self, views: Items[dict[str, Tensor]]) -> list[References]:
         """Reference frames of one sequence, for :meth:`segment`.
@@ -119,7 +126,7 @@ class Segmenter:
             image = view["image"].to(self.device, non_blocking=True)
             flow = view["flow"].to(self.device, non_blocking=True)
             with inference(self.device, self.mixed_precision):
-                prediction = self.model.segment(image, flow, encoded.expand(len(image)))
+                prediction = self._segment(image, flow, encoded.expand(len(image)))
             finest = prediction.logits[0].float()
             logits.append((finest.flip(-1) if geometry.flip else finest).cpu())
             if not maps:
@@ -175,7 +182,7 @@ def predict_sequences(
             TestFrames(references, segmenter.views, segmenter.recolour_flow),
             batch_size=num_references,
             num_workers=min(workers, 1),
-            worker_init_fn=ignore_interrupts,
+            worker_init_fn=prepare_loader_process,
         )
     )
     current, encoded = None, None
@@ -184,7 +191,7 @@ def predict_sequences(
         batch_sampler=batches,
         num_workers=min(workers, num_cores()),
         pin_memory=segmenter.device.type == "cuda",
-        worker_init_fn=ignore_interrupts,
+        worker_init_fn=prepare_loader_process,
     )
     for indices, views in zip(batches, loader):
         if names[indices[0]] != current:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import cv2
+
 # Under torchrun a signal may come twice: to the whole group, and handed on by torchrun.
 _SAME_SIGNAL = 0.5  # seconds
 _GRACE = 20  # seconds
@@ -82,10 +84,13 @@ class Interrupts:
             raise Interrupted(self.pending)
 
 
-def ignore_interrupts(_: int = 0) -> None:
-    """For loader processes: signals to the whole group are the main process's affair.
+def prepare_loader_process(_: int = 0) -> None:
+    """For loader processes: one core each, and signals are the main process's affair.
 
-    After SIGTERM they give it some time to finish its step; SIGALRM then ends them.
+    After SIGTERM they load on for some time, so that it can finish its step. Then they end without
+    an error, which would break into a main process that is still computing or saving.
     """
+    cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))

@@ -24,10 +24,9 @@ import psutil
 import timm
 import torch
 import torchvision
-import transformers
 
 from datasets.layout import DatasetError, Frame
-from utils.results import write_text
+from utils.files import write_text
 
 RECORD = "record.json"
 
@@ -197,7 +196,6 @@ def _versions() -> dict[str, str]:
         "torch": torch,
         "torchvision": torchvision,
         "timm": timm,
-        "transformers": transformers,
         "numpy": numpy,
         "opencv": cv2,
     }
@@ -214,7 +212,7 @@ def _hardware() -> dict[str, Any]:
     if torch.cuda.is_available():
         gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "cores_of_machine": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -224,7 +222,8 @@ def _hardware() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name, as Linux or else Python has it."""
     try:
         found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     except OSError:

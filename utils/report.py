@@ -26,10 +26,11 @@ from datasets.layout import (
     read_image,
     read_mask,
 )
+from utils.files import write_text
 from utils.metrics import counted
 from utils.pictures import PANEL_WIDTH, draw_panels
 from utils.protocols import Protocol, Row
-from utils.results import REPORT, Evaluation, ResultsError, read_evaluation, write_text
+from utils.results import REPORT, Evaluation, ResultsError, read_evaluation
 
 COMPARISON = "comparison.html"
 

@@ -7,13 +7,13 @@ Its folder holds ``scores.csv`` (statistics by sequence), ``frames.csv`` (every 
 import csv
 import io
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from utils.files import write_text
 from utils.protocols import PROTOCOLS, Protocol, Row, SequenceScores, summarise
 
 SCORES, FRAMES, RECORD = "scores.csv", "frames.csv", "evaluation.json"
@@ -162,13 +162,6 @@ def score_table(evaluation: Evaluation) -> str:
         lines.append(f"{name:<{width}}{row.frames:8d}{cells}")
     lines.insert(-1, "-" * len(lines[0]))
     return "\n".join(lines)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="")
-    os.replace(partial, path)
 
 
 def _write_rows(path: Path, rows: list[list[Any]]) -> None:

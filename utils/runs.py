@@ -21,6 +21,7 @@ RESUMABLE = frozenset(
         "BAD_FILE_SHARE",
         "CHECKPOINT_MINUTES",
         "CLIP_GRADIENT",
+        "COMPILE",
         "DATA_ROOT",
         "EPOCHS",
         "EVAL_BATCH_SIZE",

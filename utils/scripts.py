@@ -3,7 +3,8 @@
 import errno
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,14 @@ from utils.interrupts import Interrupted
 from utils.protocols import ProtocolError
 from utils.record import changed_data, fingerprint, write_record
 from utils.results import ResultsError
-from utils.runs import SETTINGS, check_run, find_run, has_checkpoint, resumed_settings
+from utils.runs import (
+    SETTINGS,
+    check_run,
+    find_run,
+    has_checkpoint,
+    locked,
+    resumed_settings,
+)
 from utils.settings import (
     Settings,
     SettingsError,
@@ -66,18 +74,25 @@ class Run:
         arguments = network_arguments(self.settings, motion)
         return arguments | {"pretrained_backbone": False} if self.has_weights else arguments
 
-    def record(self, sets: dict[str, list[Frame]]) -> None:
-        """Note in the run's folder how and with what data it was started."""
+    @contextmanager
+    def recorded(self, sets: dict[str, list[Frame]]) -> Iterator[None]:
+        """Have the run's folder to oneself, with a note in it of how and with what it was started.
+
+        Raises:
+            CheckpointError: another process is training into the folder; nothing is changed then.
+        """
         if not self.process.is_main or self.dry_run:
+            yield
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # First, so that a run which is killed right now can go on.
-        write_settings(self.settings, self.folder / SETTINGS)
-        found = fingerprint(sets, Path(self.settings.data_root))
-        changed = changed_data(self.folder, found)
-        if changed:
-            print(changed)
-        write_record(self.folder, found, self.process.world_size)
+        with locked(self.folder):
+            # First, so that a run which is killed right now can go on.
+            write_settings(self.settings, self.folder / SETTINGS)
+            found = fingerprint(sets, Path(self.settings.data_root))
+            changed = changed_data(self.folder, found)
+            if changed:
+                print(changed)
+            write_record(self.folder, found, self.process.world_size)
+            yield
 
 
 def start_training(config: ModuleType, name: str, description: str) -> Run | None:

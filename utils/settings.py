@@ -12,7 +12,6 @@ import argparse
 import ast
 import difflib
 import io
-import os
 import sys
 import tokenize
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+from utils.files import write_text
 from utils.protocols import PROTOCOLS
 
 
@@ -173,6 +173,7 @@ RULES: dict[str, Rule] = {
     "BRIGHTNESS": _share,
     "CONTRAST": _share,
     "SATURATION": _share,
+    "SHARPNESS": _non_negative_float,
     "RECOLOUR_FLOW": _flag,
     "CAMERA_MOTION": _non_negative_float,
     "FLOW_TURN": _degrees,
@@ -183,6 +184,7 @@ RULES: dict[str, Rule] = {
     "CHANNELS": _whole(" above 0, a multiple of 4", lambda value: value > 0 and value % 4 == 0),
     "NUM_SLOTS": _whole(", 2 or above", lambda value: value >= 2),
     "NUM_CLUSTERS": _positive_int,
+    "KMEANS": _choice("batched", "package"),
     "NUM_REFERENCES": _positive_int,
     "NUM_NEIGHBOURS": _positive_int,
     "NUM_ITERATIONS": _non_negative_int,
@@ -207,6 +209,7 @@ RULES: dict[str, Rule] = {
     "SEED": _whole(" from 0 to 4294967295", lambda value: 0 <= value < 2**32),
     "GPU": _gpu_list,
     "MIXED_PRECISION": _flag,
+    "COMPILE": _flag,
     "OUTPUT_DIR": _path,
     "RUN_NAME": _optional(_text),
     "CHECKPOINT_MINUTES": _positive_float,
@@ -356,13 +359,7 @@ def write_settings(settings: Settings, path: Path) -> None:
         unchanged = line.source is not None and ast.literal_eval(line.source) == value
         comment = f"  # {line.comment}" if line.comment else ""
         text += f"{line.name} = {line.source if unchanged else repr(value)}{comment}\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write_text(path, text)
 
 
 def settings_parser(config: ModuleType, description: str) -> argparse.ArgumentParser:

@@ -30,6 +30,8 @@ from datasets.samples import Tolerant
 from datasets.sampling import EpochBatches, Key
 from models import model_class
 from utils.checkpoints import (
+    LAST,
+    PREVIOUS,
     CheckpointError,
     check_same_network,
     check_same_order,
@@ -38,9 +40,9 @@ from utils.checkpoints import (
     save_checkpoint,
 )
 from utils.distributed import Process, gather, num_cores, wait_for_all
-from utils.interrupts import Interrupted, Interrupts, ignore_interrupts
+from utils.interrupts import Interrupted, Interrupts, prepare_loader_process
 from utils.losses import segmentation_loss
-from utils.runs import LOG, SETTINGS, RunLog, has_checkpoint, locked
+from utils.runs import LOG, SETTINGS, RunLog, has_checkpoint
 from utils.settings import Settings, SettingsError, write_settings
 
 LOG_INTERVAL = 10  # steps between two entries in TensorBoard
@@ -136,7 +138,7 @@ def fit(
         CheckpointError: a checkpoint cannot be read or written.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint has been written.
     """
-    training = _Training(model, dataset, validate, settings, identity, run_dir, process)
+    training = Training(model, dataset, validate, settings, identity, run_dir, process)
     if dry_run:
         training.log = RunLog(None)
         training.try_out()
@@ -145,7 +147,7 @@ def fit(
     return training.progress
 
 
-class _Training:
+class Training:
     """The state of a run and what is done with it."""
 
     def __init__(
@@ -176,6 +178,8 @@ class _Training:
         )
         self.model = model.to(process.device)
         self.wrapped = _wrap(self.model, process)
+        if settings.compile:
+            self.wrapped.compile()
         # After wrapping, which replaces norms by synchronised ones on GPUs.
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.buffers = list(self.model.buffers())
@@ -185,6 +189,7 @@ class _Training:
             lr=settings.learning_rate,
             betas=(settings.adam_beta1, settings.adam_beta2),
             eps=settings.adam_epsilon,
+            fused=True,
         )
         self.average = None
         if settings.ema_decay is not None:
@@ -193,7 +198,7 @@ class _Training:
         self.interrupts = Interrupts()
         self.log = RunLog(run_dir if process.is_main else None)
         self.writer: SummaryWriter | None = None
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), 0
         self.speed = 0.0  # images per second of the last epoch
 
     @property
@@ -203,10 +208,6 @@ class _Training:
 
     def run(self, resume: bool) -> None:
         """Train to the end, or until interrupted."""
-        with locked(self.run_dir) if self.process.is_main else nullcontext():
-            self._run(resume)
-
-    def _run(self, resume: bool) -> None:
         if resume and has_checkpoint(self.run_dir):
             self._restore()
         p = self.progress
@@ -221,6 +222,7 @@ class _Training:
                 "already; choose at least that"
             )
         if self.process.is_main:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
             write_settings(self.settings, self.run_dir / SETTINGS)
         with ExitStack() as stack:
             stack.enter_context(self.interrupts)
@@ -239,7 +241,7 @@ class _Training:
             started = time.perf_counter()
             samples = list(make_loader(self.dataset, step, 0, self.process.device))
             loading = time.perf_counter() - started
-            terms, norm, _ = self._optimise(samples)
+            terms, norm, _ = self.optimise(samples)
             computing = time.perf_counter() - started - loading
         workers = min(self.settings.workers, num_cores())
         # Loader processes work ahead of the steps.
@@ -288,7 +290,7 @@ class _Training:
                 samples = [next(stream) for _ in step]
                 waited += time.perf_counter() - before
                 rate = self._set_learning_rate()
-                terms, norm, stop = self._optimise(samples, step)
+                terms, norm, stop = self.optimise(samples, step)
                 p.step += 1
                 p.batch += 1
                 images += s.batch_size
@@ -312,7 +314,7 @@ class _Training:
                     wait_for_all(self.process)  # torchrun ends the others when the first one ends
                     self._stop(stop)
                 minutes = (time.monotonic() - self.saved_at) / 60
-                if minutes >= s.checkpoint_minutes and not p.bad_in_row:
+                if minutes >= s.checkpoint_minutes:
                     self._save()
         if images:
             self.speed = images / (time.perf_counter() - started)
@@ -328,7 +330,7 @@ class _Training:
             group["lr"] = rate
         return rate
 
-    def _optimise(
+    def optimise(
         self, samples: list[dict[str, Any]], keys: list[list[Key]] | None = None
     ) -> tuple[dict[str, float], float, int | None]:
         """One step of the optimizer, unless its numbers are not finite.
@@ -414,11 +416,16 @@ class _Training:
             f"{_ordinal(p.bad_steps)} in all. Samples: {', '.join(names[:_NAMED])}{more}"
         )
         if p.bad_in_row > s.max_bad_steps:
+            left = "nothing was saved before them."
+            if self.saved_step:
+                left = (
+                    f"{self.run_dir / LAST} is of step {self.saved_step}. If its weights are "
+                    f"spoilt too, remove it: --resume then goes on from {PREVIOUS}, the one before."
+                )
             raise TrainingError(
                 f"{p.bad_in_row} steps in a row had a loss or gradient that is not finite "
                 f"(MAX_BAD_STEPS = {s.max_bad_steps}); {self.run_dir / LOG} names their samples. "
-                f"{self.run_dir / 'last.pt'} has the weights from before them. A lower "
-                "LEARNING_RATE, CLIP_GRADIENT, or MIXED_PRECISION = False may help."
+                f"A lower LEARNING_RATE, CLIP_GRADIENT, or MIXED_PRECISION = False may help; {left}"
             )
 
     def _count_faults(self, faults: list[str], number: int) -> None:
@@ -442,8 +449,11 @@ class _Training:
         validation = None
         if last or (p.epoch + 1) % s.validate_every == 0:
             self._save()  # so that stopping during validation loses nothing
+            self._stop(self._asked_to_stop())
             try:
-                with self.interrupts.admitted():
+                # Several processes wait for one another, so that none may leave by itself.
+                alone = self.process.world_size == 1
+                with self.interrupts.admitted() if alone else nullcontext():
                     validation = self._validate()
             except Interrupted:
                 self._stop(self.interrupts.pending)
@@ -461,13 +471,19 @@ class _Training:
         self._save()
         if last and self.writer:
             self._report_settings()
-        self._stop(self.interrupts.pending)
+        self._stop(self._asked_to_stop())
+
+    def _asked_to_stop(self) -> int | None:
+        """The signal that one of the processes has got, the same in all of them."""
+        return max(filter(None, gather(self.interrupts.pending, self.process)), default=None)
 
     def _stop(self, signum: int | None) -> None:
         """Stop, everything being saved, if a signal asks for it."""
         if signum is not None:
             p, s = self.progress, self.settings
             going_on = f"; --resume {self.run_dir} goes on" if p.epoch < s.epochs else ""
+            if going_on and self.saved_step < p.step:
+                going_on += f" after step {self.saved_step}, before the bad numbers"
             self.log(f"stopped after step {p.step}{going_on}")
             raise Interrupted(signum)
 
@@ -513,8 +529,14 @@ class _Training:
         self.writer.add_scalar("validation/best_J", self.progress.best, self.progress.step)
 
     def _save(self, best: bool = False) -> None:
-        """Write last.pt, or best.pt, in the main process."""
-        if not self.process.is_main:
+        """Write last.pt, or best.pt, in the main process; previous.pt is of an earlier step.
+
+        Not while numbers are bad: the weights may have been spoilt before that showed, and the
+        two must not both be of that time. A run that ends so is saved.
+        """
+        p = self.progress
+        ended = p.epoch == self.settings.epochs
+        if not self.process.is_main or (p.bad_in_row and not ended):
             return
         checkpoint = {
             **self.identity,
@@ -530,9 +552,11 @@ class _Training:
             training["weights"] = self.model.state_dict()
             training["averaged_steps"] = int(self.average.n_averaged)
         save_checkpoint(
-            self.run_dir / "last.pt", {**checkpoint, "training": training}, keep_previous=True
+            self.run_dir / LAST,
+            {**checkpoint, "training": training},
+            keep_previous=self.saved_step < p.step,
         )
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), p.step
 
     def _restore(self) -> None:
         """Take everything from the run's last checkpoint."""
@@ -546,7 +570,8 @@ class _Training:
             load_weights(self.average.module, checkpoint["weights"])
             self.average.n_averaged.fill_(training["averaged_steps"])
         self.progress = p = Progress(**checkpoint["progress"])
-        p.bad_in_row = 0  # a run that they have stopped gets its full number of tries again
+        p.bad_in_row = 0
+        self.saved_step = p.step
         if self.process.is_main:
             if warning:
                 self.log(warning)
@@ -569,7 +594,7 @@ def make_loader(dataset: Dataset, batches: Any, workers: int, device: torch.devi
         batch_sampler=batches,
         num_workers=min(workers, num_cores()),
         pin_memory=device.type == "cuda",
-        worker_init_fn=ignore_interrupts,
+        worker_init_fn=prepare_loader_process,
     )
 
 

@@ -3,8 +3,16 @@
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageEnhance
 
-from datasets.augmentation import Augmentation, Geometry, change_colours, resize
+from datasets.augmentation import (
+    Augmentation,
+    Geometry,
+    change_colours,
+    change_sharpness,
+    resize,
+    whole_frame,
+)
 from datasets.colour_wheel import flow_to_picture, picture_to_flow
 
 OFF = {
@@ -15,6 +23,7 @@ OFF = {
     "brightness": 0.0,
     "contrast": 0.0,
     "saturation": 0.0,
+    "sharpness": 0.0,
     "recolour_flow": True,
     "camera_motion": 0.0,
     "flow_turn": 0.0,
@@ -91,11 +100,73 @@ def test_resizing_to_the_same_size_changes_nothing_and_shrinking_averages():
     assert np.abs(resize(image, SIZE // 2, SIZE // 2) - blocks).max() <= 0.5
 
 
-def test_image_flow_and_mask_get_the_same_geometry():
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("height, width", [(100, 161), (480, 854), (40, 50)])
+def test_a_whole_frame_is_resized_in_one_step_whatever_its_scale(height, width, flip):
+    image = noise(height, width)
+    shrinks = height >= SIZE and width >= SIZE
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    expected = cv2.resize(image, (SIZE, SIZE), interpolation=method)
+    expected = expected[:, ::-1] if flip else expected
+    np.testing.assert_array_equal(whole_frame(SIZE, flip).apply(image), expected)
+
+
+def box_average(picture: np.ndarray, rows, columns) -> np.ndarray:
+    """Means (SIZE, SIZE, 3) over equal parts of a crop, its edges given in pixels (start, end)."""
+    sums = np.zeros((picture.shape[0] + 1, picture.shape[1] + 1, 3))
+    sums[1:, 1:] = picture.astype(float).cumsum(axis=0).cumsum(axis=1)
+    for axis, (start, end) in ((0, rows), (1, columns)):
+        # The sum up to a place within a pixel lies between the sums up to its two edges.
+        places = np.linspace(start, end, SIZE + 1)
+        low = np.floor(places).astype(int)
+        high = np.minimum(low + 1, sums.shape[axis] - 1)
+        share = np.expand_dims(places - low, (1, 2) if axis == 0 else (0, 2))
+        sums = sums.take(low, axis) * (1 - share) + sums.take(high, axis) * share
+        sums = np.diff(sums, axis=axis) * SIZE / (end - start)
+    return sums
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-9])
+@pytest.mark.parametrize(
+    "height, width", [(83, 97), (110, 171), (129, 207), (301, 533), (701, 1001)]
+)
+def test_a_crop_is_what_area_averages_make_of_a_smooth_picture(angle, height, width):
+    shares, corner = (0.75, 0.875), (0.125, 0.0625)
+    smooth = cv2.GaussianBlur(noise(height, width), (0, 0), 3 * height / SIZE)
+    smooth = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX)
+    rows, columns = (
+        (start * side, (start + share) * side)
+        for start, share, side in zip(corner[::-1], shares[::-1], (height, width))
+    )
+    result = Geometry(SIZE, False, shares, corner, angle).apply(smooth)
+    apart = result - box_average(smooth, rows, columns)
+    # A level or so is what interpolation costs. Without rotation the crop's edges are rounded to
+    # pixels, which shifts the picture by up to half a pixel.
+    slope = np.abs(np.diff(result.astype(float), axis=1)).mean()
+    assert slope > 4
+    assert np.abs(apart).mean() < (1.5 if angle else 1 + slope / 2)
+
+
+@pytest.mark.parametrize("angle", [0.0, 10.0])
+@pytest.mark.parametrize("scale", [1.6, 2.0, 2.07, 2.9, 3.3, 5.0, 9.1])
+def test_a_crop_that_shrinks_averages_whole_areas(angle, scale):
+    geometry = Geometry(SIZE, False, (0.8, 0.8), (0.1, 0.1), angle)
+    side = round(SIZE * scale / 0.8)
+    image = noise(side, side)
+    # The mean of n independent pixels varies by 1 / sqrt(n) as much as they do.
+    assert geometry.apply(image).std() < 1.03 * image.std() / scale
+    stripes = np.tile(np.uint8([0, 255])[:, None, None], (side // 2, side, 3))
+    by_area = resize(stripes, round(SIZE / 0.8), round(SIZE / 0.8))
+    assert geometry.apply(stripes).std() < 1.05 * by_area.std() + 1
+
+
+@pytest.mark.parametrize("height, width", [(96, 120), (203, 305), (401, 701), (40, 50)])
+def test_image_flow_and_mask_get_the_same_geometry(height, width):
     augmentation = only(
         flip_probability=0.5, crop_scale=0.7, rotation_probability=0.7, rotation_degrees=30
     )
-    image, flow, mask = marked(96, 120, x=50, y=40)
+    place = {"x": 5 * width // 12, "y": 5 * height // 12, "half": height // 20}
+    image, flow, mask = marked(height, width, **place)
     places = []
     for seed in range(40):
         results = augmentation(rng(seed), SIZE, image, flow, mask)
@@ -108,17 +179,19 @@ def test_image_flow_and_mask_get_the_same_geometry():
 
 
 @pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("zoom", [1, 2, 4.37])
 @pytest.mark.parametrize("angle", [0.0, 17.0, -40.0])
 @pytest.mark.parametrize("shares, corner", [((1, 1), (0, 0)), ((0.8, 0.6), (0.15, 0.3))])
 def test_crop_then_mirror_then_clockwise_rotation_moves_a_point_as_calculated(
-    flip, angle, shares, corner
+    flip, angle, shares, corner, zoom
 ):
     geometry = Geometry(SIZE, flip, shares, corner, angle)
-    for x, y in ((60, 50), (75, 60), (66, 45)):
-        picture = marked(100, 140, x, y)[0]
+    height, width = round(100 * zoom), round(140 * zoom)
+    for x, y in np.round(np.multiply(((60, 50), (75, 60), (66, 45)), zoom)).astype(int):
+        picture = marked(height, width, x, y, half=round(4 * zoom))[0]
         # Of the crop's width and height, from its centre; y down, so this turns clockwise.
-        across = ((x + 0.5) / 140 - corner[0]) / shares[0] - 0.5
-        down = ((y + 0.5) / 100 - corner[1]) / shares[1] - 0.5
+        across = ((x + 0.5) / width - corner[0]) / shares[0] - 0.5
+        down = ((y + 0.5) / height - corner[1]) / shares[1] - 0.5
         across = -across if flip else across
         turn = np.deg2rad(angle)
         turned = (
@@ -303,9 +376,48 @@ def test_colours_against_the_formulas_one_after_the_other(factors):
     picture = grey + saturation * (picture - grey)
     result = change_colours(image, *factors)
     assert result.dtype == np.uint8
-    assert np.abs(result - picture.clip(0, 255)).max() <= 0.51
+    # Rounded to one of the two nearest grey levels.
+    assert np.abs(result - picture.clip(0, 255)).max() < 0.9
+    assert np.abs(result - picture.clip(0, 255)).mean() < 0.27
     if factors == (1, 1, 1):
         np.testing.assert_array_equal(result, image)
+
+
+@pytest.mark.parametrize("factor", [0, 0.4, 1, 1.7, 3])
+def test_sharpness_against_pillow(factor):
+    image = noise(40, 50)
+    expected = np.asarray(ImageEnhance.Sharpness(Image.fromarray(image)).enhance(factor))
+    result = change_sharpness(image, factor)
+    inside = np.s_[1:-1, 1:-1]  # Pillow leaves the edge as it is
+    # Pillow rounds the blurred image before it extrapolates.
+    bound = 1 + abs(factor - 1)
+    assert np.abs(result[inside].astype(int) - expected[inside]).max() <= bound
+    if factor == 1:
+        np.testing.assert_array_equal(result, image)
+
+
+def test_sharpness_is_drawn_from_0_or_1_less_its_strength_to_1_more_and_changes_nothing_else():
+    image = noise(96, 120)
+    mask, flow = image[..., 0] > 100, flow_to_picture(smooth_field())
+    flow = cv2.resize(flow, (120, 96))
+    step = np.zeros((SIZE, SIZE, 3), np.uint8)
+    step[:, : SIZE // 2], step[:, SIZE // 2 :] = 100, 152
+    for strength, lowest, highest in ((0.5, 0.5, 1.5), (2.0, 0.0, 3.0)):
+        found = []
+        for seed in range(100):
+            picture = only(sharpness=strength)(rng(seed), SIZE, step)[0]
+            # The edge's pixels blend in 3 of 13 parts of the other side: 52 * 3 / 13 = 12 levels.
+            found.append(1 + (100 - picture[9, SIZE // 2 - 1, 0].astype(float)) / 12)
+        assert abs(min(found) - lowest) < 0.15 and abs(max(found) - highest) < 0.15
+        assert abs(np.mean(found) - (lowest + highest) / 2) < 0.25
+        settings = {"camera_motion": 0.3, "flow_turn": 40}
+        first, second = rng(7), rng(7)
+        plain = Augmentation(**settings)(first, SIZE, image, flow, mask)
+        sharp = Augmentation(**settings, sharpness=strength)(second, SIZE, image, flow, mask)
+        assert (sharp[0] != plain[0]).any()
+        np.testing.assert_array_equal(sharp[1], plain[1])
+        np.testing.assert_array_equal(sharp[2], plain[2])
+        assert first.random() == second.random()
 
 
 def test_colour_strengths_bound_the_random_factors():

@@ -128,6 +128,34 @@ def test_mirrored_flow_picture_is_the_picture_of_the_mirrored_motion() -> None:
     assert apart.mean() < 1
 
 
+def turn(degrees: float) -> np.ndarray:
+    """Matrix of a rotation."""
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[cosine, -sine], [sine, cosine]])
+
+
+@pytest.mark.parametrize(
+    "linear",
+    [np.diag([-1, 1]), turn(11), turn(-171) @ np.diag([-1, 1]), np.eye(2), 0.3 * turn(50)],
+    ids=["mirrored", "turned", "both", "unchanged", "slower"],
+)
+@pytest.mark.parametrize("noise", [0, 30, 255])
+def test_change_draws_what_reading_multiplying_and_drawing_give(linear, noise) -> None:
+    rng = np.random.default_rng(3)
+    picture = flow_to_picture(disc(200)).astype(int)
+    picture = (picture + rng.integers(-noise, noise + 1, picture.shape)).clip(0, 255)
+    picture = picture.astype(np.uint8)
+    flow = picture_to_flow(picture) @ linear.T
+    # Pictures are drawn relative to the largest motion: one pixel of length 1 is added to each.
+    expected = flow_to_picture(np.concatenate([flow, np.ones_like(flow[:1]) * (0, 1)]))[:-1]
+    apart = grey_levels_apart(change_motion(picture, linear), expected).max(axis=2)
+    # The wheel's ends meet with a jump at motion to the right, where rounding decides the side.
+    angle = np.degrees(np.arctan2(flow[..., 1], flow[..., 0]))
+    seam = (np.abs(angle) < 0.5) & (lengths(flow) > 0)
+    assert apart[~seam].max() <= 1
+    assert seam.mean() < 0.2
+
+
 def test_added_motion() -> None:
     flow = 0.5 * disc() + np.float32([0, 0.5])
     flow /= lengths(flow).max()
@@ -147,12 +175,20 @@ def test_too_large_motion_is_shortened_as_a_whole() -> None:
     assert lengths(read - expected).max() < 0.015
 
 
+def test_motion_may_grow_to_1_without_being_shortened() -> None:
+    slow = change_motion(flow_to_picture(disc()), 0.4 * np.eye(2))
+    read = picture_to_flow(change_motion(slow, 2 * np.eye(2)))
+    assert lengths(read - 0.8 * disc()).max() < 0.02
+
+
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\(H, W, 2\).*\(2, 5, 5\)"):
         flow_to_picture(np.zeros((2, 5, 5), np.float32))
     for value in (np.nan, np.inf):
         with pytest.raises(ValueError, match="not finite"):
             flow_to_picture(np.full((5, 5, 2), value, np.float32))
+        with pytest.raises(ValueError, match="not finite"):
+            change_motion(np.full((5, 5, 3), (9, 200, 40), np.uint8), np.diag([value, 1]))
     for read in (picture_to_flow, lambda picture: change_motion(picture, np.eye(2))):
         with pytest.raises(ValueError, match=r"uint8 .*float32 of shape\s+\(5, 5, 3\)"):
             read(np.zeros((5, 5, 3), np.float32))

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from datasets.augmentation import Augmentation, whole_frame
 from datasets.layout import DatasetError, Frame, Sequence
@@ -225,6 +227,52 @@ def test_pictures_are_rgb_and_resized_to_the_square(tmp_path):
     expected = torch.tensor([250, 100, 0]) / 255
     torch.testing.assert_close(image[:, 5, : SIZE // 2], expected[:, None].expand(3, SIZE // 2))
     assert (image[:, :, SIZE // 2 :] == 0).all()
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_test_frames_are_whole_frames_resized_by_area_as_bytes_then_divided(tmp_path, flip):
+    frame = make_frame(tmp_path, "x", 0, (70, 121))
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 70, 121, 3), dtype=np.uint8)
+    write(frame.image, pictures[0]), write(frame.flow, pictures[1])
+    view = whole_frame(SIZE, flip)
+    shown = TestFrames([frame], [view], recolour_flow=False)[0][0]
+    for name, picture in zip(("image", "flow"), pictures):
+        small = cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        small = small[:, ::-1] if flip else small
+        expected = small.astype(np.float32).transpose(2, 0, 1) / np.float32(255)
+        np.testing.assert_array_equal(shown[name].numpy(), expected)
+        assert shown[name].is_contiguous()
+    if not flip:
+        image, flow, _ = load_frame(frame, SIZE, mask=False)
+        assert torch.equal(image, shown["image"]) and torch.equal(flow, shown["flow"])
+
+
+def test_references_are_what_loading_their_frames_gives(tmp_path):
+    sequence = make_sequence(tmp_path, "a", 4)
+    rng = np.random.default_rng(0)
+    for frame in sequence.frames:
+        write(frame.image, rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
+        write(frame.flow, rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
+    sample = VideoFrames([[sequence]], SIZE, num_references=3)[0, 1]
+    loaded = [load_frame(frame, SIZE, mask=False) for frame in sequence.frames]
+    for number, name in enumerate(("reference_images", "reference_flows")):
+        for reference in sample[name]:
+            matches = [torch.equal(reference, frame[number]) for frame in loaded]
+            assert sum(matches) == 1 and not matches[1]
+
+
+def test_samples_do_not_depend_on_the_number_of_workers(tiny_root):
+    from datasets.layout import video_sequences
+
+    augmentation = Augmentation(rotation_probability=0.5, sharpness=2.0)
+    sequences = video_sequences(tiny_root, "DAVIS_train")
+    dataset = VideoFrames([sequences], SIZE, 3, augmentation, seed=1)
+    keys = [[(2, index), (2, index + 1)] for index in range(0, 10, 2)]
+    alone, together = (
+        list(DataLoader(dataset, batch_sampler=keys, num_workers=workers)) for workers in (0, 2)
+    )
+    assert len(alone) == 5
+    assert all(equal(a, b) for a, b in zip(alone, together))
 
 
 def test_a_mask_pixel_is_foreground_where_most_of_it_is(tmp_path):

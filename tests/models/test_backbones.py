@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerModel
 
-from models.backbones import MIX_TRANSFORMERS, STRIDES, ModelError, build_backbone
+from models.backbones import STRIDES, ModelError, build_backbone
+from models.mix_transformer import HEADS, MIX_TRANSFORMERS, REDUCTIONS, MixTransformer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -136,16 +136,14 @@ def test_resnet101_has_the_four_stages_of_the_paper():
 
 
 @pytest.mark.parametrize("name", MIX_TRANSFORMERS)
-def test_mix_transformers_have_the_published_sizes(name, monkeypatch):
-    # Older transformers read numbers off a linspace, which a tensor without data cannot give.
-    monkeypatch.setattr(torch, "linspace", partial(torch.linspace, device="cpu"))
+def test_mix_transformers_have_the_published_sizes(name):
     with torch.device("meta"):
         backbone = build_backbone(name, pretrained=False)
     count = sum(parameter.numel() for parameter in backbone.parameters())
     assert count / 1e6 == pytest.approx(PUBLISHED_SIZES[name], abs=0.1)
     shapes = mix_transformer_shapes(name)
-    sizes = sorted(torch.Size(s).numel() for n, s in shapes.items() if "classifier" not in n)
-    assert sorted(parameter.numel() for parameter in backbone.parameters()) == sizes
+    sizes = sum(torch.Size(s).numel() for n, s in shapes.items() if "classifier" not in n)
+    assert count == sizes
 
 
 def test_a_windowed_network_with_channels_last_takes_any_size_and_gives_channels_first():
@@ -236,6 +234,82 @@ def test_mix_transformer_takes_what_transformers_saved(tmp_path):
         assert_same_features(build_backbone("mit_b0", weights=path), model.segformer)
 
 
+def in_the_authors_release(name):
+    """What SegFormer's own release calls a tensor of ``mix_transformer_shapes``."""
+    name = name.removeprefix("segformer.encoder.")
+    kind, stage, rest = name.split(".", 2) if name[0] in "pbl" else ("head", "0", name)
+    number = int(stage) + 1
+    if kind == "patch_embeddings":
+        return f"patch_embed{number}.{rest.replace('layer_norm', 'norm')}"
+    if kind == "layer_norm":
+        return f"norm{number}.{rest}"
+    for theirs, authors in {
+        "layer_norm_1": "norm1",
+        "layer_norm_2": "norm2",
+        "attention.self.query": "attn.q",
+        "attention.self.sr": "attn.sr",
+        "attention.self.layer_norm": "attn.norm",
+        "attention.output.dense": "attn.proj",
+        "mlp.dense": "mlp.fc",
+    }.items():
+        rest = rest.replace(theirs, authors)
+    return f"block{number}.{rest}" if kind == "block" else f"head.{rest}"
+
+
+def test_mix_transformer_takes_the_file_of_its_authors(tmp_path):
+    _, state, reference = mit_folder(tmp_path / "mit-b0")
+    released = {}
+    for name, tensor in state.items():
+        released[in_the_authors_release(name)] = tensor
+    for name in [name for name in released if ".self.key." in name]:
+        key, value = released.pop(name), released.pop(name.replace(".key.", ".value."))
+        released[name.replace("attention.self.key", "attn.kv")] = torch.cat([key, value])
+    assert {"block1.0.attn.kv.bias", "norm4.weight", "patch_embed2.proj.bias"} <= released.keys()
+    torch.save(released, tmp_path / "mit_b0.pth")
+    assert_same_features(build_backbone("mit_b0", weights=tmp_path / "mit_b0.pth"), reference)
+
+
+def test_features_of_a_mix_transformer_are_those_of_separate_steps():
+    """Attention by softmax, drop path by sample, gradients as of transformers' own network."""
+    torch.manual_seed(3)
+    encoder = MixTransformer("mit_b0")
+    assert [len(level.blocks) for level in encoder.levels] == [2, 2, 2, 2]
+    drops = [block.drop_path.drop_prob for level in encoder.levels for block in level.blocks]
+    assert drops == pytest.approx([0.1 * i / 7 for i in range(8)])
+    for level, heads, reduction in zip(encoder.levels, HEADS, REDUCTIONS):
+        attention = level.blocks[0].attention
+        width = attention.to_query.in_features
+        x = torch.rand(2, 16, 8, width)
+        memory = x
+        if reduction > 1:
+            memory = attention.reduce(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            memory = attention.norm_reduced(memory)
+        key, value = attention.to_key_value(memory).flatten(1, 2).chunk(2, dim=2)
+        query, size = attention.to_query(x).flatten(1, 2), width // heads
+        parts = [slice(h * size, (h + 1) * size) for h in range(heads)]
+        weights = [query[..., p] @ key[..., p].transpose(1, 2) / size**0.5 for p in parts]
+        attended = [w.softmax(dim=2) @ value[..., p] for w, p in zip(weights, parts)]
+        output = attention.to_output
+        expected = torch.cat(attended, dim=2).unflatten(1, (16, 8)) @ output.weight.T + output.bias
+        torch.testing.assert_close(attention(x), expected)
+
+
+def test_gradients_of_a_mix_transformer_are_those_of_transformers(tmp_path):
+    folder, _, reference = mit_folder(tmp_path / "mit-b0")
+    encoder = build_backbone("mit_b0", weights=folder).eval()
+    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(4))
+    given = [images.clone().requires_grad_() for _ in range(2)]
+    sum(f.square().mean() for f in encoder(given[0])).backward()
+    hidden = reference.eval()(given[1], output_hidden_states=True).hidden_states
+    sum(f.square().mean() for f in hidden).backward()
+    torch.testing.assert_close(given[0].grad, given[1].grad)
+    mixed = encoder.levels[1].blocks[0].perceptron.mix.weight.grad
+    (theirs,) = [
+        p.grad for n, p in reference.named_parameters() if "1.blocks.0.mlp.dwconv.dwconv.w" in n
+    ]
+    torch.testing.assert_close(mixed, theirs)
+
+
 @pytest.mark.parametrize("form", ["pth", "bin", "safetensors", "folder"])
 def test_timm_network_takes_the_file_of_its_classifier(form, tmp_path):
     state = random_timm_state("resnet10t")
@@ -318,7 +392,7 @@ def test_mix_transformers_are_downloaded_from_their_authors(monkeypatch):
         asked.append(name)
         raise OSError("no network")
 
-    monkeypatch.setattr(SegformerModel, "from_pretrained", refuse)
+    monkeypatch.setattr(timm.models, "load_state_dict_from_hf", refuse)
     for name in ("mit_b0", "mit_b5"):
         with pytest.raises(ModelError, match=f"{name}.*no network"):
             build_backbone(name)

@@ -232,7 +232,7 @@ def test_every_switch_makes_a_difference():
 
 def test_the_slot_module_is_wired_as_figure_2():
     torch.manual_seed(2)
-    module = SlotModule(16, 2, 6, 3, 2, True, True, True, True).eval()
+    module = SlotModule(16, 2, 6, "batched", 3, 2, True, True, True, True).eval()
     target, references = torch.randn(2, 16, 4, 6), torch.randn(2, 3, 16, 16)
     correlation, logits, maps = module(target, references)
 
@@ -253,7 +253,7 @@ def test_the_slot_module_is_wired_as_figure_2():
 
 def test_without_fat_the_global_features_of_all_references_are_one_set():
     torch.manual_seed(3)
-    module = SlotModule(16, 2, 6, 3, 2, True, True, True, False).eval()
+    module = SlotModule(16, 2, 6, "batched", 3, 2, True, True, True, False).eval()
     target, references = torch.randn(2, 16, 4, 4), torch.randn(2, 3, 16, 16)
     _, _, maps = module(target, references)
     local, local_features = module.local_extractor(target)
@@ -473,3 +473,16 @@ def test_maps_by_iteration_are_those_of_networks_with_so_many_iterations():
         without = ablation("a").eval()  # Table 2 (a) has no slot attention
         references = without.encode_references(reference_images, reference_flows)
         assert len(without.maps_by_iteration(image, flow, references)) == 1
+
+
+@pytest.mark.parametrize("kmeans", ["batched", "package"])
+def test_nothing_in_a_forward_pass_waits_for_the_gpu(kmeans):
+    """One graph without a break holds it all; the package's rounds depend on what was computed."""
+    model = network(backbone="resnet10t", kmeans=kmeans).eval()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        if kmeans == "package":
+            with pytest.raises(torch._dynamo.exc.Unsupported):
+                compiled(*inputs())
+            return
+        assert_same_prediction(compiled(*inputs()), model(*inputs()))

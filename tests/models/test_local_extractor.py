@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.local_extractor import LocalExtractor, cluster_masks
+from models.local_extractor import KMEANS, KMeans, LocalExtractor
+
+
+def cluster_masks(features, num_clusters, implementation="batched"):
+    return KMeans(num_clusters, implementation)(features)
 
 
 def lloyd(pixels, num_clusters):
@@ -54,11 +58,28 @@ def labels_of(masks):
         ((20, 29), 5, 2),
     ],
 )
-def test_masks_are_those_of_lloyds_algorithm(sizes, num_clusters, seed):
+@pytest.mark.parametrize("implementation", KMEANS)
+def test_masks_are_those_of_lloyds_algorithm(sizes, num_clusters, seed, implementation):
     image = separated_image(seed, sizes)
-    masks = cluster_masks(image, num_clusters)
+    masks = cluster_masks(image, num_clusters, implementation)
     expected = lloyd(image[0].flatten(1).T.numpy(), num_clusters)
     assert labels_of(masks)[0].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("num_clusters", [2, 7, 30, 90])
+def test_masks_are_those_of_the_package(num_clusters):
+    """Also where clusters lose all their pixels, and where ten rounds are too few to end."""
+    generator = torch.Generator().manual_seed(20)
+    features = torch.randn(3, 6, 9, 9, generator=generator, dtype=torch.float64)
+    features[1, :, :5] = features[1, :, :1, :1]
+    ours, package = (cluster_masks(features, num_clusters, name) for name in KMEANS)
+    assert torch.equal(ours, package)
+    assert (ours.flatten(2).sum(dim=2) == 0).any() == (num_clusters > 7)
+
+
+def test_an_implementation_of_another_name_is_refused():
+    with pytest.raises(ValueError, match="kmeans is 'faiss'; expected batched or package"):
+        KMeans(3, "faiss")
 
 
 def test_clusters_are_the_groups_of_alike_pixels():

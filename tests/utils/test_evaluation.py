@@ -112,6 +112,26 @@ def test_chosen_frames_alone_are_segmented_with_references_from_the_whole_sequen
     assert torch.equal(model.encoded[0][0][0], images)
 
 
+def test_a_compiled_network_gives_the_same_results(sequences, tiny_settings, monkeypatch):
+    """By torch.compile without code generation, whose rounding differs and which takes a minute."""
+    used = []
+
+    def compiled(function, **options):
+        used.append(function)
+        return torch._dynamo.optimize("eager")(function)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    torch.manual_seed(0)
+    model = build_model("gsanet", **network_arguments(tiny_settings, motion=True)).eval()
+    plain, quick = (
+        list(predict_sequences(Segmenter(model, SIZE, compile=on), sequences[:1], 3, batch_size=2))
+        for on in (False, True)
+    )
+    assert used == [model.segment]
+    for one, other in zip(plain, quick, strict=True):
+        assert torch.equal(one.prediction.logits[0], other.prediction.logits[0])
+
+
 @pytest.mark.parametrize("mixed_precision", [False, True])
 def test_results_equal_the_networks_forward_with_the_same_references(
     sequences, tiny_settings, mixed_precision

@@ -107,7 +107,7 @@ def test_each_start_is_added_to_the_record(tmp_path, monkeypatch):
     assert first["date"].endswith("+00:00")
     assert first["versions"]["python"] == platform.python_version()
     assert first["versions"]["torch"] == torch.__version__
-    assert {"torchvision", "timm", "transformers", "numpy", "opencv"} <= first["versions"].keys()
+    assert {"torchvision", "timm", "numpy", "opencv"} <= first["versions"].keys()
     assert ("cuda" in first["versions"]) == torch.cuda.is_available()
     hardware = first["hardware"]
     assert hardware["cpu"] and hardware["memory_gib"] > 0

@@ -111,7 +111,7 @@ def test_what_a_killed_process_has_left_half_written_does_not_block_a_new_run(
 ):
     settings = tiny_settings.replace(output_dir=str(tmp_path))
     (tmp_path / "train").mkdir()
-    for name in ("settings.py.partial", ".lock"):
+    for name in (".settings.py.partial", ".lock"):
         (tmp_path / "train" / name).touch()
     assert check_run("train", settings, None, CPU) == tmp_path / "train"
 

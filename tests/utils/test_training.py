@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -68,6 +69,22 @@ def video_run(settings, seed: int):
     sequences = video_sequences(Path(settings.data_root), "DAVIS_train")
     dataset = VideoFrames([sequences], settings.image_size, 2, augmentation_from(settings), 5)
     return build_model("gsanet", **arguments), dataset, {"model": "gsanet", "arguments": arguments}
+
+
+def test_a_compiled_run_takes_the_same_steps(tmp_path, tiny_settings, monkeypatch):
+    """By torch.compile without code generation, whose rounding differs and which takes a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    weights, graphs = [], []
+    for name, compiled in (("plain", False), ("compiled", True)):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        settings = tiny_settings.replace(compile=compiled, epochs=1, ema_decay=0.9)
+        model, dataset, identity = video_run(settings, seed=1)
+        fit(model, dataset, scores(0.5), settings, identity, tmp_path / name, CPU)
+        weights.append(load_checkpoint(tmp_path / name / "last.pt")["weights"])
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert same(*weights)
+    assert graphs[0] == 0 and graphs[1] > 0
 
 
 def scores(*values: float):
@@ -347,6 +364,7 @@ def test_every_strength_of_the_augmentation_comes_from_the_settings(tiny_setting
         "brightness": 0.2,
         "contrast": 0.4,
         "saturation": 0.6,
+        "sharpness": 0.3,
         "recolour_flow": False,
         "camera_motion": 0.7,
         "flow_turn": 8.0,
@@ -440,7 +458,31 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_with_a_good_checkpoint(
     assert all(torch.isfinite(value).all() for value in last["weights"].values())
 
 
-def test_an_epoch_that_ends_with_bad_numbers_is_saved_and_can_be_gone_on_from(
+def test_weights_that_have_blown_up_do_not_take_the_place_of_those_before(
+    tmp_path, stills, tiny_settings
+):
+    """Neither at an epoch's end nor in validation; the older file is of a step before."""
+    settings = tiny_settings.replace(
+        batch_size=1, max_bad_steps=5, epochs=3, checkpoint_minutes=1e-6
+    )
+    bad = [*keys_of(settings, 0)[4:], *keys_of(settings, 1)]
+    with pytest.raises(TrainingError, match=r"last\.pt is of step 4\..*from previous\.pt"):
+        fit(Normed(), Spoilt(stills, set(bad)), scores(0.5), settings, IDENTITY, tmp_path, CPU)
+    steps = [load_checkpoint(tmp_path / n)["progress"]["step"] for n in ("last.pt", "previous.pt")]
+    assert steps == [4, 3]
+
+
+def test_numbers_that_are_bad_from_the_first_step_leave_nothing_to_go_on_from(
+    tmp_path, stills, tiny_settings
+):
+    settings = tiny_settings.replace(batch_size=1, max_bad_steps=0)
+    spoilt = Spoilt(stills, set(keys_of(settings, 0)))
+    with pytest.raises(TrainingError, match="nothing was saved before them"):
+        fit(Normed(), spoilt, scores(0.5), settings, IDENTITY, tmp_path, CPU)
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_a_run_that_ends_with_bad_numbers_is_saved_and_can_be_gone_on_from(
     tmp_path, stills, tiny_settings
 ):
     settings = tiny_settings.replace(batch_size=1, max_bad_steps=2)

@@ -1,0 +1,259 @@
+"""Mix Transformer, SegFormer's encoder (Xie et al., NeurIPS 2021, Sec. 3.1), MiT-b0 to b5.
+
+Written for speed: features stay (B, H, W, C) in memory from end to end, so that linear layers,
+normalisation, attention and convolutions take turns without copies between their layouts.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm.models
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+# Widths of the four levels and numbers of blocks in them (Xie et al., Table 6).
+MIX_TRANSFORMERS = {
+    "mit_b0": ((32, 64, 160, 256), (2, 2, 2, 2)),
+    "mit_b1": ((64, 128, 320, 512), (2, 2, 2, 2)),
+    "mit_b2": ((64, 128, 320, 512), (3, 4, 6, 3)),
+    "mit_b3": ((64, 128, 320, 512), (3, 4, 18, 3)),
+    "mit_b4": ((64, 128, 320, 512), (3, 8, 27, 3)),
+    "mit_b5": ((64, 128, 320, 512), (3, 6, 40, 3)),
+}
+HEADS = (1, 2, 5, 8)
+REDUCTIONS = (8, 4, 2, 1)  # of keys' and values' height and width
+PATCHES = ((7, 4), (3, 2), (3, 2), (3, 2))  # kernel and stride that each level begins with
+EXPANSION = 4
+DROP_PATH = 0.1  # of the last block; it rises to this from 0 at the first
+
+
+class MixTransformer(nn.Module):
+    """Four levels of overlapping patches and transformer blocks.
+
+    Args:
+        name: ``mit_b0`` to ``mit_b5``.
+
+    Attributes:
+        channels: widths of the four levels.
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        widths, depths = MIX_TRANSFORMERS[name]
+        self.channels = list(widths)
+        drops = iter([DROP_PATH * i / (sum(depths) - 1) for i in range(sum(depths))])
+        self.levels = nn.ModuleList(
+            Level(
+                before,
+                width,
+                kernel,
+                stride,
+                [Block(width, heads, reduction, next(drops)) for _ in range(depth)],
+            )
+            for before, width, depth, heads, reduction, (kernel, stride) in zip(
+                (3, *widths), widths, depths, HEADS, REDUCTIONS, PATCHES
+            )
+        )
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) to four maps (B, C_l, H / stride_l, W / stride_l), finest first."""
+        features, x = [], images
+        for level in self.levels:
+            x = level(x)
+            features.append(x)
+        return features
+
+
+class Level(nn.Module):
+    """Overlapping patches, the blocks of one level, and a last normalisation."""
+
+    def __init__(self, before: int, width: int, kernel: int, stride: int, blocks: list[nn.Module]):
+        super().__init__()
+        self.patches = nn.Conv2d(before, width, kernel, stride, padding=kernel // 2)
+        self.norm_patches = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_before, H, W) to (B, C, H / stride, W / stride)."""
+        x = self.norm_patches(_channels_last(self.patches(x)))
+        for block in self.blocks:
+            x = block(x)
+        return _channels_first(self.norm(x))
+
+
+class Block(nn.Module):
+    """Attention and perceptron, each with a shortcut that is dropped out by sample."""
+
+    def __init__(self, channels: int, heads: int, reduction: int, drop: float):
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(channels)
+        self.attention = ReducedAttention(channels, heads, reduction)
+        self.norm_perceptron = nn.LayerNorm(channels)
+        self.perceptron = MixPerceptron(channels)
+        self.drop_path = DropPath(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to the same."""
+        x = x + self.drop_path(self.attention(self.norm_attention(x)))
+        return x + self.drop_path(self.perceptron(self.norm_perceptron(x)))
+
+
+class ReducedAttention(nn.Module):
+    """Self-attention whose keys and values are of a map ``reduction`` times smaller (eq. 2)."""
+
+    def __init__(self, channels: int, heads: int, reduction: int):
+        super().__init__()
+        self.heads = heads
+        self.to_query = Linear(channels, channels)
+        self.to_key_value = Linear(channels, 2 * channels)
+        self.to_output = Linear(channels, channels)
+        self.reduce = self.norm_reduced = None
+        if reduction > 1:
+            self.reduce = nn.Conv2d(channels, channels, reduction, reduction)
+            self.norm_reduced = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to the same."""
+        memory = x
+        if self.reduce is not None:
+            memory = self.norm_reduced(_channels_last(self.reduce(_channels_first(x))))
+        query = self.to_query(x).flatten(1, 2).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        key_value = self.to_key_value(memory).flatten(1, 2).unflatten(2, (2, self.heads, -1))
+        key, value = key_value.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.to_output(attended.transpose(1, 2).reshape(x.shape))
+
+
+class MixPerceptron(nn.Module):
+    """Mix-FFN: a 3 x 3 depthwise convolution between the linear layers tells positions (eq. 3)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        hidden = EXPANSION * channels
+        self.expand = Linear(channels, hidden)
+        self.mix = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.shrink = Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to the same."""
+        hidden = self.expand(x)
+        if not torch.is_grad_enabled():
+            return self._rest(hidden)
+        # The hidden features are most of the encoder's memory. Two of three copies of them are
+        # cheap to compute anew in the backward pass, which repeats nothing but what is in _rest.
+        return checkpoint(self._rest, hidden, use_reentrant=False, preserve_rng_state=False)
+
+    def _rest(self, hidden: Tensor) -> Tensor:
+        hidden = self.mix(_channels_first(hidden))
+        # The largest maps of the encoder: where no gradient is wanted, one of them is spared.
+        hidden = F.gelu(hidden) if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden)
+        return self.shrink(_channels_last(hidden))
+
+
+class Linear(nn.Linear):
+    """A linear layer of maps (B, H, W, C).
+
+    On the CPU it is computed as the 1 x 1 convolution that it is: with two threads oneDNN's
+    convolution is a third faster than the product of matrices that a linear layer comes down to.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C_out)."""
+        if x.device.type != "cpu":
+            return super().forward(x)
+        return _channels_last(
+            F.conv2d(_channels_first(x), self.weight[:, :, None, None], self.bias)
+        )
+
+
+def published_weights(name: str, file: Path | None) -> dict[str, Tensor]:
+    """The encoder's published ImageNet weights, under the names of :class:`MixTransformer`.
+
+    Args:
+        name: ``mit_b0`` to ``mit_b5``.
+        file: the authors' own file, or one of transformers' (any version); ``None`` downloads the
+            latter from the hub. A classifier's or decoder's tensors in it are left out.
+    """
+    if file is None:
+        state = timm.models.load_state_dict_from_hf(f"nvidia/{name.replace('_', '-')}")
+    else:
+        state = timm.models.load_state_dict(str(file), weights_only=True)
+    return own_names(state)
+
+
+def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by the names that SegFormer's authors or transformers give them, by ours.
+
+    What is no part of the encoder is left out.
+    """
+    renamed = {}
+    for name, tensor in state.items():
+        for pattern, replacement in _NAMES:
+            name = pattern.sub(replacement, name)
+        renamed[name] = tensor
+    for name in [name for name in renamed if ".to_key." in name]:
+        value = renamed.pop(name.replace(".to_key.", ".to_value."), None)
+        key = renamed.pop(name)
+        if value is not None:
+            renamed[name.replace(".to_key.", ".to_key_value.")] = torch.cat([key, value])
+    return {name: tensor for name, tensor in renamed.items() if name.startswith("levels.")}
+
+
+def _level(found: re.Match) -> str:
+    return f"levels.{int(found[2]) - 1}.{_AUTHORS_PARTS[found[1]]}"
+
+
+_AUTHORS_PARTS = {"patch_embed": "", "block": "blocks", "norm": "norm"}
+# Authors' release (one-based levels), transformers 4 and transformers 5, in this order.
+_NAMES = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^(?:backbone\.)?(patch_embed|block|norm)([1-4])(?=\.)", _level),
+        (r"^(?:segformer\.)?encoder\.patch_embeddings\.(\d)", r"levels.\1."),
+        (r"^(?:segformer\.)?encoder\.block\.(\d)", r"levels.\1.blocks"),
+        (r"^(?:segformer\.)?encoder\.layer_norm\.(\d)", r"levels.\1.norm"),
+        (r"^(?:segformer\.)?stages\.(\d)\.patch_embeddings", r"levels.\1."),
+        (r"^(?:segformer\.)?stages\.(\d)\.layer_norm", r"levels.\1.norm"),
+        (r"^(?:segformer\.)?stages\.", "levels."),
+        (r"\.\.proj\.", ".patches."),
+        (r"\.\.(layer_)?norm\.", ".norm_patches."),
+        (r"\.(norm1|layer_norm_1|layernorm_before)\.", ".norm_attention."),
+        (r"\.(norm2|layer_norm_2|layernorm_after)\.", ".norm_perceptron."),
+        (r"\.(attn\.q|attention\.self\.query|attention\.q_proj)\.", ".attention.to_query."),
+        (r"\.(attention\.self\.key|attention\.k_proj)\.", ".attention.to_key."),
+        (r"\.(attention\.self\.value|attention\.v_proj)\.", ".attention.to_value."),
+        (r"\.attn\.kv\.", ".attention.to_key_value."),
+        (r"\.(attn\.proj|attention\.output\.dense|attention\.o_proj)\.", ".attention.to_output."),
+        (r"\.attention\.sequence_reduction\.", ".attention.self."),
+        (r"\.(attn\.sr|attention\.self\.(sr|sequence_reduction))\.", ".attention.reduce."),
+        (r"\.(attn\.norm|attention\.self\.layer_norm)\.", ".attention.norm_reduced."),
+        (r"\.mlp\.(fc1|dense1)\.", ".perceptron.expand."),
+        (r"\.mlp\.dwconv\.dwconv\.", ".perceptron.mix."),
+        (r"\.mlp\.(fc2|dense2)\.", ".perceptron.shrink."),
+    )
+)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+def _initialise(module: nn.Module) -> None:
+    """As the authors do: linear layers by a truncated normal, convolutions by their fan-out."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = module.out_channels * module.kernel_size[0] ** 2 // module.groups
+        nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+        nn.init.zeros_(module.bias)
