@@ -1,8 +1,10 @@
 """Training as real processes that are killed, told to stop, lose a part, or work together."""
 
 import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -155,6 +157,35 @@ def test_a_process_of_several_that_dies_ends_the_others_with_the_reason(start, t
     assert process.wait(60) != 0
     assert not any(is_running(pid) for pid in ranks)
     assert "SIGKILL" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_processes_that_are_told_to_stop_do_so_at_the_same_step(start, tmp_path, endless, signum):
+    process = start(tmp_path, *TORCHRUN, *endless)
+    until(has_begun(tmp_path), process)
+    os.killpg(process.pid, signum)
+    assert process.wait(60) != 0  # torchrun's own
+    step = load_checkpoint(tmp_path / "runs/pretrain/last.pt")["progress"]["step"]
+    printed = (tmp_path / "log.txt").read_text()
+    assert printed.count(f"stopped after step {step}; --resume runs/pretrain goes on") == 1
+    assert "closed by peer" not in printed
+
+
+def test_two_launchers_with_a_folder_in_common_are_two_nodes(start, tmp_path, tiny_settings):
+    settings = tiny_settings.replace(epochs=2, batch_size=2)
+    write_settings(settings, tmp_path / "settings.py")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
+    launcher = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    launcher += ["--rdzv-id", "run", "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
+    command = (*launcher, ROOT / "pretrain.py", "--config", tmp_path / "settings.py")
+    nodes = [start(tmp_path, *command, log=f"{name}.txt") for name in ("first", "second")]
+    assert [node.wait(120) for node in nodes] == [0, 0]
+    printed = "".join((tmp_path / f"{name}.txt").read_text() for name in ("first", "second"))
+    assert printed.count("epoch 2/2") == 1
+    record = json.loads((tmp_path / "runs/pretrain/record.json").read_text())
+    assert [one["hardware"]["processes"] for one in record["starts"]] == [2]
 
 
 def test_the_processes_of_a_launcher_that_is_killed_do_not_go_on_unseen(start, tmp_path, endless):
