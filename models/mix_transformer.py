@@ -143,7 +143,8 @@ class MixPerceptron(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same."""
         hidden = self.expand(x)
-        if not torch.is_grad_enabled():
+        # torch.compile decides by itself what to compute anew.
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._rest(hidden)
         # The hidden features are most of the encoder's memory. Two of three copies of them are
         # cheap to compute anew in the backward pass, which repeats nothing but what is in _rest.
@@ -181,7 +182,9 @@ def published_weights(name: str, file: Path | None) -> dict[str, Tensor]:
             latter from the hub. A classifier's or decoder's tensors in it are left out.
     """
     if file is None:
-        state = timm.models.load_state_dict_from_hf(f"nvidia/{name.replace('_', '-')}")
+        state = timm.models.load_state_dict_from_hf(
+            f"nvidia/{name.replace('_', '-')}", weights_only=True
+        )
     else:
         state = timm.models.load_state_dict(str(file), weights_only=True)
     return own_names(state)

@@ -24,7 +24,6 @@ How the numbers are meant:
 
 import json
 import math
-import resource
 import shutil
 import signal
 import statistics
@@ -66,7 +65,13 @@ from utils.record import cpu_model, git_state
 from utils.scoring import score_masks
 from utils.scripts import USER_ERRORS, run_script
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
-from utils.training import Training, augmentation_from, make_loader, network_arguments
+from utils.training import (
+    Training,
+    augmentation_from,
+    make_loader,
+    network_arguments,
+    peak_memory,
+)
 
 REST = "rest of the network"  # what is in none of its parts
 BEFORE, AFTER = "pre-processing", "post-processing"
@@ -268,15 +273,17 @@ def inference(job: Job) -> dict[str, Any]:
             )
             bar.update()
         memory = peak_memory(device)
+        # Inside a compiled network parts can't be told apart, so theirs are the plain network's.
+        plain = Segmenter(segmenter.model, s.image_size, mixed_precision=segmenter.mixed_precision)
         by_part = []
         for _ in range(job.repeats):
             before = time_before(shown, indices[0].tolist())
-            parts = per_frame(segmenter, meter, references, held[0], job.frames)
+            parts = per_frame(plain, meter, references, held[0], job.frames)
             after = time_after(predictions, frames[0], s, job.folder)
             by_part.append({BEFORE: before, **parts, AFTER: after})
             bar.update()
     with operations() as counter:
-        counts = per_frame(segmenter, counter, references, held[0], job.frames)
+        counts = per_frame(plain, counter, references, held[0], job.frames)
     rates = np.array(
         [
             matrix_rate(device, _precision(s, device), _ATTEMPTS * job.repeats),
@@ -642,18 +649,6 @@ def reset_peak_memory(device: torch.device) -> None:
     """Forget what the GPU's memory has held so far; a process's own peak is for its whole life."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_memory(device: torch.device) -> float:
-    """Largest memory so far in GiB: of tensors on the GPU, or of this process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        # A process also inherits ru_maxrss from the one that has started it.
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 # Of each number in the table what it is called and its unit; shares are shown in per cent.

@@ -119,12 +119,12 @@ def _die_with_launcher() -> None:
 def _keep_freed_memory() -> None:
     """Have glibc reuse large blocks instead of giving them back to Linux and asking anew.
 
-    On the CPU every feature map is such a block, and getting its pages took a tenth of a step.
+    On the CPU every feature map is such a block, and getting its pages takes time.
     """
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no block of its own for each large map
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: what is free stays
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: what is free stays
 
 
 def _join_group(backend: str, timeout: timedelta) -> None:

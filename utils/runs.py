@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.checkpoints import CheckpointError
+from utils.checkpoints import LAST, PREVIOUS, CheckpointError
 from utils.distributed import Process
 from utils.settings import Settings, SettingsError, read_settings_file
 
@@ -93,7 +93,7 @@ def check_run(
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run has come far enough to go on from a checkpoint."""
-    return any((folder / name).is_file() for name in ("last.pt", "previous.pt"))
+    return any((folder / name).is_file() for name in (LAST, PREVIOUS))
 
 
 def resumed_settings(settings: Settings, resume: Path | None, given: Collection[str]) -> Settings:

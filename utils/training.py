@@ -113,9 +113,9 @@ def fit(
 ) -> Progress:
     """Train ``model`` for ``settings.epochs`` epochs with Adam and a cosine schedule (Sec. 4.4).
 
-    Writes ``settings.py``, ``log.txt``, TensorBoard events, ``last.pt`` (and the one before, as
-    ``previous.pt``) after every epoch and every ``CHECKPOINT_MINUTES``, and ``best.pt`` by
-    validation score into ``run_dir``; prints a line per epoch.
+    Writes ``settings.py``, ``log.txt``, TensorBoard events, ``last.pt`` (and as ``previous.pt`` one
+    of an earlier step) after every epoch and every ``CHECKPOINT_MINUTES`` unless numbers are bad,
+    and ``best.pt`` by validation score into ``run_dir``; prints a line per epoch.
 
     Whatever is random is drawn from the seed, the step and the process, so that a run which goes on
     from a checkpoint computes what it would have computed without the break.
@@ -260,7 +260,7 @@ class Training:
         print(
             f"step {per_step:.2f} s ({s.batch_size / per_step:.1f} images/s; {loading:.2f} s to "
             f"load, {computing:.2f} s to compute), validation {1000 * per_frame:.0f} ms a frame, "
-            f"peak memory {_peak_memory(self.process.device):.2f} GiB"
+            f"peak memory {peak_memory(self.process.device):.2f} GiB"
         )
         print(
             f"the whole run: {s.epochs} epochs of {len(self.batches)} steps and {times} "
@@ -305,7 +305,7 @@ class Training:
                         "gradient_norm": norm,
                         "images_per_second": images / seconds,
                         "share_of_time_waiting_for_data": waited / seconds,
-                        "peak_memory_gib": _peak_memory(self.process.device),
+                        "peak_memory_gib": peak_memory(self.process.device),
                         "bad_steps": p.bad_steps,
                     }.items():
                         self.writer.add_scalar(name, value, p.step)
@@ -531,12 +531,16 @@ class Training:
     def _save(self, best: bool = False) -> None:
         """Write last.pt, or best.pt, in the main process; previous.pt is of an earlier step.
 
-        Not while numbers are bad: the weights may have been spoilt before that showed, and the
-        two must not both be of that time. A run that ends so is saved.
+        No last.pt while numbers are bad: the weights may have been spoilt before that showed, and
+        the two must not both be of that time. A run that ends so is saved.
         """
         p = self.progress
-        ended = p.epoch == self.settings.epochs
-        if not self.process.is_main or (p.bad_in_row and not ended):
+        earlier = self.saved_step < p.step
+        if not best:
+            if p.bad_in_row and p.epoch < self.settings.epochs:
+                return
+            self.saved_step = p.step  # in every process, for their messages
+        if not self.process.is_main:
             return
         checkpoint = {
             **self.identity,
@@ -554,9 +558,9 @@ class Training:
         save_checkpoint(
             self.run_dir / LAST,
             {**checkpoint, "training": training},
-            keep_previous=self.saved_step < p.step,
+            keep_previous=earlier,
         )
-        self.saved_at, self.saved_step = time.monotonic(), p.step
+        self.saved_at = time.monotonic()
 
     def _restore(self) -> None:
         """Take everything from the run's last checkpoint."""
@@ -626,11 +630,16 @@ def _wrap(model: nn.Module, process: Process) -> nn.Module:
     return DistributedDataParallel(model)
 
 
-def _peak_memory(device: torch.device) -> float:
+def peak_memory(device: torch.device) -> float:
     """Largest memory so far in GiB: of tensors on the GPU, or of this process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        # ru_maxrss a process also inherits from the one that has started it.
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
 
 
 def _duration(seconds: float) -> str:

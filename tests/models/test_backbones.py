@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerModel
 
 from models.backbones import STRIDES, ModelError, build_backbone
-from models.mix_transformer import HEADS, MIX_TRANSFORMERS, REDUCTIONS, MixTransformer
+from models.mix_transformer import HEADS, MIX_TRANSFORMERS, REDUCTIONS, Linear, MixTransformer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -269,8 +269,44 @@ def test_mix_transformer_takes_the_file_of_its_authors(tmp_path):
     assert_same_features(build_backbone("mit_b0", weights=tmp_path / "mit_b0.pth"), reference)
 
 
-def test_features_of_a_mix_transformer_are_those_of_separate_steps():
-    """Attention by softmax, drop path by sample, gradients as of transformers' own network."""
+def test_drop_path_leaves_branches_out_by_sample_and_makes_up_for_it():
+    torch.manual_seed(5)
+    block = MixTransformer("mit_b0").levels[0].blocks[1].train()
+    block.drop_path.drop_prob = 0.5
+    block.perceptron = torch.nn.Identity()
+    block.norm_perceptron = torch.nn.Identity()
+    x = torch.rand(64, 8, 8, 32)
+    branch = block.attention(block.norm_attention(x))
+    after = block(x) - x
+    counts = [0, 0, 0, 0]
+    for one, shortcut, result in zip(x, branch, after):
+        # Kept branches count twice; the second one is the identity of what the first has made.
+        middle = (one, one + 2 * shortcut)
+        cases = [middle[0], 3 * middle[0], middle[1], 3 * middle[1]]
+        matches = [torch.allclose(one + result, case, atol=1e-5) for case in cases]
+        assert sum(matches) == 1
+        counts[matches.index(True)] += 1
+    assert min(counts) > 4
+
+
+def test_the_hidden_maps_of_a_mix_transformer_are_kept_once_for_the_backward_pass():
+    perceptron = MixTransformer("mit_b0").levels[0].blocks[0].perceptron.train()
+    x = torch.rand(1, 8, 8, 32, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.numel()) or t, lambda t: t
+    ):
+        perceptron(x)
+    assert sum(size for size in kept if size >= 8 * 8 * 128) <= 8 * 8 * 128
+
+
+def test_a_linear_layer_is_the_same_by_convolution():
+    layer = Linear(6, 10)
+    x = torch.rand(2, 3, 4, 6)
+    torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
+
+
+def test_attention_of_a_mix_transformer_is_that_of_separate_steps():
     torch.manual_seed(3)
     encoder = MixTransformer("mit_b0")
     assert [len(level.blocks) for level in encoder.levels] == [2, 2, 2, 2]
@@ -388,8 +424,9 @@ def test_a_missing_file_or_an_empty_folder_is_refused_by_its_name(name, tmp_path
 def test_mix_transformers_are_downloaded_from_their_authors(monkeypatch):
     asked = []
 
-    def refuse(name, *arguments, **options):
+    def refuse(name, *arguments, weights_only=False):
         asked.append(name)
+        assert weights_only
         raise OSError("no network")
 
     monkeypatch.setattr(timm.models, "load_state_dict_from_hf", refuse)

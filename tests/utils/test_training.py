@@ -472,6 +472,17 @@ def test_weights_that_have_blown_up_do_not_take_the_place_of_those_before(
     assert steps == [4, 3]
 
 
+def test_the_best_weights_are_kept_also_after_an_epoch_that_ends_with_bad_numbers(
+    tmp_path, stills, tiny_settings
+):
+    settings = tiny_settings.replace(batch_size=1, max_bad_steps=2, epochs=2)
+    spoilt = Spoilt(stills, set(keys_of(settings, 0)[5:]))
+    progress = fit(Normed(), spoilt, scores(0.8, 0.5), settings, IDENTITY, tmp_path, CPU)
+    assert progress.best == 0.8
+    assert load_checkpoint(tmp_path / "best.pt")["progress"]["epoch"] == 1
+    assert load_checkpoint(tmp_path / "last.pt")["progress"]["epoch"] == 2
+
+
 def test_numbers_that_are_bad_from_the_first_step_leave_nothing_to_go_on_from(
     tmp_path, stills, tiny_settings
 ):
