@@ -37,7 +37,7 @@ demo: .venv/.demo
 test: .venv/.test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 --dist worksteal
 
 clean:
 	rm -rf .venv $(DEMO)
