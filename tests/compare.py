@@ -26,8 +26,6 @@ OURS, RELEASE, FAKEFLOW = "ours", "release", "FakeFlow"
 UNITS = {"inference": "frame", "training": "sample", "loader": "sample"}
 LOADED = 40  # samples that a loader gives in a turn
 
-clock = time.perf_counter
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -46,6 +44,8 @@ def main() -> None:
         help="count the time that a process computes, with --threads 1 on a busy machine",
     )
     options = parser.parse_args()
+    if options.what == "loader" and options.data_root is None:
+        parser.error("--what loader needs --data-root, a folder with DAVIS_train and its flow maps")
     networks = [OURS, RELEASE]
     if options.fakeflow and options.what == "inference":
         networks.append(FAKEFLOW)
@@ -84,8 +84,7 @@ def serve(name: str, options: argparse.Namespace, pipe: Connection) -> None:
     """In a process of its own: build a network, then measure whenever asked."""
     import torch
 
-    global clock
-    clock = time.process_time if options.cpu_time else time.perf_counter
+    options.clock = time.process_time if options.cpu_time else time.perf_counter
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     make = {OURS: ours, RELEASE: release, FAKEFLOW: fakeflow}[name]
@@ -122,17 +121,17 @@ def ours(options: argparse.Namespace) -> Callable[[], float]:
             segmentation_loss(prediction, mask, 1.0, True).total.backward()
             optimizer.step()
 
-        return lambda: timed(step) / len(image)
+        return lambda: timed(options, step) / len(image)
     model.eval()
     frames = torch.rand(options.batch, 3, options.size, options.size)
     three = torch.rand(1, 3, 3, options.size, options.size)
 
     def sequence() -> float:
         with torch.inference_mode():
-            start = clock()
+            start = options.clock()
             encoded = model.encode_references(three, three).expand(options.batch)
-            begun = clock() - start
-            each = timed(lambda: model.segment(frames, frames, encoded)) / options.batch
+            begun = options.clock() - start
+            each = timed(options, lambda: model.segment(frames, frames, encoded)) / options.batch
         # The frames of a sequence cost the same, and its references are encoded once.
         return begun / options.frames + each
 
@@ -162,7 +161,7 @@ def release(options: argparse.Namespace) -> Callable[[], float]:
             sum(structure_loss(prediction, mask) for prediction in predictions).backward()
             optimizer.step()
 
-        return lambda: timed(step) / len(image)
+        return lambda: timed(options, step) / len(image)
     model.eval()
     frame = torch.rand(1, 3, options.size, options.size)
     four = torch.rand(1, 12, options.size, options.size)
@@ -171,7 +170,7 @@ def release(options: argparse.Namespace) -> Callable[[], float]:
         with torch.no_grad():
             model(frame, frame, four, four)
 
-    return lambda: timed(one)
+    return lambda: timed(options, one)
 
 
 def our_loader(options: argparse.Namespace) -> Callable[[], float]:
@@ -186,7 +185,7 @@ def our_loader(options: argparse.Namespace) -> Callable[[], float]:
     augmentation = Augmentation(crop_scale=0.95, sharpness=2.0, recolour_flow=False)
     sequences = video_sequences(options.data_root, "DAVIS_train")
     dataset = VideoFrames([sequences], options.size, 4, augmentation)
-    return lambda: timed(lambda: [dataset[0, i] for i in spread(len(dataset))]) / LOADED
+    return lambda: timed(options, lambda: [dataset[0, i] for i in spread(len(dataset))]) / LOADED
 
 
 def loader_of_release(options: argparse.Namespace) -> Callable[[], float]:
@@ -203,7 +202,7 @@ def loader_of_release(options: argparse.Namespace) -> Callable[[], float]:
     from dataloader.data_for_video import SalObjDataset
 
     dataset = SalObjDataset()
-    return lambda: timed(lambda: [dataset[i] for i in spread(len(dataset))]) / LOADED
+    return lambda: timed(options, lambda: [dataset[i] for i in spread(len(dataset))]) / LOADED
 
 
 def spread(length: int) -> list[int]:
@@ -227,7 +226,7 @@ def fakeflow(options: argparse.Namespace) -> Callable[[], float]:
         with torch.no_grad():
             model(frame, frame)
 
-    return lambda: timed(one)
+    return lambda: timed(options, one)
 
 
 def random_encoders(kind: type) -> None:
@@ -247,10 +246,11 @@ def samples(size: int, references: int, batch: int = 2) -> tuple:
     return torch.rand(batch, 3, size, size), torch.rand(batch, references, 3, size, size), mask
 
 
-def timed(work: Callable[[], object]) -> float:
-    start = clock()
+def timed(options: argparse.Namespace, work: Callable[[], object]) -> float:
+    """Seconds by the clock that was asked for."""
+    start = options.clock()
     work()
-    return clock() - start
+    return options.clock() - start
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Signals: waiting where they must, stopping where they may."""
 
+import ctypes
+import multiprocessing
 import os
 import signal
 
 import pytest
 
 import utils.interrupts
-from utils.interrupts import Interrupted, Interrupts
+from utils.interrupts import Interrupted, Interrupts, prepare_loader_process
 
 
 def send(signum: int) -> None:
@@ -65,3 +67,19 @@ def test_inside_a_deferred_part_signals_may_be_admitted():
             pass
         send(signal.SIGTERM)  # deferred again
         assert interrupts.pending == signal.SIGTERM
+
+
+def load_on(grace):
+    utils.interrupts._GRACE = grace
+    prepare_loader_process()
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
+    # As one that waits in the system, where no handler of Python's can run.
+    ctypes.CDLL(None).sleep(60)
+
+
+def test_a_loader_process_that_hangs_ends_without_an_error_after_a_while():
+    process = multiprocessing.get_context("spawn").Process(target=load_on, args=(0.5,))
+    process.start()
+    process.join(40)
+    assert process.exitcode == 0
