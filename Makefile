@@ -1,10 +1,11 @@
-# make demo: the whole pipeline on synthetic data.  make test: lint and tests.
+# make demo: the whole pipeline on synthetic data (MODEL=dpa: of that network).  make test: lint and tests.
 PYTHON ?= python3
 DEMO ?= demo
+MODEL ?= gsanet
 PY := .venv/bin/python
 
 # Small enough for two CPU cores; everything else is as in config.py.
-DEMO_SETTINGS := --data-root $(DEMO)/data --output-dir $(DEMO)/runs --gpu "" --workers 1 \
+DEMO_SETTINGS := --model $(MODEL) --data-root $(DEMO)/data --output-dir $(DEMO)/runs --gpu "" --workers 1 \
 	--backbone regnety_002 --pretrained-backbone false --image-size 128 --channels 64 \
 	--num-clusters 16 --num-neighbours 8 --batch-size 4 --learning-rate 1e-3
 

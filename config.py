@@ -27,7 +27,7 @@ CAMERA_MOTION = 0.0  # random affine motion added to flow maps, in units of thei
 FLOW_TURN = 0.0  # flow directions are turned as one by at most this many degrees
 
 # Network (Sec. 3)
-MODEL = "gsanet"  # which network of models/ to train
+MODEL = "gsanet"  # which network of models/ to train: gsanet or dpa
 BACKBONE = "mit_b2"  # resnet101, mit_b0 to mit_b5, or any timm name with a four-level pyramid
 PRETRAINED_BACKBONE = True  # start from ImageNet weights; False starts from random ones
 BACKBONE_WEIGHTS = None  # local file or folder with the ImageNet weights, instead of a download
@@ -46,7 +46,14 @@ KNN_FILTERING = True  # KNN: each slot attends to its nearest features; False: t
 SLOT_ATTENTION = True  # SA: refine the slots; False: guided slots as they are, random ones not used
 AGGREGATION_TRANSFORMER = True  # FAT; False: the plain transformer of slot attention
 
+# Dual Prototype Attention (MODEL = "dpa")
+INTER_MODALITY_ATTENTION = True  # IMA: appearance and motion refine each other's correlation maps
+INTER_FRAME_ATTENTION = True  # IFA: the reference frames' prototypes; False needs no references
+GRAPH_NEIGHBOURS = 10  # nearest prototypes that each one gets messages from
+GRAPH_ROUNDS = 3  # rounds of message passing
+
 # Loss (Sec. 3.7)
+LOSS = None  # of each mask: iou+bce (eq. 5), iou or bce; None: that of the network's paper
 SIGMA = 1.0  # strength of the pixel weight w = sigma * |P - G| in the cross-entropy (eq. 5)
 SUPERVISE_SLOT_MAPS = True  # also train the slots' similarity maps with the mask
 

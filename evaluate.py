@@ -255,6 +255,8 @@ def load_segmenter(
     given = {name: getattr(settings, name.lower()) for name in arguments.given}
     where = _VIDEO if arguments.video else (*_SET, "PANEL_STEP")
     heard = {*_OF_THE_RUN, *_MASKS, *_MACHINE, *where, *(_TTA if arguments.tta else ())}
+    if "num_iterations" not in checkpoint["arguments"]:
+        heard.remove("NUM_ITERATIONS")  # not every network has rounds of slot attention
     _refuse_unheard(
         {name for name in given if name not in heard and trained.get(name) != given[name]}
     )
@@ -266,7 +268,7 @@ def load_segmenter(
     if checkpoint.get("flow"):
         used["FLOW_MAPS"] = checkpoint["flow"]
     changes = {}
-    if "NUM_ITERATIONS" in given:
+    if "NUM_ITERATIONS" in given and "NUM_ITERATIONS" in heard:
         changes["num_iterations"] = settings.num_iterations
     views = {"scales": used["TTA_SCALES"], "flip": used["TTA_FLIP"]} if arguments.tta else {}
     segmenter = Segmenter(

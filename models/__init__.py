@@ -5,9 +5,10 @@ import difflib
 from torch import nn
 
 from models.backbones import ModelError
+from models.dpa import DPA
 from models.gsanet import GSANet
 
-MODELS = {"gsanet": GSANet}
+MODELS = {"gsanet": GSANet, "dpa": DPA}
 
 __all__ = ["MODELS", "ModelError", "build_model", "model_class"]
 

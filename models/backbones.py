@@ -14,23 +14,40 @@ from torch import Tensor, nn
 from models.mix_transformer import MIX_TRANSFORMERS, MixTransformer, published_weights
 
 STRIDES = (4, 8, 16, 32)
+VGG_STRIDES = (1, 2, 4, 8, 16)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 class ModelError(ValueError):
     """A network or backbone that cannot be built: no such name, no pyramid, weights that fail."""
 
 
-def build_backbone(name: str, pretrained: bool = True, weights: Path | None = None) -> nn.Module:
-    """An encoder that maps images to four feature maps at strides 4, 8, 16 and 32.
+def stage_strides(name: str) -> tuple[int, ...]:
+    """Strides at which the stages of a backbone end: 4, 8, 16 and 32, or those of a VGG network.
+
+    What a VGG network has at stride 32 is only its last stage, pooled.
+    """
+    return VGG_STRIDES if name.startswith("vgg") else STRIDES
+
+
+def build_backbone(
+    name: str,
+    pretrained: bool = True,
+    weights: Path | None = None,
+    strides: tuple[int, ...] = STRIDES,
+) -> nn.Module:
+    """An encoder that maps images to feature maps at the given strides.
 
     Args:
         name: ``mit_b0`` to ``mit_b5``, or a timm model name.
         pretrained: start from ImageNet weights; with ``False`` nothing is read or downloaded.
         weights: local file with those weights, or a folder that holds ``model.safetensors`` or
             ``pytorch_model.bin``, instead of a download.
+        strides: of the maps, finest first; other ones than the usual four only with timm's.
 
     Returns:
-        A module with ``channels``, the four widths, whose ``forward`` takes (B, 3, H, W) and
+        A module with ``channels``, the maps' widths, whose ``forward`` takes (B, 3, H, W) and
         returns a list of (B, C_l, H / stride_l, W / stride_l).
 
     Raises:
@@ -42,13 +59,44 @@ def build_backbone(name: str, pretrained: bool = True, weights: Path | None = No
         if pretrained:
             _load_mix_transformer(encoder, name, file)
         return encoder
-    return TimmPyramid(name, pretrained, file)
+    return TimmPyramid(name, pretrained, file, strides)
+
+
+class Normalise(nn.Module):
+    """Images in [0, 1] to the mean and deviation that ImageNet weights expect."""
+
+    def __init__(self):
+        super().__init__()
+        mean, deviation = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_DEVIATION)
+        self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("deviation", deviation.view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) to the same, channels last."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        return (images - self.mean) / self.deviation
+
+
+def check_size(images: Tensor) -> None:
+    """Raise ValueError unless height and width (the last two axes) are multiples of 32."""
+    height, width = images.shape[-2:]
+    if height % STRIDES[-1] or width % STRIDES[-1]:
+        raise ValueError(
+            f"the network got images of {height} x {width} pixels; height and width must be "
+            f"multiples of {STRIDES[-1]}"
+        )
 
 
 class TimmPyramid(nn.Module):
-    """Any timm network that gives feature maps at strides 4, 8, 16 and 32."""
+    """Any timm network that gives feature maps at the strides wanted."""
 
-    def __init__(self, name: str, pretrained: bool = True, weights: Path | None = None):
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool = True,
+        weights: Path | None = None,
+        strides: tuple[int, ...] = STRIDES,
+    ):
         super().__init__()
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, [*MIX_TRANSFORMERS, *timm.list_models()], n=3)
@@ -56,29 +104,31 @@ class TimmPyramid(nn.Module):
             raise ModelError(
                 f"BACKBONE is {name!r}, which is neither mit_b0 to mit_b5 nor a timm model{hint}"
             )
-        self.encoder = _create_timm_pyramid(name, pretrained, weights)
+        self.encoder = _create_timm_pyramid(name, pretrained, weights, strides)
         self.channels = self.encoder.feature_info.channels()
         self.channels_last = getattr(self.encoder, "output_fmt", "NCHW") == "NHWC"
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) to four maps, finest first."""
+        """(B, 3, H, W) to the maps, finest first."""
         features = self.encoder(images)
         if self.channels_last:
             features = [feature.permute(0, 3, 1, 2) for feature in features]
         return features
 
 
-def _create_timm_pyramid(name: str, pretrained: bool, weights: Path | None) -> nn.Module:
+def _create_timm_pyramid(
+    name: str, pretrained: bool, weights: Path | None, strides: tuple[int, ...]
+) -> nn.Module:
     try:
         plain = timm.create_model(name, pretrained=False, features_only=True)
     except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
         raise ModelError(f"timm gives no feature pyramid of {name}: {error}") from error
     reductions = list(plain.feature_info.reduction())
-    missing = [stride for stride in STRIDES if stride not in reductions]
+    missing = [stride for stride in strides if stride not in reductions]
     if missing:
         raise ModelError(
             f"backbone {name} has feature maps at strides {reductions}, but strides "
-            f"{list(STRIDES)} are needed; choose a network with a four-level pyramid"
+            f"{list(strides)} are needed; choose a network with such a pyramid"
         )
     options = {}
     if (refusal := _refusal(plain)) is not None:
@@ -93,7 +143,7 @@ def _create_timm_pyramid(name: str, pretrained: bool, weights: Path | None) -> n
                 f"backbone {name} takes images of one size only ({refusal}); choose another network"
             )
     # The last map of a stride is the one that has seen most layers.
-    levels = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
+    levels = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides]
     options["out_indices"] = [plain.feature_info.out_indices[level] for level in levels]
     try:
         if pretrained and weights is not None:

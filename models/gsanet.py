@@ -7,20 +7,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.backbones import STRIDES, build_backbone
+from models.backbones import STRIDES, Normalise, build_backbone, check_size
+from models.blocks import conv_norm_relu, resize
 from models.fat import FeatureAggregationTransformer
 from models.global_extractor import GlobalExtractor
 from models.guided_slot_attention import GuidedSlotAttention
 from models.local_extractor import LocalExtractor
-from models.mask_decoder import MaskDecoder, conv_norm, resize
+from models.mask_decoder import MaskDecoder
 from models.plain_transformer import PlainTransformer
 from models.prediction import Prediction, References
 from models.slot_decoder import correlation_maps
 from models.slot_generator import RandomSlots, SlotGenerator
 
 SLOT_LEVEL = 2  # slots live at stride 16, the third of the four levels
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 class GSANet(nn.Module):
@@ -40,9 +39,14 @@ class GSANet(nn.Module):
             not at all: then the correlation maps of the aggregated features remain.
         reference_gradient: train the encoder through the reference frames too.
 
+    Attributes:
+        loss: of eq. 5, see ``utils.losses``.
+
     Images and flow maps are RGB in [0, 1], with height and width multiples of 32; the network
     normalises them itself.
     """
+
+    loss = "iou+bce"
 
     def __init__(
         self,
@@ -196,6 +200,7 @@ class Stream(nn.Module):
     ):
         super().__init__()
         self.encoder = encoder
+        self.normalise = Normalise()
         self.reference_gradient = reference_gradient
         # No biases where batch normalisation follows (``GSANet.norms``): it would cancel them.
         self.laterals = nn.ModuleList(
@@ -204,10 +209,7 @@ class Stream(nn.Module):
         self.slots = slots
         if slots is not None:
             widths = encoder.channels[SLOT_LEVEL] + encoder.channels[-1]
-            self.embed = nn.Sequential(*conv_norm(widths, channels, 1), nn.ReLU(inplace=True))
-        mean, deviation = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_DEVIATION)
-        self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("deviation", deviation.view(1, 3, 1, 1), persistent=False)
+            self.embed = conv_norm_relu(widths, channels, 1)
 
     def forward(self, images: Tensor, references: Tensor | None = None) -> StreamOutput:
         """Target images (B, 3, H, W) and the references' P_G (B, R, C, C) to decoder features."""
@@ -218,11 +220,6 @@ class Stream(nn.Module):
         correlation, slot_logits, slot_maps = self.slots(self._embed(pyramid), references)
         features[SLOT_LEVEL] = features[SLOT_LEVEL] + correlation
         return StreamOutput(features, slot_logits, slot_maps)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Images in [0, 1] to the mean and deviation that ImageNet weights expect."""
-        images = images.contiguous(memory_format=torch.channels_last)
-        return (images - self.mean) / self.deviation
 
     def encode_references(self, images: Tensor) -> Tensor:
         """Reference images (B, R, 3, H, W) to their global features P_G (B, R, C, C)."""
@@ -327,13 +324,3 @@ def foreground_logits(output: StreamOutput) -> list[Tensor]:
         foreground = 2 * torch.atanh(output.slot_maps[:, :2].clamp(-1 + 1e-4, 1 - 1e-4))
         logits += [foreground[:, :1], -foreground[:, 1:]]
     return logits
-
-
-def check_size(images: Tensor) -> None:
-    """Raise ValueError unless height and width (the last two axes) are multiples of 32."""
-    height, width = images.shape[-2:]
-    if height % STRIDES[-1] or width % STRIDES[-1]:
-        raise ValueError(
-            f"the network got images of {height} x {width} pixels; height and width must be "
-            f"multiples of {STRIDES[-1]}"
-        )

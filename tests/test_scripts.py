@@ -767,6 +767,41 @@ def test_a_misspelt_flag_is_refused_with_the_nearest(module, own, call, capsys):
     assert "--bacth-size: no such flag; the nearest is --batch-size" in capsys.readouterr().err
 
 
+# The other networks
+
+
+def test_dpa_goes_through_the_same_scripts(tiny_settings, call, refusal, tmp_path):
+    settings = tiny_settings.replace(model="dpa", graph_neighbours=4)
+    write_settings(settings, tmp_path / "settings.py")
+    flags = ("--config", tmp_path / "settings.py")
+    call(pretrain, *flags)
+    stage1, stage2 = (tmp_path / f"runs/{name}/last.pt" for name in ("pretrain", "train"))
+    printed = call(train, *flags, "--stage1-checkpoint", stage1)
+    first, second = (load_checkpoint(path)["weights"] for path in (stage1, stage2))
+    stream = sum(name.startswith("rgb_stream.") for name in first)
+    assert f"{len(first)} tensors loaded, {stream} copied from the RGB to the flow" in printed
+    assert any(name.startswith("flow_stream.inter_frame.") for name in second)
+    # The loss of its paper is that of IoU alone.
+    assert re.search(r"loss (\d\.\d{3}) \(iou \1\)", printed)
+    own = ("--config", tmp_path / "settings.py", "--checkpoint", stage2)
+    scored = call(evaluate, *own, "--output", "out", "--num-references", "2")
+    assert re.fullmatch(r"J&F \d\.\d{4}", scored.splitlines()[-1])
+    assert "dpa with mobilenetv3_small_100, 64 pixels, 2 reference frames" in scored
+    for panel in (tmp_path / "out/panels").rglob("*.png"):
+        with Image.open(panel) as picture:
+            assert picture.size == (8 * 240, 180 + 22)
+    message = refusal(evaluate, *own, "--output", "other", "--num-iterations", "4")
+    assert "--num-iterations: without effect" in message
+    other = ("--model", "gsanet", "--run-name", "other", "--stage1-checkpoint", stage1)
+    assert "MODEL" in refusal(train, *flags, *other)
+
+
+def test_a_networks_loss_may_be_another(tiny_settings, call, tmp_path):
+    write_settings(tiny_settings.replace(loss="bce"), tmp_path / "settings.py")
+    printed = call(pretrain, "--config", tmp_path / "settings.py")
+    assert re.search(r"loss (\d\.\d{3}) \(bce \1\)", printed)
+
+
 # Several processes
 
 

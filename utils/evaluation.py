@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, default_collate
 from datasets.augmentation import whole_frame
 from datasets.layout import Frame, Sequence
 from datasets.samples import TestFrames, uniform_references
-from models.mask_decoder import resize
+from models.blocks import resize
 from models.prediction import References
 from utils.distributed import num_cores
 from utils.interrupts import prepare_loader_process

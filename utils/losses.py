@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.blocks import resize
 from models.prediction import Prediction
+
+LOSSES = ("iou", "bce", "iou+bce")
 
 
 @dataclass
@@ -16,7 +19,7 @@ class Loss:
     Attributes:
         total: what to minimise, a scalar tensor.
         terms: by name, detached scalar tensors: ``iou`` and ``bce`` summed over the masks,
-            ``slot_maps`` both for the slots' similarity maps.
+            ``slot_maps`` all of them for the slots' similarity maps.
     """
 
     total: Tensor
@@ -24,32 +27,35 @@ class Loss:
 
 
 def segmentation_loss(
-    prediction: Prediction, mask: Tensor, sigma: float = 1.0, supervise_maps: bool = True
+    prediction: Prediction,
+    mask: Tensor,
+    sigma: float = 1.0,
+    supervise_maps: bool = True,
+    loss: str = "iou+bce",
 ) -> Loss:
     """Eq. 5, summed over the masks of all scales and, if wanted, over the slots' maps.
 
     Args:
         prediction: a network's result.
         mask: G, float (B, 1, H, W) of zeros and ones.
-        sigma: strength of the pixel weight.
-        supervise_maps: add both losses of ``prediction.auxiliary``.
+        sigma: strength of the pixel weight of ``bce``.
+        supervise_maps: add the loss of ``prediction.auxiliary``.
+        loss: one of ``LOSSES``; a network's ``loss`` is that of its paper.
     """
+    names = loss.split("+")
+
+    def loss_of(name: str, logits: Tensor) -> Tensor:
+        return iou_loss(logits, mask) if name == "iou" else weighted_bce(logits, mask, sigma)
+
     # In float32: with bfloat16 probabilities, sums over many pixels lose the last ones.
     with torch.autocast(mask.device.type, enabled=False):
         terms = {
-            "iou": sum(iou_loss(logits.float(), mask) for logits in prediction.logits),
-            "bce": sum(weighted_bce(logits.float(), mask, sigma) for logits in prediction.logits),
+            name: sum(loss_of(name, logits.float()) for logits in prediction.logits)
+            for name in names
         }
         if supervise_maps and prediction.auxiliary:
-            terms["slot_maps"] = sum(
-                iou_loss(logits, mask) + weighted_bce(logits, mask, sigma)
-                for logits in (
-                    F.interpolate(
-                        auxiliary.float(), mask.shape[2:], mode="bilinear", align_corners=False
-                    )
-                    for auxiliary in prediction.auxiliary
-                )
-            )
+            resized = [resize(maps.float(), mask.shape[2:]) for maps in prediction.auxiliary]
+            terms["slot_maps"] = sum(loss_of(name, logits) for logits in resized for name in names)
         total = sum(terms.values())
     return Loss(total, {name: term.detach() for name, term in terms.items()})
 

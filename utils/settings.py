@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from utils.files import write_text
+from utils.losses import LOSSES
 from utils.protocols import PROTOCOLS
 
 
@@ -193,6 +194,11 @@ RULES: dict[str, Rule] = {
     "KNN_FILTERING": _flag,
     "SLOT_ATTENTION": _flag,
     "AGGREGATION_TRANSFORMER": _flag,
+    "INTER_MODALITY_ATTENTION": _flag,
+    "INTER_FRAME_ATTENTION": _flag,
+    "GRAPH_NEIGHBOURS": _positive_int,
+    "GRAPH_ROUNDS": _non_negative_int,
+    "LOSS": _optional(_choice(*LOSSES)),
     "SIGMA": _non_negative_float,
     "SUPERVISE_SLOT_MAPS": _flag,
     "STAGE1_CHECKPOINT": _optional(_path),

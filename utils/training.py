@@ -391,7 +391,8 @@ class Training:
         enabled = s.mixed_precision and device.type == "cuda"
         with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
             prediction = self.wrapped(**part)
-        return segmentation_loss(prediction, mask, s.sigma, s.supervise_slot_maps)
+        loss = self.model.loss if s.loss is None else s.loss
+        return segmentation_loss(prediction, mask, s.sigma, s.supervise_slot_maps, loss)
 
     def _gradients_kept_here(self, more_to_come: bool):
         """Context of a part of a batch: processes share gradients with the last part alone."""

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch import nn
 
-from models.mask_decoder import MaskDecoder, conv_norm, resize
+from models.mask_decoder import MaskDecoder
 
 
 def pyramid(height, width, batch=2, channels=8, seed=0):
@@ -94,17 +93,3 @@ def test_the_context_of_the_coarsest_level_reaches_the_whole_mask():
 def test_any_number_of_levels_will_do():
     features = pyramid(64, 64)[:2]
     assert len(decoder(levels=2)(features, image(64, 64))) == 2
-
-
-def test_a_convolution_keeps_height_and_width():
-    x = torch.randn(2, 4, 7, 5)
-    for kernel, dilation in ((1, 1), (3, 1), (3, 4)):
-        layers = nn.Sequential(*conv_norm(4, 6, kernel, dilation))
-        assert layers(x).shape == (2, 6, 7, 5)
-
-
-def test_resizing_is_bilinear_with_pixel_areas_aligned():
-    ramp = torch.arange(4.0).expand(1, 1, 2, 4)
-    # Centres of the eight pixels, in units of the four.
-    expected = ((torch.arange(8.0) + 0.5) / 2 - 0.5).clamp(0, 3).expand(1, 1, 4, 8)
-    torch.testing.assert_close(resize(ramp, (4, 8)), expected)

@@ -177,3 +177,18 @@ def test_half_precision_logits_are_summed_in_float32():
     expected = segmentation_loss(Prediction([low.float()], [low.float()]), mask.float())
     assert loss.total.dtype == torch.float32
     assert loss.total == expected.total
+
+
+@pytest.mark.parametrize("name", ["iou", "bce"])
+def test_one_of_the_losses_alone_is_what_it_is_in_their_sum(name):
+    torch.manual_seed(0)
+    logits, auxiliary = torch.randn(2, 1, 8, 8), torch.randn(2, 1, 4, 4)
+    mask = (torch.rand(2, 1, 8, 8) > 0.5).float()
+    prediction = Prediction([logits, logits / 2], [auxiliary])
+    whole = segmentation_loss(prediction, mask, sigma=2.0)
+    alone = segmentation_loss(prediction, mask, sigma=2.0, loss=name)
+    assert list(alone.terms) == [name, "slot_maps"]
+    torch.testing.assert_close(alone.terms[name], whole.terms[name])
+    other = {"iou": "bce", "bce": "iou"}[name]
+    rest = segmentation_loss(prediction, mask, sigma=2.0, loss=other)
+    torch.testing.assert_close(alone.total + rest.total, whole.total)

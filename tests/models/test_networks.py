@@ -1,0 +1,287 @@
+"""What holds for every network: shapes, gradients, references, batches, and that it can learn."""
+
+import pytest
+import torch
+from torch import nn
+
+from models import MODELS
+from tests.models.small_networks import (
+    assert_same_prediction,
+    discs,
+    inputs,
+    network,
+    parameters_not_reached,
+    without_stochastic_depth,
+)
+from utils.losses import segmentation_loss
+
+both = pytest.mark.parametrize("name", MODELS)
+
+
+@both
+@pytest.mark.parametrize("height, width", [(64, 64), (64, 96), (32, 32)])
+def test_video_network_gives_masks_and_four_maps_in_their_shapes(name, height, width):
+    prediction = network(name).eval()(*inputs(2, height, width))
+    assert [x.shape for x in prediction.logits] == [(2, 1, height, width)] * 4
+    assert len(prediction.maps) == 4
+    for index, (label, picture) in enumerate(prediction.maps.items()):
+        assert label.startswith("RGB ") or label.startswith("flow "), (index, label)
+        assert picture.ndim == 3 and picture.shape[0] == 2
+        assert picture.min() >= 0 and picture.max() <= 1
+
+
+@both
+def test_still_image_network_gives_masks_alone(name):
+    model = network(name, motion=False).eval()
+    prediction = model(inputs(2, 64, 96)[0])
+    assert [x.shape for x in prediction.logits] == [(2, 1, 64, 96)] * 4
+    assert prediction.auxiliary == [] and prediction.maps == {}
+
+
+@both
+def test_still_image_network_is_a_part_of_the_video_network(name):
+    """So that stage 2 can start from stage 1, and the flow stream from the RGB stream."""
+    stills = network(name, motion=False).state_dict()
+    video = network(name).state_dict()
+    assert stills.keys() < video.keys()
+    assert all(video[key].shape == value.shape for key, value in stills.items())
+    twins = {key.replace("rgb_stream", "flow_stream") for key in video if "rgb_stream" in key}
+    assert twins == {key for key in video if "flow_stream" in key}
+
+
+@both
+@pytest.mark.parametrize("height, width", [(64, 80), (48, 64), (65, 64)])
+def test_a_size_that_is_no_multiple_of_32_is_refused(name, height, width):
+    frame, frames = torch.rand(1, 3, height, width), torch.rand(1, 2, 3, height, width)
+    message = rf"{height} x {width}.*multiples of 32"
+    video = network(name).eval()
+    references = video.encode_references(*inputs(1)[2:])
+    for call in (
+        lambda: network(name, motion=False)(frame),
+        lambda: video(frame, frame, frames, frames),
+        lambda: video.segment(frame, frame, references),
+        lambda: video.encode_references(frames, frames),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@both
+def test_images_are_normalised_inside_once(name):
+    """References, then targets, in each encoder; the decoder sees the target image again."""
+    model = network(name).eval()
+    seen = []
+    for stream in (model.rgb_stream, model.flow_stream):
+        stream.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    model.decoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[-1]))
+    image, flow, reference_images, reference_flows = inputs()
+    model(image, flow, reference_images, reference_flows)
+    given = [reference_images.flatten(0, 1), reference_flows.flatten(0, 1), image, flow, image]
+    for found, pictures in zip(seen, given, strict=True):
+        for channel, (mean, deviation) in enumerate(
+            [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]
+        ):
+            torch.testing.assert_close(found[:, channel], (pictures[:, channel] - mean) / deviation)
+
+
+@both
+@pytest.mark.parametrize(
+    "motion, reference_gradient", [(False, False), (True, False), (True, True)]
+)
+def test_gradients_reach_every_parameter_in_each_stage(name, motion, reference_gradient):
+    """In float64, where a gradient that is zero but for rounding can be told from a small one."""
+    model = network(name, motion=motion, reference_gradient=reference_gradient).double()
+    without_stochastic_depth(model)
+    frames = inputs(references=2, dtype=torch.float64)
+    prediction = model(*frames) if motion else model(frames[0])
+    segmentation_loss(prediction, discs().double()).total.backward()
+    assert parameters_not_reached(model, floor=1e-12) == []
+
+
+@both
+@pytest.mark.parametrize("reference_gradient", [False, True])
+def test_encoder_is_trained_through_references_only_if_wanted(name, reference_gradient):
+    model = network(name, reference_gradient=reference_gradient)
+    references = model.encode_references(*inputs()[2:])
+    sum(feature.square().sum() for feature in references.features.values()).backward()
+    for stream in (model.rgb_stream, model.flow_stream):
+        parts = {"encoder": [], "rest": []}
+        for key, parameter in stream.named_parameters():
+            part = "encoder" if key.startswith("encoder.") else "rest"
+            parts[part].append(parameter.grad is not None and parameter.grad.abs().max() > 0)
+        assert any(parts["encoder"]) == reference_gradient
+        assert any(parts["rest"])
+
+
+@both
+def test_order_of_the_reference_frames_does_not_matter_but_they_do(name):
+    model = network(name).double().eval()
+    image, flow, reference_images, reference_flows = inputs(references=4, dtype=torch.float64)
+    prediction = model(image, flow, reference_images, reference_flows)
+    order = [2, 0, 3, 1]
+    shuffled = model(image, flow, reference_images[:, order], reference_flows[:, order])
+    assert_same_prediction(shuffled, prediction, rtol=1e-6, atol=1e-6)
+    # What untrained attention finds differs little between frames.
+    fewer = model(image, flow, reference_images[:, :1], reference_flows[:, :1])
+    rounding = (shuffled.logits[0] - prediction.logits[0]).abs().max()
+    assert (fewer.logits[0] - prediction.logits[0]).abs().max() > 1000 * rounding
+
+
+@both
+@pytest.mark.parametrize("motion", [False, True])
+def test_a_batch_gives_what_its_samples_give_one_by_one(name, motion):
+    model = network(name, motion=motion).double().eval()
+    frames = inputs(batch=3, height=64, width=96, dtype=torch.float64)
+    frames = frames if motion else frames[:1]
+    together = model(*frames)
+    for index in range(3):
+        alone = model(*(x[index : index + 1] for x in frames))
+        for one, all_of_them in zip(
+            alone.logits + alone.auxiliary, together.logits + together.auxiliary
+        ):
+            torch.testing.assert_close(one, all_of_them[index : index + 1], rtol=1e-6, atol=1e-6)
+        for label, one in alone.maps.items():
+            torch.testing.assert_close(
+                one, together.maps[label][index : index + 1], rtol=1e-6, atol=1e-6
+            )
+
+
+@both
+def test_encoding_references_first_gives_what_forward_gives(name):
+    model = network(name).eval()
+    frames = inputs()
+    references = model.encode_references(*frames[2:])
+    assert_same_prediction(model.segment(*frames[:2], references), model(*frames))
+
+
+@both
+def test_references_of_one_sequence_serve_a_batch_of_its_targets(name):
+    model = network(name).eval()
+    images, flows = inputs(batch=4)[:2]
+    reference_images, reference_flows = inputs(batch=1, seed=5)[2:]
+    references = model.encode_references(reference_images, reference_flows)
+    expected = model(
+        images,
+        flows,
+        reference_images.repeat(4, 1, 1, 1, 1),
+        reference_flows.repeat(4, 1, 1, 1, 1),
+    )
+    assert_same_prediction(
+        model.segment(images, flows, references.expand(4)), expected, rtol=1e-4, atol=1e-5
+    )
+    assert all(x.shape[0] == 1 for x in references.features.values())
+
+
+@both
+def test_segment_does_not_encode_the_references_again(name):
+    model = network(name).eval()
+    frames = inputs()
+    references = model.encode_references(*frames[2:])
+    seen = []
+    for stream in (model.rgb_stream, model.flow_stream):
+        stream.encoder.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    model.segment(*frames[:2], references)
+    assert seen == [2, 2]
+
+
+@both
+def test_references_depend_on_their_own_frames_alone(name):
+    model = network(name).double().eval()
+    _, _, images, flows = inputs(references=3, dtype=torch.float64)
+    together = model.encode_references(images, flows)
+    assert set(together.features) == {"rgb", "flow"}
+    one = model.encode_references(images[:, 1:2], flows[:, 1:2])
+    for stream, features in together.features.items():
+        assert features.shape[:2] == (2, 3)
+        torch.testing.assert_close(features[:, 1:2], one.features[stream], rtol=1e-6, atol=1e-6)
+
+
+@both
+def test_streams_do_not_share_weights(name):
+    model = network(name)
+    rgb = {id(parameter) for parameter in model.rgb_stream.parameters()}
+    assert not rgb & {id(parameter) for parameter in model.flow_stream.parameters()}
+
+
+@both
+@pytest.mark.parametrize("motion", [False, True])
+def test_one_batch_can_be_learned(name, motion):
+    """IoU over 0.95 on both samples, in evaluation mode."""
+    model = network(name, motion=motion)
+    mask = discs()
+    frames = inputs(references=2)
+    # The object is brighter in its picture and in its flow map, among patches of all colours.
+    frames[0] = 0.7 * frames[0] + 0.3 * mask
+    frames[1] = 0.7 * frames[1] + 0.3 * mask
+    frames[2:] = [frame[:, None].flip(-1).repeat(1, 2, 1, 1, 1) for frame in frames[:2]]
+    frames = frames if motion else frames[:1]
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = 0.3  # few steps: statistics have to keep up
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for _ in range(50):
+        loss = segmentation_loss(model(*frames), mask, loss=model.loss)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = model.eval()(*frames).logits[0] > 0
+    truth = mask > 0.5
+    iou = (found & truth).sum(dim=(1, 2, 3)) / (found | truth).sum(dim=(1, 2, 3))
+    assert iou.min() > 0.95, iou
+
+
+@both
+def test_a_forward_pass_is_one_graph_that_moves_nothing_between_devices(name):
+    """So nothing in it waits for the GPU."""
+    torch._dynamo.reset()
+    moved = []
+
+    def backend(graph, _):
+        for node in graph.graph.nodes:
+            to_device = any(isinstance(value, torch.device | str) for value in node.args)
+            moves = ("cpu", "cuda", "item", "tolist", *(("to",) if to_device else ()))
+            if node.target in moves:
+                moved.append(node)
+        return graph.forward
+
+    model = network(name).train()
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    torch.manual_seed(0)
+    expected = model(*inputs())
+    torch.manual_seed(0)
+    prediction = compiled(*inputs())
+    # Running statistics have moved on in between, which training does not use.
+    assert_same_prediction(prediction, expected)
+    assert moved == []
+    prediction.logits[0].mean().backward()
+    assert all(p.grad is not None for p in model.flow_stream.encoder.parameters())
+
+
+@both
+def test_bfloat16_gives_nearly_the_same_masks(name):
+    model = network(name, backbone="resnet10t").eval()
+    frames = torch.rand(2, 3, 64, 64)
+    references = torch.rand(2, 2, 3, 64, 64)
+    with torch.no_grad():
+        exact = model(frames, frames, references, references)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = model(frames, frames, references, references)
+    assert mixed.logits[0].dtype == torch.bfloat16
+    error = (mixed.logits[0].float().sigmoid() - exact.logits[0].sigmoid()).abs()
+    assert error.mean() < 0.02
+    for values in mixed.maps.values():
+        assert values.dtype == torch.float32
+
+
+@both
+def test_every_part_that_the_benchmark_tells_apart_works(name):
+    """Each module of each part is called in a forward pass, and no module is in two parts."""
+    model = network(name).eval()
+    called = set()
+    modules = [module for part in model.parts().values() for module in part]
+    assert len(modules) == len(set(map(id, modules)))
+    for module in modules:
+        module.register_forward_pre_hook(lambda module, _: called.add(id(module)))
+    model(*inputs())
+    assert called == set(map(id, modules))
