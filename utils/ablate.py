@@ -1,10 +1,11 @@
-"""The paper's ablations: Table 2, rows (a) to (f), and Figure 7, the sweep over T in the test.
+"""The ablation of MODEL, as ``models.ablations`` describes it: its rows, and a sweep in the test.
 
 ``python -m utils.ablate --output DIR --seeds 0 1 --jobs 2``, with any setting of config.py as a
 flag; ``--help`` lists them. However it was stopped, the same command goes on.
 
-Stage 1 has no slots, so all rows share one per seed. DIR holds the runs' folders, their evaluations
-in them, what the scripts printed in ``logs``, and the tables, which grow with every evaluation.
+Rows whose stage 1 is the same network share one per seed. DIR holds the runs' folders, their
+evaluations in them, what the scripts printed in ``logs``, and the tables, which grow with every
+evaluation.
 """
 
 import fcntl
@@ -22,6 +23,7 @@ from subprocess import Popen
 from typing import Any
 
 import config
+from models.ablations import ABLATIONS, Ablation
 from utils.checkpoints import LAST, CheckpointError, load_checkpoint
 from utils.files import write_text
 from utils.interrupts import Interrupted, Interrupts
@@ -38,24 +40,7 @@ from utils.settings import (
     write_settings,
 )
 
-SWITCHES = {
-    "GS": "guided_slots",
-    "KNN": "knn_filtering",
-    "SA": "slot_attention",
-    "FAT": "aggregation_transformer",
-}
-# Table 2: what each row has switched on, and the paper's G, J and F on DAVIS 2016.
-ROWS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
-    "a": ((), (83.7, 83.3, 84.1)),
-    "b": (("SA",), (84.1, 83.8, 84.2)),
-    "c": (("GS", "SA"), (86.1, 85.8, 86.4)),
-    "d": (("KNN", "SA"), (84.9, 84.6, 85.2)),
-    "e": (("GS", "KNN", "SA"), (86.5, 86.7, 86.5)),
-    "f": (("GS", "KNN", "SA", "FAT"), (87.7, 87.0, 88.4)),
-}
-
 _OWN = {"OUTPUT_DIR", "PANEL_STEP", "RUN_NAME", "SEED", "STAGE1_CHECKPOINT"}
-_OWN |= {name.upper() for name in SWITCHES.values()}
 _TAIL = 15  # lines of a script that has failed which are shown
 
 
@@ -108,27 +93,35 @@ def main() -> None:
     """Read the settings, train and evaluate what is not done yet, write the tables."""
     parser = settings_parser(
         config,
-        "Table 2 and Figure 7 of the paper: trains and evaluates its variants on VAL_SET. All "
-        f"settings but {', '.join(sorted(_OWN))} can be changed, for all runs alike.",
+        "The ablation of MODEL: trains and evaluates its variants on VAL_SET. All settings but "
+        f"{', '.join(sorted(_OWN))} and the network's switches can be changed, for all runs alike.",
     )
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="folder of everything it makes")
     add("--seeds", type=int, nargs="+", default=[0, 1], metavar="N", help="default: 0 1")
-    add("--rows", choices=ROWS, nargs="+", default=[*ROWS], help="of Table 2 (default: all)")
-    swept = "T of Figure 7, for the last row with SA (default: 1 to 5; nothing: no Figure 7)"
-    add("--iterations", type=int, nargs="*", default=[1, 2, 3, 4, 5], metavar="T", help=swept)
+    known = "; ".join(f"{model}: {' '.join(one.rows)}" for model, one in ABLATIONS.items())
+    add("--rows", nargs="+", metavar="ROW", help=f"variants (default: all); {known}")
+    varied = "; ".join(
+        f"{model}: {one.swept.upper()}, for the last row with {one.sweep_needs} "
+        f"(default: {' '.join(map(str, one.sweep))})"
+        for model, one in ABLATIONS.items()
+    )
+    varied = f"values of what is varied in the test (nothing: no sweep); {varied}"
+    add("--sweep", type=int, nargs="*", metavar="N", help=varied)
     add("--pretrain-epochs", type=int, metavar="N", help="of stage 1 (default: EPOCHS)")
     side = "scripts that run side by side, each on the next GPU of several (default: 1, on all)"
     add("--jobs", type=int, default=1, metavar="N", help=side)
     settings, arguments = parse_settings(parser, config)
-    if refused := sorted(arguments.given & _OWN):
+    ablation = ablation_of(settings)
+    own = _OWN | {name.upper() for name in ablation.switches.values()}
+    if refused := sorted(arguments.given & own):
         raise SettingsError(f"{', '.join(refused)}: the ablation sets this itself; leave it out")
     if arguments.jobs < 1:
         raise SettingsError(f"--jobs {arguments.jobs}: expected a whole number above 0")
     output = arguments.output.resolve()
-    lists = (
-        sorted(set(given)) for given in (arguments.rows, arguments.seeds, arguments.iterations)
-    )
+    rows = ablation.rows if arguments.rows is None else arguments.rows
+    sweep = ablation.sweep if arguments.sweep is None else arguments.sweep
+    lists = (sorted(set(given)) for given in (rows, arguments.seeds, sweep))
     jobs = plan(settings, output, *lists, pretrain_epochs=arguments.pretrain_epochs)
     check_begun(jobs)
     output.mkdir(parents=True, exist_ok=True)
@@ -151,40 +144,60 @@ def main() -> None:
             raise
 
 
+def ablation_of(settings: Settings) -> Ablation:
+    """That of the network.
+
+    Raises:
+        SettingsError: MODEL has none.
+    """
+    if settings.model not in ABLATIONS:
+        raise SettingsError(
+            f"MODEL is {settings.model!r}, which has no ablation; these have one: "
+            f"{', '.join(ABLATIONS)}. Choose one of them, or describe another in "
+            "models/ablations.py"
+        )
+    return ABLATIONS[settings.model]
+
+
 def plan(
     settings: Settings,
     output: Path,
     rows: list[str],
     seeds: list[int],
-    iterations: list[int],
+    sweep: list[int],
     pretrain_epochs: int | None = None,
 ) -> list[Job]:
     """All jobs, done or not, in the order in which they are to start.
 
     Raises:
-        SettingsError: seeds, iterations or epochs that are not allowed.
+        SettingsError: no ablation; rows, seeds, values of the sweep or epochs that are not allowed.
     """
-    stage1, stage2, sweep = [], [], []
-    swept = [row for row in rows if "SA" in ROWS[row][0]][-1:]
+    ablation = ablation_of(settings)
+    if unknown := [row for row in rows if row not in ablation.rows]:
+        raise SettingsError(
+            f"--rows {' '.join(unknown)}: expected rows of {settings.model}'s ablation, "
+            f"{', '.join(ablation.rows)}"
+        )
+    stage1, stage2, tests = {}, [], []
+    swept = [row for row in rows if ablation.sweep_needs in ablation.rows[row]][-1:]
+    epochs = settings.epochs if pretrain_epochs is None else pretrain_epochs
     for seed in seeds:
         shared = {"resume": "auto", "output_dir": str(output), "seed": seed}
-        epochs = settings.epochs if pretrain_epochs is None else pretrain_epochs
-        first = _training(
-            settings, "pretrain.py", shared | {"run_name": f"pretrain_seed{seed}", "epochs": epochs}
-        )
-        stage1.append(first)
         for row in rows:
+            on = ablation.rows[row]
+            first = _stage1(settings, ablation, on, shared | {"epochs": epochs})
+            first = stage1.setdefault(first.name, first)
             flags = {"run_name": f"{row}_seed{seed}"}
             flags |= {"stage1_checkpoint": str(first.folder / "best.pt")}
-            flags |= {name: short in ROWS[row][0] for short, name in SWITCHES.items()}
+            flags |= {name: short in on for short, name in ablation.switches.items()}
             run = _training(settings, "train.py", shared | flags, first)
-            lines = {settings.num_iterations: {"table2": row}}
-            for count in iterations if row in swept else ():
-                lines.setdefault(count, {})["figure7"] = count
-            own, *others = (_evaluation(run, *one) for one in lines.items())
+            lines = {getattr(settings, ablation.swept): {ablation.table: row}}
+            for value in sweep if row in swept else ():
+                lines.setdefault(value, {})[ablation.sweep_table] = value
+            own, *others = (_evaluation(run, ablation, *one) for one in lines.items())
             stage2 += [run, own]
-            sweep += others
-    return stage1 + stage2 + sweep
+            tests += others
+    return [*stage1.values(), *stage2, *tests]
 
 
 def check_begun(jobs: Iterable[Job]) -> None:
@@ -269,37 +282,39 @@ def run_jobs(
 
 
 def write_tables(jobs: list[Job], output: Path) -> list[Path]:
-    """Write ``table2`` and ``figure7``, as far as evaluated, as ``.csv`` and ``.md``.
+    """Write the tables of the rows and of the sweep, as far as evaluated, as ``.csv`` and ``.md``.
 
     Scores are in percent: mean over the seeds and sample standard deviation, which a single seed
     does not have. Cells of what is still to come are empty. Returns the Markdown files.
     """
+    ablation = ablation_of(jobs[0].settings)
     tested = [job for job in jobs if job.evaluation is not None]
     found = {job: read_evaluation(job.evaluation) for job in tested if job.is_done()}
     protocol = next(iter(found.values())).protocol
     measures = (["G"] if len(protocol.measures) > 1 else []) + list(protocol.measures)
     written = []
-    for table, head in (("table2", ["row", *SWITCHES]), ("figure7", ["T"])):
+    heads = {ablation.table: ["row", *ablation.switches], ablation.sweep_table: [ablation.symbol]}
+    for table, head in heads.items():
         results: dict[str | int, list[Row]] = {job.lines.get(table): [] for job in tested}
         for job, evaluation in found.items():
             results[job.lines.get(table)].append(evaluation.rows[-1])
         results.pop(None, None)
         if not results:
             continue
-        with_paper = table == "table2" and protocol.name == "davis2016"
+        with_paper = table == ablation.table and protocol.name == "davis2016"
+        paper = ablation.paper if with_paper else {}
         columns = (f"{name}_{value}" for name in measures for value in ("mean", "deviation"))
         numbers = [[*head, *columns, "seeds"]]
-        shown = [[*head, *measures, "seeds", *(f"paper's {m}" for m in measures if with_paper)]]
+        shown = [[*head, *measures, "seeds", *(f"paper's {m}" for m in measures if paper)]]
         shown.append(["---"] * len(shown[0]))
         for key, seeds in sorted(results.items()):
-            on, paper = ROWS.get(key, ((), ()))
-            switched = [short in on for short in head[1:]]
+            switched = [short in ablation.rows[key] for short in head[1:]]
             cells = [_mean_and_deviation(seeds, measure) for measure in measures]
             padded = chain(*([*cell, "", ""][:2] for cell in cells))
             numbers.append([key, *map(int, switched), *padded, len(seeds)])
             texts = (" ± ".join(f"{value:.1f}" for value in cell) for cell in cells)
             marks = ("✓" if one else "" for one in switched)
-            shown.append([key, *marks, *texts, len(seeds), *(paper if with_paper else ())])
+            shown.append([key, *marks, *texts, len(seeds), *paper.get(key, ())])
         csv = "".join(",".join(map(str, row)) + "\n" for row in numbers)
         write_text(output / f"{table}.csv", csv)
         markdown = "".join(f"| {' | '.join(map(str, row))} |\n" for row in shown)
@@ -314,6 +329,16 @@ def _mean_and_deviation(seeds: list[Row], measure: str) -> list[float]:
     return [value(values) for value in (statistics.mean, statistics.stdev)[: len(values)]]
 
 
+def _stage1(
+    settings: Settings, ablation: Ablation, on: tuple[str, ...], flags: dict[str, Any]
+) -> Job:
+    """Of a row that has these parts; named by those that make another stage 1 of it."""
+    parts = {short: short in on for short in ablation.stage1_switches}
+    name = "_".join(["pretrain", *(one for one in parts if parts[one]), f"seed{flags['seed']}"])
+    switched = {ablation.switches[short]: part for short, part in parts.items()}
+    return _training(settings, "pretrain.py", flags | {"run_name": name} | switched)
+
+
 def _training(
     settings: Settings, script: str, flags: dict[str, Any], after: Job | None = None
 ) -> Job:
@@ -322,13 +347,14 @@ def _training(
     return Job(name, script, flags, Path(own.output_dir) / name, own, after)
 
 
-def _evaluation(run: Job, iterations: int, lines: dict[str, str | int]) -> Job:
-    """Of a run's last checkpoint with ``iterations`` rounds of slot attention."""
-    as_trained = run.settings.num_iterations == iterations
-    folder = run.folder / ("evaluation" if as_trained else f"evaluation_T{iterations}")
+def _evaluation(run: Job, ablation: Ablation, value: int, lines: dict[str, str | int]) -> Job:
+    """Of a run's last checkpoint with ``value`` for the setting that is swept."""
+    as_trained = getattr(run.settings, ablation.swept) == value
+    folder = run.folder / ("evaluation" if as_trained else f"evaluation_{ablation.symbol}{value}")
     flags = {"checkpoint": run.folder / LAST, "output": folder, "panel_step": 0}
     if not as_trained:
-        flags |= {"num_iterations": run.settings.replace(num_iterations=iterations).num_iterations}
+        changed = run.settings.replace(**{ablation.swept: value})  # refuses what is not allowed
+        flags[ablation.swept] = getattr(changed, ablation.swept)
     name = f"{run.name}_{folder.name}"
     return Job(name, "evaluate.py", flags, run.folder, run.settings, run, folder, lines)
 

@@ -2,12 +2,14 @@
 
 import csv
 import fcntl
+import inspect
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +17,20 @@ import pytest
 import torch
 
 import config
+import evaluate
+import pretrain
+import train
+from models import build_model, model_class
+from models.ablations import ABLATIONS
 from utils import ablate
 from utils.ablate import check_begun, plan, run_jobs
 from utils.checkpoints import save_checkpoint
 from utils.interrupts import Interrupted
 from utils.protocols import PROTOCOLS, SequenceScores
-from utils.results import Evaluation, write_evaluation
+from utils.results import Evaluation, read_evaluation, write_evaluation
 from utils.scripts import run_script
-from utils.settings import SettingsError, load_settings, write_settings
+from utils.settings import RULES, SettingsError, load_settings, write_settings
+from utils.training import network_arguments
 
 ROOT = Path(config.__file__).parent
 # By hand from the paper's Table 2: GS, KNN, SA, FAT.
@@ -45,16 +53,24 @@ def hurried(monkeypatch):
 
 @pytest.fixture
 def settings():
-    return load_settings(config).replace(epochs=3, num_iterations=3, gpu="", output_dir="elsewhere")
+    return load_settings(config).replace(
+        model="gsanet",
+        epochs=3,
+        num_iterations=3,
+        num_references=3,
+        gpu="",
+        output_dir="elsewhere",
+    )
 
 
 @pytest.fixture
 def jobs_of(settings, tmp_path):
     """A plan with the defaults of the command line, or others."""
 
-    def make(rows="abcdef", seeds=(0, 1), iterations=(1, 2, 3, 4, 5), **changes):
+    def make(rows=None, seeds=(0, 1), sweep=(1, 2, 3, 4, 5), **changes):
         own = settings.replace(**changes)
-        return plan(own, tmp_path, list(rows), list(seeds), list(iterations), pretrain_epochs=7)
+        rows = ABLATIONS[own.model].rows if rows is None else rows
+        return plan(own, tmp_path, list(rows), list(seeds), list(sweep), pretrain_epochs=7)
 
     return make
 
@@ -65,9 +81,9 @@ def flags_of(command: list[str]) -> dict[str, str]:
     return dict(zip([flag[2:] for flag in command[2::2]], command[3::2], strict=True))
 
 
-def frame_scores(name: str, iterations: str) -> dict[str, np.ndarray]:
-    """J and F of a run's frames, by sequence (2, 5): arbitrary, but always the same."""
-    generator = np.random.default_rng([*map(ord, f"{name} {iterations}")])
+def frame_scores(name: str, value: str) -> dict[str, np.ndarray]:
+    """J and F of a run's frames at a value of what is swept, by sequence (2, 5): arbitrary."""
+    generator = np.random.default_rng([*map(ord, f"{name} {value}")])
     return {sequence: generator.random((2, 5)) for sequence in ("bear", "cow")}
 
 
@@ -129,7 +145,9 @@ class Script:
     def evaluate(self) -> None:
         checkpoint = Path(self.flags["checkpoint"])
         assert checkpoint.is_file()
-        given = frame_scores(checkpoint.parent.name, self.flags.get("num-iterations", "3"))
+        swept = {"num-iterations", "num-references"} & self.flags.keys()
+        value = self.flags[swept.pop()] if swept else "3"
+        given = frame_scores(checkpoint.parent.name, value)
         scores = {
             name: SequenceScores(tuple("01234"), dict(zip("JF", values)))
             for name, values in given.items()
@@ -212,6 +230,105 @@ def test_the_sweep_takes_the_last_row_with_slot_attention(jobs_of, rows, swept):
     assert found == ({swept} if swept else set())
 
 
+def test_rows_of_dpa_have_their_switches_and_the_stage_1_with_or_without_ima(jobs_of, tmp_path):
+    scripts = Scripts()
+    run_jobs(jobs_of(model="dpa"), tmp_path, 1, "", scripts)
+    flags = dict(scripts.commands)
+    assert len(scripts.names) == len(flags) == 4 + 8 + 8 + 2 * 4
+    for seed in "01":
+        for name, ima in ((f"pretrain_seed{seed}", "false"), (f"pretrain_IMA_seed{seed}", "true")):
+            first = flags[name]
+            assert (first["script"], first["run-name"]) == ("pretrain.py", name)
+            assert (first["seed"], first["epochs"]) == (seed, "7")
+            assert first["inter-modality-attention"] == ima
+            assert "inter-frame-attention" not in first
+        for row, ima, ifa, stage1 in (
+            ("a", "false", "false", "pretrain"),
+            ("b", "true", "false", "pretrain_IMA"),
+            ("c", "false", "true", "pretrain"),
+            ("d", "true", "true", "pretrain_IMA"),
+        ):
+            run = flags[f"{row}_seed{seed}"]
+            assert (run["script"], run["seed"]) == ("train.py", seed)
+            assert (run["inter-modality-attention"], run["inter-frame-attention"]) == (ima, ifa)
+            assert run["stage1-checkpoint"] == str(tmp_path / f"{stage1}_seed{seed}/best.pt")
+            assert not any(switch in run for switch in SWITCHES)
+            order = [f"{stage1}_seed{seed}", f"{row}_seed{seed}", f"{row}_seed{seed}_evaluation"]
+            positions = [scripts.names.index(name) for name in order]
+            assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize("model", ABLATIONS)
+def test_rows_share_a_stage_1_exactly_when_it_is_the_same_network(jobs_of, model):
+    small = {"backbone": "mobilenetv3_small_100", "pretrained_backbone": False, "channels": 16}
+    jobs = jobs_of(seeds=[0], sweep=[], model=model, **small)
+    trained = [job for job in jobs if job.evaluation is None]
+    # Of the trainings of stage 2, too, what stage 1 would be with their settings.
+    networks = {
+        job: build_model(model, **network_arguments(job.settings, motion=False)).eval()
+        for job in trained
+    }
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def same_network(one, other):
+        weights = networks[one].state_dict()
+        shapes, others = (
+            {name: tensor.shape for name, tensor in networks[job].state_dict().items()}
+            for job in (one, other)
+        )
+        if shapes != others:
+            return False
+        networks[other].load_state_dict(weights)
+        first, second = (networks[job](image).logits[0] for job in (one, other))
+        return torch.equal(first, second)
+
+    for one, other in combinations(trained, 2):
+        assert ((one.after or one) is (other.after or other)) == same_network(one, other)
+
+
+@pytest.mark.parametrize(
+    ("rows", "stage1"),
+    [("ac", ["pretrain_seed3"]), ("d", ["pretrain_IMA_seed3"])],
+)
+def test_a_stage_1_that_no_row_needs_is_not_trained(jobs_of, rows, stage1):
+    jobs = jobs_of(rows, [3], model="dpa")
+    assert [job.name for job in jobs if job.script == "pretrain.py"] == stage1
+
+
+@pytest.mark.parametrize(("rows", "swept"), [("abcd", "d"), ("abc", "c"), ("ab", None)])
+def test_the_last_row_of_dpa_with_ifa_is_tested_with_other_numbers_of_references(
+    jobs_of, tmp_path, rows, swept
+):
+    scripts = Scripts()
+    run_jobs(jobs_of(rows, [4], [1, 3, 8], model="dpa"), tmp_path, 1, "", scripts)
+    tests = {name: flags for name, flags in scripts.commands if flags["script"] == "evaluate.py"}
+    expected = {f"{row}_seed4_evaluation": (row, "evaluation", None) for row in rows}
+    for count in "18" if swept else "":
+        name = f"evaluation_R{count}"
+        expected[f"{swept}_seed4_{name}"] = (swept, name, count)
+    assert tests.keys() == expected.keys()
+    for name, (row, folder, count) in expected.items():
+        assert tests[name]["checkpoint"] == str(tmp_path / f"{row}_seed4/last.pt")
+        assert tests[name]["output"] == str(tmp_path / f"{row}_seed4" / folder)
+        assert tests[name].get("num-references") == count
+        assert "num-iterations" not in tests[name]
+    assert (tmp_path / "references.csv").is_file() == bool(swept)
+
+
+@pytest.mark.parametrize("model", ABLATIONS)
+def test_what_an_ablation_names_is_there(model):
+    ablation = ABLATIONS[model]
+    accepted = inspect.signature(model_class(model)).parameters
+    for name in ablation.switches.values():
+        assert accepted[name].annotation is bool and name.upper() in RULES
+    parts = [*ablation.rows.values(), ablation.stage1_switches, (ablation.sweep_needs,)]
+    assert {short for some in parts for short in some} <= ablation.switches.keys()
+    assert len(set(ablation.rows.values())) == len(ablation.rows)
+    assert ablation.swept.upper() in evaluate._OF_THE_RUN
+    assert not ablation.paper or ablation.paper.keys() == ablation.rows.keys()
+    assert ablation.table != ablation.sweep_table
+
+
 def test_jobs_side_by_side_share_the_gpus_and_one_alone_has_all(settings, tmp_path):
     for parallel, expected in ((1, {"0,1,2"}), (2, {"0", "1"}), (4, {"0", "1", "2"})):
         scripts = Scripts()
@@ -268,10 +385,10 @@ def test_runs_begun_with_other_settings_are_refused(jobs_of, settings, tmp_path)
 # Tables
 
 
-def expected_scores(names: list[str], iterations: int) -> dict[str, np.ndarray]:
+def expected_scores(names: list[str], value: int) -> dict[str, np.ndarray]:
     """G, J and F in percent by run: the first and last frame of a sequence do not count."""
     counted = [
-        np.mean([v[:, 1:-1].mean(1) for v in frame_scores(name, str(iterations)).values()], axis=0)
+        np.mean([v[:, 1:-1].mean(1) for v in frame_scores(name, str(value)).values()], axis=0)
         for name in names
     ]
     j, f = 100 * np.array(counted).T
@@ -305,7 +422,9 @@ def test_tables_hold_the_mean_and_the_sample_deviation_over_seeds(jobs_of, tmp_p
                 cell += f"± {deviation:.1f} "
             assert cell in shown
         if "row" in line:
-            switches = " ".join("true" if line[s] == "1" else "false" for s in ablate.SWITCHES)
+            switches = " ".join(
+                "true" if line[s] == "1" else "false" for s in ABLATIONS["gsanet"].switches
+            )
             assert switches == TABLE_2[row]
             marks = [cell.strip() for cell in shown.split("|")[2:6]]
             assert marks == ["✓" if on == "true" else "" for on in TABLE_2[row].split()]
@@ -336,6 +455,28 @@ def test_sets_without_contours_have_j_alone(jobs_of, tmp_path):
     head, _, line = (tmp_path / "table2.md").read_text().splitlines()
     assert head == "| row | GS | KNN | SA | FAT | J | seeds |"
     assert line == "| f | ✓ | ✓ | ✓ | ✓ | 25.0 | 1 |"
+
+
+def test_tables_of_dpa_have_its_switches_and_no_column_of_the_paper(jobs_of, tmp_path):
+    run_jobs(jobs_of(sweep=[2, 3], model="dpa"), tmp_path, 1, "", Scripts())
+    attention, references = (
+        (tmp_path / f"{name}.md").read_text().splitlines() for name in ("attention", "references")
+    )
+    assert attention[0] == "| row | IMA | IFA | G | J | F | seeds |"
+    marks = [[cell.strip() for cell in line.split("|")[1:4]] for line in attention[2:]]
+    assert marks == [["a", "", ""], ["b", "✓", ""], ["c", "", "✓"], ["d", "✓", "✓"]]
+    assert references[0] == "| R | G | J | F | seeds |"
+    assert attention[1].count("---") == 7 and references[1].count("---") == 5
+    for name, values in (("attention", "abcd"), ("references", "23")):
+        lines = rows_of(tmp_path / f"{name}.csv")
+        for line, value in zip(lines, values, strict=True):
+            row, count = (value, 3) if name == "attention" else ("d", int(value))
+            assert line["row" if name == "attention" else "R"] == value
+            for measure, scores in expected_scores(
+                [f"{row}_seed{s}" for s in (0, 1)], count
+            ).items():
+                assert float(line[f"{measure}_mean"]) == pytest.approx(np.mean(scores))
+    assert not list(tmp_path.glob("table2.*")) + list(tmp_path.glob("figure7.*"))
 
 
 # Trouble
@@ -379,13 +520,35 @@ def refusal(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(ablate, "run_jobs", lambda *_: pytest.fail("it has started"))
 
     def call(*arguments: str) -> str:
-        argv = ["ablate.py", "--output", str(tmp_path / "out"), *arguments]
+        argv = ["ablate.py", "--output", str(tmp_path / "out"), "--model", "gsanet", *arguments]
         monkeypatch.setattr(sys, "argv", argv)
         with pytest.raises(SystemExit) as stop:
             run_script(ablate.main)
         return f"{stop.value.code} {capsys.readouterr().err}"
 
     return call
+
+
+@pytest.mark.parametrize("model", ABLATIONS)
+def test_without_flags_all_rows_are_run_and_the_sweep_has_the_ablations_values(
+    monkeypatch, tmp_path, model
+):
+    planned = []
+    monkeypatch.setattr(ablate, "run_jobs", lambda jobs, *_: planned.append(jobs))
+    ablation = ABLATIONS[model]
+    fixed = ["--model", model, f"--{ablation.swept.replace('_', '-')}", "3"]
+    for index, own in enumerate(([], ["--sweep"], ["--sweep", "5", "2", "5"])):
+        argv = ["ablate.py", "--output", str(tmp_path / str(index)), *fixed, *own]
+        monkeypatch.setattr(sys, "argv", argv)
+        ablate.main()
+    for jobs, values in zip(planned, ([*ablation.sweep], [], [2, 5]), strict=True):
+        lines = [job.lines for job in jobs]
+        assert [line[ablation.table] for line in lines if ablation.table in line] == [
+            *ablation.rows,
+            *ablation.rows,
+        ]
+        swept = [line[ablation.sweep_table] for line in lines if ablation.sweep_table in line]
+        assert sorted(swept) == sorted(2 * values)
 
 
 @pytest.mark.parametrize(
@@ -396,10 +559,17 @@ def refusal(monkeypatch, tmp_path, capsys):
         (["--run-name", "x", "--output-dir", "y"], "error: OUTPUT_DIR, RUN_NAME: "),
         (["--image-sise", "96"], "2 .*the nearest is --image-size"),
         (["--image-size", "97"], "2 .*--image-size 97: expected"),
-        (["--rows", "g"], "2 .*invalid choice"),
+        (["--rows", "f", "g"], "error: --rows g: expected rows of gsanet's .*, a, b, c, d, e, f"),
+        (
+            ["--model", "dpa", "--rows", "f"],
+            "error: --rows f: expected rows of dpa's .*, a, b, c, d ",
+        ),
+        (["--model", "dpa", "--inter-frame-attention"], "error: INTER_FRAME_ATTENTION: "),
+        (["--model", "dpa", "--sweep", "0"], "error: .*num_references=0: expected"),
+        (["--model", "dpa2"], "error: MODEL is 'dpa2', which has no ablation; .*: gsanet, dpa. "),
         (["--jobs", "0"], "error: --jobs 0: expected"),
         (["--seeds", "-1"], "error: .*seed=-1: expected"),
-        (["--iterations", "-2"], "error: .*num_iterations=-2: expected"),
+        (["--sweep", "-2"], "error: .*num_iterations=-2: expected"),
         (["--pretrain-epochs", "0"], "error: .*epochs=0: expected"),
     ],
 )
@@ -422,7 +592,7 @@ def test_one_row_from_data_to_tables(tmp_path, tiny_settings):
     write_settings(tiny_settings, tmp_path / "settings.py")
     command = [sys.executable, "-m", "utils.ablate", "--config", str(tmp_path / "settings.py")]
     command += ["--output", str(tmp_path / "out")]
-    command += ["--seeds", "0", "--rows", "f", "--iterations", "1", "2", "--jobs", "2"]
+    command += ["--seeds", "0", "--rows", "f", "--sweep", "1", "2", "--jobs", "2"]
     result = subprocess.run(
         command,
         cwd=ROOT,
@@ -440,3 +610,44 @@ def test_one_row_from_data_to_tables(tmp_path, tiny_settings):
     assert "4/4 " in result.stdout and "about 0:00:00 left" in result.stdout
     assert (tmp_path / "out/table2.md").read_text() in result.stdout
     assert (tmp_path / "out/f_seed0/evaluation/report.html").is_file()
+
+
+class ScriptHere:
+    """A script that runs in this process, at once, and prints into its log."""
+
+    def __init__(self, command: list[str], log: Path):
+        module = {"pretrain": pretrain, "train": train, "evaluate": evaluate}[Path(command[1]).stem]
+        with pytest.MonkeyPatch.context() as patch, log.open("a") as file:
+            patch.setattr(sys, "argv", command[1:])
+            patch.setattr(sys, "stdout", file)
+            run_script(module.main)
+
+    def poll(self) -> int:
+        return 0
+
+    def terminate(self) -> None:
+        """It has ended."""
+
+    wait = terminate
+
+
+def test_rows_of_dpa_with_and_without_ima_from_data_to_tables(tmp_path, tiny_settings):
+    settings = tiny_settings.replace(model="dpa", graph_neighbours=4, output_dir=str(tmp_path))
+    write_settings(settings, tmp_path / "settings.py")
+    jobs = plan(settings, tmp_path, ["b", "c"], [0], [1])
+    run_jobs(jobs, tmp_path, 1, "", ScriptHere)
+    for row in "bc":
+        # With the wrong stage 1 there would be tensors of IMA in the one and not in the other.
+        log = (tmp_path / f"logs/{row}_seed0.log").read_text()
+        assert ", 0 of the file not used" in log
+        assert (tmp_path / f"{row}_seed0/evaluation/report.html").is_file()
+    attention, references = (rows_of(tmp_path / f"{n}.csv") for n in ("attention", "references"))
+    assert [(line["row"], line["IMA"], line["IFA"]) for line in attention] == [
+        ("b", "1", "0"),
+        ("c", "0", "1"),
+    ]
+    assert [line["R"] for line in references] == ["1"]
+    for line in (*attention, *references):
+        assert 0 < float(line["G_mean"]) < 100
+    for name, count in (("evaluation", 3), ("evaluation_R1", 1)):
+        assert read_evaluation(tmp_path / "c_seed0" / name).settings["NUM_REFERENCES"] == count
