@@ -100,8 +100,23 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same."""
-        x = x + self.drop_path(self.attention(self.norm_attention(x)))
-        return x + self.drop_path(self.perceptron(self.norm_perceptron(x)))
+        x = self._add_branch(x, self.norm_attention, self.attention)
+        return self._add_branch(x, self.norm_perceptron, self.perceptron)
+
+    def _add_branch(self, x: Tensor, norm: nn.Module, branch: nn.Module) -> Tensor:
+        keep = 1 - self.drop_path.drop_prob if self.training else 1
+        # A GPU would have to wait to know which samples are kept; the CPU computes no others.
+        if keep == 1 or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return x + self.drop_path(branch(norm(x)))
+        kept = x.new_empty(len(x)).bernoulli_(keep).nonzero().flatten()
+        if len(kept) == len(x):
+            return torch.add(x, branch(norm(x)), alpha=1 / keep)
+        scale = 1 / keep
+        if not len(kept):
+            # The branch's weights still need gradients, of zeros: any sample's, times nothing.
+            kept, scale = kept.new_zeros(1), 0
+        added = branch(norm(x.index_select(0, kept)))
+        return x.index_add(0, kept, added.to(x.dtype), alpha=scale)
 
 
 class ReducedAttention(nn.Module):
