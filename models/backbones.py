@@ -26,7 +26,7 @@ class ModelError(ValueError):
 def stage_strides(name: str) -> tuple[int, ...]:
     """Strides at which the stages of a backbone end: 4, 8, 16 and 32, or those of a VGG network.
 
-    What a VGG network has at stride 32 is only its last stage, pooled.
+    What a VGG network (timm's names begin so) has at stride 32 is only its last stage, pooled.
     """
     return VGG_STRIDES if name.startswith("vgg") else STRIDES
 

@@ -22,6 +22,7 @@ from models.inter_modality_attention import InterModalityAttention
 from models.prediction import Prediction, References
 from models.refinement_decoder import RefinementDecoder, StreamEmbedding
 
+CONTEXT_STRIDE = 32  # at which the decoder gathers context
 ATTENDED = 2  # the encoder's last stages, at which IMA works; IFA works at the last one
 
 
@@ -64,7 +65,7 @@ class DPA(nn.Module):
         reference_gradient: bool = False,
     ):
         super().__init__()
-        if graph_neighbours > channels:
+        if inter_modality_attention and graph_neighbours > channels:
             raise ModelError(
                 f"GRAPH_NEIGHBOURS = {graph_neighbours} is above CHANNELS = {channels}, the number "
                 "of prototypes: expected at most that; change one of the two"
@@ -77,12 +78,13 @@ class DPA(nn.Module):
             return Stream(
                 encoder,
                 channels,
-                graph_neighbours,
-                graph_rounds,
-                motion,
-                inter_modality_attention,
-                inter_frame_attention,
-                reference_gradient,
+                pool_context=strides[-1] < CONTEXT_STRIDE,
+                graph_neighbours=graph_neighbours,
+                graph_rounds=graph_rounds,
+                motion=motion,
+                inter_modality_attention=inter_modality_attention,
+                inter_frame_attention=inter_frame_attention,
+                reference_gradient=reference_gradient,
             )
 
         self.rgb_stream = stream()
@@ -116,9 +118,9 @@ class DPA(nn.Module):
 
     def encode_references(self, images: Tensor, flows: Tensor) -> References:
         """What ``segment`` needs of the reference frames and their flow maps (B, R, 3, H, W)."""
-        check_size(images)
         if self.rgb_stream.inter_frame is None:
             return References({})
+        check_size(images)
         return References(
             {
                 "rgb": self.rgb_stream.encode_references(images),
@@ -145,7 +147,7 @@ class DPA(nn.Module):
         return prediction
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """What the benchmark tells apart; a part within another one counts for itself."""
+        """What the benchmark tells apart; merging IMA and IFA counts as the rest."""
         streams = [stream for stream in (self.rgb_stream, self.flow_stream) if stream is not None]
         return {
             "encoders": [stream.encoder for stream in streams],
@@ -173,6 +175,8 @@ class Stream(nn.Module):
         self,
         encoder: nn.Module,
         channels: int,
+        *,
+        pool_context: bool,
         graph_neighbours: int,
         graph_rounds: int,
         motion: bool,
@@ -193,7 +197,7 @@ class Stream(nn.Module):
         self.inter_frame = InterFrameAttention(widths[-1], channels) if has_frames else None
         both = has_frames and inter_modality_attention
         self.merge = nn.Conv2d(2 * widths[-1], widths[-1], 1) if both else None
-        self.embed = StreamEmbedding(widths, channels)
+        self.embed = StreamEmbedding(widths, channels, pool_context)
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Images (B, 3, H, W) to the encoder's stages and to IMA's own correlation maps.

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from models.precision import full_precision
+
 
 class GlobalExtractor(nn.Module):
     """Global features P_G: the mean feature in each soft object region of each reference frame."""
@@ -36,9 +38,9 @@ def soft_region_features(embedded: Tensor) -> Tensor:
         embedded: X_G (N, C, H, W).
 
     Returns:
-        (N, C, C): one feature per region.
+        (N, C, C): one feature per region, in float32 or better.
     """
-    pixels = embedded.flatten(2)
     # The softmax runs over thousands of positions; in float32, the regions keep small weights.
-    regions = pixels.softmax(dim=2, dtype=torch.float32).to(pixels.dtype)  # M_G, eq. 3
-    return regions @ pixels.transpose(1, 2)
+    with torch.autocast(embedded.device.type, enabled=False):
+        pixels = full_precision(embedded).flatten(2)
+        return pixels.softmax(dim=2) @ pixels.transpose(1, 2)  # M_G of eq. 3, and its GWAP

@@ -33,7 +33,7 @@ class InterModalityAttention(nn.Module):
     ):
         super().__init__()
         self.correlation = PrototypeCorrelation(width, channels, neighbours, rounds)
-        self.mutual = PrototypeAttention(channels) if mutual else None
+        self.mutual = PrototypeAttention(channels, itself=False) if mutual else None
         self.fuse = conv_norm_relu(width + channels, width, 1)
 
     def forward(
@@ -49,11 +49,11 @@ class InterModalityAttention(nn.Module):
         Returns:
             The features with what IMA adds, (B, width, H, W), and the refined map (B, C, H, W).
         """
+        refined = own
         if other is not None:
-            size = own.shape[2:]
-            own, other = (maps.flatten(2).transpose(1, 2) for maps in (own, other))
-            own = self.mutual(own, other).transpose(1, 2).unflatten(2, size)
-        return self.fuse(torch.cat([features, own.to(features.dtype)], dim=1)), own
+            positions = (maps.flatten(2).transpose(1, 2) for maps in (own, other))
+            refined = self.mutual(*positions).transpose(1, 2).unflatten(2, own.shape[2:])
+        return self.fuse(torch.cat([features, refined.to(features.dtype)], dim=1)), refined
 
 
 class PrototypeCorrelation(nn.Module):
@@ -62,42 +62,50 @@ class PrototypeCorrelation(nn.Module):
     def __init__(self, width: int, channels: int, neighbours: int, rounds: int):
         super().__init__()
         self.squeeze = nn.Conv2d(width, channels, 1)
-        self.attention = PrototypeAttention(channels)
+        self.attention = PrototypeAttention(channels, itself=True)
         self.messages = nn.ModuleList(MessagePassing(channels, neighbours) for _ in range(rounds))
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, width, H, W) to cosine similarities (B, C, H, W) in [-1, 1]."""
         squeezed = self.squeeze(features)
         prototypes = soft_region_features(squeezed)
-        prototypes = self.attention(prototypes, prototypes)
+        prototypes = self.attention(prototypes)
         for pass_messages in self.messages:
             prototypes = pass_messages(prototypes)
         return correlation_maps(squeezed, prototypes)
 
 
 class PrototypeAttention(nn.Module):
-    """Attention with a shortcut and one head of half the width; normalises what it gets."""
+    """Attention with a shortcut and one head of half the width; normalises what it gets.
 
-    def __init__(self, channels: int):
+    Args:
+        channels: C.
+        itself: queries and memory are the same, and normalised alike.
+    """
+
+    def __init__(self, channels: int, itself: bool):
         super().__init__()
         self.norm = nn.BatchNorm1d(channels)
+        # One norm for two modalities would keep statistics that are neither one's.
+        self.norm_memory = self.norm if itself else nn.BatchNorm1d(channels)
         self.to_query = nn.Linear(channels, channels // 2)
         # No biases where the softmax, or the normalisation of what follows, would cancel them.
         self.to_key = nn.Linear(channels, channels // 2, bias=False)
         self.to_value = nn.Linear(channels, channels // 2, bias=False)
         self.to_output = nn.Linear(channels // 2, channels, bias=False)
 
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """``x`` (B, N, C), with what it finds in ``memory`` (B, M, C) added."""
-        normed = self._normalise(x)
-        found = normed if memory is x else self._normalise(memory)
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        """``x`` (B, N, C), with what it finds in ``memory`` (B, M, C), or in itself, added."""
+        query = _normalised(x, self.norm)
+        memory = query if memory is None else _normalised(memory, self.norm_memory)
         attended = F.scaled_dot_product_attention(
-            self.to_query(normed), self.to_key(found), self.to_value(found)
+            self.to_query(query), self.to_key(memory), self.to_value(memory)
         )
         return x + self.to_output(attended)
 
-    def _normalise(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(x.transpose(1, 2))).transpose(1, 2)
+
+def _normalised(x: Tensor, norm: nn.Module) -> Tensor:
+    return F.relu(norm(x.transpose(1, 2))).transpose(1, 2)
 
 
 class MessagePassing(nn.Module):
@@ -127,6 +135,8 @@ def nearest_prototypes(prototypes: Tensor, count: int) -> Tensor:
     """Indices (B, P, count) of the prototypes (B, P, C) nearest to each, itself among them."""
     with torch.autocast(prototypes.device.type, enabled=False):
         prototypes = full_precision(prototypes.detach())
+        # They lie close together: without what they have in common, differences keep their digits.
+        prototypes = prototypes - prototypes.mean(dim=1, keepdim=True)
         # |a - b|^2 without |a|^2, which is the same for every b.
         squares = prototypes.square().sum(dim=2).unsqueeze(1)
         distances = squares - 2 * prototypes @ prototypes.transpose(1, 2)

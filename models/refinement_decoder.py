@@ -3,6 +3,8 @@
 Cho, Lee et al., CVPR 2024 (arXiv 2211.12036).
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -17,18 +19,19 @@ from models.blocks import (
 
 
 class StreamEmbedding(nn.Module):
-    """What the decoder sees of a stream: its last two stages and, at half the last, their context.
+    """What the decoder sees of a stream: its last two stages, and their context at stride 32.
 
     Args:
         widths: channels of the last two stages.
         channels: C, of the result.
+        pool: the last stage is at stride 16.
     """
 
-    def __init__(self, widths: list[int], channels: int):
+    def __init__(self, widths: list[int], channels: int, pool: bool):
         super().__init__()
         self.stages = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
         self.context = nn.Sequential(
-            nn.MaxPool2d(2, ceil_mode=True),  # the last stage of a 32-pixel image is one pixel
+            nn.MaxPool2d(2) if pool else nn.Identity(),
             nn.Conv2d(widths[-1], channels, 1, bias=False),
             conv_norm_relu(channels, channels, 3),
             conv_norm_relu(channels, channels, 3),
@@ -58,7 +61,7 @@ class RefinementDecoder(nn.Module):
         self.fuse = nn.ModuleList(
             fused(streams * channels, channels) if streams > 1 else nn.Identity() for _ in range(3)
         )
-        narrow = channels // 4
+        narrow = 4 * math.ceil(channels / 16)  # a quarter, of which the outline spreads quarters
         self.merge_context = fused(2 * channels, channels)
         self.merge_stages = nn.Sequential(
             fused(2 * channels, channels), nn.Conv2d(channels, narrow, 1)

@@ -72,22 +72,36 @@ def test_without_ifa_there_are_no_references_to_encode():
     frames = inputs()
     references = model.encode_references(*frames[2:])
     assert references.features == {} == references.expand(4).features
+    assert_same_prediction(model(*frames[:2]), model(*frames), rtol=0, atol=0)
     others = inputs(seed=9)[2:]
     assert_same_prediction(model(*frames), model(*frames[:2], *others), rtol=0, atol=0)
 
 
-def test_each_modality_reaches_the_other_ones_map_through_ima_alone():
+@pytest.mark.parametrize("changed", ["RGB", "flow"])
+def test_each_modality_reaches_the_other_ones_map_through_ima_alone(changed):
     model = network().double().eval()
-    image, flow, *references = inputs(dtype=torch.float64)
-    before = model(image, flow, *references).maps
-    after = model(image, flow.flip(-1), *references).maps
-    changed = {name: (before[name] - after[name]).abs().max() > 1e-6 for name in before}
-    assert changed == {
+    frames = inputs(dtype=torch.float64)
+    before = model(*frames).maps
+    index = ("RGB", "flow").index(changed)
+    frames[index] = frames[index].flip(-1)
+    after = model(*frames).maps
+    found = {name: bool((before[name] - after[name]).abs().max() > 1e-6) for name in before}
+    assert found == {
         "RGB inter-modality": True,
         "flow inter-modality": True,
-        "RGB inter-frame": False,
-        "flow inter-frame": True,
+        "RGB inter-frame": changed == "RGB",
+        "flow inter-frame": changed == "flow",
     }
+
+
+def test_the_decoder_refines_with_the_rgb_encoders_first_stages():
+    model = network().eval()
+    stages, skips = [], []
+    model.rgb_stream.encoder.register_forward_hook(lambda *x: stages.append(x[2]))
+    model.decoder.register_forward_pre_hook(lambda _, x: skips.extend(x[1]))
+    model(*inputs())
+    assert len(skips) == 2
+    assert all(skip is stage for skip, stage in zip(skips, stages[-1]))
 
 
 def test_attention_works_at_the_last_two_stages():
@@ -104,10 +118,10 @@ def test_attention_works_at_the_last_two_stages():
 
         for attention in (*model.rgb_stream.inter_modality, model.rgb_stream.inter_frame):
             attention.register_forward_pre_hook(note)
-        prediction = model(*inputs(1, 64, 96))
-        shapes = [(width, 64 // s, 96 // s) for s, width in zip(strides, widths)]
+        prediction = model(*inputs(1, 32, 64, references=1))
+        shapes = [(width, 32 // s, 64 // s) for s, width in zip(strides, widths)]
         assert seen == [*shapes, shapes[-1]]
-        assert [x.shape for x in prediction.logits] == [(1, 1, 64, 96)] * 4
+        assert [x.shape for x in prediction.logits] == [(1, 1, 32, 64)] * 4
         for label, x in prediction.maps.items():
             stage = shapes[-1 if label.endswith("inter-frame") else 0]
             assert x.shape == (1, *stage[1:])
@@ -116,6 +130,16 @@ def test_attention_works_at_the_last_two_stages():
 def test_more_neighbours_than_prototypes_are_refused():
     with pytest.raises(ModelError, match="GRAPH_NEIGHBOURS = 10 is above CHANNELS = 8"):
         DPA(backbone="mit_b0", pretrained_backbone=False, channels=8)
+
+
+@pytest.mark.parametrize("channels", [4, 12, 24])
+def test_any_width_that_settings_allow_will_do(channels):
+    model = network(channels=channels, motion=False)
+    assert model(inputs()[0]).logits[0].shape == (2, 1, 64, 64)
+
+
+def test_a_batch_of_one_can_be_trained_at_64_pixels():
+    network()(*inputs(1)).logits[0].mean().backward()
 
 
 def test_the_summary_of_a_map_is_its_mean_stretched():

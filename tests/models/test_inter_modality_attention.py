@@ -33,7 +33,7 @@ def with_statistics(module):
 def attended(module, query, memory):
     """The attention of one vector ``query`` over rows of ``memory``, term by term."""
     q = module.to_query(normalised(query, module.norm))
-    rows = normalised(memory, module.norm)
+    rows = normalised(memory, module.norm_memory)
     scores = torch.stack([q @ module.to_key(row) for row in rows]) / len(q) ** 0.5
     weights = scores.exp() / scores.exp().sum()
     return query + module.to_output((weights[:, None] * module.to_value(rows)).sum(dim=0))
@@ -64,6 +64,16 @@ def test_the_nearest_prototypes_are_those_at_the_least_distance():
     assert torch.equal(found[:, :, 0], torch.arange(12).expand(2, 12))
 
 
+def test_prototypes_that_lie_close_together_are_told_apart():
+    """Also where mixed precision would round them to the same."""
+    torch.manual_seed(7)
+    prototypes = 100 + 1e-2 * torch.randn(1, 12, 5)
+    exact = torch.cdist(prototypes.double(), prototypes.double()).argsort(dim=2)[:, :, :4]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = nearest_prototypes(prototypes, 4)
+    assert torch.equal(found.sort(dim=2).values, exact.sort(dim=2).values)
+
+
 def test_a_round_of_messages_is_the_strongest_of_the_nearest():
     torch.manual_seed(1)
     module = with_statistics(MessagePassing(6, neighbours=3))
@@ -75,13 +85,27 @@ def test_a_round_of_messages_is_the_strongest_of_the_nearest():
 @pytest.mark.parametrize("itself", [True, False])
 def test_prototype_attention_is_a_softmax_over_the_memory(itself):
     torch.manual_seed(2)
-    module = with_statistics(PrototypeAttention(6))
+    module = with_statistics(PrototypeAttention(6, itself))
     x, other = torch.randn(2, 4, 6), torch.randn(2, 7, 6)
     memory = x if itself else other
     expected = torch.stack(
         [torch.stack([attended(module, q, m) for q in rows]) for rows, m in zip(x, memory)]
     )
-    torch.testing.assert_close(module(x, memory), expected, rtol=1e-4, atol=1e-5)
+    found = module(x) if itself else module(x, other)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_each_modality_has_statistics_of_its_own():
+    """So that what is normalised in evaluation is what was normalised in training."""
+    torch.manual_seed(6)
+    module = PrototypeAttention(6, itself=False).train()
+    x, other = torch.randn(4, 20, 6) + 3, 5 * torch.randn(4, 30, 6) - 1
+    for _ in range(100):
+        module(x, other)
+    for norm, seen in ((module.norm, x), (module.norm_memory, other)):
+        rows = seen.flatten(0, 1)
+        torch.testing.assert_close(norm.running_mean, rows.mean(dim=0), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(norm.running_var, rows.var(dim=0), rtol=1e-3, atol=1e-3)
 
 
 def test_a_correlation_map_is_made_of_refined_soft_region_prototypes():

@@ -259,22 +259,6 @@ def test_a_forward_pass_is_one_graph_that_moves_nothing_between_devices(name):
 
 
 @both
-def test_bfloat16_gives_nearly_the_same_masks(name):
-    model = network(name, backbone="resnet10t").eval()
-    frames = torch.rand(2, 3, 64, 64)
-    references = torch.rand(2, 2, 3, 64, 64)
-    with torch.no_grad():
-        exact = model(frames, frames, references, references)
-        with torch.autocast("cpu", torch.bfloat16):
-            mixed = model(frames, frames, references, references)
-    assert mixed.logits[0].dtype == torch.bfloat16
-    error = (mixed.logits[0].float().sigmoid() - exact.logits[0].sigmoid()).abs()
-    assert error.mean() < 0.02
-    for values in mixed.maps.values():
-        assert values.dtype == torch.float32
-
-
-@both
 def test_every_part_that_the_benchmark_tells_apart_works(name):
     """Each module of each part is called in a forward pass, and no module is in two parts."""
     model = network(name).eval()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.blocks import resize
+from models.blocks import AtrousPyramid, resize
 from models.refinement_decoder import Refinement, RefinementDecoder, StreamEmbedding
 
 C = 16
@@ -84,15 +84,36 @@ def test_details_count_where_the_first_mask_is():
     assert not torch.allclose(step(changed, probability, x)[0], before)
 
 
-@pytest.mark.parametrize("size", [1, 2, 6])
-def test_a_streams_embedding_has_its_stages_and_their_context_at_half_the_last(size):
+def test_the_first_mask_says_what_to_refine_at_every_step():
+    model, streams, skips, image = case(False)
+    steps = []
+    for step in model.refine:
+        step.register_forward_hook(lambda _, given, found: steps.append((given, found)))
+    masks = model(streams, skips, image)
+    assert len(steps) == 3
+    first = steps[0][0][1]
+    torch.testing.assert_close(resize(first.logit(), (64, 64)), masks[3], rtol=1e-3, atol=1e-4)
+    for number, ((skip, probability, _), (features, mask)) in enumerate(steps):
+        assert skip is skips[2 - number]
+        assert probability is first and probability.requires_grad
+        torch.testing.assert_close(resize(mask, (64, 64)), masks[2 - number])
+        if number + 1 < 3:
+            assert steps[number + 1][0][2] is features
+
+
+@pytest.mark.parametrize("pool", [True, False])
+def test_a_streams_embedding_has_its_stages_and_their_context(pool):
     torch.manual_seed(0)
-    embedding = StreamEmbedding([5, 7], C).eval()
-    features = maps((5, 2 * size, 2 * size), (7, size, size))
+    embedding = StreamEmbedding([5, 7], C, pool).eval()
+    features = maps((5, 12, 16), (7, 6, 8))
     fine, coarse, context = embedding(features)
-    assert fine.shape == (2, C, 2 * size, 2 * size)
-    assert coarse.shape == (2, C, size, size)
-    assert context.shape == (2, C, (size + 1) // 2, (size + 1) // 2)
-    weight, bias = embedding.stages[1].weight[:, :, 0, 0], embedding.stages[1].bias
-    expected = torch.einsum("oc,bchw->bohw", weight, features[1]) + bias[:, None, None]
-    torch.testing.assert_close(coarse, expected)
+    for stage, found, given in zip(embedding.stages, (fine, coarse), features):
+        weight, bias = stage.weight[:, :, 0, 0], stage.bias
+        expected = torch.einsum("oc,bchw->bohw", weight, given) + bias[:, None, None]
+        torch.testing.assert_close(found, expected)
+    _, squeeze, one, two, pyramid = embedding.context
+    last = features[1]
+    if pool:
+        last = last.unflatten(3, (4, 2)).unflatten(2, (3, 2)).amax(dim=(3, 5))
+    torch.testing.assert_close(context, pyramid(two(one(squeeze(last)))))
+    assert isinstance(pyramid, AtrousPyramid)
