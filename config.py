@@ -26,6 +26,22 @@ RECOLOUR_FLOW = True  # a mirrored or rotated flow map also changes its colours,
 CAMERA_MOTION = 0.0  # random affine motion added to flow maps, in units of their largest motion
 FLOW_TURN = 0.0  # flow directions are turned as one by at most this many degrees
 
+# Stage 1's motion
+PRETRAIN_MOTION = "none"  # none: the RGB stream alone (Sec. 4.3); simulated: the whole network
+MIX_STILLS = False  # stage 2 also trains on PRETRAIN_SET with simulated motion
+SIMULATED_CAMERA = 0.02  # largest motion by the camera between two frames, as a share of the side
+SIMULATED_OBJECT = 0.03  # largest motion of the object's own, likewise
+SIMULATED_REST = 0.2  # how often the camera or the object rests
+SIMULATED_TRACKING = 0.3  # how often the camera follows the object
+SIMULATED_PARALLAX = 0.5  # by how much near things move more with the camera, as a share
+SIMULATED_DEFORMATION = 0.3  # the object's smooth deformation, as a share of its motion
+SIMULATED_DISTRACTORS = 0.3  # how often a part of the background moves by itself
+SIMULATED_FLOW_NOISE = 0.1  # smooth errors of flow maps, as a share of their largest motion
+SIMULATED_FLOW_OUTLIERS = 1.0  # by how much a stray pixel may exceed that, as a share
+SIMULATED_FLOW_BLUR = 0.015  # width of errors at motion's edges, as a share of the side
+SIMULATED_WRONG_FLOW = 0.1  # how often a flow map shows nothing of the object
+SIMULATED_SPAN = 8.0  # largest distance of a reference frame, in frames
+
 # Network (Sec. 3)
 MODEL = "gsanet"  # which network of models/ to train: gsanet or dpa
 BACKBONE = "mit_b2"  # resnet101, mit_b0 to mit_b5, or any timm name with a four-level pyramid
@@ -48,7 +64,7 @@ AGGREGATION_TRANSFORMER = True  # FAT; False: the plain transformer of slot atte
 
 # Dual Prototype Attention (MODEL = "dpa")
 INTER_MODALITY_ATTENTION = True  # IMA: appearance and motion refine each other's correlation maps
-INTER_FRAME_ATTENTION = True  # IFA: the reference frames' prototypes; False needs no references
+INTER_FRAME_ATTENTION = True  # IFA: attention to the prototypes of the reference frames
 GRAPH_NEIGHBOURS = 10  # nearest prototypes that each one gets messages from
 GRAPH_ROUNDS = 3  # rounds of message passing
 
@@ -96,5 +112,5 @@ TTA_FLIP = True  # with --tta: each size mirrored too
 # Any video (evaluate.py --video)
 FLOW_ESTIMATOR = "raft"  # raft: wants its weights and a GPU; dis: OpenCV's, needs neither
 FLOW_WEIGHTS = None  # local file with RAFT's weights, instead of a download
-REMOVE_CAMERA_MOTION = False  # as in python -m datasets.flow; as the network's training had it
+REMOVE_CAMERA_MOTION = False  # as in python -m datasets.flow; also of simulated flow maps
 FRAME_RATE = 24.0  # frames per second of a folder of frames; a file has its own

@@ -1,5 +1,6 @@
 """Stage 1: train the RGB encoder and the decoder on still images (Sec. 4.3).
 
+With PRETRAIN_MOTION = "simulated" both streams and all modules, on motion simulated on the images.
 Edit config.py and run ``python pretrain.py``; ``--help`` lists every setting.
 """
 
@@ -10,7 +11,6 @@ import torch
 
 import config
 from datasets.layout import DatasetError, Frame, still_images
-from datasets.samples import StillImages
 from models import build_model
 from utils.distributed import Process, gather
 from utils.evaluation import predict_stills
@@ -24,12 +24,13 @@ from utils.training import (
     count_parameters,
     fit,
     make_loader,
+    stills_of,
 )
 
 
 def main() -> None:
     """Read the settings, check the data, train."""
-    run = start_training(config, "pretrain", "Stage 1: RGB encoder and decoder on still images.")
+    run = start_training(config, "pretrain", "Stage 1: still images.")
     if run is None:
         return
     settings, process = run.settings, run.process
@@ -43,17 +44,16 @@ def main() -> None:
     train_frames, val_frames = split_frames(frames, settings.pretrain_val_share, settings.seed)
 
     torch.manual_seed(settings.seed)
-    network = run.network_arguments(motion=False)
+    network = run.network_arguments(motion=settings.pretrain_motion != "none")
     model = build_model(settings.model, **network)
     if process.is_main:
         print(
             f"stage 1: {settings.model} with {settings.backbone}, {count_parameters(model)}, "
+            f"{'simulated motion, ' if network['motion'] else ''}"
             f"{len(train_frames)} images for training, {len(val_frames)} for validation, "
             f"on {process.device}; run folder {run.folder}"
         )
-    dataset = StillImages(
-        train_frames, settings.image_size, augmentation_from(settings), settings.seed
-    )
+    dataset = stills_of(train_frames, settings, augmentation_from(settings))
     with run.recorded({settings.pretrain_set: frames}):
         progress = fit(
             model,
@@ -93,7 +93,7 @@ def validate(
     batches = [keys[first : first + size] for first in range(0, len(keys), size)]
     mine = batches[:1] if quick else batches[process.rank :: process.world_size]
     loader = make_loader(
-        StillImages(frames, settings.image_size),
+        stills_of(frames, settings),
         mine,
         settings.workers,
         next(model.parameters()).device,
@@ -101,15 +101,21 @@ def validate(
     scores: dict[int, float] = {}
     pictures = {}
     predicted = predict_stills(model, loader, settings.mixed_precision)
-    for keys_of_batch, (batch, probabilities) in zip(mine, predicted):
+    for keys_of_batch, (batch, probabilities, maps) in zip(mine, predicted):
         masks = batch["mask"] > 0.5
         predictions = probabilities > settings.threshold
         for (_, index), prediction, mask in zip(keys_of_batch, predictions.numpy(), masks.numpy()):
             scores[index] = region_similarity(prediction[0], mask[0])
         if process.is_main and not pictures:
-            image = (batch["image"][0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+            image, flow = (
+                (batch[name][0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+                if name in batch
+                else None
+                for name in ("image", "flow")
+            )
+            first = {name: values[0].numpy() for name, values in maps.items()}
             prediction, mask = predictions[0, 0].numpy(), masks[0, 0].numpy()
-            pictures["panel"] = draw_panels(image, None, prediction, mask, {})
+            pictures["panel"] = draw_panels(image, flow, prediction, mask, first)
     scores = {index: j for one in gather(scores, process) for index, j in one.items()}
     mean = float(np.mean([scores[index] for index in sorted(scores)]))
     return Validation(mean, pictures=pictures, frames=len(scores), of=len(frames))

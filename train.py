@@ -10,8 +10,8 @@ import torch
 
 import config
 from datasets.flow import flow_origin
-from datasets.layout import Sequence, read_image, read_mask, video_sequences
-from datasets.samples import VideoFrames
+from datasets.layout import Sequence, read_image, read_mask, still_images, video_sequences
+from datasets.samples import Mixed, VideoFrames
 from models import build_model
 from utils.checkpoints import check_same_network, load_checkpoint, start_from_stage1
 from utils.distributed import Process, gather
@@ -25,6 +25,7 @@ from utils.training import (
     augmentation_from,
     count_parameters,
     fit,
+    stills_of,
 )
 
 
@@ -38,7 +39,9 @@ def main() -> None:
     data_root = Path(settings.data_root)
     train_sets = [video_sequences(data_root, name) for name in settings.train_sets]
     val_sequences = video_sequences(data_root, settings.val_set, masks="some")
-    check_data([frame for s in [*train_sets, val_sequences] for frame in frames_of(s)], process)
+    stills = still_images(data_root, settings.pretrain_set) if settings.mix_stills else []
+    of_videos = [frame for s in [*train_sets, val_sequences] for frame in frames_of(s)]
+    check_data([*of_videos, *stills], process)
 
     torch.manual_seed(settings.seed)
     network = run.network_arguments(motion=True)
@@ -50,6 +53,7 @@ def main() -> None:
     model = build_model(settings.model, **network)
     if process.is_main:
         counts = [f"{name}: {len(s)} sequences" for name, s in zip(settings.train_sets, train_sets)]
+        counts += [f"{settings.pretrain_set}: {len(stills)} images"] if stills else []
         print(
             f"stage 2: {settings.model} with {settings.backbone}, {count_parameters(model)}, "
             f"{', '.join(counts)}, validation on {settings.val_set}: {len(val_sequences)}, "
@@ -60,15 +64,16 @@ def main() -> None:
         if process.is_main:
             print(f"stage 1 from {settings.stage1_checkpoint}: {loaded}")
     sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
+    frames = {name: frames_of(sequences) for name, sequences in sets.items()}
     first = settings.train_sets[0]
+    augmentation = augmentation_from(settings)
     dataset = VideoFrames(
-        train_sets,
-        settings.image_size,
-        settings.num_references,
-        augmentation_from(settings),
-        settings.seed,
+        train_sets, settings.image_size, settings.num_references, augmentation, settings.seed
     )
-    with run.recorded({name: frames_of(sequences) for name, sequences in sets.items()}):
+    if stills:
+        frames[settings.pretrain_set] = stills
+        dataset = Mixed([dataset, stills_of(stills, settings, augmentation, simulated=True)])
+    with run.recorded(frames):
         progress = fit(
             model,
             dataset,

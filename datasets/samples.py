@@ -11,16 +11,19 @@ from torch.utils.data import Dataset
 from datasets.augmentation import Augmentation, Geometry, whole_frame
 from datasets.colour_wheel import change_motion
 from datasets.layout import DatasetError, Frame, Sequence, read_image, read_mask
+from datasets.simulated_motion import MotionSimulation
 
 
 class StillImages(Dataset):
-    """Stage 1's samples: still images with masks, no flow and no references (Sec. 4.3).
+    """Stage 1's samples: still images with masks (Sec. 4.3), alone or as pseudo-clips.
 
     Args:
         frames: images with masks, from ``datasets.layout.still_images``.
         size: side of the square samples in pixels.
-        augmentation: random changes; ``None`` only resizes.
-        seed: of the augmentation.
+        augmentation: random changes, one for all of a pseudo-clip; ``None`` only resizes.
+        seed: of augmentation and motion.
+        simulation: what moves how much in pseudo-clips; ``None`` gives the image alone.
+        num_references: N_R, frames of the pseudo-clip at random times.
     """
 
     def __init__(
@@ -29,11 +32,15 @@ class StillImages(Dataset):
         size: int,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        simulation: MotionSimulation | None = None,
+        num_references: int = 3,
     ):
         self.frames = list(frames)
         self.size = size
         self.augmentation = augmentation
         self.seed = seed
+        self.simulation = simulation
+        self.num_references = num_references
         self.set_sizes = [len(self.frames)]
 
     def __len__(self) -> int:
@@ -47,7 +54,8 @@ class StillImages(Dataset):
         """Sample ``index`` of ``epoch``, for the key (epoch, index).
 
         Returns:
-            ``image`` float (3, S, S) in [0, 1]; ``mask`` float (1, S, S) of zeros and ones.
+            ``image`` float (3, S, S) in [0, 1]; ``mask`` float (1, S, S) of zeros and ones. With
+            simulated motion also what :class:`VideoFrames` gives.
 
         Raises:
             DatasetError: a file cannot be read.
@@ -55,8 +63,23 @@ class StillImages(Dataset):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         frame = self.frames[index]
-        image, _, mask = load_frame(frame, self.size, self.augmentation, rng)
-        return {"image": image, "mask": mask}
+        image, _, mask = _load_pictures(frame, self.size, self.augmentation, rng, mask=True)
+        sample = {
+            "image": to_tensor(image),
+            "mask": torch.from_numpy(mask).unsqueeze(0).float(),
+        }
+        if self.simulation is None:
+            return sample
+        clip = self.simulation.draw(rng, image, mask)
+        times = self.simulation.draw_times(rng, self.num_references)
+        flow, *flows = (to_tensor(clip.flow_picture(rng, time)) for time in (0, *times))
+        images = np.stack([clip.frame(time)[0] for time in times])
+        return {
+            **sample,
+            "flow": flow,
+            "reference_images": to_tensor(images),
+            "reference_flows": torch.stack(flows),
+        }
 
 
 class VideoFrames(Dataset):
@@ -127,6 +150,29 @@ class VideoFrames(Dataset):
         }
 
 
+class Mixed(Dataset):
+    """Several data sets as one, whose sets follow one another."""
+
+    def __init__(self, datasets: "Items[StillImages | VideoFrames]"):
+        self.datasets = list(datasets)
+        self.set_sizes = [size for dataset in self.datasets for size in dataset.set_sizes]
+        self._places = [(d, index) for d in self.datasets for index in range(len(d))]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def name(self, index: int) -> str:
+        """The frame that sample ``index`` is of."""
+        dataset, own = self._places[index]
+        return dataset.name(own)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        """Sample ``index`` of ``epoch``, for the key (epoch, index); as the data set gives it."""
+        epoch, index = key
+        dataset, own = self._places[index]
+        return dataset[epoch, own]
+
+
 class Tolerant(Dataset):
     """Samples of a data set in which files may turn out to be unreadable.
 
@@ -136,7 +182,7 @@ class Tolerant(Dataset):
 
     _TRIES = 10
 
-    def __init__(self, dataset: StillImages | VideoFrames):
+    def __init__(self, dataset: StillImages | VideoFrames | Mixed):
         self.dataset = dataset
 
     def __len__(self) -> int:

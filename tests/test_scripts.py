@@ -20,12 +20,14 @@ import evaluate
 import pretrain
 import train
 from datasets.layout import read_mask, still_images, video_sequences
-from models import build_model
+from datasets.samples import StillImages
+from datasets.simulated_motion import MotionSimulation
+from models import MODELS, build_model
 from utils.checkpoints import load_checkpoint
 from utils.distributed import Process
 from utils.scripts import run_script
-from utils.settings import read_settings_file, write_settings
-from utils.training import network_arguments
+from utils.settings import load_settings, read_settings_file, write_settings
+from utils.training import augmentation_from, network_arguments, stills_of
 
 ROOT = Path(config.__file__).parent
 FRAMES = 5
@@ -774,7 +776,8 @@ def test_dpa_goes_through_the_same_scripts(tiny_settings, call, refusal, tmp_pat
     settings = tiny_settings.replace(model="dpa", graph_neighbours=4)
     write_settings(settings, tmp_path / "settings.py")
     flags = ("--config", tmp_path / "settings.py")
-    call(pretrain, *flags)
+    begun = call(pretrain, *flags, "--num-slots", "3", "--graph-rounds", "2", "--seed", "1")
+    assert "without effect on dpa: NUM_SLOTS\n" in begun
     stage1, stage2 = (tmp_path / f"runs/{name}/last.pt" for name in ("pretrain", "train"))
     printed = call(train, *flags, "--stage1-checkpoint", stage1)
     first, second = (load_checkpoint(path)["weights"] for path in (stage1, stage2))
@@ -794,6 +797,56 @@ def test_dpa_goes_through_the_same_scripts(tiny_settings, call, refusal, tmp_pat
     assert "--num-iterations: without effect" in message
     other = ("--model", "gsanet", "--run-name", "other", "--stage1-checkpoint", stage1)
     assert "MODEL" in refusal(train, *flags, *other)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_stage_1_on_simulated_motion_trains_the_whole_network(model, tiny_settings, call, tmp_path):
+    settings = tiny_settings.replace(
+        model=model, graph_neighbours=4, pretrain_motion="simulated", mix_stills=True
+    )
+    write_settings(settings, tmp_path / "settings.py")
+    flags = ("--config", tmp_path / "settings.py")
+    printed = call(pretrain, *flags)
+    assert "simulated motion, 5 images for training, 1 for validation, on cpu" in printed
+    stage1, stage2 = (tmp_path / f"runs/{name}/last.pt" for name in ("pretrain", "train"))
+    # It can be evaluated as it is.
+    own = ("--config", tmp_path / "settings.py", "--checkpoint", stage1, "--output", "before")
+    assert re.fullmatch(r"J&F \d\.\d{4}", call(evaluate, *own).splitlines()[-1])
+    printed = call(train, *flags, "--stage1-checkpoint", stage1)
+    assert "DAVIS_train: 2 sequences, DUTS_train: 6 images, validation on DAVIS_test" in printed
+    whole = len(load_checkpoint(stage2)["weights"])
+    assert (
+        f"{whole} tensors loaded, 0 copied from the RGB to the flow stream, 0 left at their "
+        "initial values, 0 of the file not used"
+    ) in printed
+    # 10 frames of videos, and as many images as there are, 6, in batches of 4.
+    assert load_checkpoint(stage2)["progress"]["step"] == 4
+
+
+def test_stage_1_without_motion_is_the_papers(tiny_settings, tiny_root):
+    frames = still_images(tiny_root, "DUTS_train")
+    samples = stills_of(frames, tiny_settings, augmentation_from(tiny_settings))
+    assert isinstance(samples, StillImages)
+    expected = StillImages(frames, 64, augmentation_from(tiny_settings), tiny_settings.seed)[2, 3]
+    found = samples[2, 3]
+    assert found.keys() == {"image", "mask"} == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in found)
+
+
+def test_simulated_motion_follows_the_settings(tiny_settings, tiny_root):
+    frames = still_images(tiny_root, "DUTS_train")
+    settings = tiny_settings.replace(
+        pretrain_motion="simulated",
+        simulated_camera=0.11,
+        simulated_span=3.5,
+        remove_camera_motion=True,
+        num_references=2,
+    )
+    samples = stills_of(frames, settings)
+    assert samples.simulation == MotionSimulation(camera=0.11, span=3.5, camera_removed=True)
+    assert samples[0, 0]["reference_flows"].shape == (2, 3, 64, 64)
+    defaults = load_settings(config).replace(pretrain_motion="simulated")
+    assert stills_of(frames, defaults).simulation == MotionSimulation()
 
 
 def test_a_networks_loss_may_be_another(tiny_settings, call, tmp_path):

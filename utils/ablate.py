@@ -333,7 +333,9 @@ def _stage1(
     settings: Settings, ablation: Ablation, on: tuple[str, ...], flags: dict[str, Any]
 ) -> Job:
     """Of a row that has these parts; named by those that make another stage 1 of it."""
-    parts = {short: short in on for short in ablation.stage1_switches}
+    whole = settings.pretrain_motion == "simulated"  # then stage 1 has all of the network
+    shared = ablation.switches if whole else ablation.stage1_switches
+    parts = {short: short in on for short in shared}
     name = "_".join(["pretrain", *(one for one in parts if parts[one]), f"seed{flags['seed']}"])
     switched = {ablation.switches[short]: part for short, part in parts.items()}
     return _training(settings, "pretrain.py", flags | {"run_name": name} | switched)

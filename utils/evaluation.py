@@ -224,16 +224,19 @@ def maps_by_iteration(
 
 def predict_stills(
     model: nn.Module, batches: DataLoader, mixed_precision: bool = False
-) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """Each batch of stage 1's samples with its probabilities, (B, 1, S, S) on the CPU.
+) -> Iterator[tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]]:
+    """Each batch of stage 1's samples with its probabilities, (B, 1, S, S), and the network's maps.
 
-    ``batches`` gives what ``datasets.samples.StillImages`` does.
+    ``batches`` gives what ``datasets.samples.StillImages`` does; results are on the CPU.
     """
     device = next(model.parameters()).device
     for batch in batches:
+        shown = {name: x.to(device, non_blocking=True) for name, x in batch.items()}
+        shown.pop("mask")
         with inference(device, mixed_precision):
-            prediction = model(batch["image"].to(device, non_blocking=True))
-        yield batch, prediction.logits[0].float().sigmoid().cpu()
+            prediction = model(**shown)
+        maps = {name: m.float().cpu() for name, m in prediction.maps.items()}
+        yield batch, prediction.logits[0].float().sigmoid().cpu(), maps
 
 
 def to_mask(probability: np.ndarray, threshold: float = 0.5, stretch: bool = False) -> np.ndarray:

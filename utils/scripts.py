@@ -34,7 +34,7 @@ from utils.settings import (
     settings_parser,
     write_settings,
 )
-from utils.training import TrainingError, network_arguments
+from utils.training import TrainingError, network_arguments, without_effect
 
 USER_ERRORS = (
     DatasetError,
@@ -126,6 +126,8 @@ def start_training(config: ModuleType, name: str, description: str) -> Run | Non
     process = start_process(settings.gpu)
     folder = check_run(name, settings, resume, process, arguments.dry_run)
     has_weights = resume is not None and has_checkpoint(folder)
+    if process.is_main and (unheard := without_effect(arguments.given, settings.model)):
+        print(f"without effect on {settings.model}: {', '.join(unheard)}")
     return Run(settings, process, folder, resume is not None, has_weights, arguments.dry_run)
 
 

@@ -21,7 +21,6 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from utils.files import write_text
-from utils.losses import LOSSES
 from utils.protocols import PROTOCOLS
 
 
@@ -178,6 +177,20 @@ RULES: dict[str, Rule] = {
     "RECOLOUR_FLOW": _flag,
     "CAMERA_MOTION": _non_negative_float,
     "FLOW_TURN": _degrees,
+    "PRETRAIN_MOTION": _choice("none", "simulated"),
+    "MIX_STILLS": _flag,
+    "SIMULATED_CAMERA": _share,
+    "SIMULATED_OBJECT": _share,
+    "SIMULATED_REST": _share,
+    "SIMULATED_TRACKING": _share,
+    "SIMULATED_PARALLAX": _share,
+    "SIMULATED_DEFORMATION": _share,
+    "SIMULATED_DISTRACTORS": _share,
+    "SIMULATED_FLOW_NOISE": _share,
+    "SIMULATED_FLOW_OUTLIERS": _non_negative_float,
+    "SIMULATED_FLOW_BLUR": _share,
+    "SIMULATED_WRONG_FLOW": _share,
+    "SIMULATED_SPAN": _number(" from 1 to 1000", lambda value: 1 <= value <= 1000),
     "MODEL": _text,
     "BACKBONE": _text,
     "PRETRAINED_BACKBONE": _flag,
@@ -198,7 +211,7 @@ RULES: dict[str, Rule] = {
     "INTER_FRAME_ATTENTION": _flag,
     "GRAPH_NEIGHBOURS": _positive_int,
     "GRAPH_ROUNDS": _non_negative_int,
-    "LOSS": _optional(_choice(*LOSSES)),
+    "LOSS": _optional(_choice("iou+bce", "iou", "bce")),
     "SIGMA": _non_negative_float,
     "SUPERVISE_SLOT_MAPS": _flag,
     "STAGE1_CHECKPOINT": _optional(_path),

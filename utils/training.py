@@ -5,7 +5,7 @@ import math
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,10 +25,11 @@ from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from datasets.augmentation import Augmentation
-from datasets.layout import DatasetError
-from datasets.samples import Tolerant
+from datasets.layout import DatasetError, Frame
+from datasets.samples import StillImages, Tolerant
 from datasets.sampling import EpochBatches, Key
-from models import model_class
+from datasets.simulated_motion import MotionSimulation
+from models import MODELS, model_class
 from utils.checkpoints import (
     LAST,
     PREVIOUS,
@@ -610,10 +611,46 @@ def network_arguments(settings: Settings, motion: bool) -> dict[str, Any]:
     return {"motion": motion, **{name: given[name] for name in accepted if name in given}}
 
 
+def without_effect(names: Iterable[str], model: str) -> list[str]:
+    """Those of the settings, by upper-case name, that only other networks' constructors take."""
+    taken = {name: set(inspect.signature(network).parameters) for name, network in MODELS.items()}
+    others = set().union(*taken.values()) - taken[model]
+    return sorted(name for name in names if name.lower() in others)
+
+
 def augmentation_from(settings: Settings) -> Augmentation:
     """The training augmentation that config.py describes."""
     return Augmentation(
         **{name: getattr(settings, name) for name in Augmentation.__dataclass_fields__}
+    )
+
+
+def simulation_from(settings: Settings) -> MotionSimulation:
+    """The motion of still images that config.py describes."""
+    strengths = {
+        name: getattr(settings, f"simulated_{name}")
+        for name in MotionSimulation.__dataclass_fields__
+        if name != "camera_removed"
+    }
+    return MotionSimulation(**strengths, camera_removed=settings.remove_camera_motion)
+
+
+def stills_of(
+    frames: list[Frame],
+    settings: Settings,
+    augmentation: Augmentation | None = None,
+    simulated: bool | None = None,
+) -> StillImages:
+    """Samples of still images, as PRETRAIN_MOTION or ``simulated`` says with simulated motion."""
+    if simulated is None:
+        simulated = settings.pretrain_motion == "simulated"
+    return StillImages(
+        frames,
+        settings.image_size,
+        augmentation,
+        settings.seed,
+        simulation_from(settings) if simulated else None,
+        settings.num_references,
     )
 
 

@@ -1,5 +1,6 @@
 """Samples: what is in them, which references they have, and what broken files do."""
 
+import itertools
 from pathlib import Path
 
 import cv2
@@ -10,8 +11,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets.augmentation import Augmentation, whole_frame
-from datasets.layout import DatasetError, Frame, Sequence
+from datasets.layout import DatasetError, Frame, Sequence, still_images, video_sequences
 from datasets.samples import (
+    Mixed,
     StillImages,
     TestFrames,
     Tolerant,
@@ -20,6 +22,7 @@ from datasets.samples import (
     random_references,
     uniform_references,
 )
+from datasets.simulated_motion import MotionSimulation
 
 SIZE = 32
 
@@ -346,3 +349,55 @@ def test_samples_know_the_names_of_their_frames(tmp_path):
     assert [dataset.name(index) for index in range(5)] == [
         frame.name for sequence in sequences for frame in sequence.frames
     ]
+
+
+# Simulated clips
+
+
+def clips(root, **arguments):
+    images = still_images(root, "DUTS_train")
+    return StillImages(images, 64, simulation=MotionSimulation(), num_references=3, **arguments)
+
+
+def test_a_simulated_clip_has_what_a_video_has(tiny_root):
+    video = VideoFrames([video_sequences(tiny_root, "DAVIS_train")], 64, 3)[0, 0]
+    dataset = clips(tiny_root, augmentation=Augmentation())
+    assert len(dataset) == 6 == sum(dataset.set_sizes)
+    sample = dataset[0, 2]
+    assert {name: (x.shape, x.dtype) for name, x in sample.items()} == {
+        name: (x.shape, x.dtype) for name, x in video.items()
+    }
+    assert all(x.min() >= 0 and x.max() <= 1 for x in sample.values())
+    assert set(sample["mask"].unique().tolist()) == {0, 1}
+    # Three frames of one scene at different times.
+    frames = [sample["image"], *sample["reference_images"]]
+    differences = [(a - b).abs().mean() for a, b in itertools.combinations(frames, 2)]
+    assert all(0 < difference < 0.3 for difference in differences)
+
+
+def test_the_target_of_a_simulated_clip_is_the_image(tiny_root):
+    still = StillImages(still_images(tiny_root, "DUTS_train"), 64)[0, 1]
+    sample = clips(tiny_root)[0, 1]
+    assert torch.equal(sample["image"], still["image"])
+    assert torch.equal(sample["mask"], still["mask"])
+
+
+def test_a_simulated_clip_depends_on_seed_epoch_and_index_alone(tiny_root):
+    first, again, other = (clips(tiny_root, seed=seed) for seed in (1, 1, 2))
+    for name, x in first[3, 2].items():
+        assert torch.equal(x, again[3, 2][name])
+    assert not torch.equal(first[3, 2]["flow"], other[3, 2]["flow"])
+    assert not torch.equal(first[3, 2]["flow"], first[4, 2]["flow"])
+
+
+def test_mixed_data_sets_follow_one_another(tiny_root):
+    videos = VideoFrames([video_sequences(tiny_root, "DAVIS_train")], 64, 3)
+    stills = clips(tiny_root)
+    mixed = Mixed([videos, stills])
+    assert len(mixed) == len(videos) + len(stills) == sum(mixed.set_sizes)
+    assert mixed.set_sizes == [10, 6]
+    for index in range(len(mixed)):
+        dataset, own = (videos, index) if index < 10 else (stills, index - 10)
+        assert mixed.name(index) == dataset.name(own)
+    assert torch.equal(mixed[2, 12]["flow"], stills[2, 2]["flow"])
+    assert torch.equal(mixed[2, 3]["image"], videos[2, 3]["image"])

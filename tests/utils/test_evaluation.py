@@ -251,8 +251,9 @@ def test_still_images_are_predicted_batch_by_batch(tiny_root):
     dataset = StillImages(still_images(tiny_root, "DUTS_train"), SIZE)
     loader = torch.utils.data.DataLoader(dataset, batch_sampler=[[(0, 0), (0, 1)], [(0, 5)]])
     results = list(predict_stills(Still(), loader))
-    assert [len(probabilities) for _, probabilities in results] == [2, 1]
-    for batch, probabilities in results:
+    assert [len(probabilities) for _, probabilities, _ in results] == [2, 1]
+    for batch, probabilities, maps in results:
+        assert maps == {}
         assert batch.keys() == {"image", "mask"}
         expected = torch.sigmoid(batch["image"][:, :1] * 4 - 2)
         torch.testing.assert_close(probabilities, expected)

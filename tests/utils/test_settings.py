@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import config
+from utils.losses import LOSSES
 from utils.settings import (
     RULES,
     SettingsError,
@@ -418,3 +419,9 @@ def test_a_script_as_its_own_process(tmp_path):
     assert (wrong_file.returncode, wrong_file.stdout) == (2, "")
     assert "no setting is named BACTH_SIZE; the nearest is BATCH_SIZE" in wrong_file.stderr
     assert "Traceback" not in wrong_file.stderr
+
+
+def test_every_loss_can_be_chosen():
+    """The rule has their names of its own, so that reading settings does not import torch."""
+    assert all(RULES["LOSS"].accepts(name) for name in (*LOSSES, None))
+    assert not RULES["LOSS"].accepts("dice")

@@ -1,0 +1,261 @@
+"""Simulated motion: the flow is that of the frames, at the object's edges too, errors apart."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets.colour_wheel import flow_to_picture
+from datasets.simulated_motion import (
+    NODES,
+    Clip,
+    Layer,
+    MotionSimulation,
+    dense,
+    fill_behind,
+    interpolate,
+    node_places,
+    smooth_noise,
+)
+
+SIZE = 96
+EXACT = MotionSimulation(flow_noise=0, flow_outliers=0, flow_blur=0, wrong_flow=0)
+
+
+def scene(seed=0, size=SIZE):
+    """A texture with a disc of another one: uint8 (S, S, 3) and bool (S, S)."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, size=(2, size // 6, size // 6, 3)).astype(np.uint8)
+    ground, thing = (cv2.resize(c, (size, size), interpolation=cv2.INTER_CUBIC) for c in coarse)
+    y, x = np.mgrid[:size, :size]
+    mask = (x - 0.45 * size) ** 2 + (y - 0.55 * size) ** 2 < (0.2 * size) ** 2
+    return np.where(mask[..., None], thing, ground), mask
+
+
+def constant(x, y):
+    return np.broadcast_to(np.float32([x, y]), (NODES, NODES, 2))
+
+
+def by_hand(camera, own, removed=(0, 0), acceleration=(0, 0)):
+    """A clip whose camera and object move by whole pixels."""
+    image, mask = scene()
+    layers = [
+        Layer(image, None, constant(*camera)),
+        Layer(image, mask.astype(np.float32), constant(*camera), constant(*own)),
+    ]
+    flat = np.ones((NODES, NODES, 1), np.float32)
+    acceleration = np.array(acceleration)
+    return Clip(image, mask, layers, layers, constant(*removed), acceleration, flat, EXACT)
+
+
+def moved(picture, x, y):
+    """Where the picture has come from, x to the right and y down; only the inside counts."""
+    return np.roll(picture, (y, x), axis=(0, 1))
+
+
+def warped_back(clip, time):
+    """The frame after one at a time, seen through the flow: what the flow says that one shows."""
+    y, x = np.mgrid[:SIZE, :SIZE].astype(np.float32)
+    flow = clip.flow(time, SIZE)
+    later = clip.frame(time + 1)[0]
+    return cv2.remap(later, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR)
+
+
+inside = (slice(14, -14), slice(14, -14))
+
+
+def test_whole_pixels_move_as_said():
+    clip = by_hand(camera=(2, 1), own=(-3, 2))
+    image, mask = scene()
+    assert clip.frame(0)[0] is clip.image
+    for time in (1, 2, -2):
+        frame, found = clip.frame(time)
+        expected = moved(mask, -time, 3 * time)  # the camera's and its own
+        np.testing.assert_array_equal(found[inside], expected[inside])
+        thing, ground = moved(image, -time, 3 * time), moved(image, 2 * time, time)
+        shown = np.where(expected[..., None], thing, ground)
+        assert np.abs(frame[inside].astype(int) - shown[inside]).max() <= 1
+        flow = clip.flow(time, SIZE)
+        np.testing.assert_allclose(flow[expected], [[-1, 3]] * expected.sum(), atol=1e-4)
+        np.testing.assert_allclose(flow[~expected], [[2, 1]] * (~expected).sum(), atol=1e-4)
+
+
+def test_motion_that_gets_faster_is_that_between_the_frames():
+    clip = by_hand(camera=(2, 0), own=(0, 4), acceleration=(0.5, -0.25))
+    # x(t) = 2 (t + t^2 / 4), y(t) = 4 (t - t^2 / 8), so that from 2 to 3 they grow by 4.5 and 1.5.
+    flow = clip.flow(2, SIZE)
+    found = clip.frame(2)[1]
+    np.testing.assert_allclose(flow[found], [[4.5, 1.5]] * found.sum(), atol=1e-4)
+    np.testing.assert_allclose(flow[~found], [[4.5, 0]] * (~found).sum(), atol=1e-4)
+
+
+def test_flow_relative_to_the_camera_shows_the_object_alone():
+    clip = by_hand(camera=(2, 1), own=(-3, 2), removed=(2, 1))
+    flow = clip.flow(1, SIZE)
+    found = clip.frame(1)[1]
+    np.testing.assert_allclose(flow[found], [[-3, 2]] * found.sum(), atol=1e-4)
+    np.testing.assert_allclose(flow[~found], 0, atol=1e-4)
+
+
+def test_a_smaller_flow_map_has_shorter_motion():
+    clip = by_hand(camera=(4, -2), own=(0, 0))
+    np.testing.assert_allclose(clip.flow(0, SIZE // 2), 0 * clip.flow(0, SIZE // 2) + [2, -1])
+
+
+@pytest.mark.parametrize("time", [0, 2.5, -6])
+def test_the_flow_of_drawn_clips_warps_their_frames_onto_each_other(time):
+    """Less than a third of the error without warping, where nothing appears or goes."""
+    errors = []
+    for seed in range(8):
+        clip = EXACT.draw(np.random.default_rng(seed), *scene(seed))
+        frame = clip.frame(time)[0].astype(float)
+        still = np.abs(clip.frame(time + 1)[0] - frame)[inside]
+        through = np.abs(warped_back(clip, time) - frame)[inside]
+        errors.append((np.median(through.mean(axis=2)), np.median(still.mean(axis=2))))
+    with_flow, without = np.mean(errors, axis=0)
+    assert with_flow < without / 3
+
+
+def test_motion_changes_at_the_masks_edge():
+    """The object's layer alone gives its own motion, which the flow has where the mask is."""
+    for seed in range(6):
+        simulation = dataclasses.replace(EXACT, distractors=0, rest=0)
+        clip = simulation.draw(np.random.default_rng(seed), *scene(seed))
+        for time in (0, 3):
+            flow, mask = clip.flow(time, SIZE), clip.frame(time)[1]
+            without = dataclasses.replace(clip, shown=clip.layers[:1]).flow(time, SIZE)
+            differs = np.abs(flow - without).max(axis=2) > 0.1
+            if not differs.any():
+                continue  # it happens to move as what is behind it
+            assert (differs & mask).sum() / (differs | mask).sum() > 0.85
+
+
+def test_a_wrong_flow_map_knows_nothing_of_the_object():
+    simulation = dataclasses.replace(EXACT, wrong_flow=1, distractors=0, camera_removed=True)
+    for seed in range(4):
+        clip = dataclasses.replace(simulation, parallax=0).draw(
+            np.random.default_rng(seed), *scene(seed)
+        )
+        assert np.abs(clip.flow(0, SIZE)).max() < 1e-4
+        assert not np.array_equal(clip.frame(4)[0], clip.image)  # it moves all the same
+
+
+def test_either_the_camera_or_the_object_rests_where_one_has_to():
+    seen = set()
+    for seed in range(30):
+        clip = dataclasses.replace(EXACT, rest=1, tracking=0, distractors=0).draw(
+            np.random.default_rng(seed), *scene()
+        )
+        camera, own = clip.layers[0].with_camera, clip.layers[-1].own
+        seen.add((bool(np.any(camera)), bool(np.any(own))))
+    assert seen == {(True, False), (False, True)}
+
+
+def test_a_camera_that_follows_the_object_keeps_it_in_place():
+    kept = []
+    for seed in range(20):
+        clip = dataclasses.replace(EXACT, rest=0, tracking=1, parallax=0, object=0.001).draw(
+            np.random.default_rng(seed), *scene()
+        )
+        flow = clip.flow(0, SIZE)
+        there = np.linalg.norm(flow[clip.mask].mean(axis=0))
+        kept.append(there < 0.5 * np.linalg.norm(flow[~clip.mask], axis=1).max())
+    assert all(kept)
+
+
+def test_distractors_move_and_are_not_in_the_mask():
+    simulation = dataclasses.replace(EXACT, distractors=1, camera=0, object=0.05, rest=0)
+    moving = []
+    for seed in range(8):
+        clip = simulation.draw(np.random.default_rng(seed), *scene(seed))
+        moving.append((np.linalg.norm(clip.flow(0, SIZE), axis=2) > 0.1)[~clip.mask].mean())
+    assert np.mean(moving) > 0.03
+
+
+def test_flow_maps_err_more_where_there_is_nothing_to_follow_and_at_edges():
+    image, mask = scene()
+    image[:, : SIZE // 2] = 128
+    simulation = MotionSimulation(
+        parallax=0, distractors=0, rest=0, flow_noise=0.5, flow_outliers=0
+    )
+    flat, textured = [], []
+    for seed in range(10):
+        clip = simulation.draw(np.random.default_rng(seed), image, mask)
+        exact = cv2.resize(flow_to_picture(clip.flow(0, SIZE // 2)), (SIZE, SIZE)).astype(int)
+        found = clip.flow_picture(np.random.default_rng(seed), 0)
+        assert found.shape == (SIZE, SIZE, 3) and found.dtype == np.uint8
+        error = np.abs(found - exact).mean(axis=2)
+        flat.append(error[:, :15].mean())
+        textured.append(error[:, -15:].mean())
+    assert np.mean(flat) > np.mean(textured) > 0
+
+
+def test_a_stray_pixel_pales_the_flow_map():
+    """Which is normalised by its largest motion, whatever that is."""
+    image, mask = scene()
+    paler = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        clip = dataclasses.replace(EXACT, flow_outliers=3).draw(rng, image, mask)
+        plain = flow_to_picture(clip.flow(0, SIZE // 2)).astype(int)
+        found = clip.flow_picture(rng, 0)
+        paler.append((255 - found).mean() / (255 - plain).mean())
+    assert max(paler) < 1.1 and min(paler) < 0.35
+
+
+def test_a_clip_follows_from_the_generator():
+    def clip(seed):
+        rng = np.random.default_rng(seed)
+        drawn = MotionSimulation().draw(rng, *scene())
+        return drawn.frame(3)[0], drawn.flow_picture(rng, 3), MotionSimulation().draw_times(rng, 3)
+
+    for one, other in zip(clip(5), clip(5)):
+        np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(clip(5)[0], clip(6)[0])
+    times = np.abs(clip(5)[2])
+    assert ((times >= 1) & (times <= MotionSimulation().span)).all()
+
+
+def test_nothing_of_the_object_is_left_behind_it():
+    image, mask = scene()
+    image = image // 2
+    image[mask] = (255, 0, 0)
+    filled = fill_behind(image, mask, np.random.default_rng(0))
+    assert (filled[..., 0] < 200).all()
+    far = cv2.dilate(mask.astype(np.uint8), np.ones((7, 7), np.uint8)) == 0
+    np.testing.assert_array_equal(filled[far], image[far])
+    # Texture, not one colour.
+    assert filled[mask].std(axis=0).min() > 10
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_images_that_are_all_object_or_none_are_taken_too(value):
+    image, mask = scene()
+    mask[:] = value
+    clip = MotionSimulation().draw(np.random.default_rng(0), image, mask)
+    assert clip.frame(2)[0].shape == (SIZE, SIZE, 3)
+    assert clip.frame(2)[1].all() == value == clip.frame(2)[1].any()
+    assert clip.flow_picture(np.random.default_rng(0), 2).shape == (SIZE, SIZE, 3)
+
+
+def test_a_grid_of_an_affine_motion_is_exact_everywhere():
+    places = node_places(SIZE)
+    linear, shift = np.array([[0.02, -0.01], [0.03, 0.01]]), np.array([1.5, -2.0])
+    nodes = (places @ linear.T + shift).astype(np.float32)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    expected = np.stack([x, y], axis=-1) @ linear.T + shift
+    np.testing.assert_allclose(dense(nodes, SIZE), expected, atol=1e-4)
+    somewhere = np.array([[[3.3, 70.9], [50.2, 11.1]]])
+    # OpenCV may know 32 places between two nodes.
+    np.testing.assert_allclose(
+        interpolate(nodes, somewhere, SIZE), somewhere @ linear.T + shift, atol=0.01
+    )
+
+
+def test_noise_is_about_one_and_smooth():
+    noise = np.stack([smooth_noise(np.random.default_rng(seed), 4) for seed in range(20)])
+    assert noise.shape == (20, NODES, NODES)
+    assert 0.5 < np.abs(noise).max() < 1.7
+    steps = np.abs(np.diff(noise, axis=1)).mean()
+    assert steps < 0.5 * np.abs(noise - noise.mean()).mean()
