@@ -242,7 +242,7 @@ def load_segmenter(
         trained on.
 
     Raises:
-        CheckpointError: the file is no checkpoint, or one of stage 1.
+        CheckpointError: the file is no checkpoint, or its network has no flow stream.
         SettingsError: a flag that says otherwise than the checkpoint and has no effect.
     """
     checkpoint = load_checkpoint(arguments.checkpoint)

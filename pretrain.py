@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 import config
+from datasets.flow import origin_in_words
 from datasets.layout import DatasetError, Frame, still_images
 from models import build_model
 from utils.distributed import Process, gather
@@ -53,6 +54,7 @@ def main() -> None:
             f"{len(train_frames)} images for training, {len(val_frames)} for validation, "
             f"on {process.device}; run folder {run.folder}"
         )
+    flow = origin_in_words("simulated", settings.remove_camera_motion) if model.motion else None
     dataset = stills_of(train_frames, settings, augmentation_from(settings))
     with run.recorded({settings.pretrain_set: frames}):
         progress = fit(
@@ -60,7 +62,7 @@ def main() -> None:
             dataset,
             lambda model, quick: validate(model, val_frames, settings, process, quick),
             settings,
-            {"model": settings.model, "arguments": network},
+            {"model": settings.model, "arguments": network, "flow": flow},
             run.folder,
             process,
             resume=run.resumed,

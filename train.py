@@ -19,7 +19,7 @@ from utils.evaluation import Segmenter, maps_by_iteration, predict_sequences, to
 from utils.metrics import boundary_accuracy, region_similarity
 from utils.pictures import draw_iterations, draw_panels
 from utils.scripts import check_data, frames_of, run_script, start_training
-from utils.settings import Settings
+from utils.settings import Settings, SettingsError
 from utils.training import (
     Validation,
     augmentation_from,
@@ -42,6 +42,13 @@ def main() -> None:
     stills = still_images(data_root, settings.pretrain_set) if settings.mix_stills else []
     of_videos = [frame for s in [*train_sets, val_sequences] for frame in frames_of(s)]
     check_data([*of_videos, *stills], process)
+    made_by = flow_origin(data_root, settings.train_sets[0])
+    if stills and made_by and made_by.endswith("removed") != settings.remove_camera_motion:
+        raise SettingsError(
+            f"MIX_STILLS with REMOVE_CAMERA_MOTION = {settings.remove_camera_motion}, but the flow "
+            f"maps of {settings.train_sets[0]} are: {made_by}; set REMOVE_CAMERA_MOTION so that "
+            "simulated flow maps are like them"
+        )
 
     torch.manual_seed(settings.seed)
     network = run.network_arguments(motion=True)
@@ -65,7 +72,6 @@ def main() -> None:
             print(f"stage 1 from {settings.stage1_checkpoint}: {loaded}")
     sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
     frames = {name: frames_of(sequences) for name, sequences in sets.items()}
-    first = settings.train_sets[0]
     augmentation = augmentation_from(settings)
     dataset = VideoFrames(
         train_sets, settings.image_size, settings.num_references, augmentation, settings.seed
@@ -79,7 +85,7 @@ def main() -> None:
             dataset,
             lambda model, quick: validate(model, val_sequences, settings, process, quick),
             settings,
-            {"model": settings.model, "arguments": network, "flow": flow_origin(data_root, first)},
+            {"model": settings.model, "arguments": network, "flow": made_by},
             run.folder,
             process,
             resume=run.resumed,

@@ -55,11 +55,12 @@ _INK = _ink_of_directions()
 _VECTORS = _vectors_of_hues()
 
 
-def flow_to_picture(flow: np.ndarray) -> np.ndarray:
+def flow_to_picture(flow: np.ndarray, at_least: float = 0.0) -> np.ndarray:
     """Draw a flow map with the colour wheel, normalised by its largest motion.
 
     Args:
         flow: (H, W, 2) motion in pixels.
+        at_least: normalise by this length in pixels, if it is more.
 
     Returns:
         (H, W, 3) uint8 RGB; white all over where nothing moves.
@@ -69,7 +70,7 @@ def flow_to_picture(flow: np.ndarray) -> np.ndarray:
     """
     if flow.ndim != 3 or flow.shape[2] != 2 or flow.size == 0:
         raise ValueError(f"a flow map has shape (H, W, 2), this one has {flow.shape}")
-    return _draw(flow, at_least=0.0)
+    return _draw(flow, at_least)
 
 
 def picture_to_flow(picture: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ moves together is drawn at other times too: a pseudo-clip, whose optical flow is
 frame at time 0 is the image itself.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import cv2
@@ -16,7 +16,9 @@ from datasets.colour_wheel import flow_to_picture
 
 NODES = 17  # a side of the grid that motion is computed on; it is interpolated in between
 FLOW_SHARE = 0.5  # side of the flow maps as computed, as a share of the frame's
-_INVERSIONS = 4  # rounds of the fixed-point iteration for where a moved point has come from
+_INVERSIONS = 8  # rounds of the fixed-point iteration for where a moved point has come from
+_BEND = 0.25  # largest change of position from point to point, by camera or object
+_HASTE = 0.5  # largest change of speed over the span of a clip
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,19 @@ class MotionSimulation:
         camera: largest motion that the camera's pan, zoom and roll make between two frames, as a
             share of the picture's side.
         object: largest motion of the object's own, likewise.
-        rest: how often the camera rests, and how often the object does (never both).
+        rest: how often either the camera or the object rests.
         tracking: how often the camera follows the object.
-        parallax: by how much near things move more than far ones with the camera, as a share.
+        parallax: by how much the near moves more than the far with the camera, about, as a share.
         deformation: the object's smooth deformation, as a share of its motion.
-        distractors: how often a part of the background moves by itself.
-        flow_noise: smooth errors of flow maps, as a share of their largest motion, in flat regions.
-        flow_outliers: by how much, as a share, the length of a stray pixel may exceed the largest
-            motion; flow maps are normalised by it.
+        distractors: how often a part of the background moves by itself, and how often one is
+            nearer than what is around it.
+        flow_noise: smooth errors of flow maps, as a share of their largest motion; less where
+            there is texture.
+        flow_outliers: by how much, as a share, the motion that flow maps are normalised by may
+            exceed the largest, as stray pixels make it.
         flow_blur: largest width that motion's edges are blurred and displaced by, as a share of the
             picture's side.
-        wrong_flow: how often a flow map shows nothing of the object.
+        wrong_flow: how often the flow maps of a clip show nothing of the object.
         span: largest distance of reference frames, in frames.
         camera_removed: flow maps are relative to the camera's motion, as datasets.flow makes them
             with --remove-camera-motion.
@@ -66,74 +70,90 @@ class MotionSimulation:
         """A random pseudo-clip of an image.
 
         Args:
-            rng: source of all random choices.
+            rng: source of all random choices; what a strength of 0 leaves out changes no other.
             image: uint8 RGB (S, S, 3).
             mask: bool (S, S).
         """
         size = len(image)
-        pan = affine_field(rng, NODES, NODES)
-        pan *= self.camera * size * rng.uniform(0.1, 1) / np.linalg.norm(pan, axis=2).max()
-        rests = rng.random() < self.rest
-        camera_rests = rests and rng.random() < 0.5
-        if camera_rests:
+        camera_rng, object_rng, patch_rng, clip_rng = rng.spawn(4)
+        resting, which = clip_rng.random(2)
+        pan = affine_field(camera_rng, NODES, NODES)
+        pan *= self.camera * size * camera_rng.uniform(0.1, 1) / np.linalg.norm(pan, axis=2).max()
+        relief = self.parallax * smooth_noise(camera_rng, cells=3)[..., None]
+        nearness = 1 + self.parallax * camera_rng.uniform(0, 1, size=2)
+        if resting < self.rest and which < 0.5:
             pan[:] = 0
-        own = self._object_motion(rng, mask, pan)
-        if rests and not camera_rests:
+        pan = self._unfolded(pan, size)
+        with_camera, near = (self._unfolded(pan * np.float32(factor), size) for factor in nearness)
+        own, tracked = self._object_motion(object_rng, mask, with_camera)
+        if resting < self.rest and which >= 0.5:
             own[:] = 0
-        relief = 1 + self.parallax * smooth_noise(rng, cells=3)[..., None]
-        nearness = 1 + self.parallax * rng.uniform(0, 1)
-        alpha = cv2.GaussianBlur(mask.astype(np.float32), (3, 3), 0)
-        background = fill_behind(image, mask, rng)
-        layers = [Layer(background, None, pan * relief)]
-        if rng.random() < self.distractors:
-            layers.append(self._distractor(rng, background, pan * relief))
-        layers.append(Layer(image, alpha, pan * nearness, own))
-        noticed = rng.random() >= self.wrong_flow
+        far = self._unfolded(pan * (1 + relief), size)
+        background = fill_behind(image, mask, clip_rng)
+        layers = [Layer(background, None, None, far)]
+        for motion in (near, self._drift(patch_rng, size)):
+            extent = patch_of(background, patch_rng)
+            if patch_rng.random() < self.distractors:
+                passing, moving = (motion, None) if motion is near else (far, motion)
+                layers.append(Layer(background, extent, extent, passing, moving))
+        # What is drawn reaches as far as what was filled, so that at rest the image is whole.
+        drawn = cv2.dilate(mask.astype(np.float32), np.ones((5, 5)))
+        extent = mask.astype(np.float32)
+        layers.append(Layer(image, soft(drawn), soft(extent), with_camera, own))
+        noticed = clip_rng.random() >= self.wrong_flow
+        haste = clip_rng.uniform(-1, 1, size=2) * _HASTE / self.span
         return Clip(
             image=image,
             mask=mask,
             layers=layers,
             shown=layers if noticed else layers[:-1],
             removed=pan if self.camera_removed else np.zeros_like(pan),
-            acceleration=rng.uniform(-0.1, 0.1, size=2),
+            acceleration=haste[[0, 0]] if tracked else haste,
             flatness=flatness(image)[..., None],
-            errors=self,
+            simulation=self,
         )
 
     def _object_motion(
-        self, rng: np.random.Generator, mask: np.ndarray, pan: np.ndarray
-    ) -> np.ndarray:
-        """Motion of the object's own, (NODES, NODES, 2)."""
+        self, rng: np.random.Generator, mask: np.ndarray, with_camera: np.ndarray
+    ) -> tuple[np.ndarray, bool]:
+        """Motion of the object's own, beside that with the camera, (NODES, NODES, 2) both.
+
+        Also returns whether the camera follows the object.
+        """
         size = len(mask)
         rows, columns = np.nonzero(mask)
         centre = np.array([columns.mean(), rows.mean()]) if len(rows) else np.full(2, size / 2)
-        length = self.object * size * rng.uniform(0.1, 1)
-        angle = rng.uniform(0, 2 * np.pi)
-        shift = length * np.array([np.cos(angle), np.sin(angle)])
+        shift = self._shift(rng, size)
+        length = np.linalg.norm(shift)
         linear = rng.uniform(-1, 1, size=(2, 2)) * length / size
-        places = node_places(size)
         bend = self.deformation * length * smooth_vectors(rng, cells=4)
-        motion = shift + (places - centre) @ linear.T + bend
-        if rng.random() < self.tracking:
-            motion = (
-                0.3 * motion
-                - rng.uniform(0.7, 1) * interpolate(pan, centre[None, None], size)[0, 0]
-            )
-        return motion.astype(np.float32)
+        motion = shift + (node_places(size) - centre) @ linear.T + bend
+        tracked = rng.random() < self.tracking
+        share = rng.uniform(0.7, 1)
+        if tracked:
+            passing = interpolate(with_camera, centre[None, None], size)[0, 0]
+            motion *= min(1, 0.3 * np.linalg.norm(passing) / max(length, 1e-6))
+            motion -= share * passing
+        return self._unfolded(motion.astype(np.float32), size), tracked
 
-    def _distractor(
-        self, rng: np.random.Generator, background: np.ndarray, pan: np.ndarray
-    ) -> "Layer":
-        """A blob of the background that moves by itself."""
-        size = len(background)
-        blob = cv2.resize(smooth_noise(rng, cells=3), (size, size), interpolation=cv2.INTER_CUBIC)
-        alpha = (blob > np.quantile(blob, rng.uniform(0.75, 0.95))).astype(np.float32)
-        length = self.object * size * rng.uniform(0.1, 1)
-        angle = rng.uniform(0, 2 * np.pi)
-        shift = length * np.array([np.cos(angle), np.sin(angle)], np.float32)
-        return Layer(
-            background, cv2.GaussianBlur(alpha, (3, 3), 0), pan, np.zeros_like(pan) + shift
-        )
+    def _drift(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """Motion of something else, (NODES, NODES, 2): all of it alike."""
+        return np.zeros((NODES, NODES, 2), np.float32) + self._shift(rng, size)
+
+    def _shift(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """A random motion (x, y) of an object, float32 in pixels."""
+        angle, length = rng.uniform(0, 2 * np.pi), self.object * size * rng.uniform(0.1, 1)
+        return np.float32(length) * np.array([np.cos(angle), np.sin(angle)], np.float32)
+
+    def _unfolded(self, motion: np.ndarray, size: int) -> np.ndarray:
+        """The motion, more even if within ``span`` points would come close to overtaking others."""
+        steepest = max(np.abs(np.diff(motion, axis=axis)).max() for axis in (0, 1))
+        longest = self.span * (1 + _HASTE / 2)
+        change = longest * steepest * (NODES - 1) / (size - 1)
+        if change <= _BEND:
+            return motion
+        mean = motion.mean(axis=(0, 1))
+        return mean + (motion - mean) * np.float32(_BEND / change)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,13 +162,15 @@ class Layer:
 
     Attributes:
         picture: uint8 RGB (S, S, 3).
-        alpha: opacity (S, S) in [0, 1], float32; ``None`` is opaque.
+        alpha: its opacity (S, S) in [0, 1], float32; ``None`` is opaque.
+        extent: likewise, where it is for masks and flow maps.
         with_camera: motion per unit of the camera's time, (NODES, NODES, 2) in pixels.
         own: likewise, of the object's time.
     """
 
     picture: np.ndarray
     alpha: np.ndarray | None
+    extent: np.ndarray | None
     with_camera: np.ndarray
     own: np.ndarray | None = None
 
@@ -164,11 +186,11 @@ class Clip:
 
     Attributes:
         image, mask: the frame at time 0, uint8 (S, S, 3) and bool (S, S).
-        layers: back to front, and ``shown`` those that flow maps know of.
+        layers: back to front, the object last, and ``shown`` those that flow maps know of.
         removed: the camera's motion where flow maps are relative to it, (NODES, NODES, 2).
         acceleration: of the camera's and the object's time, per frame.
         flatness: how little each part of the image has to follow, (NODES, NODES, 1).
-        errors: how large the flow maps' errors are.
+        simulation: how large the flow maps' errors are.
     """
 
     image: np.ndarray
@@ -178,7 +200,8 @@ class Clip:
     removed: np.ndarray
     acceleration: np.ndarray
     flatness: np.ndarray
-    errors: MotionSimulation
+    simulation: MotionSimulation
+    _origins: dict[tuple[int, float], np.ndarray] = field(default_factory=dict, repr=False)
 
     def frame(self, time: float) -> tuple[np.ndarray, np.ndarray]:
         """The frame at a time, in frames from the image: uint8 (S, S, 3) and its mask, bool."""
@@ -193,12 +216,9 @@ class Clip:
             if layer.alpha is None:
                 result = moved
                 continue
-            # What the frame cuts off goes on outside.
-            alpha = cv2.remap(
-                layer.alpha, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-            )
+            alpha = _shifted(layer.alpha, where)
             result = cv2.blendLinear(moved, result, alpha, 1 - alpha)
-        return result, alpha > 0.5
+        return result, _shifted(layer.extent, where) > 0.5
 
     def flow(
         self, time: float, size: int, blur: float = 0.0, bend: np.ndarray | None = None
@@ -216,21 +236,20 @@ class Clip:
         result = None
         for layer in self.shown:
             origin = self._origin(layer, time)
-            nodes = interpolate(layer.moved(step), origin, full) - step[0] * self.removed
-            motion = dense(nodes, size)
-            if layer.alpha is None:
+            motion = dense(interpolate(layer.moved(step), origin, full), size)
+            if layer.extent is None:
+                # The camera is known by what it does to the background.
+                camera = dense(interpolate(step[0] * self.removed, origin, full), size)
                 result = motion
                 continue
             where = dense(origin, size)
             if bend is not None:
                 where += bend * np.float32(full / size)
-            alpha = cv2.remap(
-                layer.alpha, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-            )
+            extent = _shifted(layer.extent, where)
             if blur > 0:
-                alpha = cv2.GaussianBlur(alpha, (0, 0), blur)
-            result += alpha[..., None] * (motion - result)
-        return result * np.float32(size / full)
+                extent = cv2.GaussianBlur(extent, (0, 0), blur)
+            result += extent[..., None] * (motion - result)
+        return (result - camera) * np.float32(size / full)
 
     def flow_picture(self, rng: np.random.Generator, time: float) -> np.ndarray:
         """The flow map of the frame at a time with errors, as the colour wheel shows it.
@@ -238,18 +257,16 @@ class Clip:
         Returns:
             uint8 RGB (S, S, 3).
         """
-        full = len(self.image)
+        full, errors = len(self.image), self.simulation
         size = max(1, round(FLOW_SHARE * full))
-        width = self.errors.flow_blur * size
+        width = errors.flow_blur * size
         bend = np.float32(width) * dense(smooth_vectors(rng, cells=8), size)
         flow = self.flow(time, size, rng.uniform(0, width), bend)
-        noise = smooth_vectors(rng, cells=8) * self.flatness
+        noise = dense(smooth_vectors(rng, cells=8) * self.flatness, size)
         largest = np.linalg.norm(flow, axis=2).max()
-        strength = np.float32(self.errors.flow_noise * rng.uniform(0, 1) * largest)
-        flow += strength * dense(noise, size)
-        stray = largest * (1 + self.errors.flow_outliers * rng.uniform(0, 1))
-        flow[tuple(rng.integers(0, size, size=2))] = stray, 0
-        return resize(flow_to_picture(flow), full, full)
+        flow += np.float32(errors.flow_noise * rng.uniform(0, 1) * largest) * noise
+        stray = largest * (1 + errors.flow_outliers * rng.uniform(0, 1))
+        return resize(flow_to_picture(flow, at_least=stray), full, full)
 
     def _times(self, time: float) -> np.ndarray:
         """Of camera and object: both move evenly faster or slower."""
@@ -260,13 +277,22 @@ class Clip:
         places = node_places(len(self.image))
         if time == 0:
             return places
-        motion = layer.moved(self._times(time))
-        origin = places
-        for _ in range(_INVERSIONS):
-            origin = places - interpolate(motion, origin, len(self.image))
-        return origin
+        key = id(layer), time  # frame and flow map both ask
+        if key not in self._origins:
+            motion = layer.moved(self._times(time))
+            origin = places
+            for _ in range(_INVERSIONS):
+                origin = places - interpolate(motion, origin, len(self.image))
+            self._origins[key] = origin
+        return self._origins[key]
 
 
+def _shifted(alpha: np.ndarray, where: np.ndarray) -> np.ndarray:
+    # What the frame cuts off goes on outside.
+    return cv2.remap(alpha, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+@lru_cache(maxsize=8)
 def node_places(size: int) -> np.ndarray:
     """Where the grid's nodes are in a picture of that side: (NODES, NODES, 2), (x, y) in pixels."""
     line = np.linspace(0, size - 1, NODES)
@@ -322,6 +348,27 @@ def flatness(image: np.ndarray) -> np.ndarray:
     return 1 / (1 + contrast / max(float(contrast.mean()), 1e-3))
 
 
+def patch_of(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Where a random part of the image is whose edges follow the image's: (S, S) float32 in [0, 1].
+
+    A twentieth to a quarter of the picture, of like brightness and near together.
+    """
+    small = 4 * NODES
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    grey = cv2.GaussianBlur(
+        cv2.resize(grey, (small, small), interpolation=cv2.INTER_AREA), (5, 5), 0
+    )
+    places = cv2.resize(smooth_noise(rng, cells=3), (small, small), interpolation=cv2.INTER_CUBIC)
+    likeness = rng.choice([-1, 1]) * grey.astype(np.float32) / 128 + 1.5 * places
+    patch = (likeness > np.quantile(likeness, rng.uniform(0.75, 0.95))).astype(np.float32)
+    return soft(cv2.resize(patch, image.shape[1::-1], interpolation=cv2.INTER_LINEAR))
+
+
+def soft(mask: np.ndarray) -> np.ndarray:
+    """A mask (S, S) float32 with edges a pixel wide."""
+    return cv2.GaussianBlur(mask, (3, 3), 0)
+
+
 def fill_behind(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The image with something plausible where the object is: texture from beside it.
 
@@ -332,7 +379,7 @@ def fill_behind(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -
         mask: bool (S, S).
         rng: chooses between sides that cover as much.
     """
-    hole = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8))
+    hole = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
     rows, columns = np.nonzero(hole)
     if not 0 < len(rows) < mask.size:
         return image
@@ -359,9 +406,9 @@ def _spread(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """An image at a quarter of its size whose hole has the colours around it, ever more blurred."""
     quarter = max(1, len(image) // 4)
     known = (1 - hole).astype(np.float32)
-    levels = [(resize_area(image * known[..., None], quarter), resize_area(known, quarter))]
+    levels = [(_mean_of(image * known[..., None], quarter), _mean_of(known, quarter))]
     while len(levels[-1][1]) > 1:
-        levels.append(tuple(resize_area(x, (len(x) + 1) // 2) for x in levels[-1]))
+        levels.append(tuple(_mean_of(x, (len(x) + 1) // 2) for x in levels[-1]))
     filled = levels[-1][0] / max(float(levels[-1][1][0, 0]), 1e-6)
     for colours, weight in reversed(levels[:-1]):
         coarser = cv2.resize(filled, weight.shape[::-1], interpolation=cv2.INTER_LINEAR)
@@ -369,6 +416,6 @@ def _spread(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return filled.clip(0, 255).round().astype(np.uint8)
 
 
-def resize_area(x: np.ndarray, size: int) -> np.ndarray:
+def _mean_of(x: np.ndarray, size: int) -> np.ndarray:
     """Mean over areas, (S, S[, C]) to (size, size[, C])."""
     return cv2.resize(x, (size, size), interpolation=cv2.INTER_AREA)

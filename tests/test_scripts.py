@@ -20,7 +20,7 @@ import evaluate
 import pretrain
 import train
 from datasets.layout import read_mask, still_images, video_sequences
-from datasets.samples import StillImages
+from datasets.samples import StillImages, load_frame
 from datasets.simulated_motion import MotionSimulation
 from models import MODELS, build_model
 from utils.checkpoints import load_checkpoint
@@ -811,7 +811,9 @@ def test_stage_1_on_simulated_motion_trains_the_whole_network(model, tiny_settin
     stage1, stage2 = (tmp_path / f"runs/{name}/last.pt" for name in ("pretrain", "train"))
     # It can be evaluated as it is.
     own = ("--config", tmp_path / "settings.py", "--checkpoint", stage1, "--output", "before")
-    assert re.fullmatch(r"J&F \d\.\d{4}", call(evaluate, *own).splitlines()[-1])
+    printed = call(evaluate, *own)
+    assert re.fullmatch(r"J&F \d\.\d{4}", printed.splitlines()[-1])
+    assert load_checkpoint(stage1)["flow"] == "simulated, camera motion kept"
     printed = call(train, *flags, "--stage1-checkpoint", stage1)
     assert "DAVIS_train: 2 sequences, DUTS_train: 6 images, validation on DAVIS_test" in printed
     whole = len(load_checkpoint(stage2)["weights"])
@@ -823,14 +825,26 @@ def test_stage_1_on_simulated_motion_trains_the_whole_network(model, tiny_settin
     assert load_checkpoint(stage2)["progress"]["step"] == 4
 
 
+def test_simulated_flow_of_another_kind_than_the_videos_is_refused(
+    tiny_settings, tiny_root, refusal, monkeypatch, tmp_path
+):
+    settings = tiny_settings.replace(mix_stills=True, remove_camera_motion=True)
+    write_settings(settings, tmp_path / "settings.py")
+    monkeypatch.setattr(train, "flow_origin", lambda *_: "dis, camera motion kept")
+    message = refusal(train, "--config", tmp_path / "settings.py")
+    assert "REMOVE_CAMERA_MOTION = True, but the flow maps of DAVIS_train are: dis" in message
+    assert not (tmp_path / "runs").exists()
+
+
 def test_stage_1_without_motion_is_the_papers(tiny_settings, tiny_root):
     frames = still_images(tiny_root, "DUTS_train")
     samples = stills_of(frames, tiny_settings, augmentation_from(tiny_settings))
     assert isinstance(samples, StillImages)
-    expected = StillImages(frames, 64, augmentation_from(tiny_settings), tiny_settings.seed)[2, 3]
+    rng = np.random.default_rng([tiny_settings.seed, 2, 3])
+    image, flow, mask = load_frame(frames[3], 64, augmentation_from(tiny_settings), rng)
     found = samples[2, 3]
-    assert found.keys() == {"image", "mask"} == expected.keys()
-    assert all(np.array_equal(found[name], expected[name]) for name in found)
+    assert found.keys() == {"image", "mask"} and flow is None
+    assert np.array_equal(found["image"], image) and np.array_equal(found["mask"], mask)
 
 
 def test_simulated_motion_follows_the_settings(tiny_settings, tiny_root):

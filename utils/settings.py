@@ -190,7 +190,7 @@ RULES: dict[str, Rule] = {
     "SIMULATED_FLOW_OUTLIERS": _non_negative_float,
     "SIMULATED_FLOW_BLUR": _share,
     "SIMULATED_WRONG_FLOW": _share,
-    "SIMULATED_SPAN": _number(" from 1 to 1000", lambda value: 1 <= value <= 1000),
+    "SIMULATED_SPAN": _number(" from 1 to 100", lambda value: 1 <= value <= 100),
     "MODEL": _text,
     "BACKBONE": _text,
     "PRETRAINED_BACKBONE": _flag,

@@ -194,3 +194,13 @@ def test_bad_input_is_refused() -> None:
             read(np.zeros((5, 5, 3), np.float32))
         with pytest.raises(ValueError, match=r"\(H, W, 3\).*\(5, 5\)"):
             read(np.zeros((5, 5), np.uint8))
+
+
+def test_a_picture_may_be_normalised_by_more_than_its_largest_motion():
+    rng = np.random.default_rng(0)
+    flow = rng.normal(size=(9, 7, 2)).astype(np.float32)
+    largest = np.linalg.norm(flow, axis=2).max()
+    ink = 255 - flow_to_picture(flow).astype(float)
+    paler = 255 - flow_to_picture(flow, at_least=4 * largest).astype(float)
+    assert np.abs(paler - ink / 4).max() <= 1
+    assert np.array_equal(flow_to_picture(flow, at_least=largest / 2), flow_to_picture(flow))
