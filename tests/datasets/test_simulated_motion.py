@@ -236,6 +236,7 @@ def test_either_the_camera_or_the_object_rests_as_often_as_said():
 def test_a_camera_that_follows_the_object_keeps_it_in_place():
     for clip in drawn(tracking=1, parallax=0.3):
         passing = dense(clip.layers[-1].with_camera, SIZE)[clip.mask].mean(axis=0)
+        assert clip.acceleration[0] == clip.acceleration[1]  # they stay together
         for time in (0, 6):
             flow, mask = clip.flow(time, SIZE), clip.frame(time)[1]
             there = np.linalg.norm(flow[mask].mean(axis=0))
