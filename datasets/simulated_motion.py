@@ -128,8 +128,8 @@ class MotionSimulation:
         linear = rng.uniform(-1, 1, size=(2, 2)) * length / size
         bend = self.deformation * length * smooth_vectors(rng, cells=4)
         motion = shift + (node_places(size) - centre) @ linear.T + bend
-        tracked = rng.random() < self.tracking
-        share = rng.uniform(0.7, 1)
+        follows, share = rng.random(), rng.uniform(0.7, 1)
+        tracked = follows < self.tracking and bool(with_camera.any())  # not one that rests
         if tracked:
             passing = interpolate(with_camera, centre[None, None], size)[0, 0]
             motion *= min(1, 0.3 * np.linalg.norm(passing) / max(length, 1e-6))

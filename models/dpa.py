@@ -234,7 +234,8 @@ class Stream(nn.Module):
             attended[index], correlation = attention(
                 attended[index], own[index], other[index] if other else None
             )
-            maps.setdefault("inter-modality", summary(correlation))  # of the finer stage
+            if index == 0:  # the finer stage shows more
+                maps["inter-modality"] = summary(correlation)
         if self.inter_frame is not None:
             by_frames, correlation = self.inter_frame(stages[-1], references)
             maps["inter-frame"] = summary(correlation)

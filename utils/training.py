@@ -612,10 +612,14 @@ def network_arguments(settings: Settings, motion: bool) -> dict[str, Any]:
 
 
 def without_effect(names: Iterable[str], model: str) -> list[str]:
-    """Those of the settings, by upper-case name, that only other networks' constructors take."""
-    taken = {name: set(inspect.signature(network).parameters) for name, network in MODELS.items()}
-    others = set().union(*taken.values()) - taken[model]
-    return sorted(name for name in names if name.lower() in others)
+    """Those of the settings, by upper-case name, that only other networks' constructors take.
+
+    Raises:
+        ModelError: there is no such network.
+    """
+    own = inspect.signature(model_class(model)).parameters
+    others = {name for network in MODELS.values() for name in inspect.signature(network).parameters}
+    return sorted(name for name in names if name.lower() in others - own.keys())
 
 
 def augmentation_from(settings: Settings) -> Augmentation:

@@ -229,6 +229,7 @@ def test_either_the_camera_or_the_object_rests_as_often_as_said():
 
     assert set(resting(drawn())) == {(False, False)}
     assert set(resting(drawn(rest=1))) == {(True, False), (False, True)}
+    assert set(resting(drawn(rest=1, tracking=1))) == {(True, False), (False, True)}
     some = resting(drawn(200, rest=0.3))
     assert 0.2 < np.mean([any(one) for one in some]) < 0.4
 
