@@ -73,7 +73,7 @@ class StillImages(Dataset):
         clip = self.simulation.draw(rng, image, mask)
         times = self.simulation.draw_times(rng, self.num_references)
         flow, *flows = (to_tensor(clip.flow_picture(rng, time)) for time in (0, *times))
-        images = np.stack([clip.frame(time)[0] for time in times])
+        images = np.stack([clip.frame(time) for time in times])
         return {
             **sample,
             "flow": flow,

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+import torch
 
 from datasets.augmentation import affine_field, resize
 from datasets.colour_wheel import flow_to_picture
@@ -203,10 +204,10 @@ class Clip:
     simulation: MotionSimulation
     _origins: dict[tuple[int, float], np.ndarray] = field(default_factory=dict, repr=False)
 
-    def frame(self, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """The frame at a time, in frames from the image: uint8 (S, S, 3) and its mask, bool."""
+    def frame(self, time: float) -> np.ndarray:
+        """The frame at a time, in frames from the image: uint8 RGB (S, S, 3)."""
         if time == 0:
-            return self.image, self.mask
+            return self.image
         result = None
         for layer in self.layers:
             where = dense(self._origin(layer, time), len(self.image))
@@ -218,7 +219,14 @@ class Clip:
                 continue
             alpha = _shifted(layer.alpha, where)
             result = cv2.blendLinear(moved, result, alpha, 1 - alpha)
-        return result, _shifted(layer.extent, where) > 0.5
+        return result
+
+    def mask_of(self, time: float) -> np.ndarray:
+        """Where the object is in the frame at a time: bool (S, S)."""
+        if time == 0:
+            return self.mask
+        origin = self._origin(self.layers[-1], time)
+        return _shifted(self.layers[-1].extent, dense(origin, len(self.mask))) > 0.5
 
     def flow(
         self, time: float, size: int, blur: float = 0.0, bend: np.ndarray | None = None
@@ -314,19 +322,19 @@ def interpolate(nodes: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
 
 
 def dense(nodes: np.ndarray, size: int) -> np.ndarray:
-    """A grid (NODES, NODES) or (NODES, NODES, 2) at every pixel, bilinear: (size, size[, 2])."""
+    """A grid (NODES, NODES, 2) at every pixel, bilinear: (size, size, 2) float32."""
+    planes = torch.from_numpy(nodes.astype(np.float32)).permute(2, 0, 1)
+    # Torch keeps to one thread in each of the loader's processes, NumPy's products do not.
     weights = _weights(size)
-    nodes = nodes.astype(np.float32)
-    if nodes.ndim == 2:
-        return weights @ nodes @ weights.T
-    return cv2.merge([weights @ nodes[..., axis] @ weights.T for axis in range(nodes.shape[2])])
+    return cv2.merge(list((weights @ planes @ weights.T).numpy()))
 
 
 @lru_cache(maxsize=8)
-def _weights(size: int) -> np.ndarray:
+def _weights(size: int) -> torch.Tensor:
     """How much each node counts at each pixel of a line: (size, NODES) float32."""
     position = np.linspace(0, NODES - 1, size)
-    return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(NODES))).astype(np.float32)
+    weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(NODES)))
+    return torch.from_numpy(weights.astype(np.float32))
 
 
 def smooth_noise(rng: np.random.Generator, cells: int) -> np.ndarray:

@@ -58,7 +58,7 @@ def warped_back(clip, time):
     """The frame after one at a time, seen through the flow: what the flow says that one shows."""
     y, x = np.mgrid[:SIZE, :SIZE].astype(np.float32)
     flow = clip.flow(time, SIZE)
-    later = clip.frame(time + 1)[0]
+    later = clip.frame(time + 1)
     return cv2.remap(later, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR)
 
 
@@ -68,9 +68,9 @@ inside = (slice(14, -14), slice(14, -14))
 def test_whole_pixels_move_as_said():
     clip = by_hand(camera=(2, 1), own=(-3, 2))
     image, mask = scene()
-    assert clip.frame(0)[0] is clip.image
+    assert clip.frame(0) is clip.image
     for time in (1, 2, -2):
-        frame, found = clip.frame(time)
+        frame, found = clip.frame(time), clip.mask_of(time)
         expected = moved(mask, -time, 3 * time)  # the camera's and its own
         np.testing.assert_array_equal(found[inside], expected[inside])
         thing, ground = moved(image, -time, 3 * time), moved(image, 2 * time, time)
@@ -85,7 +85,7 @@ def test_motion_that_gets_faster_is_that_between_the_frames():
     clip = by_hand(camera=(2, 0), own=(0, 4), acceleration=(0.5, -0.25))
     # x(t) = 2 (t + t^2 / 4), y(t) = 4 (t - t^2 / 8), so that from 2 to 3 they grow by 4.5 and 1.5.
     flow = clip.flow(2, SIZE)
-    found = clip.frame(2)[1]
+    found = clip.mask_of(2)
     np.testing.assert_allclose(flow[found], [[4.5, 1.5]] * found.sum(), atol=1e-4)
     np.testing.assert_allclose(flow[~found], [[4.5, 0]] * (~found).sum(), atol=1e-4)
 
@@ -93,7 +93,7 @@ def test_motion_that_gets_faster_is_that_between_the_frames():
 def test_flow_relative_to_the_camera_shows_the_object_alone():
     clip = by_hand(camera=(2, 1), own=(-3, 2), removed=(2, 1))
     flow = clip.flow(1, SIZE)
-    found = clip.frame(1)[1]
+    found = clip.mask_of(1)
     np.testing.assert_allclose(flow[found], [[-3, 2]] * found.sum(), atol=1e-4)
     np.testing.assert_allclose(flow[~found], 0, atol=1e-4)
 
@@ -109,8 +109,8 @@ def test_the_flow_of_drawn_clips_warps_their_frames_onto_each_other(time):
     errors = []
     for seed in range(8):
         clip = EXACT.draw(np.random.default_rng(seed), *scene(seed))
-        frame = clip.frame(time)[0].astype(float)
-        still = np.abs(clip.frame(time + 1)[0] - frame)[inside]
+        frame = clip.frame(time).astype(float)
+        still = np.abs(clip.frame(time + 1) - frame)[inside]
         through = np.abs(warped_back(clip, time) - frame)[inside]
         errors.append((np.median(through.mean(axis=2)), np.median(still.mean(axis=2))))
     with_flow, without = np.mean(errors, axis=0)
@@ -124,7 +124,7 @@ def test_motion_changes_at_the_masks_edge():
     for seed in range(6):
         clip = rigid.draw(np.random.default_rng(seed), *scene(seed))
         for time in (0, 3):
-            flow, mask = clip.flow(time, SIZE), clip.frame(time)[1]
+            flow, mask = clip.flow(time, SIZE), clip.mask_of(time)
             without = dataclasses.replace(clip, shown=clip.layers[:1]).flow(time, SIZE)
             own = np.linalg.norm(flow - without, axis=2)
             differs = own > own.max() / 4
@@ -138,7 +138,7 @@ def test_a_wrong_flow_map_knows_nothing_of_the_object():
             np.random.default_rng(seed), *scene(seed)
         )
         assert np.abs(clip.flow(0, SIZE)).max() < 1e-4
-        assert not np.array_equal(clip.frame(4)[0], clip.image)  # it moves all the same
+        assert not np.array_equal(clip.frame(4), clip.image)  # it moves all the same
 
 
 def drawn(seeds=30, **strengths):
@@ -239,7 +239,7 @@ def test_a_camera_that_follows_the_object_keeps_it_in_place():
         passing = dense(clip.layers[-1].with_camera, SIZE)[clip.mask].mean(axis=0)
         assert clip.acceleration[0] == clip.acceleration[1]  # they stay together
         for time in (0, 6):
-            flow, mask = clip.flow(time, SIZE), clip.frame(time)[1]
+            flow, mask = clip.flow(time, SIZE), clip.mask_of(time)
             there = np.linalg.norm(flow[mask].mean(axis=0))
             assert there < (0.65 if time == 0 else 1.0) * np.linalg.norm(passing) + 0.02
 
@@ -272,7 +272,7 @@ def test_wrong_flow_comes_as_often_as_said():
 def test_without_motion_every_frame_is_the_image():
     (clip,) = drawn(1, camera=0, object=0)
     for time in (3, -5):
-        frame, mask = clip.frame(time)
+        frame, mask = clip.frame(time), clip.mask_of(time)
         assert np.abs(frame.astype(int) - clip.image).max() <= 2
         np.testing.assert_array_equal(mask, clip.mask)
     assert (clip.flow_picture(np.random.default_rng(0), 3) == 255).all()
@@ -281,7 +281,7 @@ def test_without_motion_every_frame_is_the_image():
 @pytest.mark.parametrize("time", [0, 8, -8])
 def test_without_the_camera_what_rests_is_white_at_all_times(time):
     for clip in drawn(8, camera_removed=True, camera=0.05):
-        flow, mask = clip.flow(time, SIZE), clip.frame(time)[1]
+        flow, mask = clip.flow(time, SIZE), clip.mask_of(time)
         around = cv2.dilate(mask.astype(np.uint8), np.ones((11, 11))) == 0
         assert np.abs(flow[around]).max() < 1e-3
         assert np.abs(flow[mask]).max() > 0.05
@@ -342,7 +342,7 @@ def test_a_clip_follows_from_the_generator():
     def clip(seed):
         rng = np.random.default_rng(seed)
         drawn = MotionSimulation().draw(rng, *scene())
-        return drawn.frame(3)[0], drawn.flow_picture(rng, 3), MotionSimulation().draw_times(rng, 3)
+        return drawn.frame(3), drawn.flow_picture(rng, 3), MotionSimulation().draw_times(rng, 3)
 
     for one, other in zip(clip(5), clip(5)):
         np.testing.assert_array_equal(one, other)
@@ -368,8 +368,8 @@ def test_images_that_are_all_object_or_none_are_taken_too(value):
     image, mask = scene()
     mask[:] = value
     clip = MotionSimulation().draw(np.random.default_rng(0), image, mask)
-    assert clip.frame(2)[0].shape == (SIZE, SIZE, 3)
-    assert clip.frame(2)[1].all() == value == clip.frame(2)[1].any()
+    assert clip.frame(2).shape == (SIZE, SIZE, 3)
+    assert clip.mask_of(2).all() == value == clip.mask_of(2).any()
     assert clip.flow_picture(np.random.default_rng(0), 2).shape == (SIZE, SIZE, 3)
 
 
