@@ -49,9 +49,17 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import config
 from datasets.flow import build_estimator, make_flow
-from datasets.layout import Frame, Sequence, frame_label, read_mask, read_size, video_sequences
+from datasets.layout import (
+    Frame,
+    Sequence,
+    frame_label,
+    read_mask,
+    read_size,
+    still_images,
+    video_sequences,
+)
 from datasets.progress import progress_bar
-from datasets.samples import TestFrames, VideoFrames, uniform_references
+from datasets.samples import StillImages, TestFrames, VideoFrames, uniform_references
 from datasets.sampling import EpochBatches, Key
 from datasets.synthetic import MIN_SIZE, write_synthetic
 from models import build_model
@@ -71,6 +79,7 @@ from utils.training import (
     make_loader,
     network_arguments,
     peak_memory,
+    stills_of,
 )
 
 REST = "rest of the network"  # what is in none of its parts
@@ -149,7 +158,8 @@ def main() -> None:
     own_data = "DATA_ROOT" in arguments.given
     if own_data:
         for line in arguments.only:
-            _sequences_of(line, settings)  # what is wrong with the data is said at once
+            # What is wrong with the data is said at once.
+            _stills_of(settings) if line == "stills" else _sequences_of(line, settings)
     indices = gpu_indices(settings.gpu)
     device = torch.device("cuda", indices[0]) if indices else torch.device("cpu")
     if device.type == "cpu" and "BATCH_SIZE" not in arguments.given:
@@ -160,7 +170,10 @@ def main() -> None:
             data_root = Path(folder) / "data"
             write_data(data_root, *arguments.frame_size)
             here = settings.replace(
-                data_root=str(data_root), train_sets=["DAVIS_train"], val_set="DAVIS_test"
+                data_root=str(data_root),
+                pretrain_set="DUTS_train",
+                train_sets=["DAVIS_train"],
+                val_set="DAVIS_test",
             )
         lines = {}
         for line in progress_bar(arguments.only, desc="benchmark", unit="line"):
@@ -217,10 +230,10 @@ def in_own_process(line: str, job: Job, interrupts: Interrupts) -> dict[str, Any
 
 
 def write_data(data_root: Path, height: int, width: int) -> None:
-    """A training and a test sequence with flow maps, of frames of this size."""
+    """Stills and a training and a test sequence with flow maps, all of this size."""
     write_synthetic(
         data_root,
-        stills=1,
+        stills=_DISTINCT,
         train_sequences=1,
         test_sequences=1,
         frames=_DISTINCT,
@@ -376,10 +389,21 @@ def training(job: Job) -> dict[str, Any]:
 
 def loader(job: Job) -> dict[str, Any]:
     """Training samples as one core makes them: a target and its references, augmented."""
+    return made_by_one_core(job, training_set(job.settings))
+
+
+def stills(job: Job) -> dict[str, Any]:
+    """The same of still images: a target and its references, with simulated motion."""
+    s = job.settings
+    frames = _stills_of(s)
+    return made_by_one_core(job, stills_of(frames, s, augmentation_from(s), simulated=True))
+
+
+def made_by_one_core(job: Job, dataset: StillImages | VideoFrames) -> dict[str, Any]:
+    """How many samples a second the loader gives on one core."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     s = job.settings
-    dataset = training_set(s)
     batches = EpochBatches(dataset.set_sizes, s.batch_size, s.seed, s.balance_sets)
     length = math.ceil(_LOADER_SAMPLES / s.batch_size)
     keys = [step[0] for step in first_steps(batches, 1 + length * job.repeats)]
@@ -390,7 +414,7 @@ def loader(job: Job) -> dict[str, Any]:
         for _ in islice(stream, length):
             bar.update(s.batch_size)
 
-    with progress_bar(desc="loader", unit="sample") as bar:
+    with progress_bar(desc="samples", unit="sample") as bar:
         seconds = median_of_runs(run, job.repeats)
     return {
         "references": s.num_references,
@@ -445,6 +469,7 @@ LINES: dict[str, Callable[[Job], dict[str, Any]]] = {
     "inference": inference,
     "training": training,
     "loader": loader,
+    "stills": stills,
     "flow": flow,
     "scoring": scoring,
 }
@@ -787,6 +812,10 @@ def _sequences_of(line: str, settings: Settings) -> list[Sequence]:
         return [one for name in settings.train_sets for one in video_sequences(root, name)]
     masks = "some" if line == "scoring" else "none"
     return video_sequences(root, settings.val_set, masks=masks, flow=line == "inference")
+
+
+def _stills_of(settings: Settings) -> list[Frame]:
+    return still_images(Path(settings.data_root), settings.pretrain_set)
 
 
 def _short(sequence: Sequence) -> Sequence:

@@ -116,7 +116,7 @@ def run(tmp_path_factory):
     file = tmp_path_factory.mktemp("benchmark") / "numbers.json"
     command = [sys.executable, "-m", "utils.benchmark", *SMALL.split(), "--json", str(file)]
     result = subprocess.run(
-        [*command, "--only", "inference", "loader"],
+        [*command, "--only", "inference", "loader", "stills"],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -130,7 +130,7 @@ def run(tmp_path_factory):
 
 
 def test_only_the_lines_asked_for_are_measured(run):
-    assert list(run[1]["lines"]) == ["inference", "loader"]
+    assert list(run[1]["lines"]) == ["inference", "loader", "stills"]
     assert "training" not in run[0]
 
 
@@ -153,7 +153,8 @@ def test_table_and_json_agree(run):
         ("operations per frame", lines["inference"]["gflop_per_frame"]),
         ("share of the matrix peak", 100 * lines["inference"]["share_of_matrix_peak"]),
         ("limit's share of the time", 100 * lines["inference"]["share_of_limit"]),
-        ("rate of one core", lines["loader"]["samples_per_second_per_core"]),
+        ("loader .* rate of one core", lines["loader"]["samples_per_second_per_core"]),
+        ("stills .* rate of one core", lines["stills"]["samples_per_second_per_core"]),
     ]
     rows += [(p, 100 * own["share"]) for p, own in lines["inference"]["parts"].items()]
     for label, value in rows:
