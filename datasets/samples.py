@@ -13,6 +13,8 @@ from datasets.colour_wheel import change_motion
 from datasets.layout import DatasetError, Frame, Sequence, read_image, read_mask
 from datasets.simulated_motion import MotionSimulation
 
+Pictures = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]  # image, flow map, mask
+
 
 class StillImages(Dataset):
     """Stage 1's samples: still images with masks (Sec. 4.3), alone or as pseudo-clips.
@@ -20,7 +22,8 @@ class StillImages(Dataset):
     Args:
         frames: images with masks, from ``datasets.layout.still_images``.
         size: side of the square samples in pixels.
-        augmentation: random changes, one for all of a pseudo-clip; ``None`` only resizes.
+        augmentation: random changes, drawn anew for each frame of a pseudo-clip; ``None`` only
+            resizes.
         seed: of augmentation and motion.
         simulation: what moves how much in pseudo-clips; ``None`` gives the image alone.
         num_references: N_R, frames of the pseudo-clip at random times.
@@ -62,24 +65,23 @@ class StillImages(Dataset):
         """
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        frame = self.frames[index]
-        image, _, mask = _load_pictures(frame, self.size, self.augmentation, rng, mask=True)
-        sample = {
-            "image": to_tensor(image),
-            "mask": torch.from_numpy(mask).unsqueeze(0).float(),
-        }
+        image, _, mask = _read_frame(self.frames[index], mask=True)
         if self.simulation is None:
-            return sample
-        clip = self.simulation.draw(rng, image, mask)
+            image, _, mask = self._changed(rng, image, None, mask)
+            return {"image": to_tensor(image), "mask": _mask_tensor(mask)}
+        square = whole_frame(self.size).apply(image)
+        clip = self.simulation.draw(rng, square, _resized_mask(mask, self.size))
         times = self.simulation.draw_times(rng, self.num_references)
-        flow, *flows = (to_tensor(clip.flow_picture(rng, time)) for time in (0, *times))
-        images = np.stack([clip.frame(time) for time in times])
-        return {
-            **sample,
-            "flow": flow,
-            "reference_images": to_tensor(images),
-            "reference_flows": torch.stack(flows),
-        }
+        # The target's image is the photo's own, which has more pixels.
+        target = self._changed(rng, image, clip.flow_picture(rng, 0), mask)
+        references = [
+            self._changed(rng, clip.frame(time), clip.flow_picture(rng, time), None)
+            for time in times
+        ]
+        return _sample(target, references)
+
+    def _changed(self, rng: np.random.Generator, *pictures: np.ndarray | None) -> Pictures:
+        return _changed(pictures, self.size, self.augmentation, rng)
 
 
 class VideoFrames(Dataset):
@@ -136,18 +138,15 @@ class VideoFrames(Dataset):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         sequence, position = self.targets[index]
-        image, flow, mask = load_frame(sequence.frames[position], self.size, self.augmentation, rng)
+        target = self._load(rng, sequence.frames[position], mask=True)
         references = [
-            _load_pictures(sequence.frames[other], self.size, self.augmentation, rng, mask=False)
+            self._load(rng, sequence.frames[other], mask=False)
             for other in random_references(len(sequence.frames), position, self.num_references, rng)
         ]
-        return {
-            "image": image,
-            "flow": flow,
-            "reference_images": to_tensor(np.stack([reference[0] for reference in references])),
-            "reference_flows": to_tensor(np.stack([reference[1] for reference in references])),
-            "mask": mask,
-        }
+        return _sample(target, references)
+
+    def _load(self, rng: np.random.Generator, frame: Frame, mask: bool) -> Pictures:
+        return _changed(_read_frame(frame, mask), self.size, self.augmentation, rng)
 
 
 class Mixed(Dataset):
@@ -276,36 +275,47 @@ def load_frame(
     Raises:
         DatasetError: a file cannot be read, or the three differ in size.
     """
-    image, flow, truth = _load_pictures(frame, size, augmentation, rng, mask)
+    image, flow, truth = _changed(_read_frame(frame, mask), size, augmentation, rng)
     return (
         to_tensor(image),
         None if flow is None else to_tensor(flow),
-        None if truth is None else torch.from_numpy(truth).unsqueeze(0).float(),
+        None if truth is None else _mask_tensor(truth),
     )
 
 
-def _load_pictures(
-    frame: Frame,
+def _changed(
+    pictures: Pictures,
     size: int,
     augmentation: Augmentation | None,
     rng: np.random.Generator | None,
-    mask: bool,
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """What ``load_frame`` returns as uint8 (S, S, 3) and bool (S, S)."""
-    image, flow, truth = _read_frame(frame, mask)
+) -> Pictures:
+    """A frame as it is shown, uint8 (S, S, 3) and bool (S, S)."""
+    image, flow, truth = pictures
     if augmentation is not None:
         return augmentation(rng, size, image, flow, truth)
     view = whole_frame(size)
     image = view.apply(image)
     flow = None if flow is None else view.apply(flow)
-    if truth is not None:
-        truth = view.apply(truth.astype(np.uint8) * 255) > 127
-    return image, flow, truth
+    return image, flow, None if truth is None else _resized_mask(truth, size)
 
 
-def _read_frame(
-    frame: Frame, mask: bool
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+def _resized_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    return whole_frame(size).apply(mask.astype(np.uint8) * 255) > 127
+
+
+def _sample(target: Pictures, references: list[Pictures]) -> dict[str, Tensor]:
+    """What a network gets of a target and its references, all uint8 (S, S, 3) and bool (S, S)."""
+    image, flow, mask = target
+    return {
+        "image": to_tensor(image),
+        "flow": to_tensor(flow),
+        "reference_images": to_tensor(np.stack([reference[0] for reference in references])),
+        "reference_flows": to_tensor(np.stack([reference[1] for reference in references])),
+        "mask": _mask_tensor(mask),
+    }
+
+
+def _read_frame(frame: Frame, mask: bool) -> Pictures:
     """Image, flow map if there is one, and mask if wanted, all of one size."""
     image = read_image(frame.image)
     flow = None if frame.flow is None else read_image(frame.flow)
@@ -321,6 +331,10 @@ def to_tensor(picture: np.ndarray) -> Tensor:
     tensor = torch.from_numpy(picture).movedim(-1, -3)
     # Written in the channels' order at once: copying bytes into it first takes longer.
     return torch.empty(tensor.shape).copy_(tensor).div_(255)
+
+
+def _mask_tensor(mask: np.ndarray) -> Tensor:
+    return torch.from_numpy(mask).unsqueeze(0).float()
 
 
 def size_error(

@@ -16,10 +16,11 @@ from datasets.augmentation import affine_field, resize
 from datasets.colour_wheel import flow_to_picture
 
 NODES = 17  # a side of the grid that motion is computed on; it is interpolated in between
-FLOW_SHARE = 0.5  # side of the flow maps as computed, as a share of the frame's
+FLOW_SHARE = 0.5  # side of the flow maps, as a share of the frame's
 _INVERSIONS = 8  # rounds of the fixed-point iteration for where a moved point has come from
 _BEND = 0.25  # largest change of position from point to point, by camera or object
 _HASTE = 0.5  # largest change of speed over the span of a clip
+_SWAY = 6, 16  # shortest and longest period of an object's deformation, in frames
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class MotionSimulation:
         rest: how often either the camera or the object rests.
         tracking: how often the camera follows the object.
         parallax: by how much the near moves more than the far with the camera, about, as a share.
-        deformation: the object's smooth deformation, as a share of its motion.
+        deformation: the object's smooth deformation to and fro, as a share of its motion.
         distractors: how often a part of the background moves by itself, and how often one is
             nearer than what is around it.
         flow_noise: smooth errors of flow maps, as a share of their largest motion; less where
@@ -50,14 +51,14 @@ class MotionSimulation:
 
     camera: float = 0.02
     object: float = 0.03
-    rest: float = 0.2
+    rest: float = 0.1
     tracking: float = 0.3
-    parallax: float = 0.5
-    deformation: float = 0.3
-    distractors: float = 0.3
+    parallax: float = 0.4
+    deformation: float = 0.8
+    distractors: float = 0.15
     flow_noise: float = 0.1
     flow_outliers: float = 1.0
-    flow_blur: float = 0.015
+    flow_blur: float = 0.025
     wrong_flow: float = 0.1
     span: float = 8.0
     camera_removed: bool = False
@@ -86,9 +87,10 @@ class MotionSimulation:
             pan[:] = 0
         pan = self._unfolded(pan, size)
         with_camera, near = (self._unfolded(pan * np.float32(factor), size) for factor in nearness)
-        own, tracked = self._object_motion(object_rng, mask, with_camera)
+        rate, phase = 2 * np.pi / object_rng.uniform(*_SWAY), object_rng.uniform(0, 2 * np.pi)
+        own, bend, tracked = self._object_motion(object_rng, mask, with_camera, rate)
         if resting < self.rest and which >= 0.5:
-            own[:] = 0
+            own[:], bend[:] = 0, 0
         far = self._unfolded(pan * (1 + relief), size)
         background = fill_behind(image, mask, clip_rng)
         layers = [Layer(background, None, None, far)]
@@ -100,7 +102,7 @@ class MotionSimulation:
         # What is drawn reaches as far as what was filled, so that at rest the image is whole.
         drawn = cv2.dilate(mask.astype(np.float32), np.ones((5, 5)))
         extent = mask.astype(np.float32)
-        layers.append(Layer(image, soft(drawn), soft(extent), with_camera, own))
+        layers.append(Layer(image, soft(drawn), soft(extent), with_camera, own, bend))
         noticed = clip_rng.random() >= self.wrong_flow
         haste = clip_rng.uniform(-1, 1, size=2) * _HASTE / self.span
         return Clip(
@@ -110,16 +112,24 @@ class MotionSimulation:
             shown=layers if noticed else layers[:-1],
             removed=pan if self.camera_removed else np.zeros_like(pan),
             acceleration=haste[[0, 0]] if tracked else haste,
+            sway=(rate, phase),
             flatness=flatness(image)[..., None],
             simulation=self,
         )
 
     def _object_motion(
-        self, rng: np.random.Generator, mask: np.ndarray, with_camera: np.ndarray
-    ) -> tuple[np.ndarray, bool]:
-        """Motion of the object's own, beside that with the camera, (NODES, NODES, 2) both.
+        self, rng: np.random.Generator, mask: np.ndarray, with_camera: np.ndarray, rate: float
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Motion of the object's own, beside that with the camera, (NODES, NODES, 2) each.
 
-        Also returns whether the camera follows the object.
+        Args:
+            rng: source of all random choices.
+            mask: bool (S, S).
+            with_camera: (NODES, NODES, 2), in pixels per frame.
+            rate: of its deformation to and fro, in radians per frame.
+
+        Returns:
+            How it moves, how it deforms at most, and whether the camera follows it.
         """
         size = len(mask)
         rows, columns = np.nonzero(mask)
@@ -127,15 +137,16 @@ class MotionSimulation:
         shift = self._shift(rng, size)
         length = np.linalg.norm(shift)
         linear = rng.uniform(-1, 1, size=(2, 2)) * length / size
-        bend = self.deformation * length * smooth_vectors(rng, cells=4)
-        motion = shift + (node_places(size) - centre) @ linear.T + bend
+        motion = shift + (node_places(size) - centre) @ linear.T
+        bend = self.deformation * length * smooth_vectors(rng, cells=rng.integers(3, 7))
         follows, share = rng.random(), rng.uniform(0.7, 1)
         tracked = follows < self.tracking and bool(with_camera.any())  # not one that rests
         if tracked:
             passing = interpolate(with_camera, centre[None, None], size)[0, 0]
             motion *= min(1, 0.3 * np.linalg.norm(passing) / max(length, 1e-6))
             motion -= share * passing
-        return self._unfolded(motion.astype(np.float32), size), tracked
+        motion = self._unfolded(motion.astype(np.float32), size)
+        return motion, self._unfolded(bend, size, 2 / rate), tracked
 
     def _drift(self, rng: np.random.Generator, size: int) -> np.ndarray:
         """Motion of something else, (NODES, NODES, 2): all of it alike."""
@@ -146,10 +157,14 @@ class MotionSimulation:
         angle, length = rng.uniform(0, 2 * np.pi), self.object * size * rng.uniform(0.1, 1)
         return np.float32(length) * np.array([np.cos(angle), np.sin(angle)], np.float32)
 
-    def _unfolded(self, motion: np.ndarray, size: int) -> np.ndarray:
-        """The motion, more even if within ``span`` points would come close to overtaking others."""
+    def _unfolded(self, motion: np.ndarray, size: int, longest: float | None = None) -> np.ndarray:
+        """The motion, more even if points would come close to overtaking others.
+
+        It goes on for ``longest`` frames, by default for ``span`` at the highest speed.
+        """
         steepest = max(np.abs(np.diff(motion, axis=axis)).max() for axis in (0, 1))
-        longest = self.span * (1 + _HASTE / 2)
+        if longest is None:
+            longest = self.span * (1 + _HASTE / 2)
         change = longest * steepest * (NODES - 1) / (size - 1)
         if change <= _BEND:
             return motion
@@ -167,6 +182,7 @@ class Layer:
         extent: likewise, where it is for masks and flow maps.
         with_camera: motion per unit of the camera's time, (NODES, NODES, 2) in pixels.
         own: likewise, of the object's time.
+        bend: likewise, of its deformation's, which goes to and fro.
     """
 
     picture: np.ndarray
@@ -174,11 +190,15 @@ class Layer:
     extent: np.ndarray | None
     with_camera: np.ndarray
     own: np.ndarray | None = None
+    bend: np.ndarray | None = None
 
     def moved(self, times: np.ndarray) -> np.ndarray:
-        """Motion in that much of the camera's and of the object's time, (NODES, NODES, 2)."""
+        """Motion in that much of the camera's, object's and deformation's time, as the grids."""
         motion = times[0] * self.with_camera
-        return motion if self.own is None else motion + times[1] * self.own
+        for time, part in zip(times[1:], (self.own, self.bend)):
+            if part is not None:
+                motion = motion + time * part
+        return motion
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +210,7 @@ class Clip:
         layers: back to front, the object last, and ``shown`` those that flow maps know of.
         removed: the camera's motion where flow maps are relative to it, (NODES, NODES, 2).
         acceleration: of the camera's and the object's time, per frame.
+        sway: the deformation's rate in radians per frame, and its phase at time 0.
         flatness: how little each part of the image has to follow, (NODES, NODES, 1).
         simulation: how large the flow maps' errors are.
     """
@@ -200,6 +221,7 @@ class Clip:
     shown: list[Layer]
     removed: np.ndarray
     acceleration: np.ndarray
+    sway: tuple[float, float]
     flatness: np.ndarray
     simulation: MotionSimulation
     _origins: dict[tuple[int, float], np.ndarray] = field(default_factory=dict, repr=False)
@@ -263,10 +285,10 @@ class Clip:
         """The flow map of the frame at a time with errors, as the colour wheel shows it.
 
         Returns:
-            uint8 RGB (S, S, 3).
+            uint8 RGB, square, FLOW_SHARE of the frame's side.
         """
-        full, errors = len(self.image), self.simulation
-        size = max(1, round(FLOW_SHARE * full))
+        errors = self.simulation
+        size = max(1, round(FLOW_SHARE * len(self.image)))
         width = errors.flow_blur * size
         bend = np.float32(width) * dense(smooth_vectors(rng, cells=8), size)
         flow = self.flow(time, size, rng.uniform(0, width), bend)
@@ -274,11 +296,13 @@ class Clip:
         largest = np.linalg.norm(flow, axis=2).max()
         flow += np.float32(errors.flow_noise * rng.uniform(0, 1) * largest) * noise
         stray = largest * (1 + errors.flow_outliers * rng.uniform(0, 1))
-        return resize(flow_to_picture(flow, at_least=stray), full, full)
+        return flow_to_picture(flow, at_least=stray)
 
     def _times(self, time: float) -> np.ndarray:
-        """Of camera and object: both move evenly faster or slower."""
-        return time + self.acceleration * time**2 / 2
+        """Of camera and object, which move evenly faster or slower, and of its deformation."""
+        rate, phase = self.sway
+        swayed = (np.sin(rate * time + phase) - np.sin(phase)) / rate
+        return np.append(time + self.acceleration * time**2 / 2, swayed)
 
     def _origin(self, layer: Layer, time: float) -> np.ndarray:
         """Where in the layer's picture the points of a frame's grid are: (NODES, NODES, 2)."""

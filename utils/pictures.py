@@ -39,12 +39,27 @@ def draw_panels(
         ("ground truth", np.full_like(image, 128) if truth is None else _grey(truth)),
         *((name, heat_map(values, image)) for name, values in maps.items()),
     ]
-    height = max(1, round(PANEL_WIDTH * image.shape[0] / image.shape[1]))
-    return np.hstack(
+    return draw_row(
         [
-            _with_label(resize(picture, height, PANEL_WIDTH), f"{letter}  {name}")
+            (f"{letter}  {name}", picture)
             for letter, (name, picture) in zip(string.ascii_uppercase, panels)
         ]
+    )
+
+
+def draw_row(panels: list[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Pictures side by side, each under its label.
+
+    Args:
+        panels: label and uint8 RGB (H, W, 3); all get the size of the first one, PANEL_WIDTH wide.
+
+    Returns:
+        uint8 RGB.
+    """
+    first = panels[0][1]
+    height = max(1, round(PANEL_WIDTH * first.shape[0] / first.shape[1]))
+    return np.hstack(
+        [_with_label(resize(picture, height, PANEL_WIDTH), label) for label, picture in panels]
     )
 
 

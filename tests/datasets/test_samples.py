@@ -1,5 +1,6 @@
 """Samples: what is in them, which references they have, and what broken files do."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets.augmentation import Augmentation, whole_frame
+from datasets.colour_wheel import picture_to_flow
 from datasets.layout import DatasetError, Frame, Sequence, still_images, video_sequences
 from datasets.samples import (
     Mixed,
@@ -369,7 +371,8 @@ def test_a_simulated_clip_has_what_a_video_has(tiny_root):
     }
     assert all(x.min() >= 0 and x.max() <= 1 for x in sample.values())
     assert set(sample["mask"].unique().tolist()) == {0, 1}
-    # Three frames of one scene at different times.
+    # Without augmentation, four frames of one scene at different times.
+    sample = clips(tiny_root)[0, 2]
     frames = [sample["image"], *sample["reference_images"]]
     differences = [(a - b).abs().mean() for a, b in itertools.combinations(frames, 2)]
     assert all(0 < difference < 0.3 for difference in differences)
@@ -380,6 +383,68 @@ def test_the_target_of_a_simulated_clip_is_the_image(tiny_root):
     sample = clips(tiny_root)[0, 1]
     assert torch.equal(sample["image"], still["image"])
     assert torch.equal(sample["mask"], still["mask"])
+
+
+STILL_AUGMENTATION = Augmentation(
+    flip_probability=0,
+    crop_scale=1,
+    rotation_probability=0,
+    brightness=0,
+    contrast=0,
+    saturation=0,
+)
+EXACT = MotionSimulation(flow_noise=0, flow_outliers=0, flow_blur=0)
+
+
+def exact_clip(root, **changes):
+    augmentation = dataclasses.replace(STILL_AUGMENTATION, **changes)
+    frames = still_images(root, "DUTS_train")
+    return StillImages(frames, 64, augmentation, simulation=EXACT)[0, 2]
+
+
+def test_all_frames_of_a_simulated_clip_are_mirrored_with_their_motion(tiny_root):
+    plain, mirrored = exact_clip(tiny_root), exact_clip(tiny_root, flip_probability=1)
+    for name in ("image", "mask", "reference_images"):
+        torch.testing.assert_close(mirrored[name], plain[name].flip(-1), atol=0.01, rtol=0)
+    for name in ("flow", "reference_flows"):
+        moved = 0
+        for one, other in zip(plain[name].view(-1, 3, 64, 64), mirrored[name].view(-1, 3, 64, 64)):
+            motion, back = (
+                picture_to_flow((x.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+                for x in (one, other)
+            )
+            moved += np.abs(motion).mean()
+            np.testing.assert_allclose(back[:, ::-1] * [-1, 1], motion, atol=0.08)
+        assert moved > 0.05
+
+
+def test_augmentation_is_drawn_anew_for_each_frame_of_a_simulated_clip(tiny_root):
+    plain, changed = exact_clip(tiny_root), exact_clip(tiny_root, brightness=0.5)
+    factors = [
+        float(after.mean() / before.mean())
+        for before, after in zip(
+            [plain["image"], *plain["reference_images"]],
+            [changed["image"], *changed["reference_images"]],
+        )
+    ]
+    assert min(abs(a - b) for a, b in itertools.combinations(factors, 2)) > 0.01
+
+
+def test_the_target_of_a_simulated_clip_is_as_sharp_as_the_photo(tmp_path):
+    """A crop of the photo itself, not of a picture that was reduced before."""
+    fine = np.indices((4 * SIZE, 4 * SIZE)).sum(axis=0) // 2 % 2 * 255
+    mask = np.zeros_like(fine)
+    mask[SIZE : 2 * SIZE, SIZE : 2 * SIZE] = 255
+    path = write(tmp_path / "x.png", np.repeat(fine[..., None], 3, axis=2).astype(np.uint8))
+    frame = Frame("x", path, write(tmp_path / "y.png", mask.astype(np.uint8)), None)
+    quarter = dataclasses.replace(STILL_AUGMENTATION, crop_scale=0.25)
+    still = StillImages([frame], SIZE, quarter)
+    clip = StillImages([frame], SIZE, quarter, simulation=EXACT)
+    contrast = [
+        max(float(dataset[epoch, 0]["image"].std()) for epoch in range(20))
+        for dataset in (still, clip)
+    ]
+    assert contrast[1] > 0.8 * contrast[0] > 0.1
 
 
 def test_a_simulated_clip_depends_on_seed_epoch_and_index_alone(tiny_root):

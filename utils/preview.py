@@ -1,0 +1,176 @@
+"""What a network is trained on: pictures of training samples, and what their flow maps are like.
+
+``python -m utils.preview --output preview``, with any setting of config.py as a flag; ``--help``
+lists them. Samples are those of pretrain.py and train.py, augmented as there. The numbers show how
+near simulated motion (PRETRAIN_MOTION) comes to that of the videos.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+import config
+from datasets.colour_wheel import picture_to_flow
+from datasets.layout import still_images, video_sequences
+from datasets.progress import progress_bar
+from datasets.samples import StillImages, VideoFrames
+from utils.pictures import draw_overlay, draw_row, write_picture
+from utils.scripts import run_script
+from utils.settings import Settings, SettingsError, parse_settings, settings_parser
+from utils.training import augmentation_from, stills_of
+
+_MARGIN = 0.02  # on either side of the object's edge, as a share of the side
+_LEAST_PIXELS = 50  # of the object or around it, fewer say nothing
+_LEAST_MOTION = 0.05  # of the object against what is around it, less has no edge
+
+
+def main() -> None:
+    """Read the settings, draw samples of each set, print the table."""
+    parser = settings_parser(config, __doc__.split("\n")[0])
+    add = parser.add_argument
+    folder = "where the pictures go, one for each set"
+    add("--output", type=Path, required=True, metavar="FOLDER", help=folder)
+    sets = "of PRETRAIN_SET and TRAIN_SETS (default: all of them)"
+    add("--set", nargs="+", dest="sets", metavar="NAME", help=sets)
+    add("--samples", type=int, default=6, metavar="N", help="to be drawn of each set (default: 6)")
+    number = "samples whose flow maps the numbers are of (default: 120)"
+    add("--flow-maps", type=int, default=120, metavar="N", help=number)
+    settings, arguments = parse_settings(parser, config)
+    for flag, value in (("--samples", arguments.samples), ("--flow-maps", arguments.flow_maps)):
+        if value < 1:
+            raise SettingsError(f"{flag} {value}: expected 1 or above")
+    sets = {name: samples_of(name, settings) for name in arguments.sets or _names(settings)}
+    columns = {}
+    for name, samples in sets.items():
+        with_flow = not isinstance(samples, StillImages) or samples.simulation is not None
+        order = np.random.default_rng(settings.seed).permutation(len(samples)).tolist()
+        drawn = order[: arguments.samples]
+        rows = [draw_sample(samples[0, index]) for index in drawn]
+        file = arguments.output / f"{name}.png"
+        write_picture(file, np.vstack(rows))
+        print(f"{file}: {len(rows)} of {len(samples)} samples")
+        if with_flow:
+            bar = progress_bar(order[: arguments.flow_maps], desc=name, unit="flow map")
+            found = (samples[0, index] for index in bar)
+            columns[name] = [flow_traits(_picture(one["flow"]), _mask(one)) for one in found]
+    if columns:
+        print(table(columns))
+
+
+def _names(settings: Settings) -> list[str]:
+    return list(dict.fromkeys([settings.pretrain_set, *settings.train_sets]))
+
+
+def samples_of(name: str, settings: Settings) -> StillImages | VideoFrames:
+    """The samples that pretrain.py or train.py takes of a set.
+
+    Raises:
+        SettingsError: none of the two takes any.
+        DatasetError: it is not there, or not whole.
+    """
+    root, augmentation = Path(settings.data_root), augmentation_from(settings)
+    if name == settings.pretrain_set:
+        return stills_of(still_images(root, name), settings, augmentation)
+    if name not in settings.train_sets:
+        raise SettingsError(f"--set {name}: expected one of {', '.join(_names(settings))}")
+    sequences = video_sequences(root, name)
+    return VideoFrames(
+        [sequences], settings.image_size, settings.num_references, augmentation, settings.seed
+    )
+
+
+def draw_sample(sample: dict[str, Tensor]) -> np.ndarray:
+    """A row of pictures: the image with its object, its flow map, the references and theirs.
+
+    Args:
+        sample: as :class:`StillImages` or :class:`VideoFrames` give it.
+
+    Returns:
+        uint8 RGB.
+    """
+    image = _picture(sample["image"])
+    panels = [("image", draw_overlay(image, _mask(sample)))]
+    if "flow" in sample:
+        panels.append(("optical flow", _picture(sample["flow"])))
+        pairs = zip(sample["reference_images"], sample["reference_flows"])
+        for number, (reference, flow) in enumerate(pairs, 1):
+            panels.append((f"reference {number}", _picture(reference)))
+            panels.append((f"its flow {number}", _picture(flow)))
+    return draw_row(panels)
+
+
+def flow_traits(picture: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """What a flow map is like, in shares of the motion that it shows as a full colour.
+
+    Args:
+        picture: of the colour wheel, uint8 RGB (S, S, 3).
+        mask: of the object, bool (S, S).
+
+    Returns:
+        By name; without what cannot be said of this map. Inside and outside keep away from the
+        object's edge, where flow maps err; ``sharpness of the edge`` is the change of motion across
+        it, near by, as a share of that between inside and outside.
+    """
+    flow = picture_to_flow(picture)
+    margin = max(1, round(_MARGIN * len(mask)))
+    inside = _shrunk(mask, margin)
+    outside = _shrunk(~mask, margin)
+    if min(inside.sum(), outside.sum()) < _LEAST_PIXELS:
+        return {}
+    lengths = np.linalg.norm(flow, axis=2)
+    change = flow[inside].mean(axis=0) - flow[outside].mean(axis=0)
+    against = float(np.linalg.norm(change))
+    traits = {
+        "motion of the object": float(lengths[inside].mean()),
+        "motion around it": float(lengths[outside].mean()),
+        "object against around": against,
+        "unevenness on the object": _unevenness(flow[inside]),
+        "unevenness around it": _unevenness(flow[outside]),
+    }
+    if against > _LEAST_MOTION:
+        near = flow[mask & ~inside].mean(axis=0) - flow[~mask & ~outside].mean(axis=0)
+        traits["sharpness of the edge"] = float(near @ change) / against**2
+    return traits
+
+
+def table(columns: dict[str, list[dict[str, float]]]) -> str:
+    """Percentiles of the traits of each set's flow maps."""
+    names = dict.fromkeys(name for found in columns.values() for traits in found for name in traits)
+    rows = [["", *(f"{name} ({len(found)})" for name, found in columns.items())]]
+    for name in names:
+        row = [name]
+        for found in columns.values():
+            values = [traits[name] for traits in found if name in traits]
+            percentiles = np.percentile(values, [10, 50, 90]) if values else []
+            row.append("  ".join(f"{v:5.2f}" for v in percentiles))
+        rows.append(row)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
+    head = "flow maps, in shares of their largest motion: 10th, 50th and 90th percentile"
+    return "\n".join([head, *lines])
+
+
+def _unevenness(flow: np.ndarray) -> float:
+    """Root of the mean squared difference from the mean, of motions (N, 2)."""
+    return float(np.sqrt(flow.var(axis=0).sum()))
+
+
+def _shrunk(mask: np.ndarray, by: int) -> np.ndarray:
+    """Without what is nearer to the rest than that many pixels; the picture's edge is no edge."""
+    return cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=by) > 0
+
+
+def _picture(tensor: Tensor) -> np.ndarray:
+    """Float (3, S, S) in [0, 1] to uint8 RGB (S, S, 3)."""
+    return (tensor * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def _mask(sample: dict[str, Tensor]) -> np.ndarray:
+    return sample["mask"][0].numpy() > 0.5
+
+
+if __name__ == "__main__":
+    run_script(main)
