@@ -266,11 +266,11 @@ class Clip:
         result = None
         for layer in self.shown:
             origin = self._origin(layer, time)
-            motion = dense(interpolate(layer.moved(step), origin, full), size)
+            motion = interpolate(layer.moved(step), origin, full)
             if layer.extent is None:
                 # The camera is known by what it does to the background.
-                camera = dense(interpolate(step[0] * self.removed, origin, full), size)
-                result = motion
+                camera = interpolate(step[0] * self.removed, origin, full)
+                result = dense(motion - camera, size)
                 continue
             where = dense(origin, size)
             if bend is not None:
@@ -278,8 +278,8 @@ class Clip:
             extent = _shifted(layer.extent, where)
             if blur > 0:
                 extent = cv2.GaussianBlur(extent, (0, 0), blur)
-            result += extent[..., None] * (motion - result)
-        return (result - camera) * np.float32(size / full)
+            result += extent[..., None] * (dense(motion - camera, size) - result)
+        return result * np.float32(size / full)
 
     def flow_picture(self, rng: np.random.Generator, time: float) -> np.ndarray:
         """The flow map of the frame at a time with errors, as the colour wheel shows it.
@@ -293,7 +293,7 @@ class Clip:
         bend = np.float32(width) * dense(smooth_vectors(rng, cells=8), size)
         flow = self.flow(time, size, rng.uniform(0, width), bend)
         noise = dense(smooth_vectors(rng, cells=8) * self.flatness, size)
-        largest = np.linalg.norm(flow, axis=2).max()
+        largest = cv2.magnitude(*cv2.split(flow)).max()
         flow += np.float32(errors.flow_noise * rng.uniform(0, 1) * largest) * noise
         stray = largest * (1 + errors.flow_outliers * rng.uniform(0, 1))
         return flow_to_picture(flow, at_least=stray)
