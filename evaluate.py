@@ -106,7 +106,9 @@ def evaluate_set(arguments: argparse.Namespace, settings: Settings) -> None:
     check_output(output, data_root, set_name)
     process = start_process(settings.gpu, timedelta(days=30))  # sequences differ in length
     segmenter, method, used = load_segmenter(arguments, settings, process)
-    sequences, protocol = read_set(data_root, set_name, settings.protocol, process, flow=True)
+    sequences, protocol = read_set(
+        data_root, set_name, settings.protocol, process, flow=segmenter.motion
+    )
     check_data(frames_of(sequences), process)
     used |= {"DATA_ROOT": str(data_root.resolve()), "PROTOCOL": protocol.name}
     if process.is_main:
@@ -242,13 +244,15 @@ def load_segmenter(
         trained on.
 
     Raises:
-        CheckpointError: the file is no checkpoint, or its network has no flow stream.
+        CheckpointError: the file is no checkpoint, or it is to segment a video and has no flow
+            stream.
         SettingsError: a flag that says otherwise than the checkpoint and has no effect.
     """
     checkpoint = load_checkpoint(arguments.checkpoint)
-    if not checkpoint["arguments"]["motion"]:
+    motion = checkpoint["arguments"]["motion"]
+    if arguments.video and not motion:
         raise CheckpointError(
-            f"{arguments.checkpoint} is of stage 1, which has no flow stream; evaluate a "
+            f"{arguments.checkpoint} is of stage 1, which has no flow stream; --video takes a "
             "checkpoint that train.py has made"
         )
     trained = checkpoint["settings"]
@@ -257,6 +261,8 @@ def load_segmenter(
     heard = {*_OF_THE_RUN, *_MASKS, *_MACHINE, *where, *(_TTA if arguments.tta else ())}
     if "num_iterations" not in checkpoint["arguments"]:
         heard.remove("NUM_ITERATIONS")  # not every network has rounds of slot attention
+    if not motion:
+        heard -= {"NUM_REFERENCES", "NUM_ITERATIONS", "RECOLOUR_FLOW"}
     _refuse_unheard(
         {name for name in given if name not in heard and trained.get(name) != given[name]}
     )
@@ -283,7 +289,7 @@ def load_segmenter(
     method = (
         f"{checkpoint['model']} with {checkpoint['arguments']['backbone']}, "
         f"{', '.join(map(str, sizes))} pixels{' and mirrored' if views.get('flip') else ''}, "
-        f"{used['NUM_REFERENCES']} reference frames"
+        + (f"{used['NUM_REFERENCES']} reference frames" if motion else "stage 1: images alone")
     )
     return segmenter, method, used
 

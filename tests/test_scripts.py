@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import config
@@ -23,8 +24,10 @@ from datasets.layout import read_mask, still_images, video_sequences
 from datasets.samples import StillImages, load_frame
 from datasets.simulated_motion import MotionSimulation
 from models import MODELS, build_model
-from utils.checkpoints import load_checkpoint
+from models.blocks import resize
+from utils.checkpoints import build_from_checkpoint, load_checkpoint
 from utils.distributed import Process
+from utils.evaluation import to_mask
 from utils.scripts import run_script
 from utils.settings import load_settings, read_settings_file, write_settings
 from utils.training import augmentation_from, network_arguments, stills_of
@@ -688,10 +691,36 @@ def test_a_stage_1_checkpoint_of_another_network_is_refused(chain, refusal, tmp_
     assert not (tmp_path / "runs").exists()
 
 
-def test_evaluating_stage_1_a_missing_or_a_damaged_checkpoint_is_refused(chain, refusal, tmp_path):
-    flags = ("--config", chain.settings, "--checkpoint")
-    message = refusal(evaluate, *flags, chain.stage1)
+def test_stage_1_alone_is_evaluated_on_frames_without_flow(chain, call, tiny_root, tmp_path):
+    """On the CPU, by the network's forward pass, frame by frame."""
+    root = tmp_path / "data"
+    without = shutil.ignore_patterns("FLOW")
+    shutil.copytree(tiny_root / "DAVIS_test", root / "DAVIS_test", ignore=without)
+    flags = ("--config", chain.settings, "--checkpoint", chain.stage1, "--data-root", root)
+    printed = call(evaluate, *flags, "--output", "alone")
+    assert "64 pixels, stage 1: images alone, from" in printed
+    assert re.fullmatch(r"J&F \d\.\d{4}", printed.splitlines()[-1])
+    assert len(list((tmp_path / "alone/panels").rglob("*.png"))) == 6
+    model = build_from_checkpoint(load_checkpoint(chain.stage1)).eval()
+    for sequence in video_sequences(root, "DAVIS_test", flow=False):
+        for frame in sequence.frames:
+            image = load_frame(frame, 64, mask=False)[0]
+            with torch.inference_mode():
+                logits = resize(model(image.unsqueeze(0)).logits[0], (48, 64))
+            expected = to_mask(logits.sigmoid()[0, 0].numpy(), stretch=True)
+            found = read_mask(tmp_path / f"alone/masks/{sequence.name}/{frame.name[-5:]}.png")
+            assert np.mean(found == expected) > 0.995
+
+
+def test_stage_1_alone_takes_no_video_and_no_settings_of_motion(chain, refusal, tmp_path):
+    flags = ("--config", chain.settings, "--checkpoint", chain.stage1)
+    message = refusal(evaluate, *flags, "--video", tmp_path, "--output", "out")
     assert str(chain.stage1) in message and "stage 1" in message and "train.py" in message
+    assert "--num-references: without effect" in refusal(evaluate, *flags, "--num-references", "5")
+
+
+def test_evaluating_a_missing_or_a_damaged_checkpoint_is_refused(chain, refusal, tmp_path):
+    flags = ("--config", chain.settings, "--checkpoint")
     assert "there is no checkpoint" in refusal(evaluate, *flags, tmp_path / "gone.pt")
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes(chain.stage2.read_bytes()[:5000])

@@ -59,7 +59,8 @@ class Segmenter:
     views' probabilities are averaged: test-time augmentation, the starred rows of Table 1.
 
     Args:
-        model: a network with ``encode_references`` and ``segment``, in evaluation mode.
+        model: a network with ``encode_references`` and ``segment``, in evaluation mode. One
+            without motion, as stage 1 alone makes it, is shown the frame and nothing else.
         image_size: side of the square network input in pixels at scale 1.
         scales: of the input; its side is rounded to a multiple of 32.
         flip: show every scale mirrored too.
@@ -89,10 +90,11 @@ class Segmenter:
         self.recolour_flow = recolour_flow
         self.mixed_precision = mixed_precision
         self.device = next(model.parameters()).device
-        self._segment = model.segment
+        self.motion = getattr(model, "motion", True)
+        self._segment = model.segment if self.motion else model
         if compile:
             mode = "reduce-overhead" if self.device.type == "cuda" else None
-            self._segment = torch.compile(model.segment, mode=mode)
+            self._segment = torch.compile(self._segment, mode=mode)
 
     def encode_references(self, views: Items[dict[str, Tensor]]) -> list[References]:
         """Reference frames of one sequence, for :meth:`segment`.
@@ -100,6 +102,8 @@ class Segmenter:
         Args:
             views: for each of ``self.views``, ``image`` and ``flow`` float (R, 3, S, S) in [0, 1].
         """
+        if not self.motion:
+            return [References({}) for _ in views]
         with inference(self.device, self.mixed_precision):
             return [
                 self.model.encode_references(
@@ -123,10 +127,12 @@ class Segmenter:
         """
         logits, maps = [], {}
         for geometry, view, encoded in zip(self.views, views, references):
-            image = view["image"].to(self.device, non_blocking=True)
-            flow = view["flow"].to(self.device, non_blocking=True)
+            shown = [view["image"].to(self.device, non_blocking=True)]
+            if self.motion:
+                flow = view["flow"].to(self.device, non_blocking=True)
+                shown += [flow, encoded.expand(len(flow))]
             with inference(self.device, self.mixed_precision):
-                prediction = self._segment(image, flow, encoded.expand(len(image)))
+                prediction = self._segment(*shown)
             finest = prediction.logits[0].float()
             logits.append((finest.flip(-1) if geometry.flip else finest).cpu())
             if not maps:
@@ -155,7 +161,7 @@ def predict_sequences(
 
     Args:
         segmenter: the network.
-        sequences: with flow maps.
+        sequences: with flow maps, if the network takes them.
         num_references: N_R.
         batch_size: frames that go through the network together.
         workers: loader processes; 0 loads here.

@@ -58,7 +58,7 @@ def evaluate_sequences(
 
     Args:
         segmenter: the network.
-        sequences: of the set, with flow maps.
+        sequences: of the set, with flow maps if the network takes them.
         protocol: says which measures are wanted.
         output: folder; gets ``masks/<sequence>/<frame>.png`` (0 and 255) and ``panels``.
         process: this process.
@@ -98,7 +98,7 @@ def evaluate_sequences(
         if frame in with_panel:
             panel = draw_panels(
                 read_image(frame.image),
-                read_image(frame.flow),
+                None if frame.flow is None else read_image(frame.flow),
                 mask,
                 truth,
                 result.prediction.maps,
