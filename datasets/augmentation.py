@@ -1,6 +1,6 @@
 """From decoded frames to network inputs: resizing, and random changes for training (Sec. 4.4)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -46,7 +46,7 @@ class Augmentation:
             rng: source of all random choices; as many are drawn with a flow map as without.
             size: side of the square result in pixels.
             image: uint8 RGB (H, W, 3).
-            flow: flow picture, uint8 RGB (H, W, 3).
+            flow: flow picture of the same view, uint8 RGB, of any size.
             mask: bool (H, W).
 
         Returns:
@@ -68,6 +68,20 @@ class Augmentation:
         if mask is not None:
             mask = geometry.apply(mask.astype(np.uint8) * 255) > 127
         return image, flow, mask
+
+    def in_two(self) -> "tuple[Augmentation, Augmentation]":
+        """Crop and rotation, and all the rest, one to follow the other."""
+        where = replace(
+            self,
+            flip_probability=0.0,
+            brightness=0.0,
+            contrast=0.0,
+            saturation=0.0,
+            sharpness=0.0,
+            camera_motion=0.0,
+            flow_turn=0.0,
+        )
+        return where, replace(self, crop_scale=1.0, rotation_probability=0.0)
 
     def _draw_geometry(self, rng: np.random.Generator, size: int) -> "Geometry":
         flip = rng.random() < self.flip_probability

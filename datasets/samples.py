@@ -22,8 +22,9 @@ class StillImages(Dataset):
     Args:
         frames: images with masks, from ``datasets.layout.still_images``.
         size: side of the square samples in pixels.
-        augmentation: random changes, drawn anew for each frame of a pseudo-clip; ``None`` only
-            resizes.
+        augmentation: random changes; ``None`` only resizes. The frames of a pseudo-clip are cropped
+            and rotated alike, before anything moves, so that references are resampled only once;
+            the rest is drawn anew for each of them.
         seed: of augmentation and motion.
         simulation: what moves how much in pseudo-clips; ``None`` gives the image alone.
         num_references: N_R, frames of the pseudo-clip at random times.
@@ -40,7 +41,9 @@ class StillImages(Dataset):
     ):
         self.frames = list(frames)
         self.size = size
-        self.augmentation = augmentation
+        self.augmentation = self._of_clips = self._of_frames = augmentation
+        if augmentation is not None:
+            self._of_clips, self._of_frames = augmentation.in_two()
         self.seed = seed
         self.simulation = simulation
         self.num_references = num_references
@@ -67,21 +70,19 @@ class StillImages(Dataset):
         rng = np.random.default_rng([self.seed, epoch, index])
         image, _, mask = _read_frame(self.frames[index], mask=True)
         if self.simulation is None:
-            image, _, mask = self._changed(rng, image, None, mask)
+            image, _, mask = _augmented((image, None, mask), self.size, self.augmentation, rng)
             return {"image": to_tensor(image), "mask": _mask_tensor(mask)}
-        square = whole_frame(self.size).apply(image)
-        clip = self.simulation.draw(rng, square, _resized_mask(mask, self.size))
+        image, _, mask = _augmented((image, None, mask), self.size, self._of_clips, rng)
+        clip = self.simulation.draw(rng, image, mask)
         times = self.simulation.draw_times(rng, self.num_references)
-        # The target's image is the photo's own, which has more pixels.
-        target = self._changed(rng, image, clip.flow_picture(rng, 0), mask)
-        references = [
-            self._changed(rng, clip.frame(time), clip.flow_picture(rng, time), None)
-            for time in times
-        ]
+        target, *references = (
+            _augmented(pictures, self.size, self._of_frames, rng)
+            for pictures in [
+                (image, clip.flow_picture(rng, 0), mask),
+                *((clip.frame(time), clip.flow_picture(rng, time), None) for time in times),
+            ]
+        )
         return _sample(target, references)
-
-    def _changed(self, rng: np.random.Generator, *pictures: np.ndarray | None) -> Pictures:
-        return _changed(pictures, self.size, self.augmentation, rng)
 
 
 class VideoFrames(Dataset):
@@ -146,7 +147,7 @@ class VideoFrames(Dataset):
         return _sample(target, references)
 
     def _load(self, rng: np.random.Generator, frame: Frame, mask: bool) -> Pictures:
-        return _changed(_read_frame(frame, mask), self.size, self.augmentation, rng)
+        return _augmented(_read_frame(frame, mask), self.size, self.augmentation, rng)
 
 
 class Mixed(Dataset):
@@ -275,7 +276,7 @@ def load_frame(
     Raises:
         DatasetError: a file cannot be read, or the three differ in size.
     """
-    image, flow, truth = _changed(_read_frame(frame, mask), size, augmentation, rng)
+    image, flow, truth = _augmented(_read_frame(frame, mask), size, augmentation, rng)
     return (
         to_tensor(image),
         None if flow is None else to_tensor(flow),
@@ -283,24 +284,22 @@ def load_frame(
     )
 
 
-def _changed(
+def _augmented(
     pictures: Pictures,
     size: int,
     augmentation: Augmentation | None,
     rng: np.random.Generator | None,
 ) -> Pictures:
-    """A frame as it is shown, uint8 (S, S, 3) and bool (S, S)."""
+    """A frame as it is shown, uint8 (S, S, 3) and bool (S, S), from pictures of any sizes."""
     image, flow, truth = pictures
     if augmentation is not None:
         return augmentation(rng, size, image, flow, truth)
     view = whole_frame(size)
     image = view.apply(image)
     flow = None if flow is None else view.apply(flow)
-    return image, flow, None if truth is None else _resized_mask(truth, size)
-
-
-def _resized_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    return whole_frame(size).apply(mask.astype(np.uint8) * 255) > 127
+    if truth is not None:
+        truth = view.apply(truth.astype(np.uint8) * 255) > 127
+    return image, flow, truth
 
 
 def _sample(target: Pictures, references: list[Pictures]) -> dict[str, Tensor]:

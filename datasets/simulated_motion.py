@@ -18,9 +18,9 @@ from datasets.colour_wheel import flow_to_picture
 NODES = 17  # a side of the grid that motion is computed on; it is interpolated in between
 FLOW_SHARE = 0.5  # side of the flow maps, as a share of the frame's
 _INVERSIONS = 8  # rounds of the fixed-point iteration for where a moved point has come from
-_BEND = 0.25  # largest change of position from point to point, by camera or object
+_BEND = 0.25  # largest change of position from point to point, by each of camera, object, sway
 _HASTE = 0.5  # largest change of speed over the span of a clip
-_SWAY = 6, 16  # shortest and longest period of an object's deformation, in frames
+_SWAY = 6, 16  # shortest and longest period of an object's deformation, in frames a cycle
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class MotionSimulation:
         rest: how often either the camera or the object rests.
         tracking: how often the camera follows the object.
         parallax: by how much the near moves more than the far with the camera, about, as a share.
-        deformation: the object's smooth deformation to and fro, as a share of its motion.
+        deformation: the object's smooth deformation to and fro, as a share of its motion; less
+            where points would come close to overtaking others.
         distractors: how often a part of the background moves by itself, and how often one is
             nearer than what is around it.
         flow_noise: smooth errors of flow maps, as a share of their largest motion; less where
@@ -143,7 +144,9 @@ class MotionSimulation:
         tracked = follows < self.tracking and bool(with_camera.any())  # not one that rests
         if tracked:
             passing = interpolate(with_camera, centre[None, None], size)[0, 0]
-            motion *= min(1, 0.3 * np.linalg.norm(passing) / max(length, 1e-6))
+            pace = np.linalg.norm(passing) / max(length, 1e-6)
+            bend *= min(1, pace)  # it moves as fast as the camera, not as fast as was drawn
+            motion *= min(1, 0.3 * pace)
             motion -= share * passing
         motion = self._unfolded(motion.astype(np.float32), size)
         return motion, self._unfolded(bend, size, 2 / rate), tracked
@@ -233,8 +236,9 @@ class Clip:
         result = None
         for layer in self.layers:
             where = dense(self._origin(layer, time), len(self.image))
+            # Cubic, lest references can be told from the target by their blur.
             moved = cv2.remap(
-                layer.picture, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+                layer.picture, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
             )
             if layer.alpha is None:
                 result = moved
@@ -243,15 +247,8 @@ class Clip:
             result = cv2.blendLinear(moved, result, alpha, 1 - alpha)
         return result
 
-    def mask_of(self, time: float) -> np.ndarray:
-        """Where the object is in the frame at a time: bool (S, S)."""
-        if time == 0:
-            return self.mask
-        origin = self._origin(self.layers[-1], time)
-        return _shifted(self.layers[-1].extent, dense(origin, len(self.mask))) > 0.5
-
     def flow(
-        self, time: float, size: int, blur: float = 0.0, bend: np.ndarray | None = None
+        self, time: float, size: int, blur: float = 0.0, displacement: np.ndarray | None = None
     ) -> np.ndarray:
         """Motion from the frame at a time to the one a frame later, (size, size, 2) in its pixels.
 
@@ -259,7 +256,7 @@ class Clip:
             time: in frames.
             size: side of the flow map in pixels.
             blur: standard deviation in pixels by which the layers' edges are blurred.
-            bend: (size, size, 2), by which they are displaced, in pixels.
+            displacement: (size, size, 2), by which they are displaced, in pixels.
         """
         full = len(self.image)
         step = self._times(time + 1) - self._times(time)
@@ -273,8 +270,8 @@ class Clip:
                 result = dense(motion - camera, size)
                 continue
             where = dense(origin, size)
-            if bend is not None:
-                where += bend * np.float32(full / size)
+            if displacement is not None:
+                where += displacement * np.float32(full / size)
             extent = _shifted(layer.extent, where)
             if blur > 0:
                 extent = cv2.GaussianBlur(extent, (0, 0), blur)
@@ -290,8 +287,8 @@ class Clip:
         errors = self.simulation
         size = max(1, round(FLOW_SHARE * len(self.image)))
         width = errors.flow_blur * size
-        bend = np.float32(width) * dense(smooth_vectors(rng, cells=8), size)
-        flow = self.flow(time, size, rng.uniform(0, width), bend)
+        displacement = np.float32(width) * dense(smooth_vectors(rng, cells=8), size)
+        flow = self.flow(time, size, rng.uniform(0, width), displacement)
         noise = dense(smooth_vectors(rng, cells=8) * self.flatness, size)
         largest = cv2.magnitude(*cv2.split(flow)).max()
         flow += np.float32(errors.flow_noise * rng.uniform(0, 1) * largest) * noise

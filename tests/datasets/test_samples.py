@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets.augmentation import Augmentation, whole_frame
-from datasets.colour_wheel import picture_to_flow
+from datasets.colour_wheel import flow_to_picture, picture_to_flow
 from datasets.layout import DatasetError, Frame, Sequence, still_images, video_sequences
 from datasets.samples import (
     Mixed,
@@ -402,6 +402,25 @@ def exact_clip(root, **changes):
     return StillImages(frames, 64, augmentation, simulation=EXACT)[0, 2]
 
 
+def test_references_and_their_flow_maps_are_those_of_their_times(tiny_root):
+    still = StillImages(still_images(tiny_root, "DUTS_train"), 64)[0, 2]
+    sample = StillImages(still_images(tiny_root, "DUTS_train"), 64, simulation=EXACT)[0, 2]
+    image = (still["image"].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    rng = np.random.default_rng([0, 0, 2])
+    clip = EXACT.draw(rng, image, still["mask"][0].numpy() > 0)
+    times = EXACT.draw_times(rng, 3)
+    flows = [sample["flow"], *sample["reference_flows"]]
+    for time, flow in zip((0, *times), flows):
+        expected = flow_to_picture(clip.flow(time, 32))
+        expected = cv2.resize(expected, (64, 64)).transpose(2, 0, 1) / 255
+        np.testing.assert_allclose(flow.numpy(), expected, atol=1 / 255)
+    for time, reference in zip(times, sample["reference_images"]):
+        np.testing.assert_allclose(
+            reference.permute(1, 2, 0).numpy(), clip.frame(time) / 255, atol=1e-6
+        )
+    assert all((a - b).abs().max() > 0.05 for a, b in itertools.combinations(flows, 2))
+
+
 def test_all_frames_of_a_simulated_clip_are_mirrored_with_their_motion(tiny_root):
     plain, mirrored = exact_clip(tiny_root), exact_clip(tiny_root, flip_probability=1)
     for name in ("image", "mask", "reference_images"):
@@ -428,6 +447,33 @@ def test_augmentation_is_drawn_anew_for_each_frame_of_a_simulated_clip(tiny_root
         )
     ]
     assert min(abs(a - b) for a, b in itertools.combinations(factors, 2)) > 0.01
+
+
+def test_references_are_nearly_as_sharp_as_the_target():
+    """Measured by the Laplacian; interpolating linearly would leave three quarters of it."""
+    rng = np.random.default_rng(0)
+    fine = cv2.GaussianBlur(rng.integers(0, 256, (64, 64, 3)).astype(np.uint8), (0, 0), 0.8)
+    clip = EXACT.draw(rng, fine, np.zeros((64, 64), bool))
+    sharpness = [
+        np.abs(cv2.Laplacian(frame, cv2.CV_32F)[8:-8, 8:-8]).mean()
+        for frame in (clip.frame(0), *(clip.frame(time) for time in (2.5, -4.2, 6.1)))
+    ]
+    assert 0.8 < np.mean(sharpness[1:]) / sharpness[0] < 1.1
+
+
+def test_crop_and_rotation_are_one_for_all_frames_of_a_simulated_clip(tiny_root):
+    """Where nothing moves, all frames are the same."""
+    still = dataclasses.replace(EXACT, camera=0, object=0)
+    augmentation = dataclasses.replace(
+        STILL_AUGMENTATION, crop_scale=0.5, rotation_probability=1, rotation_degrees=30
+    )
+    frames = still_images(tiny_root, "DUTS_train")
+    sample = StillImages(frames, 64, augmentation, simulation=still)[0, 2]
+    whole = StillImages(frames, 64)[0, 2]
+    for reference in sample["reference_images"]:
+        assert (reference - sample["image"]).abs().max() < 0.03
+    assert (sample["image"] - whole["image"]).abs().mean() > 0.02
+    assert not torch.equal(sample["mask"], whole["mask"])
 
 
 def test_the_target_of_a_simulated_clip_is_as_sharp_as_the_photo(tmp_path):

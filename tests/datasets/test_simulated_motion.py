@@ -37,17 +37,28 @@ def constant(x, y):
     return np.broadcast_to(np.float32([x, y]), (NODES, NODES, 2))
 
 
-def by_hand(camera, own, removed=(0, 0), acceleration=(0, 0)):
+def by_hand(camera, own, removed=(0, 0), acceleration=(0, 0), bend=(0, 0), sway=(1, 0)):
     """A clip whose camera and object move by whole pixels."""
     image, mask = scene()
     layers = [
         Layer(image, None, None, constant(*camera)),
-        Layer(image, *[mask.astype(np.float32)] * 2, constant(*camera), constant(*own)),
+        Layer(
+            image,
+            *[mask.astype(np.float32)] * 2,
+            *(constant(*motion) for motion in (camera, own, bend)),
+        ),
     ]
     flat = np.ones((NODES, NODES, 1), np.float32)
     acceleration = np.array(acceleration)
     removed = constant(*removed)
-    return Clip(image, mask, layers, layers, removed, acceleration, (1, 0), flat, EXACT)
+    return Clip(image, mask, layers, layers, removed, acceleration, sway, flat, EXACT)
+
+
+def mask_of(clip, time):
+    """Where the object is in the frame at a time."""
+    thing = clip.layers[-1]
+    where = dense(clip._origin(thing, time), SIZE)
+    return cv2.remap(thing.extent, where, None, cv2.INTER_LINEAR, borderMode=1) > 0.5
 
 
 def moved(picture, x, y):
@@ -71,7 +82,7 @@ def test_whole_pixels_move_as_said():
     image, mask = scene()
     assert clip.frame(0) is clip.image
     for time in (1, 2, -2):
-        frame, found = clip.frame(time), clip.mask_of(time)
+        frame, found = clip.frame(time), mask_of(clip, time)
         expected = moved(mask, -time, 3 * time)  # the camera's and its own
         np.testing.assert_array_equal(found[inside], expected[inside])
         thing, ground = moved(image, -time, 3 * time), moved(image, 2 * time, time)
@@ -86,7 +97,7 @@ def test_motion_that_gets_faster_is_that_between_the_frames():
     clip = by_hand(camera=(2, 0), own=(0, 4), acceleration=(0.5, -0.25))
     # x(t) = 2 (t + t^2 / 4), y(t) = 4 (t - t^2 / 8), so that from 2 to 3 they grow by 4.5 and 1.5.
     flow = clip.flow(2, SIZE)
-    found = clip.mask_of(2)
+    found = mask_of(clip, 2)
     np.testing.assert_allclose(flow[found], [[4.5, 1.5]] * found.sum(), atol=1e-4)
     np.testing.assert_allclose(flow[~found], [[4.5, 0]] * (~found).sum(), atol=1e-4)
 
@@ -94,7 +105,7 @@ def test_motion_that_gets_faster_is_that_between_the_frames():
 def test_flow_relative_to_the_camera_shows_the_object_alone():
     clip = by_hand(camera=(2, 1), own=(-3, 2), removed=(2, 1))
     flow = clip.flow(1, SIZE)
-    found = clip.mask_of(1)
+    found = mask_of(clip, 1)
     np.testing.assert_allclose(flow[found], [[-3, 2]] * found.sum(), atol=1e-4)
     np.testing.assert_allclose(flow[~found], 0, atol=1e-4)
 
@@ -125,7 +136,7 @@ def test_motion_changes_at_the_masks_edge():
     for seed in range(6):
         clip = rigid.draw(np.random.default_rng(seed), *scene(seed))
         for time in (0, 3):
-            flow, mask = clip.flow(time, SIZE), clip.mask_of(time)
+            flow, mask = clip.flow(time, SIZE), mask_of(clip, time)
             without = dataclasses.replace(clip, shown=clip.layers[:1]).flow(time, SIZE)
             own = np.linalg.norm(flow - without, axis=2)
             differs = own > own.max() / 4
@@ -222,28 +233,73 @@ def test_speed_changes_over_a_clip():
     assert all(clip.acceleration[0] != clip.acceleration[1] for clip in drawn(3))
 
 
+@pytest.mark.parametrize("time", [3, -2])
+def test_deformation_is_in_frames_and_flow_maps(time):
+    """Its speed is a cosine, so how far it has come is the difference of two sines."""
+    rate, phase, bend = 0.5, 0.7, np.array([6, -4])
+
+    def way(time):
+        return bend * (np.sin(rate * time + phase) - np.sin(phase)) / rate
+
+    clip = by_hand((0, 0), (0, 0), bend=bend, sway=(rate, phase))
+    found, frame = mask_of(clip, time), clip.frame(time)
+    centres = [np.argwhere(mask).mean(axis=0)[::-1] for mask in (found, clip.mask)]
+    np.testing.assert_allclose(centres[0] - centres[1], way(time), atol=0.5)  # whole pixels
+    inside = cv2.erode(found.astype(np.uint8), np.ones((5, 5))) > 0
+    shift = np.column_stack([np.eye(2), way(time)])
+    expected = cv2.warpAffine(clip.image, shift, (SIZE, SIZE)).astype(int)
+    assert (
+        np.abs(frame - expected)[inside].mean() < 3 < np.abs(clip.image - expected)[inside].mean()
+    )
+    flow = clip.flow(time, SIZE)
+    expected = way(time + 1) - way(time)
+    np.testing.assert_allclose(flow[inside], 0 * flow[inside] + expected, atol=0.01)
+    assert np.abs(flow[0]).max() == 0
+
+
+def test_deformation_is_a_share_of_the_motion_as_far_as_nothing_folds():
+    def over_own(clip):
+        own = interpolate(clip.layers[-1].own, np.array([[[43.0, 53.0]]]), SIZE)
+        return np.linalg.norm(clip.layers[-1].bend, axis=2).max() / np.linalg.norm(own)
+
+    shares = [over_own(clip) for clip in drawn(deformation=0.05)]
+    assert min(shares) > 0.03 and max(shares) < 0.05 * 2
+    steepest = [
+        max(np.abs(np.diff(clip.layers[-1].bend, axis=axis)).max() for axis in (0, 1))
+        * (2 / clip.sway[0])  # from one end to the other
+        / ((SIZE - 1) / (NODES - 1))
+        for clip in drawn(deformation=1)
+    ]
+    assert max(steepest) == pytest.approx(0.25) == np.median(steepest)
+
+
 def test_the_object_deforms_to_and_fro():
-    periods = []
+    periods, phases = [], []
     for clip in drawn(deformation=1):
         rate, phase = clip.sway
         period = 2 * np.pi / rate
         periods.append(period)
+        phases.append(phase)
         swayed = [clip._times(share * period)[2] for share in (0, 0.5, 1)]
         np.testing.assert_allclose(swayed, [0, -2 * np.sin(phase) / rate, 0], atol=1e-9)
         speed = (clip._times(1e-4) - clip._times(-1e-4))[2] / 2e-4
         assert speed == pytest.approx(np.cos(phase), abs=1e-3)
     assert 6 <= min(periods) < 8 and 14 < max(periods) <= 16
+    assert min(phases) < 1 and max(phases) > 5
 
 
 def test_either_the_camera_or_the_object_rests_as_often_as_said():
     def resting(clips):
         return [
-            (not np.any(clip.layers[0].with_camera), not np.any(clip.layers[-1].own))
+            (
+                not np.any(clip.layers[0].with_camera),
+                not np.any([clip.layers[-1].own, clip.layers[-1].bend]),
+            )
             for clip in clips
         ]
 
     assert set(resting(drawn())) == {(False, False)}
-    assert set(resting(drawn(rest=1))) == {(True, False), (False, True)}
+    assert set(resting(drawn(rest=1, deformation=1))) == {(True, False), (False, True)}
     assert set(resting(drawn(rest=1, tracking=1))) == {(True, False), (False, True)}
     some = resting(drawn(200, rest=0.3))
     assert 0.2 < np.mean([any(one) for one in some]) < 0.4
@@ -254,9 +310,16 @@ def test_a_camera_that_follows_the_object_keeps_it_in_place():
         passing = dense(clip.layers[-1].with_camera, SIZE)[clip.mask].mean(axis=0)
         assert clip.acceleration[0] == clip.acceleration[1]  # they stay together
         for time in (0, 6):
-            flow, mask = clip.flow(time, SIZE), clip.mask_of(time)
+            flow, mask = clip.flow(time, SIZE), mask_of(clip, time)
             there = np.linalg.norm(flow[mask].mean(axis=0))
             assert there < (0.65 if time == 0 else 1.0) * np.linalg.norm(passing) + 0.02
+
+
+def test_what_the_camera_follows_deforms_no_faster_than_it_passes():
+    for clip in drawn(tracking=1, deformation=0.05, camera=0.005):
+        place = np.array([[[43.0, 53.0]]])
+        passing = np.linalg.norm(interpolate(clip.layers[-1].with_camera, place, SIZE))
+        assert np.linalg.norm(clip.layers[-1].bend, axis=2).max() < 0.05 * 2.5 * passing
 
 
 def test_distractors_move_and_are_not_in_the_mask():
@@ -287,7 +350,7 @@ def test_wrong_flow_comes_as_often_as_said():
 def test_without_motion_every_frame_is_the_image():
     (clip,) = drawn(1, camera=0, object=0)
     for time in (3, -5):
-        frame, mask = clip.frame(time), clip.mask_of(time)
+        frame, mask = clip.frame(time), mask_of(clip, time)
         assert np.abs(frame.astype(int) - clip.image).max() <= 2
         np.testing.assert_array_equal(mask, clip.mask)
     assert (clip.flow_picture(np.random.default_rng(0), 3) == 255).all()
@@ -296,7 +359,7 @@ def test_without_motion_every_frame_is_the_image():
 @pytest.mark.parametrize("time", [0, 8, -8])
 def test_without_the_camera_what_rests_is_white_at_all_times(time):
     for clip in drawn(8, camera_removed=True, camera=0.05):
-        flow, mask = clip.flow(time, SIZE), clip.mask_of(time)
+        flow, mask = clip.flow(time, SIZE), mask_of(clip, time)
         around = cv2.dilate(mask.astype(np.uint8), np.ones((11, 11))) == 0
         assert np.abs(flow[around]).max() < 1e-3
         assert np.abs(flow[mask]).max() > 0.05
@@ -385,7 +448,7 @@ def test_images_that_are_all_object_or_none_are_taken_too(value):
     mask[:] = value
     clip = MotionSimulation().draw(np.random.default_rng(0), image, mask)
     assert clip.frame(2).shape == (SIZE, SIZE, 3)
-    assert clip.mask_of(2).all() == value == clip.mask_of(2).any()
+    assert mask_of(clip, 2).all() == value == mask_of(clip, 2).any()
     assert clip.flow_picture(np.random.default_rng(0), 2).shape == (SIZE // 2, SIZE // 2, 3)
 
 
