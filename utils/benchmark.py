@@ -144,8 +144,8 @@ def main() -> None:
     """Read the settings, measure line by line, print the table."""
     parser = settings_parser(config, __doc__.split("\n")[0] + " Weights are random.")
     add = parser.add_argument
-    chosen = f"lines of the table: {', '.join(LINES)} (default: all)"
-    add("--only", nargs="+", choices=LINES, default=[*LINES], metavar="LINE", help=chosen)
+    lines = f"lines of the table: {', '.join(LINES)} (default: all)"
+    add("--only", nargs="+", choices=LINES, metavar="LINE", help=lines)
     add("--json", type=Path, metavar="FILE", help="also write all numbers, with their conditions")
     length = "length of the sequence that is segmented (default: 40)"
     add("--frames", type=int, default=40, metavar="N", help=length)
@@ -156,10 +156,14 @@ def main() -> None:
     settings, arguments = parse_settings(parser, config)
     settings = _checked(settings, arguments)
     own_data = "DATA_ROOT" in arguments.given
+    chosen = arguments.only or [*LINES]
     if own_data:
-        for line in arguments.only:
-            # What is wrong with the data is said at once.
-            _stills_of(settings) if line == "stills" else _sequences_of(line, settings)
+        photos = Path(settings.data_root) / settings.pretrain_set
+        if arguments.only is None and not photos.is_dir():
+            print(f"note: there is no {photos}, so stills are not measured")
+            chosen.remove("stills")
+        for line in chosen:
+            _check_data(line, settings)  # what is wrong is said at once
     indices = gpu_indices(settings.gpu)
     device = torch.device("cuda", indices[0]) if indices else torch.device("cpu")
     if device.type == "cpu" and "BATCH_SIZE" not in arguments.given:
@@ -176,7 +180,7 @@ def main() -> None:
                 val_set="DAVIS_test",
             )
         lines = {}
-        for line in progress_bar(arguments.only, desc="benchmark", unit="line"):
+        for line in progress_bar(chosen, desc="benchmark", unit="line"):
             scratch = Path(folder) / line
             scratch.mkdir()
             job = Job(here, device, arguments.frames, arguments.repeats, scratch)
@@ -395,7 +399,7 @@ def loader(job: Job) -> dict[str, Any]:
 def stills(job: Job) -> dict[str, Any]:
     """The same of still images: a target and its references, with simulated motion."""
     s = job.settings
-    frames = _stills_of(s)
+    frames = still_images(Path(s.data_root), s.pretrain_set)
     return made_by_one_core(job, stills_of(frames, s, augmentation_from(s), simulated=True))
 
 
@@ -814,8 +818,12 @@ def _sequences_of(line: str, settings: Settings) -> list[Sequence]:
     return video_sequences(root, settings.val_set, masks=masks, flow=line == "inference")
 
 
-def _stills_of(settings: Settings) -> list[Frame]:
-    return still_images(Path(settings.data_root), settings.pretrain_set)
+def _check_data(line: str, settings: Settings) -> None:
+    """Raise DatasetError unless the data root has what a line of the table is measured with."""
+    if line == "stills":
+        still_images(Path(settings.data_root), settings.pretrain_set)
+    else:
+        _sequences_of(line, settings)
 
 
 def _short(sequence: Sequence) -> Sequence:

@@ -1,8 +1,8 @@
 """What a network is trained on: pictures of training samples, and what their flow maps are like.
 
 ``python -m utils.preview --output preview``, with any setting of config.py as a flag; ``--help``
-lists them. Samples are those of pretrain.py and train.py, augmented as there. The numbers show how
-near simulated motion (PRETRAIN_MOTION) comes to that of the videos.
+lists them. Samples are made as pretrain.py (stage 1) and train.py (stage 2) make theirs, augmented
+as there. The numbers show how near simulated motion (PRETRAIN_MOTION) comes to that of the videos.
 """
 
 from pathlib import Path
@@ -14,11 +14,13 @@ from torch import Tensor
 
 import config
 from datasets.colour_wheel import picture_to_flow
+from datasets.flow import flow_origin, origin_in_words
 from datasets.layout import still_images, video_sequences
 from datasets.progress import progress_bar
 from datasets.samples import StillImages, VideoFrames
 from utils.pictures import draw_overlay, draw_row, write_picture
 from utils.scripts import run_script
+from utils.set_evaluation import check_output
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
 from utils.training import augmentation_from, stills_of
 
@@ -33,8 +35,8 @@ def main() -> None:
     add = parser.add_argument
     folder = "where the pictures go, one for each set"
     add("--output", type=Path, required=True, metavar="FOLDER", help=folder)
-    sets = "of PRETRAIN_SET and TRAIN_SETS (default: all of them)"
-    add("--set", nargs="+", dest="sets", metavar="NAME", help=sets)
+    stages = "whose samples are shown (default: both)"
+    add("--stage", type=int, nargs="+", choices=(1, 2), default=[1, 2], help=stages)
     add("--samples", type=int, default=6, metavar="N", help="to be drawn of each set (default: 6)")
     number = "samples whose flow maps the numbers are of (default: 120)"
     add("--flow-maps", type=int, default=120, metavar="N", help=number)
@@ -42,44 +44,53 @@ def main() -> None:
     for flag, value in (("--samples", arguments.samples), ("--flow-maps", arguments.flow_maps)):
         if value < 1:
             raise SettingsError(f"{flag} {value}: expected 1 or above")
-    sets = {name: samples_of(name, settings) for name in arguments.sets or _names(settings)}
+    data_root = Path(settings.data_root)
+    for name in (settings.pretrain_set, *settings.train_sets):
+        check_output(arguments.output, data_root, name)
+    shown = [one for stage in sorted(set(arguments.stage)) for one in samples_of(stage, settings)]
     columns = {}
-    for name, samples in sets.items():
-        with_flow = not isinstance(samples, StillImages) or samples.simulation is not None
+    for title, samples, flow in shown:
         order = np.random.default_rng(settings.seed).permutation(len(samples)).tolist()
-        drawn = order[: arguments.samples]
-        rows = [draw_sample(samples[0, index]) for index in drawn]
-        file = arguments.output / f"{name}.png"
+        rows = [draw_sample(samples[0, index]) for index in order[: arguments.samples]]
+        file = arguments.output / f"{title.replace(' ', '_')}.png"
         write_picture(file, np.vstack(rows))
-        print(f"{file}: {len(rows)} of {len(samples)} samples")
-        if with_flow:
-            bar = progress_bar(order[: arguments.flow_maps], desc=name, unit="flow map")
+        print(f"{file}: {len(rows)} of {len(samples)} samples, flow: {flow or 'none'}")
+        if flow:
+            bar = progress_bar(order[: arguments.flow_maps], desc=title, unit="flow map")
             found = (samples[0, index] for index in bar)
-            columns[name] = [flow_traits(_picture(one["flow"]), _mask(one)) for one in found]
+            columns[title] = [flow_traits(_picture(one["flow"]), _mask(one)) for one in found]
     if columns:
         print(table(columns))
 
 
-def _names(settings: Settings) -> list[str]:
-    return list(dict.fromkeys([settings.pretrain_set, *settings.train_sets]))
-
-
-def samples_of(name: str, settings: Settings) -> StillImages | VideoFrames:
-    """The samples that pretrain.py or train.py takes of a set.
+def samples_of(
+    stage: int, settings: Settings
+) -> list[tuple[str, StillImages | VideoFrames, str | None]]:
+    """Each set of a stage: its title, its samples, and of what kind its flow maps are, if any.
 
     Raises:
-        SettingsError: none of the two takes any.
-        DatasetError: it is not there, or not whole.
+        DatasetError: a set is not there, or not whole.
     """
-    root, augmentation = Path(settings.data_root), augmentation_from(settings)
-    if name == settings.pretrain_set:
-        return stills_of(still_images(root, name), settings, augmentation)
-    if name not in settings.train_sets:
-        raise SettingsError(f"--set {name}: expected one of {', '.join(_names(settings))}")
-    sequences = video_sequences(root, name)
-    return VideoFrames(
-        [sequences], settings.image_size, settings.num_references, augmentation, settings.seed
-    )
+    s, root, augmentation = settings, Path(settings.data_root), augmentation_from(settings)
+    simulated = origin_in_words("simulated", s.remove_camera_motion)
+
+    def stills(simulate: bool) -> tuple[str, StillImages, str | None]:
+        samples = stills_of(still_images(root, s.pretrain_set), s, augmentation, simulate)
+        return f"stage {stage} {s.pretrain_set}", samples, simulated if simulate else None
+
+    if stage == 1:
+        return [stills(s.pretrain_motion == "simulated")]
+    videos = [
+        (
+            f"stage 2 {name}",
+            VideoFrames(
+                [video_sequences(root, name)], s.image_size, s.num_references, augmentation, s.seed
+            ),
+            flow_origin(root, name) or "of unknown origin",
+        )
+        for name in s.train_sets
+    ]
+    return [*videos, stills(True)] if s.mix_stills else videos
 
 
 def draw_sample(sample: dict[str, Tensor]) -> np.ndarray:
@@ -137,19 +148,19 @@ def flow_traits(picture: np.ndarray, mask: np.ndarray) -> dict[str, float]:
 
 
 def table(columns: dict[str, list[dict[str, float]]]) -> str:
-    """Percentiles of the traits of each set's flow maps."""
+    """Percentiles of the traits of each set's flow maps, of those that have them."""
     names = dict.fromkeys(name for found in columns.values() for traits in found for name in traits)
-    rows = [["", *(f"{name} ({len(found)})" for name, found in columns.items())]]
+    rows = [["", *columns]]
     for name in names:
         row = [name]
         for found in columns.values():
             values = [traits[name] for traits in found if name in traits]
             percentiles = np.percentile(values, [10, 50, 90]) if values else []
-            row.append("  ".join(f"{v:5.2f}" for v in percentiles))
+            row.append("  ".join([f"{v:4.2f}" for v in percentiles] + [f"({len(values)})"]))
         rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
-    head = "flow maps, in shares of their largest motion: 10th, 50th and 90th percentile"
+    head = "flow maps, in shares of their largest motion: 10th, 50th, 90th percentile (of how many)"
     return "\n".join([head, *lines])
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import config
+from datasets.samples import VideoFrames
 from datasets.sampling import EpochBatches
 from models.prediction import Prediction, References
 from utils import benchmark
@@ -397,6 +399,43 @@ def test_what_cannot_be_measured_is_said_before_anything_is(flags, message, monk
     with pytest.raises(SystemExit) as ended:
         run_script(benchmark.main)
     assert message in str(ended.value)
+
+
+def test_stills_are_measured_with_simulated_motion(job, monkeypatch):
+    measured = []
+    monkeypatch.setattr(benchmark, "made_by_one_core", lambda _, data: measured.append(data))
+    LINES["stills"](job)
+    LINES["loader"](job)
+    stills, videos = measured
+    assert stills.simulation is not None and stills.augmentation is not None
+    assert len(stills) == 6 and isinstance(videos, VideoFrames)
+
+
+@pytest.fixture
+def videos_alone(tiny_root, tmp_path, monkeypatch):
+    """The lines that are measured, on a data root of one's own without stills."""
+
+    def lines(*flags):
+        shutil.copytree(tiny_root, tmp_path / "data", ignore=shutil.ignore_patterns("DUTS_train"))
+        own = ["--data-root", str(tmp_path / "data"), "--train-sets", "DAVIS_train"]
+        monkeypatch.setattr(sys, "argv", ["benchmark", *own, *flags])
+        measured = []
+        monkeypatch.setattr(benchmark, "in_own_process", lambda line, *_: measured.append(line))
+        monkeypatch.setattr(benchmark, "table", lambda report: "")
+        run_script(benchmark.main)
+        return measured
+
+    return lines
+
+
+def test_without_stills_the_rest_is_measured(videos_alone, capsys):
+    assert videos_alone() == [line for line in LINES if line != "stills"]
+    assert "DUTS_train, so stills are not measured" in capsys.readouterr().out
+
+
+def test_stills_that_are_asked_for_and_not_there_are_an_error(videos_alone):
+    with pytest.raises(SystemExit, match="DUTS_train"):
+        videos_alone("--only", "stills")
 
 
 def test_an_unknown_line_is_refused(monkeypatch, capsys):

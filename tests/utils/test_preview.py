@@ -9,12 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from datasets.colour_wheel import flow_to_picture
+from datasets.colour_wheel import flow_to_picture, picture_to_flow
 from datasets.layout import DatasetError
 from datasets.samples import StillImages, VideoFrames
 from utils.pictures import LABEL_HEIGHT, PANEL_WIDTH
-from utils.preview import flow_traits, samples_of, table
+from utils.preview import draw_sample, flow_traits, main, samples_of, table
 from utils.settings import SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -62,25 +63,71 @@ def test_nothing_is_said_of_a_map_without_object():
     assert flow_traits(picture, np.ones_like(mask)) == {}
 
 
+def test_sharpness_counts_in_the_direction_of_the_change():
+    """A rim that moves across the object's motion is no sharp edge."""
+    picture, mask = a_map(inside=(0.5, 0), outside=(0, 0))
+    flow = picture_to_flow(picture)
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((5, 5))) > 0
+    flow[mask & ~inner] = 0, 0.5
+    flow[0, 0] = 1, 0
+    assert abs(flow_traits(flow_to_picture(flow), mask)["sharpness of the edge"]) < 0.1
+
+
+def test_the_picture_s_edge_is_no_edge_of_the_object():
+    picture, mask = a_map(inside=(0.5, 0), outside=(0, 0))
+    wide = np.zeros_like(mask)
+    wide[:, 40:60] = True
+    flow = np.where(wide[..., None], np.float32([0.5, 0]), 0)
+    flow[:2, 40:60] = 0.5, 0.8  # which counts, so near to the picture's edge
+    flow[50, 0] = 1, 0
+    traits = flow_traits(flow_to_picture(flow), wide)
+    assert traits["unevenness on the object"] > 0.08
+    assert flow_traits(picture, mask)["unevenness on the object"] < 0.01
+
+
 def test_the_table_has_percentiles_of_each_set():
     lengths = np.linspace(0, 1, 11)
     columns = {"A": [{"motion": x, "edge": 1 - x} for x in lengths], "B": [{"motion": 0.5}, {}]}
     lines = table(columns).splitlines()
-    assert lines[1].split() == ["A", "(11)", "B", "(2)"]
-    assert lines[2].split() == ["motion", "0.10", "0.50", "0.90", "0.50", "0.50", "0.50"]
-    assert lines[3].split() == ["edge", "0.10", "0.50", "0.90"]
+    assert lines[1].split() == ["A", "B"]
+    expected = ["motion", "0.10", "0.50", "0.90", "(11)", "0.50", "0.50", "0.50", "(1)"]
+    assert lines[2].split() == expected
+    assert lines[3].split() == ["edge", "0.10", "0.50", "0.90", "(11)", "(0)"]
 
 
-def test_samples_are_those_of_the_training_scripts(tiny_settings):
-    stills = samples_of("DUTS_train", tiny_settings.replace(pretrain_motion="simulated"))
+def test_samples_are_those_of_the_training_scripts(tiny_settings, monkeypatch):
+    monkeypatch.setattr("utils.preview.flow_origin", lambda root, name: f"dis of {name}")
+    simulated = tiny_settings.replace(pretrain_motion="simulated", remove_camera_motion=True)
+    ((title, stills, flow),) = samples_of(1, simulated)
+    assert (title, flow) == ("stage 1 DUTS_train", "simulated, camera motion removed")
     assert isinstance(stills, StillImages) and stills.simulation is not None
-    assert samples_of("DUTS_train", tiny_settings).simulation is None
-    videos = samples_of("DAVIS_train", tiny_settings)
+    ((_, stills, flow),) = samples_of(1, tiny_settings)
+    assert stills.simulation is None and flow is None
+    ((title, videos, flow),) = samples_of(2, tiny_settings.replace(seed=5))
     assert isinstance(videos, VideoFrames) and videos.augmentation == stills.augmentation
-    with pytest.raises(SettingsError, match="--set DAVIS_test: expected one of DUTS_train, DAVIS"):
-        samples_of("DAVIS_test", tiny_settings)
+    assert (title, flow, videos.seed) == ("stage 2 DAVIS_train", "dis of DAVIS_train", 5)
+    mixed = samples_of(2, tiny_settings.replace(mix_stills=True))
+    assert [title for title, *_ in mixed] == ["stage 2 DAVIS_train", "stage 2 DUTS_train"]
+    assert mixed[1][1].simulation is not None
     with pytest.raises(DatasetError, match="nowhere"):
-        samples_of("DAVIS_train", tiny_settings.replace(data_root="nowhere"))
+        samples_of(2, tiny_settings.replace(data_root="nowhere"))
+
+
+def test_a_row_shows_each_frame_beside_its_own_flow_map():
+    colours = torch.linspace(0, 1, 8)[:, None, None, None].expand(8, 3, 16, 16)
+    sample = {
+        "image": colours[0],
+        "flow": colours[1],
+        "reference_images": colours[2::2],
+        "reference_flows": colours[3::2],
+        "mask": torch.zeros(1, 16, 16),
+    }
+    row = draw_sample(sample)
+    middles = row[PANEL_WIDTH // 2, PANEL_WIDTH // 2 :: PANEL_WIDTH, 0]
+    np.testing.assert_allclose(middles, np.linspace(0, 255, 8), atol=1)
+    sample["mask"][:, :8] = 1
+    row = draw_sample(sample)
+    assert row[10, 100].tolist() != [0, 0, 0] and row[200, 100].tolist() == [0, 0, 0]
 
 
 @pytest.fixture
@@ -104,27 +151,42 @@ def preview(tiny_root, tmp_path):
 
 
 def test_pictures_and_numbers_of_both_stages(preview, tmp_path):
-    result = preview("--pretrain-motion", "simulated", "--samples", "3")
+    result = preview("--pretrain-motion", "simulated", "--samples", "3", "--flow-maps", "5")
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
-    for name in ("DUTS_train", "DAVIS_train"):
+    for name in ("stage_1_DUTS_train", "stage_2_DAVIS_train"):
         sheet = cv2.imread(str(tmp_path / f"{name}.png"))
         assert sheet.shape == (3 * (PANEL_WIDTH + LABEL_HEIGHT), 8 * PANEL_WIDTH, 3)
         assert sheet.std() > 20
-    assert re.search(r"^motion of the object( +0\.\d\d){6}$", result.stdout, re.MULTILINE)
-    assert "DUTS_train (6)" in result.stdout and "DAVIS_train (10)" in result.stdout
+    assert re.search(
+        r"^motion of the object(( +0\.\d\d){3}  \(5\)){2}$", result.stdout, re.MULTILINE
+    )
+    assert "stage_1_DUTS_train.png: 3 of 6 samples, flow: simulated, camera" in result.stdout
+    assert "stage_2_DAVIS_train.png: 3 of 10 samples, flow: of unknown origin" in result.stdout
 
 
 def test_stills_without_motion_have_pictures_alone(preview, tmp_path):
-    result = preview("--set", "DUTS_train")
+    result = preview("--stage", "1")
     assert result.returncode == 0, result.stderr
-    assert f"{tmp_path / 'DUTS_train.png'}: 6 of 6 samples" in result.stdout
-    assert "flow maps" not in result.stdout
-    sheet = cv2.imread(str(tmp_path / "DUTS_train.png"))
+    assert f"{tmp_path / 'stage_1_DUTS_train.png'}: 6 of 6 samples, flow: none" in result.stdout
+    assert "percentile" not in result.stdout
+    sheet = cv2.imread(str(tmp_path / "stage_1_DUTS_train.png"))
     assert sheet.shape == (6 * (PANEL_WIDTH + LABEL_HEIGHT), PANEL_WIDTH, 3)
 
 
-def test_a_wrong_number_is_named(preview):
-    result = preview("--samples", "0")
-    assert result.returncode != 0 and "--samples 0: expected 1 or above" in result.stderr
-    assert "Traceback" not in result.stderr
+@pytest.mark.parametrize("flag", ["--samples", "--flow-maps"])
+def test_a_wrong_number_is_named(monkeypatch, tmp_path, flag):
+    monkeypatch.setattr(sys, "argv", ["preview", "--output", str(tmp_path), flag, "0"])
+    with pytest.raises(SettingsError, match=f"{flag} 0: expected 1 or above"):
+        main()
+
+
+def test_pictures_do_not_go_into_the_data_or_a_file(monkeypatch, tiny_root, tmp_path):
+    (tmp_path / "file").touch()
+    wrong = {tmp_path / "file/below": "is a file", tiny_root / "DAVIS_train/x": "in the data set"}
+    for output, message in wrong.items():
+        flags = ["--output", str(output), "--data-root", str(tiny_root)]
+        monkeypatch.setattr(sys, "argv", ["preview", *flags, "--train-sets", "DAVIS_train"])
+        with pytest.raises(DatasetError, match=message):
+            main()
+    assert not (tiny_root / "DAVIS_train/x").exists()
