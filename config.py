@@ -31,15 +31,11 @@ PRETRAIN_MOTION = "none"  # none: the RGB stream alone (Sec. 4.3); simulated: th
 MIX_STILLS = False  # stage 2 also takes PRETRAIN_SET with simulated motion as a further set
 SIMULATED_CAMERA = 0.02  # largest motion by the camera between two frames, as a share of the side
 SIMULATED_OBJECT = 0.03  # largest motion of the object's own, likewise
-SIMULATED_REST = 0.1  # how often either the camera or the object rests
-SIMULATED_TRACKING = 0.3  # how often the camera follows the object
 SIMULATED_PARALLAX = 0.4  # by how much near things move more with the camera, as a share
 SIMULATED_DEFORMATION = 0.8  # the object's deformation to and fro, as a share of its motion
-SIMULATED_DISTRACTORS = 0.15  # how often a part of the background moves by itself, or is nearer
 SIMULATED_FLOW_NOISE = 0.1  # smooth errors of flow maps, as a share of their largest motion
 SIMULATED_FLOW_OUTLIERS = 1.0  # by how much stray pixels may exceed that, as a share: paler maps
 SIMULATED_FLOW_BLUR = 0.025  # width of errors at motion's edges, as a share of the side
-SIMULATED_WRONG_FLOW = 0.1  # how often a clip's flow maps show nothing of the object
 SIMULATED_SPAN = 8.0  # largest distance of a reference frame, in frames
 
 # Network (Sec. 3)

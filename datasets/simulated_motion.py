@@ -31,20 +31,15 @@ class MotionSimulation:
         camera: largest motion that the camera's pan, zoom and roll make between two frames, as a
             share of the picture's side.
         object: largest motion of the object's own, likewise.
-        rest: how often either the camera or the object rests.
-        tracking: how often the camera follows the object.
         parallax: by how much the near moves more than the far with the camera, about, as a share.
         deformation: the object's smooth deformation to and fro, as a share of its motion; less
             where points would come close to overtaking others.
-        distractors: how often a part of the background moves by itself, and how often one is
-            nearer than what is around it.
         flow_noise: smooth errors of flow maps, as a share of their largest motion; less where
             there is texture.
         flow_outliers: by how much, as a share, the motion that flow maps are normalised by may
             exceed the largest, as stray pixels make it.
         flow_blur: largest width that motion's edges are blurred and displaced by, as a share of the
             picture's side.
-        wrong_flow: how often the flow maps of a clip show nothing of the object.
         span: largest distance of reference frames, in frames.
         camera_removed: flow maps are relative to the camera's motion, as datasets.flow makes them
             with --remove-camera-motion.
@@ -52,15 +47,11 @@ class MotionSimulation:
 
     camera: float = 0.02
     object: float = 0.03
-    rest: float = 0.1
-    tracking: float = 0.3
     parallax: float = 0.4
     deformation: float = 0.8
-    distractors: float = 0.15
     flow_noise: float = 0.1
     flow_outliers: float = 1.0
     flow_blur: float = 0.025
-    wrong_flow: float = 0.1
     span: float = 8.0
     camera_removed: bool = False
 
@@ -78,87 +69,57 @@ class MotionSimulation:
             mask: bool (S, S).
         """
         size = len(image)
-        camera_rng, object_rng, patch_rng, clip_rng = rng.spawn(4)
-        resting, which = clip_rng.random(2)
+        camera_rng, object_rng, clip_rng = rng.spawn(3)
         pan = affine_field(camera_rng, NODES, NODES)
         pan *= self.camera * size * camera_rng.uniform(0.1, 1) / np.linalg.norm(pan, axis=2).max()
         relief = self.parallax * smooth_noise(camera_rng, cells=3)[..., None]
-        nearness = 1 + self.parallax * camera_rng.uniform(0, 1, size=2)
-        if resting < self.rest and which < 0.5:
-            pan[:] = 0
+        nearness = 1 + self.parallax * camera_rng.uniform(0, 1)
         pan = self._unfolded(pan, size)
-        with_camera, near = (self._unfolded(pan * np.float32(factor), size) for factor in nearness)
+        with_camera = self._unfolded(pan * np.float32(nearness), size)
         rate, phase = 2 * np.pi / object_rng.uniform(*_SWAY), object_rng.uniform(0, 2 * np.pi)
-        own, bend, tracked = self._object_motion(object_rng, mask, with_camera, rate)
-        if resting < self.rest and which >= 0.5:
-            own[:], bend[:] = 0, 0
+        own, bend = self._object_motion(object_rng, mask, rate)
         far = self._unfolded(pan * (1 + relief), size)
         background = fill_behind(image, mask, clip_rng)
-        layers = [Layer(background, None, None, far)]
-        for motion in (near, self._drift(patch_rng, size)):
-            extent = patch_of(background, patch_rng)
-            if patch_rng.random() < self.distractors:
-                passing, moving = (motion, None) if motion is near else (far, motion)
-                layers.append(Layer(background, extent, extent, passing, moving))
-        # What is drawn reaches as far as what was filled, so that at rest the image is whole.
+        # What is drawn reaches as far as what was filled: without motion, the image is whole.
         drawn = cv2.dilate(mask.astype(np.float32), np.ones((5, 5)))
         extent = mask.astype(np.float32)
-        layers.append(Layer(image, soft(drawn), soft(extent), with_camera, own, bend))
-        noticed = clip_rng.random() >= self.wrong_flow
-        haste = clip_rng.uniform(-1, 1, size=2) * _HASTE / self.span
         return Clip(
             image=image,
             mask=mask,
-            layers=layers,
-            shown=layers if noticed else layers[:-1],
+            layers=[
+                Layer(background, None, None, far),
+                Layer(image, soft(drawn), soft(extent), with_camera, own, bend),
+            ],
             removed=pan if self.camera_removed else np.zeros_like(pan),
-            acceleration=haste[[0, 0]] if tracked else haste,
+            acceleration=clip_rng.uniform(-1, 1, size=2) * _HASTE / self.span,
             sway=(rate, phase),
             flatness=flatness(image)[..., None],
             simulation=self,
         )
 
     def _object_motion(
-        self, rng: np.random.Generator, mask: np.ndarray, with_camera: np.ndarray, rate: float
-    ) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Motion of the object's own, beside that with the camera, (NODES, NODES, 2) each.
+        self, rng: np.random.Generator, mask: np.ndarray, rate: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Motion of the object's own, beside that with the camera, (NODES, NODES, 2) both.
 
         Args:
             rng: source of all random choices.
             mask: bool (S, S).
-            with_camera: (NODES, NODES, 2), in pixels per frame.
             rate: of its deformation to and fro, in radians per frame.
 
         Returns:
-            How it moves, how it deforms at most, and whether the camera follows it.
+            How it moves, and how it deforms at most.
         """
         size = len(mask)
         rows, columns = np.nonzero(mask)
         centre = np.array([columns.mean(), rows.mean()]) if len(rows) else np.full(2, size / 2)
-        shift = self._shift(rng, size)
-        length = np.linalg.norm(shift)
+        angle, length = rng.uniform(0, 2 * np.pi), self.object * size * rng.uniform(0.1, 1)
+        shift = length * np.array([np.cos(angle), np.sin(angle)])
         linear = rng.uniform(-1, 1, size=(2, 2)) * length / size
         motion = shift + (node_places(size) - centre) @ linear.T
         bend = self.deformation * length * smooth_vectors(rng, cells=rng.integers(3, 7))
-        follows, share = rng.random(), rng.uniform(0.7, 1)
-        tracked = follows < self.tracking and bool(with_camera.any())  # not one that rests
-        if tracked:
-            passing = interpolate(with_camera, centre[None, None], size)[0, 0]
-            pace = np.linalg.norm(passing) / max(length, 1e-6)
-            bend *= min(1, pace)  # it moves as fast as the camera, not as fast as was drawn
-            motion *= min(1, 0.3 * pace)
-            motion -= share * passing
         motion = self._unfolded(motion.astype(np.float32), size)
-        return motion, self._unfolded(bend, size, 2 / rate), tracked
-
-    def _drift(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """Motion of something else, (NODES, NODES, 2): all of it alike."""
-        return np.zeros((NODES, NODES, 2), np.float32) + self._shift(rng, size)
-
-    def _shift(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """A random motion (x, y) of an object, float32 in pixels."""
-        angle, length = rng.uniform(0, 2 * np.pi), self.object * size * rng.uniform(0.1, 1)
-        return np.float32(length) * np.array([np.cos(angle), np.sin(angle)], np.float32)
+        return motion, self._unfolded(bend, size, 2 / rate)
 
     def _unfolded(self, motion: np.ndarray, size: int, longest: float | None = None) -> np.ndarray:
         """The motion, more even if points would come close to overtaking others.
@@ -210,7 +171,7 @@ class Clip:
 
     Attributes:
         image, mask: the frame at time 0, uint8 (S, S, 3) and bool (S, S).
-        layers: back to front, the object last, and ``shown`` those that flow maps know of.
+        layers: back to front, the object last.
         removed: the camera's motion where flow maps are relative to it, (NODES, NODES, 2).
         acceleration: of the camera's and the object's time, per frame.
         sway: the deformation's rate in radians per frame, and its phase at time 0.
@@ -221,7 +182,6 @@ class Clip:
     image: np.ndarray
     mask: np.ndarray
     layers: list[Layer]
-    shown: list[Layer]
     removed: np.ndarray
     acceleration: np.ndarray
     sway: tuple[float, float]
@@ -261,7 +221,7 @@ class Clip:
         full = len(self.image)
         step = self._times(time + 1) - self._times(time)
         result = None
-        for layer in self.shown:
+        for layer in self.layers:
             origin = self._origin(layer, time)
             motion = interpolate(layer.moved(step), origin, full)
             if layer.extent is None:
@@ -375,22 +335,6 @@ def flatness(image: np.ndarray) -> np.ndarray:
     contrast = np.abs(cv2.subtract(grey, cv2.blur(grey, (5, 5))))
     contrast = cv2.resize(contrast, (NODES, NODES), interpolation=cv2.INTER_AREA)
     return 1 / (1 + contrast / max(float(contrast.mean()), 1e-3))
-
-
-def patch_of(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Where a random part of the image is whose edges follow the image's: (S, S) float32 in [0, 1].
-
-    A twentieth to a quarter of the picture, of like brightness and near together.
-    """
-    small = 4 * NODES
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    grey = cv2.GaussianBlur(
-        cv2.resize(grey, (small, small), interpolation=cv2.INTER_AREA), (5, 5), 0
-    )
-    places = cv2.resize(smooth_noise(rng, cells=3), (small, small), interpolation=cv2.INTER_CUBIC)
-    likeness = rng.choice([-1, 1]) * grey.astype(np.float32) / 128 + 1.5 * places
-    patch = (likeness > np.quantile(likeness, rng.uniform(0.75, 0.95))).astype(np.float32)
-    return soft(cv2.resize(patch, image.shape[1::-1], interpolation=cv2.INTER_LINEAR))
 
 
 def soft(mask: np.ndarray) -> np.ndarray:
