@@ -434,6 +434,13 @@ class _Processes:
         torch.distributed.all_reduce(sums)
         return sums.tolist()
 
+    def leave(self) -> None:
+        """End the group's threads: Python's exit would abort while some still run."""
+        if self.number > 1:
+            import torch.distributed
+
+            torch.distributed.destroy_process_group()
+
     def device(self, wanted: str | None) -> str | None:
         """A GPU for each process, unless the CPU is wanted or there is no GPU."""
         if self.number == 1 or wanted == "cpu":
@@ -507,6 +514,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        processes.leave()
     if processes.rank == 0:
         print(f"{options.set}: {written} flow maps written, {kept} were there already")
     return 0
