@@ -11,7 +11,7 @@ import torch
 import config
 from datasets.flow import flow_origin
 from datasets.layout import Sequence, read_image, read_mask, still_images, video_sequences
-from datasets.samples import Mixed, VideoFrames
+from datasets.samples import Mixed
 from models import build_model
 from utils.checkpoints import check_same_network, load_checkpoint, start_from_stage1
 from utils.distributed import Process, gather
@@ -26,6 +26,7 @@ from utils.training import (
     count_parameters,
     fit,
     stills_of,
+    videos_of,
 )
 
 
@@ -73,9 +74,7 @@ def main() -> None:
     sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
     frames = {name: frames_of(sequences) for name, sequences in sets.items()}
     augmentation = augmentation_from(settings)
-    dataset = VideoFrames(
-        train_sets, settings.image_size, settings.num_references, augmentation, settings.seed
-    )
+    dataset = videos_of(train_sets, settings, augmentation)
     if stills:
         frames[settings.pretrain_set] = stills
         dataset = Mixed([dataset, stills_of(stills, settings, augmentation, simulated=True)])

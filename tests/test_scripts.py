@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import json
 import os
 import re
@@ -717,6 +718,15 @@ def test_stage_1_alone_takes_no_video_and_no_settings_of_motion(chain, refusal, 
     message = refusal(evaluate, *flags, "--video", tmp_path, "--output", "out")
     assert str(chain.stage1) in message and "stage 1" in message and "train.py" in message
     assert "--num-references: without effect" in refusal(evaluate, *flags, "--num-references", "5")
+
+
+def test_a_folder_that_may_not_be_written_to_is_named():
+    def main():
+        raise PermissionError(errno.EACCES, "Permission denied", "/results")
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code == "error: /results could not be written: Permission denied"
 
 
 def test_evaluating_a_missing_or_a_damaged_checkpoint_is_refused(chain, refusal, tmp_path):

@@ -80,6 +80,7 @@ from utils.training import (
     network_arguments,
     peak_memory,
     stills_of,
+    videos_of,
 )
 
 REST = "rest of the network"  # what is in none of its parts
@@ -494,13 +495,8 @@ def build_segmenter(settings: Settings, device: torch.device) -> Segmenter:
 def training_set(settings: Settings) -> VideoFrames:
     """The samples of train.py."""
     root = Path(settings.data_root)
-    return VideoFrames(
-        [video_sequences(root, name) for name in settings.train_sets],
-        settings.image_size,
-        settings.num_references,
-        augmentation_from(settings),
-        settings.seed,
-    )
+    sets = [video_sequences(root, name) for name in settings.train_sets]
+    return videos_of(sets, settings, augmentation_from(settings))
 
 
 def first_steps(batches: EpochBatches, number: int) -> list[list[list[Key]]]:

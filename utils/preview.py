@@ -22,7 +22,7 @@ from utils.pictures import draw_overlay, draw_row, write_picture
 from utils.scripts import run_script
 from utils.set_evaluation import check_output
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
-from utils.training import augmentation_from, stills_of
+from utils.training import augmentation_from, stills_of, videos_of
 
 _MARGIN = 0.02  # on either side of the object's edge, as a share of the side
 _LEAST_PIXELS = 50  # of the object or around it, fewer say nothing
@@ -83,9 +83,7 @@ def samples_of(
     videos = [
         (
             f"stage 2 {name}",
-            VideoFrames(
-                [video_sequences(root, name)], s.image_size, s.num_references, augmentation, s.seed
-            ),
+            videos_of([video_sequences(root, name)], s, augmentation),
             flow_origin(root, name) or "of unknown origin",
         )
         for name in s.train_sets

@@ -48,6 +48,9 @@ USER_ERRORS = (
     VideoError,
 )
 
+_FULL_OR_BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_UNWRITABLE = (*_FULL_OR_BROKEN, errno.EACCES, errno.EPERM, errno.EROFS)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -145,7 +148,7 @@ def run_script(main: Callable[[], None]) -> None:
             raise
         sys.exit(f"error: {error}\nA loader process died; is there memory for WORKERS of them?")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        if error.errno not in _UNWRITABLE:
             raise
         sys.exit(f"error: {error.filename or 'a file'} could not be written: {error.strerror}")
     except Interrupted as interrupted:

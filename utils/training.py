@@ -25,8 +25,8 @@ from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from datasets.augmentation import Augmentation
-from datasets.layout import DatasetError, Frame
-from datasets.samples import StillImages, Tolerant
+from datasets.layout import DatasetError, Frame, Sequence
+from datasets.samples import StillImages, Tolerant, VideoFrames
 from datasets.sampling import EpochBatches, Key
 from datasets.simulated_motion import MotionSimulation
 from models import MODELS, model_class
@@ -655,6 +655,15 @@ def stills_of(
         settings.seed,
         simulation_from(settings) if simulated else None,
         settings.num_references,
+    )
+
+
+def videos_of(
+    sets: list[list[Sequence]], settings: Settings, augmentation: Augmentation | None = None
+) -> VideoFrames:
+    """Samples of videos: each set's sequences."""
+    return VideoFrames(
+        sets, settings.image_size, settings.num_references, augmentation, settings.seed
     )
 
 
