@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.precision import without_autocast
+
 
 class Outline(nn.Module):
     """The finest mask: features at stride 4 and the image itself, met at stride 2.
@@ -81,5 +83,6 @@ def conv_norm_relu(
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation of (B, C, H, W) to ``size``."""
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+    """Bilinear interpolation of (B, C, H, W) to ``size``, in x's type."""
+    with without_autocast(x):
+        return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

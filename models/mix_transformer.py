@@ -11,9 +11,10 @@ from pathlib import Path
 import timm.models
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from models.precision import LayerNorm
 
 # Widths of the four levels and numbers of blocks in them (Xie et al., Table 6).
 MIX_TRANSFORMERS = {
@@ -75,9 +76,9 @@ class Level(nn.Module):
     def __init__(self, before: int, width: int, kernel: int, stride: int, blocks: list[nn.Module]):
         super().__init__()
         self.patches = nn.Conv2d(before, width, kernel, stride, padding=kernel // 2)
-        self.norm_patches = nn.LayerNorm(width)
+        self.norm_patches = LayerNorm(width)
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_before, H, W) to (B, C, H / stride, W / stride)."""
@@ -92,11 +93,11 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, heads: int, reduction: int, drop: float):
         super().__init__()
-        self.norm_attention = nn.LayerNorm(channels)
+        self.norm_attention = LayerNorm(channels)
         self.attention = ReducedAttention(channels, heads, reduction)
-        self.norm_perceptron = nn.LayerNorm(channels)
+        self.norm_perceptron = LayerNorm(channels)
         self.perceptron = MixPerceptron(channels)
-        self.drop_path = DropPath(drop)
+        self.drop = drop
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same."""
@@ -104,11 +105,14 @@ class Block(nn.Module):
         return self._add_branch(x, self.norm_perceptron, self.perceptron)
 
     def _add_branch(self, x: Tensor, norm: nn.Module, branch: nn.Module) -> Tensor:
-        keep = 1 - self.drop_path.drop_prob if self.training else 1
+        keep = 1 - self.drop if self.training else 1
+        if keep == 1:
+            return x + branch(norm(x))
+        kept = x.new_empty(len(x)).bernoulli_(keep)
         # A GPU would have to wait to know which samples are kept; the CPU computes no others.
-        if keep == 1 or x.device.type != "cpu" or torch.compiler.is_compiling():
-            return x + self.drop_path(branch(norm(x)))
-        kept = x.new_empty(len(x)).bernoulli_(keep).nonzero().flatten()
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return torch.addcmul(x, branch(norm(x)), kept.view(-1, 1, 1, 1), value=1 / keep)
+        kept = kept.nonzero().flatten()
         if len(kept) == len(x):
             return torch.add(x, branch(norm(x)), alpha=1 / keep)
         scale = 1 / keep
@@ -131,7 +135,7 @@ class ReducedAttention(nn.Module):
         self.reduce = self.norm_reduced = None
         if reduction > 1:
             self.reduce = nn.Conv2d(channels, channels, reduction, reduction)
-            self.norm_reduced = nn.LayerNorm(channels)
+            self.norm_reduced = LayerNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same."""

@@ -14,6 +14,7 @@ from datasets.augmentation import whole_frame
 from datasets.layout import Frame, Sequence
 from datasets.samples import TestFrames, uniform_references
 from models.blocks import resize
+from models.precision import with_weights_as
 from models.prediction import References
 from utils.distributed import num_cores
 from utils.interrupts import prepare_loader_process
@@ -65,7 +66,7 @@ class Segmenter:
         scales: of the input; its side is rounded to a multiple of 32.
         flip: show every scale mirrored too.
         recolour_flow: a mirrored flow map's colours follow its motion, as in training.
-        mixed_precision: bfloat16 on a GPU.
+        mixed_precision: bfloat16 on a GPU, by a copy of the network as it is now.
         compile: segment by torch.compile, on a GPU with CUDA graphs. References are encoded once
             per sequence, too seldom to gain from it.
     """
@@ -81,6 +82,9 @@ class Segmenter:
         mixed_precision: bool = False,
         compile: bool = False,
     ):
+        self.device = next(model.parameters()).device
+        if mixed_precision and self.device.type == "cuda":
+            model = with_weights_as(model, torch.bfloat16)
         self.model = model
         self.views = [
             whole_frame(max(1, round(image_size * scale / SIZE_STEP)) * SIZE_STEP, mirrored)
@@ -89,7 +93,6 @@ class Segmenter:
         ]
         self.recolour_flow = recolour_flow
         self.mixed_precision = mixed_precision
-        self.device = next(model.parameters()).device
         self.motion = getattr(model, "motion", True)
         self._segment = model.segment if self.motion else model
         if compile:

@@ -272,7 +272,7 @@ def test_mix_transformer_takes_the_file_of_its_authors(tmp_path):
 def test_drop_path_leaves_branches_out_by_sample_and_makes_up_for_it():
     torch.manual_seed(5)
     block = MixTransformer("mit_b0").levels[0].blocks[1].train()
-    block.drop_path.drop_prob = 0.5
+    block.drop = 0.5
     block.perceptron = torch.nn.Identity()
     block.norm_perceptron = torch.nn.Identity()
     x = torch.rand(64, 8, 8, 32)
@@ -293,7 +293,7 @@ def test_drop_path_leaves_branches_out_by_sample_and_makes_up_for_it():
 def test_what_drop_path_leaves_out_is_not_computed_and_changes_no_gradient(drop, monkeypatch):
     torch.manual_seed(6)
     block = MixTransformer("mit_b0").levels[1].blocks[1].train()
-    block.drop_path.drop_prob = drop
+    block.drop = drop
     computed = []
     block.attention.register_forward_pre_hook(lambda _, inputs: computed.append(len(inputs[0])))
     x = torch.rand(6, 8, 8, 64, requires_grad=True)
@@ -337,7 +337,7 @@ def test_attention_of_a_mix_transformer_is_that_of_separate_steps():
     torch.manual_seed(3)
     encoder = MixTransformer("mit_b0")
     assert [len(level.blocks) for level in encoder.levels] == [2, 2, 2, 2]
-    drops = [block.drop_path.drop_prob for level in encoder.levels for block in level.blocks]
+    drops = [block.drop for level in encoder.levels for block in level.blocks]
     assert drops == pytest.approx([0.1 * i / 7 for i in range(8)])
     for level, heads, reduction in zip(encoder.levels, HEADS, REDUCTIONS):
         attention = level.blocks[0].attention

@@ -1,0 +1,44 @@
+"""A network on a GPU that does not exist: what it would do there can be seen, not what comes out.
+
+Tensors are torch's fake ones, which have a shape, a type and a device, but no numbers.
+"""
+
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+
+@contextmanager
+def bfloat16_autocast():
+    """torch.autocast("cuda", bfloat16), which without a GPU would switch itself off."""
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
+        torch.set_autocast_enabled("cuda", before[0])
+        torch.set_autocast_dtype("cuda", before[1])
+
+
+@contextmanager
+def fake_gpu(model):
+    """Context in which tensors are fake; the network's are on a GPU, if it has registered them."""
+    with FakeTensorMode() as fakes:
+
+        def moved(tensor):
+            return torch.empty_like(fakes.from_tensor(tensor), device="cuda")
+
+        for module in model.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    module._parameters[name] = nn.Parameter(moved(parameter))
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = moved(buffer)
+        yield

@@ -1,0 +1,141 @@
+"""What a forward pass does on a GPU, as far as that can be seen without one.
+
+Tensors of two devices in one operation are an error of torch's fake tensors, as are types that do not
+go together under autocast, and whatever asks the GPU for a number, which there would be a wait.
+"""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models import MODELS
+from models.mix_transformer import MixTransformer
+from models.precision import with_weights_as
+from tests.models.fake_gpu import bfloat16_autocast, fake_gpu
+from tests.models.small_networks import network
+from utils.evaluation import Segmenter
+from utils.losses import segmentation_loss
+
+SIZE = 64
+GSANET_SWITCHES = ("guided_slots", "knn_filtering", "slot_attention", "aggregation_transformer")
+DPA_SWITCHES = ("inter_modality_attention", "inter_frame_attention")
+
+
+def frames(motion):
+    shapes = [(2, 3, SIZE, SIZE)] * 2 + [(2, 3, 3, SIZE, SIZE)] * 2
+    return [torch.empty(shape, device="cuda") for shape in (shapes if motion else shapes[:1])]
+
+
+class Conversions(TorchDispatchMode):
+    """Lists the shapes of all tensors that are converted to another type."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default and result.dtype != args[0].dtype:
+            self.shapes.append(tuple(result.shape))
+        return result
+
+
+def leaves(tensor):
+    """The parameters that a tensor has gradients for."""
+    found, seen, pending = [], set(), [tensor.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            found += [node.variable] if hasattr(node, "variable") else []
+            pending += [following for following, _ in node.next_functions]
+    return found
+
+
+@pytest.mark.parametrize("mixed_precision", [False, True])
+@pytest.mark.parametrize(
+    "name, arguments",
+    [(name, {"motion": motion}) for name in MODELS for motion in (False, True)]
+    + [(name, {"backbone": "resnet10t"}) for name in MODELS]
+    + [("gsanet", {switch: False}) for switch in GSANET_SWITCHES]
+    + [("dpa", {switch: False}) for switch in DPA_SWITCHES],
+)
+def test_a_training_step_s_forward_pass_stays_on_the_gpu(name, arguments, mixed_precision):
+    model = network(name, **arguments).train()
+    motion = arguments.get("motion", True)
+    with fake_gpu(model):
+        if mixed_precision:
+            with bfloat16_autocast():
+                prediction = model(*frames(motion))
+        else:
+            prediction = model(*frames(motion))
+        mask = torch.empty(2, 1, SIZE, SIZE, device="cuda")
+        loss = segmentation_loss(prediction, mask, loss=model.loss)
+    assert loss.total.device.type == "cuda" and loss.total.dtype == torch.float32
+    # Although references are encoded first, without gradients, and autocast keeps those weights.
+    reached = {id(parameter) for parameter in leaves(loss.total)}
+    assert [key for key, p in model.named_parameters() if id(p) not in reached] == []
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_segmenting_stays_on_the_gpu_and_in_bfloat16(name):
+    """Nothing large is converted to float32 and back, and weights once for all calls."""
+    model = with_weights_as(network(name).eval(), torch.bfloat16)
+    with fake_gpu(model), torch.no_grad():
+        image, flow, reference_images, reference_flows = frames(motion=True)
+        with bfloat16_autocast():
+            references = model.encode_references(reference_images[:1], reference_flows[:1])
+            with Conversions() as conversions:
+                prediction = model.segment(image, flow, references.expand(2))
+    assert len(conversions.shapes) > 10
+    weights = {tuple(p.shape) for p in model.parameters() if p.ndim > 1}
+    assert not weights & set(conversions.shapes)
+    assert all(logits.dtype == torch.bfloat16 for logits in prediction.logits)
+    for tensor in (*prediction.logits, *prediction.maps.values()):
+        assert tensor.device.type == "cuda"
+    assert all(values.dtype == torch.float32 for values in prediction.maps.values())
+
+
+def test_a_mix_transformer_s_shortcuts_are_bfloat16():
+    """Autocast normalises in float32 on GPUs, and all that is added to that would be float32."""
+    encoder = MixTransformer("mit_b0").eval()
+    seen = []
+    for level in encoder.levels:
+        for block in level.blocks:
+            block.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    with fake_gpu(encoder), torch.no_grad(), bfloat16_autocast():
+        features = encoder(*frames(motion=False))
+    assert [x.dtype for x in features] == [torch.bfloat16] * 4
+    assert seen == [torch.bfloat16] * 8
+
+
+def test_the_segmenter_converts_weights_for_mixed_precision_on_the_gpu(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "utils.evaluation.with_weights_as", lambda model, dtype: asked.append(dtype) or model
+    )
+    model = network("gsanet").eval()
+    Segmenter(model, SIZE, mixed_precision=True)
+    assert not asked
+    with fake_gpu(model):
+        Segmenter(model, SIZE)
+        assert not asked
+        Segmenter(model, SIZE, mixed_precision=True)
+    assert asked == [torch.bfloat16]
+
+
+def test_the_package_s_k_means_waits_for_the_gpu():
+    """Which is why it is not the default; and what these tests are there to see, is seen."""
+    model = network("gsanet", kmeans="package").eval()
+    with fake_gpu(model), torch.no_grad(), pytest.raises(DataDependentOutputException):
+        model(*frames(motion=True))
+
+
+def test_a_tensor_left_on_the_cpu_is_seen():
+    model = network("gsanet", motion=False).eval()
+    preparation = next(m for m in model.modules() if "mean" in m._buffers)
+    with fake_gpu(model), torch.no_grad():
+        preparation._buffers["mean"] = torch.empty(1, 3, 1, 1)
+        with pytest.raises(RuntimeError, match="device"):
+            model(*frames(motion=False))
