@@ -21,9 +21,9 @@ from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models import MODELS, build_model  # noqa: E402
-from models.precision import with_weights_as  # noqa: E402
-from tests.models.fake_gpu import bfloat16_autocast, fake_gpu  # noqa: E402
+from models import MODELS, build_model
+from models.precision import with_weights_as
+from tests.models.fake_gpu import bfloat16_autocast, fake_gpu
 
 NUM_REFERENCES = 3
 SHOWN = 12  # kinds of operations

@@ -1,17 +1,19 @@
 """What a forward pass does on a GPU, as far as that can be seen without one.
 
-Tensors of two devices in one operation are an error of torch's fake tensors, as are types that do not
-go together under autocast, and whatever asks the GPU for a number, which there would be a wait.
+Tensors of two devices in one operation are an error of torch's fake tensors, as are types that do
+not go together under autocast, and whatever asks the GPU for a number, which there would be a wait.
 """
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import MODELS
 from models.mix_transformer import MixTransformer
 from models.precision import with_weights_as
+from tests.gpu_traffic import Counted
 from tests.models.fake_gpu import bfloat16_autocast, fake_gpu
 from tests.models.small_networks import network
 from utils.evaluation import Segmenter
@@ -123,6 +125,20 @@ def test_the_segmenter_converts_weights_for_mixed_precision_on_the_gpu(monkeypat
         assert not asked
         Segmenter(model, SIZE, mixed_precision=True)
     assert asked == [torch.bfloat16]
+
+
+def test_traffic_is_what_operations_read_and_write():
+    layer = nn.Linear(8, 16, bias=False)
+    with fake_gpu(layer), torch.no_grad(), bfloat16_autocast():
+        x = torch.empty(5, 8, device="cuda")
+        with Counted() as counted:
+            layer(x).t()
+    # Both are converted, from four bytes to two; then the product; its transpose is a view.
+    assert counted.operations == {("_to_copy", "bfloat16"): 2, ("mm", "bfloat16"): 1}
+    assert counted.bytes == {
+        ("_to_copy", "bfloat16"): (4 + 2) * (5 * 8 + 8 * 16),
+        ("mm", "bfloat16"): 2 * (5 * 8 + 8 * 16 + 5 * 16),
+    }
 
 
 def test_the_package_s_k_means_waits_for_the_gpu():
