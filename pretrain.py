@@ -25,6 +25,7 @@ from utils.training import (
     count_parameters,
     fit,
     make_loader,
+    split_frames,
     stills_of,
 )
 
@@ -70,13 +71,6 @@ def main() -> None:
         )
     if process.is_main and not run.dry_run:
         print(f"best validation J {progress.best:.4f}: {run.folder / 'best.pt'}")
-
-
-def split_frames(frames: list[Frame], share: float, seed: int) -> tuple[list[Frame], list[Frame]]:
-    """A random but fixed share of the images is kept back for validation, at least one."""
-    order = np.random.default_rng(seed).permutation(len(frames))
-    count = min(max(1, round(len(frames) * share)), len(frames) - 1)
-    return [frames[i] for i in order[count:]], [frames[i] for i in order[:count]]
 
 
 def validate(

@@ -22,7 +22,7 @@ from utils.pictures import draw_overlay, draw_row, write_picture
 from utils.scripts import run_script
 from utils.set_evaluation import check_output
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
-from utils.training import augmentation_from, stills_of, videos_of
+from utils.training import augmentation_from, split_frames, stills_of, videos_of
 
 _MARGIN = 0.02  # on either side of the object's edge, as a share of the side
 _LEAST_PIXELS = 50  # of the object or around it, fewer say nothing
@@ -75,7 +75,10 @@ def samples_of(
     simulated = origin_in_words("simulated", s.remove_camera_motion)
 
     def stills(simulate: bool) -> tuple[str, StillImages, str | None]:
-        samples = stills_of(still_images(root, s.pretrain_set), s, augmentation, simulate)
+        frames = still_images(root, s.pretrain_set)
+        if stage == 1:
+            frames, _ = split_frames(frames, s.pretrain_val_share, s.seed)
+        samples = stills_of(frames, s, augmentation, simulate)
         return f"stage {stage} {s.pretrain_set}", samples, simulated if simulate else None
 
     if stage == 1:

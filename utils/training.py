@@ -639,6 +639,13 @@ def simulation_from(settings: Settings) -> MotionSimulation:
     return MotionSimulation(**strengths, camera_removed=settings.remove_camera_motion)
 
 
+def split_frames(frames: list[Frame], share: float, seed: int) -> tuple[list[Frame], list[Frame]]:
+    """A random but fixed share of the images is kept back for validation, at least one."""
+    order = np.random.default_rng(seed).permutation(len(frames))
+    count = min(max(1, round(len(frames) * share)), len(frames) - 1)
+    return [frames[i] for i in order[count:]], [frames[i] for i in order[:count]]
+
+
 def stills_of(
     frames: list[Frame],
     settings: Settings,

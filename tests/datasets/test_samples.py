@@ -476,6 +476,26 @@ def test_crop_and_rotation_are_one_for_all_frames_of_a_simulated_clip(tiny_root)
     assert not torch.equal(sample["mask"], whole["mask"])
 
 
+def test_flow_map_and_mask_of_a_simulated_clip_are_cropped_rotated_and_mirrored_alike(tiny_root):
+    """What moves under a camera at rest is the object, wherever the augmentation has put it."""
+    moving = dataclasses.replace(EXACT, camera=0, object=0.1)
+    augmentation = dataclasses.replace(
+        STILL_AUGMENTATION,
+        crop_scale=0.6,
+        rotation_probability=1,
+        rotation_degrees=30,
+        flip_probability=0.5,
+    )
+    frames = still_images(tiny_root, "DUTS_train")
+    samples = StillImages(frames, 64, augmentation, simulation=moving)
+    for epoch, index in itertools.product(range(3), range(len(frames))):
+        sample = samples[epoch, index]
+        moves = sample["flow"].amin(dim=0) < 0.5  # white does not
+        mask = sample["mask"][0] > 0.5
+        shared = (moves & mask).sum() / (moves | mask).sum()
+        assert shared > 0.75, (epoch, index)
+
+
 def test_the_target_of_a_simulated_clip_is_as_sharp_as_the_photo(tmp_path):
     """A crop of the photo itself, not of a picture that was reduced before."""
     fine = np.indices((4 * SIZE, 4 * SIZE)).sum(axis=0) // 2 % 2 * 255

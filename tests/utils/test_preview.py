@@ -101,6 +101,7 @@ def test_samples_are_those_of_the_training_scripts(tiny_settings, monkeypatch):
     ((title, stills, flow),) = samples_of(1, simulated)
     assert (title, flow) == ("stage 1 DUTS_train", "simulated, camera motion removed")
     assert isinstance(stills, StillImages) and stills.simulation is not None
+    assert len(stills) == 5  # one of the six is kept back for validation
     ((_, stills, flow),) = samples_of(1, tiny_settings)
     assert stills.simulation is None and flow is None
     ((title, videos, flow),) = samples_of(2, tiny_settings.replace(seed=5))
@@ -108,6 +109,7 @@ def test_samples_are_those_of_the_training_scripts(tiny_settings, monkeypatch):
     assert (title, flow, videos.seed) == ("stage 2 DAVIS_train", "dis of DAVIS_train", 5)
     mixed = samples_of(2, tiny_settings.replace(mix_stills=True))
     assert [title for title, *_ in mixed] == ["stage 2 DAVIS_train", "stage 2 DUTS_train"]
+    assert len(mixed[1][1]) == 6
     assert mixed[1][1].simulation is not None
     with pytest.raises(DatasetError, match="nowhere"):
         samples_of(2, tiny_settings.replace(data_root="nowhere"))
@@ -161,17 +163,17 @@ def test_pictures_and_numbers_of_both_stages(preview, tmp_path):
     assert re.search(
         r"^motion of the object(( +0\.\d\d){3}  \(5\)){2}$", result.stdout, re.MULTILINE
     )
-    assert "stage_1_DUTS_train.png: 3 of 6 samples, flow: simulated, camera" in result.stdout
+    assert "stage_1_DUTS_train.png: 3 of 5 samples, flow: simulated, camera" in result.stdout
     assert "stage_2_DAVIS_train.png: 3 of 10 samples, flow: of unknown origin" in result.stdout
 
 
 def test_stills_without_motion_have_pictures_alone(preview, tmp_path):
     result = preview("--stage", "1")
     assert result.returncode == 0, result.stderr
-    assert f"{tmp_path / 'stage_1_DUTS_train.png'}: 6 of 6 samples, flow: none" in result.stdout
+    assert f"{tmp_path / 'stage_1_DUTS_train.png'}: 5 of 5 samples, flow: none" in result.stdout
     assert "percentile" not in result.stdout
     sheet = cv2.imread(str(tmp_path / "stage_1_DUTS_train.png"))
-    assert sheet.shape == (6 * (PANEL_WIDTH + LABEL_HEIGHT), PANEL_WIDTH, 3)
+    assert sheet.shape == (5 * (PANEL_WIDTH + LABEL_HEIGHT), PANEL_WIDTH, 3)
 
 
 @pytest.mark.parametrize("flag", ["--samples", "--flow-maps"])
