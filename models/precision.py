@@ -13,10 +13,7 @@ def full_precision(x: Tensor) -> Tensor:
 
 
 def without_autocast(x: Tensor) -> torch.autocast:
-    """Context in which operations on x keep its type.
-
-    On GPUs autocast interpolates in float32, whose results double the traffic of what follows.
-    """
+    """Context in which operations on x keep its type."""
     return torch.autocast(x.device.type, enabled=False)
 
 
@@ -41,9 +38,9 @@ class LayerNorm(nn.LayerNorm):
 def with_weights_as(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy of a network, for inference, whose weights have the type that autocast gives them.
 
-    With autocast its results are the network's to the last bit, but no call converts weights: on a
-    GPU a quarter of all that is launched for a frame. Layers of timm's keep theirs, since some
-    compute with them first.
+    With autocast its results are the network's, but no call converts weights: a fifth of all that
+    is launched on a GPU for a frame. Subclasses of layers that timm defines keep theirs, since some
+    compute with them before they are converted.
     """
     model = copy.deepcopy(model)
     for module in model.modules():

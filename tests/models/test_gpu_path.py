@@ -4,6 +4,8 @@ Tensors of two devices in one operation are an error of torch's fake tensors, as
 not go together under autocast, and whatever asks the GPU for a number, which there would be a wait.
 """
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from models import MODELS
 from models.mix_transformer import MixTransformer
 from models.precision import with_weights_as
-from tests.gpu_traffic import Counted
+from tests.gpu_traffic import Counted, OneAttention
 from tests.models.fake_gpu import bfloat16_autocast, fake_gpu
 from tests.models.small_networks import network
 from utils.evaluation import Segmenter
@@ -29,18 +31,29 @@ def frames(motion):
     return [torch.empty(shape, device="cuda") for shape in (shapes if motion else shapes[:1])]
 
 
-class Conversions(TorchDispatchMode):
-    """Lists the shapes of all tensors that are converted to another type."""
+class Seen(TorchDispatchMode):
+    """All operations: name, first tensor, type of the result."""
 
     def __init__(self):
         super().__init__()
-        self.shapes = []
+        self.operations = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        if function is torch.ops.aten._to_copy.default and result.dtype != args[0].dtype:
-            self.shapes.append(tuple(result.shape))
+        dtype = getattr(result[0] if isinstance(result, tuple) else result, "dtype", None)
+        self.operations.append((function.__name__.partition(".")[0], args[:1], dtype))
         return result
+
+    def converted(self):
+        """The tensors whose type was changed."""
+        return [
+            first[0]
+            for name, first, dtype in self.operations
+            if name == "_to_copy" and first[0].dtype != dtype
+        ]
+
+    def types_of(self, operation):
+        return [dtype for name, _, dtype in self.operations if name == operation]
 
 
 def leaves(tensor):
@@ -55,26 +68,24 @@ def leaves(tensor):
     return found
 
 
-@pytest.mark.parametrize("mixed_precision", [False, True])
 @pytest.mark.parametrize(
-    "name, arguments",
-    [(name, {"motion": motion}) for name in MODELS for motion in (False, True)]
-    + [(name, {"backbone": "resnet10t"}) for name in MODELS]
-    + [("gsanet", {switch: False}) for switch in GSANET_SWITCHES]
-    + [("dpa", {switch: False}) for switch in DPA_SWITCHES],
+    "name, arguments, mixed_precision",
+    [(name, {"motion": motion}, True) for name in MODELS for motion in (False, True)]
+    + [(name, {"backbone": "resnet10t"}, mixed) for name in MODELS for mixed in (False, True)]
+    + [("gsanet", {switch: False}, True) for switch in GSANET_SWITCHES]
+    + [("dpa", {switch: False}, True) for switch in DPA_SWITCHES],
 )
 def test_a_training_step_s_forward_pass_stays_on_the_gpu(name, arguments, mixed_precision):
     model = network(name, **arguments).train()
     motion = arguments.get("motion", True)
     with fake_gpu(model):
-        if mixed_precision:
-            with bfloat16_autocast():
-                prediction = model(*frames(motion))
-        else:
+        with Seen() as seen, bfloat16_autocast() if mixed_precision else nullcontext():
             prediction = model(*frames(motion))
         mask = torch.empty(2, 1, SIZE, SIZE, device="cuda")
         loss = segmentation_loss(prediction, mask, loss=model.loss)
     assert loss.total.device.type == "cuda" and loss.total.dtype == torch.float32
+    # Gradients of what is resized are summed up in its type.
+    assert set(seen.types_of("upsample_bilinear2d")) == {torch.float32}
     # Although references are encoded first, without gradients, and autocast keeps those weights.
     reached = {id(parameter) for parameter in leaves(loss.total)}
     assert [key for key, p in model.named_parameters() if id(p) not in reached] == []
@@ -82,34 +93,45 @@ def test_a_training_step_s_forward_pass_stays_on_the_gpu(name, arguments, mixed_
 
 @pytest.mark.parametrize("name", MODELS)
 def test_segmenting_stays_on_the_gpu_and_in_bfloat16(name):
-    """Nothing large is converted to float32 and back, and weights once for all calls."""
+    """No weights are converted, but those of norms that autocast computes in float32."""
     model = with_weights_as(network(name).eval(), torch.bfloat16)
     with fake_gpu(model), torch.no_grad():
         image, flow, reference_images, reference_flows = frames(motion=True)
         with bfloat16_autocast():
             references = model.encode_references(reference_images[:1], reference_flows[:1])
-            with Conversions() as conversions:
+            with Seen() as seen:
                 prediction = model.segment(image, flow, references.expand(2))
-    assert len(conversions.shapes) > 10
-    weights = {tuple(p.shape) for p in model.parameters() if p.ndim > 1}
-    assert not weights & set(conversions.shapes)
+    converted = {id(tensor) for tensor in seen.converted()}
+    assert len(converted) > 10
+    weights = [
+        (type(module), key)
+        for module in model.modules()
+        for key, parameter in module.named_parameters(recurse=False)
+        if id(parameter) in converted
+    ]
+    assert {kind for kind, _ in weights} <= {nn.LayerNorm, nn.GRUCell}
+    assert set(seen.types_of("upsample_bilinear2d")) == {torch.bfloat16}
     assert all(logits.dtype == torch.bfloat16 for logits in prediction.logits)
     for tensor in (*prediction.logits, *prediction.maps.values()):
         assert tensor.device.type == "cuda"
     assert all(values.dtype == torch.float32 for values in prediction.maps.values())
 
 
-def test_a_mix_transformer_s_shortcuts_are_bfloat16():
+@pytest.mark.parametrize("training", [False, True])
+def test_a_mix_transformer_is_bfloat16_throughout(training):
     """Autocast normalises in float32 on GPUs, and all that is added to that would be float32."""
-    encoder = MixTransformer("mit_b0").eval()
-    seen = []
-    for level in encoder.levels:
-        for block in level.blocks:
-            block.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
-    with fake_gpu(encoder), torch.no_grad(), bfloat16_autocast():
-        features = encoder(*frames(motion=False))
+    encoder = MixTransformer("mit_b0").train(training)
+    seen = Seen()
+    with fake_gpu(encoder), torch.set_grad_enabled(training), bfloat16_autocast():
+        images = frames(motion=False)
+        with OneAttention(Counted()), seen:
+            features = encoder(*images)
     assert [x.dtype for x in features] == [torch.bfloat16] * 4
-    assert seen == [torch.bfloat16] * 8
+    given = {tuple(p.shape) for p in encoder.parameters()} | {(2, 3, SIZE, SIZE)}
+    assert [x.shape for x in seen.converted() if tuple(x.shape) not in given] == []
+    norms = seen.types_of("native_layer_norm")
+    assert len(norms) == 4 + 16 + 6 + 4 and set(norms) == {torch.bfloat16}
+    assert torch.float32 not in seen.types_of("add") + seen.types_of("addcmul")
 
 
 def test_the_segmenter_converts_weights_for_mixed_precision_on_the_gpu(monkeypatch):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from models.blocks import resize
+from models.mix_transformer import MixTransformer
 from models.precision import LayerNorm, full_precision, with_weights_as
 from tests.models.small_networks import assert_same_prediction, inputs, network
 
@@ -57,8 +58,20 @@ def test_layer_normalisation_takes_and_gives_autocast_s_type():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_resizing_keeps_the_type(dtype):
     x = torch.rand(1, 2, 4, 4, dtype=dtype)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert resize(x, (8, 8)).dtype == dtype
+
+
+def test_a_compiled_block_takes_and_gives_bfloat16_too():
+    block = MixTransformer("mit_b0").levels[0].blocks[0].eval()
+    x = torch.rand(1, 8, 8, 32)
+    torch._dynamo.reset()
+    compiled = torch.compile(block, backend="eager", fullgraph=True)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = block(x.bfloat16())
+        result = compiled(x.bfloat16())
+    assert expected.dtype == torch.bfloat16
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
