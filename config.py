@@ -28,7 +28,6 @@ FLOW_TURN = 0.0  # flow directions are turned as one by at most this many degree
 
 # Stage 1's motion
 PRETRAIN_MOTION = "none"  # none: the RGB stream alone (Sec. 4.3); simulated: the whole network
-MIX_STILLS = False  # stage 2 also takes PRETRAIN_SET with simulated motion as a further set
 SIMULATED_CAMERA = 0.02  # largest motion by the camera between two frames, as a share of the side
 SIMULATED_OBJECT = 0.03  # largest motion of the object's own, likewise
 SIMULATED_PARALLAX = 0.4  # by how much near things move more with the camera, as a share

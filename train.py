@@ -10,8 +10,7 @@ import torch
 
 import config
 from datasets.flow import flow_origin
-from datasets.layout import Sequence, read_image, read_mask, still_images, video_sequences
-from datasets.samples import Mixed
+from datasets.layout import Sequence, read_image, read_mask, video_sequences
 from models import build_model
 from utils.checkpoints import check_same_network, load_checkpoint, start_from_stage1
 from utils.distributed import Process, gather
@@ -19,13 +18,12 @@ from utils.evaluation import Segmenter, maps_by_iteration, predict_sequences, to
 from utils.metrics import boundary_accuracy, region_similarity
 from utils.pictures import draw_iterations, draw_panels
 from utils.scripts import check_data, frames_of, run_script, start_training
-from utils.settings import Settings, SettingsError
+from utils.settings import Settings
 from utils.training import (
     Validation,
     augmentation_from,
     count_parameters,
     fit,
-    stills_of,
     videos_of,
 )
 
@@ -40,16 +38,8 @@ def main() -> None:
     data_root = Path(settings.data_root)
     train_sets = [video_sequences(data_root, name) for name in settings.train_sets]
     val_sequences = video_sequences(data_root, settings.val_set, masks="some")
-    stills = still_images(data_root, settings.pretrain_set) if settings.mix_stills else []
-    of_videos = [frame for s in [*train_sets, val_sequences] for frame in frames_of(s)]
-    check_data([*of_videos, *stills], process)
+    check_data([frame for s in [*train_sets, val_sequences] for frame in frames_of(s)], process)
     made_by = flow_origin(data_root, settings.train_sets[0])
-    if stills and made_by and made_by.endswith("removed") != settings.remove_camera_motion:
-        raise SettingsError(
-            f"MIX_STILLS with REMOVE_CAMERA_MOTION = {settings.remove_camera_motion}, but the flow "
-            f"maps of {settings.train_sets[0]} are: {made_by}; set REMOVE_CAMERA_MOTION so that "
-            "simulated flow maps are like them"
-        )
 
     torch.manual_seed(settings.seed)
     network = run.network_arguments(motion=True)
@@ -61,7 +51,6 @@ def main() -> None:
     model = build_model(settings.model, **network)
     if process.is_main:
         counts = [f"{name}: {len(s)} sequences" for name, s in zip(settings.train_sets, train_sets)]
-        counts += [f"{settings.pretrain_set}: {len(stills)} images"] if stills else []
         print(
             f"stage 2: {settings.model} with {settings.backbone}, {count_parameters(model)}, "
             f"{', '.join(counts)}, validation on {settings.val_set}: {len(val_sequences)}, "
@@ -71,13 +60,10 @@ def main() -> None:
         loaded = start_from_stage1(model, checkpoint["weights"])
         if process.is_main:
             print(f"stage 1 from {settings.stage1_checkpoint}: {loaded}")
+            _compare_flow(checkpoint.get("flow"), made_by)
     sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
     frames = {name: frames_of(sequences) for name, sequences in sets.items()}
-    augmentation = augmentation_from(settings)
-    dataset = videos_of(train_sets, settings, augmentation)
-    if stills:
-        frames[settings.pretrain_set] = stills
-        dataset = Mixed([dataset, stills_of(stills, settings, augmentation, simulated=True)])
+    dataset = videos_of(train_sets, settings, augmentation_from(settings))
     with run.recorded(frames):
         progress = fit(
             model,
@@ -92,6 +78,16 @@ def main() -> None:
         )
     if process.is_main and not run.dry_run:
         print(f"best validation J {progress.best:.4f}: {run.folder / 'best.pt'}")
+
+
+def _compare_flow(of_stage1: str | None, of_videos: str | None) -> None:
+    """Say when the camera's motion is removed from the flow maps of one stage alone."""
+    kinds = [kind for kind in (of_stage1, of_videos) if kind]
+    if len({kind.endswith("removed") for kind in kinds}) == 2:
+        print(
+            f"note: stage 1's flow maps are of another kind ({of_stage1}) than those of the videos "
+            f"({of_videos}); REMOVE_CAMERA_MOTION makes simulated ones like the videos'"
+        )
 
 
 def validate(

@@ -150,29 +150,6 @@ class VideoFrames(Dataset):
         return _augmented(_read_frame(frame, mask), self.size, self.augmentation, rng)
 
 
-class Mixed(Dataset):
-    """Several data sets as one, whose sets follow one another."""
-
-    def __init__(self, datasets: "Items[StillImages | VideoFrames]"):
-        self.datasets = list(datasets)
-        self.set_sizes = [size for dataset in self.datasets for size in dataset.set_sizes]
-        self._places = [(d, index) for d in self.datasets for index in range(len(d))]
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def name(self, index: int) -> str:
-        """The frame that sample ``index`` is of."""
-        dataset, own = self._places[index]
-        return dataset.name(own)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        """Sample ``index`` of ``epoch``, for the key (epoch, index); as the data set gives it."""
-        epoch, index = key
-        dataset, own = self._places[index]
-        return dataset[epoch, own]
-
-
 class Tolerant(Dataset):
     """Samples of a data set in which files may turn out to be unreadable.
 
@@ -182,7 +159,7 @@ class Tolerant(Dataset):
 
     _TRIES = 10
 
-    def __init__(self, dataset: StillImages | VideoFrames | Mixed):
+    def __init__(self, dataset: StillImages | VideoFrames):
         self.dataset = dataset
 
     def __len__(self) -> int:

@@ -401,7 +401,8 @@ def stills(job: Job) -> dict[str, Any]:
     """The same of still images: a target and its references, with simulated motion."""
     s = job.settings
     frames = still_images(Path(s.data_root), s.pretrain_set)
-    return made_by_one_core(job, stills_of(frames, s, augmentation_from(s), simulated=True))
+    simulated = s.replace(pretrain_motion="simulated")
+    return made_by_one_core(job, stills_of(frames, simulated, augmentation_from(s)))
 
 
 def made_by_one_core(job: Job, dataset: StillImages | VideoFrames) -> dict[str, Any]:

@@ -72,18 +72,12 @@ def samples_of(
         DatasetError: a set is not there, or not whole.
     """
     s, root, augmentation = settings, Path(settings.data_root), augmentation_from(settings)
-    simulated = origin_in_words("simulated", s.remove_camera_motion)
-
-    def stills(simulate: bool) -> tuple[str, StillImages, str | None]:
-        frames = still_images(root, s.pretrain_set)
-        if stage == 1:
-            frames, _ = split_frames(frames, s.pretrain_val_share, s.seed)
-        samples = stills_of(frames, s, augmentation, simulate)
-        return f"stage {stage} {s.pretrain_set}", samples, simulated if simulate else None
-
     if stage == 1:
-        return [stills(s.pretrain_motion == "simulated")]
-    videos = [
+        frames, _ = split_frames(still_images(root, s.pretrain_set), s.pretrain_val_share, s.seed)
+        samples = stills_of(frames, s, augmentation)
+        flow = origin_in_words("simulated", s.remove_camera_motion) if samples.simulation else None
+        return [(f"stage 1 {s.pretrain_set}", samples, flow)]
+    return [
         (
             f"stage 2 {name}",
             videos_of([video_sequences(root, name)], s, augmentation),
@@ -91,7 +85,6 @@ def samples_of(
         )
         for name in s.train_sets
     ]
-    return [*videos, stills(True)] if s.mix_stills else videos
 
 
 def draw_sample(sample: dict[str, Tensor]) -> np.ndarray:

@@ -178,7 +178,6 @@ RULES: dict[str, Rule] = {
     "CAMERA_MOTION": _non_negative_float,
     "FLOW_TURN": _degrees,
     "PRETRAIN_MOTION": _choice("none", "simulated"),
-    "MIX_STILLS": _flag,
     "SIMULATED_CAMERA": _share,
     "SIMULATED_OBJECT": _share,
     "SIMULATED_PARALLAX": _share,

@@ -647,14 +647,10 @@ def split_frames(frames: list[Frame], share: float, seed: int) -> tuple[list[Fra
 
 
 def stills_of(
-    frames: list[Frame],
-    settings: Settings,
-    augmentation: Augmentation | None = None,
-    simulated: bool | None = None,
+    frames: list[Frame], settings: Settings, augmentation: Augmentation | None = None
 ) -> StillImages:
-    """Samples of still images, as PRETRAIN_MOTION or ``simulated`` says with simulated motion."""
-    if simulated is None:
-        simulated = settings.pretrain_motion == "simulated"
+    """Samples of still images, with simulated motion if PRETRAIN_MOTION says so."""
+    simulated = settings.pretrain_motion == "simulated"
     return StillImages(
         frames,
         settings.image_size,

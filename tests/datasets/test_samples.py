@@ -15,7 +15,6 @@ from datasets.augmentation import Augmentation, whole_frame
 from datasets.colour_wheel import flow_to_picture, picture_to_flow
 from datasets.layout import DatasetError, Frame, Sequence, still_images, video_sequences
 from datasets.samples import (
-    Mixed,
     StillImages,
     TestFrames,
     Tolerant,
@@ -519,16 +518,3 @@ def test_a_simulated_clip_depends_on_seed_epoch_and_index_alone(tiny_root):
         assert torch.equal(x, again[3, 2][name])
     assert not torch.equal(first[3, 2]["flow"], other[3, 2]["flow"])
     assert not torch.equal(first[3, 2]["flow"], first[4, 2]["flow"])
-
-
-def test_mixed_data_sets_follow_one_another(tiny_root):
-    videos = VideoFrames([video_sequences(tiny_root, "DAVIS_train")], 64, 3)
-    stills = clips(tiny_root)
-    mixed = Mixed([videos, stills])
-    assert len(mixed) == len(videos) + len(stills) == sum(mixed.set_sizes)
-    assert mixed.set_sizes == [10, 6]
-    for index in range(len(mixed)):
-        dataset, own = (videos, index) if index < 10 else (stills, index - 10)
-        assert mixed.name(index) == dataset.name(own)
-    assert torch.equal(mixed[2, 12]["flow"], stills[2, 2]["flow"])
-    assert torch.equal(mixed[2, 3]["image"], videos[2, 3]["image"])

@@ -107,10 +107,6 @@ def test_samples_are_those_of_the_training_scripts(tiny_settings, monkeypatch):
     ((title, videos, flow),) = samples_of(2, tiny_settings.replace(seed=5))
     assert isinstance(videos, VideoFrames) and videos.augmentation == stills.augmentation
     assert (title, flow, videos.seed) == ("stage 2 DAVIS_train", "dis of DAVIS_train", 5)
-    mixed = samples_of(2, tiny_settings.replace(mix_stills=True))
-    assert [title for title, *_ in mixed] == ["stage 2 DAVIS_train", "stage 2 DUTS_train"]
-    assert len(mixed[1][1]) == 6
-    assert mixed[1][1].simulation is not None
     with pytest.raises(DatasetError, match="nowhere"):
         samples_of(2, tiny_settings.replace(data_root="nowhere"))
 
