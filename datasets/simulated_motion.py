@@ -111,8 +111,9 @@ class MotionSimulation:
             How it moves, and how it deforms at most.
         """
         size = len(mask)
-        rows, columns = np.nonzero(mask)
-        centre = np.array([columns.mean(), rows.mean()]) if len(rows) else np.full(2, size / 2)
+        sums = cv2.moments(mask.astype(np.uint8))
+        area = sums["m00"]
+        centre = np.array([sums["m10"], sums["m01"]]) / area if area else np.full(2, size / 2)
         angle, length = rng.uniform(0, 2 * np.pi), self.object * size * rng.uniform(0.1, 1)
         shift = length * np.array([np.cos(angle), np.sin(angle)])
         linear = rng.uniform(-1, 1, size=(2, 2)) * length / size
@@ -304,18 +305,20 @@ def interpolate(nodes: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
 
 def dense(nodes: np.ndarray, size: int) -> np.ndarray:
     """A grid (NODES, NODES, 2) at every pixel, bilinear: (size, size, 2) float32."""
-    planes = torch.from_numpy(nodes.astype(np.float32)).permute(2, 0, 1)
+    rows, columns = _weights(size)
     # Torch keeps to one thread in each of the loader's processes, NumPy's products do not.
-    weights = _weights(size)
-    return cv2.merge(list((weights @ planes @ weights.T).numpy()))
+    nodes = torch.from_numpy(nodes.astype(np.float32)).reshape(NODES, -1)
+    return (rows @ nodes @ columns).view(size, size, 2).numpy()
 
 
 @lru_cache(maxsize=8)
-def _weights(size: int) -> torch.Tensor:
-    """How much each node counts at each pixel of a line: (size, NODES) float32."""
+def _weights(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """How much the nodes count at the pixels of a line: (size, NODES) and, for x and y in turn as
+    they lie in memory, (2 NODES, 2 size); float32."""
     position = np.linspace(0, NODES - 1, size)
     weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(NODES)))
-    return torch.from_numpy(weights.astype(np.float32))
+    both = np.kron(weights.T, np.eye(2))
+    return torch.from_numpy(weights.astype(np.float32)), torch.from_numpy(both.astype(np.float32))
 
 
 def smooth_noise(rng: np.random.Generator, cells: int) -> np.ndarray:
@@ -353,12 +356,11 @@ def fill_behind(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -
         rng: chooses between sides that cover as much.
     """
     hole = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
-    rows, columns = np.nonzero(hole)
-    if not 0 < len(rows) < mask.size:
+    if not 0 < cv2.countNonZero(hole) < mask.size:
         return image
     size = len(image)
     around = resize(_spread(image, hole), size, size)
-    width, height = np.ptp(columns) + 1, np.ptp(rows) + 1
+    *_, width, height = cv2.boundingRect(hole)
     shifts = np.array([(width, 0), (-width, 0), (0, height), (0, -height)])
     best, covered = None, 0
     for shift in rng.permutation(shifts):
