@@ -16,10 +16,12 @@ from models import MODELS
 from models.mix_transformer import MixTransformer
 from models.precision import with_weights_as
 from tests.gpu_traffic import Counted, OneAttention
-from tests.models.fake_gpu import bfloat16_autocast, fake_gpu
+from tests.models.fake_gpu import bfloat16_autocast, fake_gpu, works
 from tests.models.small_networks import network
 from utils.evaluation import Segmenter
 from utils.losses import segmentation_loss
+
+pytestmark = pytest.mark.skipif(not works(), reason="this torch wants a GPU for fake tensors")
 
 SIZE = 64
 GSANET_SWITCHES = ("guided_slots", "knn_filtering", "slot_attention", "aggregation_transformer")
