@@ -25,7 +25,7 @@ from utils.protocols import Protocol, check_classes, choose_protocol
 from utils.report import write_comparison, write_report
 from utils.results import Evaluation, score_table, write_evaluation
 from utils.scoring import score_masks
-from utils.scripts import check_data, frames_of, run_script
+from utils.scripts import check_data, compare_flow, frames_of, run_script
 from utils.set_evaluation import (
     MASKS,
     PANELS,
@@ -113,7 +113,7 @@ def evaluate_set(arguments: argparse.Namespace, settings: Settings) -> None:
     used |= {"DATA_ROOT": str(data_root.resolve()), "PROTOCOL": protocol.name}
     if process.is_main:
         print(f"{method}, from {arguments.checkpoint}, on {process.device}")
-        _compare_flow(used.get("FLOW_MAPS"), flow_origin(data_root, set_name))
+        compare_flow(used.get("FLOW_MAPS"), flow_origin(data_root, set_name))
     scores = evaluate_sequences(
         segmenter,
         sequences,
@@ -300,7 +300,7 @@ def segment_clip(arguments: argparse.Namespace, settings: Settings) -> None:
     segmenter, method, used = load_segmenter(arguments, settings, process)
     made_by = origin_in_words(settings.flow_estimator, settings.remove_camera_motion)
     print(f"{method}, from {arguments.checkpoint}, on {process.device}; flow: {made_by}")
-    _compare_flow(used.get("FLOW_MAPS"), made_by)
+    compare_flow(used.get("FLOW_MAPS"), made_by)
     weights = settings.flow_weights
     result = segment_video(
         segmenter,
@@ -321,12 +321,6 @@ def segment_clip(arguments: argparse.Namespace, settings: Settings) -> None:
     print(f"{result.frames} frames, {result.rate:.1f} a second")
     print(f"masks: {result.masks}")
     print(f"overlay: {result.overlay}")
-
-
-def _compare_flow(trained_on: str | None, given: str | None) -> None:
-    """Say when the network is shown another kind of flow maps than it was trained on."""
-    if trained_on and given and trained_on != given:
-        print(f"note: the network was trained on flow maps of another kind: {trained_on}")
 
 
 def _identity(checkpoint: Path) -> list[str | int]:

@@ -17,7 +17,7 @@ from utils.distributed import Process, gather
 from utils.evaluation import Segmenter, maps_by_iteration, predict_sequences, to_mask
 from utils.metrics import boundary_accuracy, region_similarity
 from utils.pictures import draw_iterations, draw_panels
-from utils.scripts import check_data, frames_of, run_script, start_training
+from utils.scripts import check_data, compare_flow, frames_of, run_script, start_training
 from utils.settings import Settings
 from utils.training import (
     Validation,
@@ -60,7 +60,7 @@ def main() -> None:
         loaded = start_from_stage1(model, checkpoint["weights"])
         if process.is_main:
             print(f"stage 1 from {settings.stage1_checkpoint}: {loaded}")
-            _compare_flow(checkpoint.get("flow"), made_by)
+            compare_flow(checkpoint.get("flow"), made_by)
     sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
     frames = {name: frames_of(sequences) for name, sequences in sets.items()}
     dataset = videos_of(train_sets, settings, augmentation_from(settings))
@@ -78,16 +78,6 @@ def main() -> None:
         )
     if process.is_main and not run.dry_run:
         print(f"best validation J {progress.best:.4f}: {run.folder / 'best.pt'}")
-
-
-def _compare_flow(of_stage1: str | None, of_videos: str | None) -> None:
-    """Say when the camera's motion is removed from the flow maps of one stage alone."""
-    kinds = [kind for kind in (of_stage1, of_videos) if kind]
-    if len({kind.endswith("removed") for kind in kinds}) == 2:
-        print(
-            f"note: stage 1's flow maps are of another kind ({of_stage1}) than those of the videos "
-            f"({of_videos}); REMOVE_CAMERA_MOTION makes simulated ones like the videos'"
-        )
 
 
 def validate(

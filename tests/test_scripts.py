@@ -29,7 +29,7 @@ from models.blocks import resize
 from utils.checkpoints import build_from_checkpoint, load_checkpoint
 from utils.distributed import Process
 from utils.evaluation import to_mask
-from utils.scripts import run_script
+from utils.scripts import compare_flow, run_script
 from utils.settings import load_settings, read_settings_file, write_settings
 from utils.training import augmentation_from, network_arguments, stills_of
 
@@ -720,13 +720,35 @@ def test_stage_1_alone_takes_no_video_and_no_settings_of_motion(chain, refusal, 
     assert "--num-references: without effect" in refusal(evaluate, *flags, "--num-references", "5")
 
 
-def test_a_folder_that_may_not_be_written_to_is_named():
+@pytest.mark.parametrize(
+    "number, done", [(errno.EACCES, "read or written"), (errno.EROFS, "written")]
+)
+def test_a_file_that_may_not_be_used_is_named(number, done):
     def main():
-        raise PermissionError(errno.EACCES, "Permission denied", "/results")
+        raise OSError(number, os.strerror(number), "/results")
 
     with pytest.raises(SystemExit) as stop:
         run_script(main)
-    assert stop.value.code == "error: /results could not be written: Permission denied"
+    assert stop.value.code == f"error: /results could not be {done}: {os.strerror(number)}"
+
+
+@pytest.mark.parametrize(
+    "trained_on, given, noted",
+    [
+        ("raft, camera motion kept", "raft, camera motion kept", False),
+        ("raft, camera motion kept", "dis, camera motion kept", True),
+        ("dis, camera motion kept", "dis, camera motion removed", True),
+        ("simulated, camera motion kept", "dis, camera motion kept", False),
+        ("simulated, camera motion removed", "dis, camera motion kept", True),
+        (None, "dis, camera motion kept", False),
+        ("dis, camera motion kept", None, False),
+    ],
+)
+def test_flow_maps_of_another_kind_are_noted(trained_on, given, noted, capsys):
+    compare_flow(trained_on, given)
+    printed = capsys.readouterr().out
+    assert bool(printed) == noted
+    assert not noted or (trained_on in printed and given in printed)
 
 
 def test_evaluating_a_missing_or_a_damaged_checkpoint_is_refused(chain, refusal, tmp_path):
@@ -871,8 +893,8 @@ def test_simulated_flow_of_another_kind_than_the_videos_is_said(
     stage1 = tmp_path / "runs/pretrain/last.pt"
     printed = call(train, "--config", tmp_path / "settings.py", "--stage1-checkpoint", stage1)
     note = (
-        "note: stage 1's flow maps are of another kind (simulated, camera motion removed) than "
-        "those of the videos (dis, camera motion kept)"
+        "note: trained on flow maps of another kind (simulated, camera motion removed) than these "
+        "(dis, camera motion kept)"
     )
     assert (note in printed) == removed
 

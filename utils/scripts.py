@@ -48,8 +48,8 @@ USER_ERRORS = (
     VideoError,
 )
 
-_FULL_OR_BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_UNWRITABLE = (*_FULL_OR_BROKEN, errno.EACCES, errno.EPERM, errno.EROFS)
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_FORBIDDEN = (errno.EACCES, errno.EPERM)  # of reading as of writing
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,19 @@ def start_training(config: ModuleType, name: str, description: str) -> Run | Non
     return Run(settings, process, folder, resume is not None, has_weights, arguments.dry_run)
 
 
+def compare_flow(trained_on: str | None, given: str | None) -> None:
+    """Say when a network is shown another kind of flow maps than it was trained on.
+
+    Both as ``datasets.flow.origin_in_words`` tells them, or ``None``, unknown. Simulated flow maps
+    may stand for any estimator's, but not for those with another camera motion.
+    """
+    if not trained_on or not given:
+        return
+    (one, _, camera), (other, _, other_camera) = (x.partition(", ") for x in (trained_on, given))
+    if camera != other_camera or (one != other and "simulated" not in (one, other)):
+        print(f"note: trained on flow maps of another kind ({trained_on}) than these ({given})")
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's ``main``; what the user can mend ends it with a message and status 1."""
     try:
@@ -148,9 +161,10 @@ def run_script(main: Callable[[], None]) -> None:
             raise
         sys.exit(f"error: {error}\nA loader process died; is there memory for WORKERS of them?")
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
+        if error.errno not in (*_UNWRITABLE, *_FORBIDDEN):
             raise
-        sys.exit(f"error: {error.filename or 'a file'} could not be written: {error.strerror}")
+        done = "written" if error.errno in _UNWRITABLE else "read or written"
+        sys.exit(f"error: {error.filename or 'a file'} could not be {done}: {error.strerror}")
     except Interrupted as interrupted:
         sys.exit(interrupted.exit_code)
     except KeyboardInterrupt:
