@@ -506,11 +506,12 @@ def test_an_evaluation_that_was_stopped_goes_on_and_another_begins_anew(
     chain, call, tmp_path, monkeypatch
 ):
     flags = ("--config", chain.settings, "--checkpoint", chain.stage2, "--output", "out")
+    flags += ("--eval-batch-size", 2)
     done = []
 
     def stopping(segmenter, views, references):
         done.append(views)
-        if len(done) == 4:
+        if len(done) == 6:
             raise KeyboardInterrupt
         return segment(segmenter, views, references)
 
@@ -523,10 +524,10 @@ def test_an_evaluation_that_was_stopped_goes_on_and_another_begins_anew(
     first, second = sorted(path.name for path in chain.masks.iterdir())
     assert (tmp_path / f"out/.parts/{first}.json").is_file()
     assert not (tmp_path / "out/scores.csv").exists()
-    # The first sequence is not segmented again: two batches are left of four.
+    # The first sequence is not segmented again: three batches are left of six.
     done.clear()
     printed = call(evaluate, *flags)
-    assert len(done) == 2
+    assert len(done) == 3
     assert "1 of 2 sequences were done before" in printed
     assert printed.splitlines()[-1] == chain.evaluate.splitlines()[-1]
     for name in ("masks", "panels"):

@@ -82,6 +82,7 @@ from utils.training import (
     stills_of,
     videos_of,
 )
+from utils.transfer import one_ahead
 
 REST = "rest of the network"  # what is in none of its parts
 BEFORE, AFTER = "pre-processing", "post-processing"
@@ -281,7 +282,7 @@ def inference(job: Job) -> dict[str, Any]:
     runs = _WARM_UPS + 2 * job.repeats
     with progress_bar(total=runs, desc="inference", unit="run") as bar:
         for _ in range(_WARM_UPS):
-            predictions = segmenter.segment(held[0], segmenter.encode_references(references))
+            predictions = segmenter.segment(held[0], segmenter.encode_references(references))()
             bar.update()
         reset_peak_memory(device)
         seconds = []
@@ -516,9 +517,10 @@ def run_sequence(segmenter: Segmenter, references: Views, held: list[Views], fra
     """
     encoded = segmenter.encode_references(references)
     batch_size = _length(held[0])
-    for number, first in enumerate(range(0, frames, batch_size)):
-        batch = held[number % len(held)]
-        segmenter.segment(_first(batch, min(batch_size, frames - first)), encoded)
+    starts = enumerate(range(0, frames, batch_size))
+    batches = (_first(held[n % len(held)], min(batch_size, frames - first)) for n, first in starts)
+    for _ in one_ahead(segmenter.segment(batch, encoded) for batch in batches):
+        pass
 
 
 def per_frame(
@@ -539,7 +541,7 @@ def per_frame(
     once = by_part(
         segmenter.model, meter, lambda: encoded.extend(segmenter.encode_references(references))
     )
-    often = by_part(segmenter.model, meter, lambda: segmenter.segment(batch, encoded))
+    often = by_part(segmenter.model, meter, lambda: segmenter.segment(batch, encoded)())
     return {part: once[part] / frames + often[part] / _length(batch) for part in often}
 
 

@@ -1,6 +1,6 @@
 """From a network and a set of sequences to probabilities, one frame after the other."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from models.precision import with_weights_as
 from models.prediction import References
 from utils.distributed import num_cores
 from utils.interrupts import prepare_loader_process
+from utils.transfer import fetch, one_ahead
 
 SIZE_STEP = 32  # pixels; what the input's side must be a multiple of
 
@@ -118,15 +119,15 @@ class Segmenter:
 
     def segment(
         self, views: Items[dict[str, Tensor]], references: Items[References]
-    ) -> list[FramePrediction]:
-        """Segment frames of the sequence that the references are of.
+    ) -> Callable[[], list[FramePrediction]]:
+        """Begin to segment frames of the sequence that the references are of.
 
         Args:
             views: for each of ``self.views``, ``image`` and ``flow`` float (B, 3, S, S) in [0, 1].
             references: from :meth:`encode_references`.
 
         Returns:
-            A prediction for each of the B frames, on the CPU.
+            What waits for a prediction of each of the B frames, on the CPU.
         """
         logits, maps = [], {}
         for geometry, view, encoded in zip(self.views, views, references):
@@ -137,15 +138,23 @@ class Segmenter:
             with inference(self.device, self.mixed_precision):
                 prediction = self._segment(*shown)
             finest = prediction.logits[0].float()
-            logits.append((finest.flip(-1) if geometry.flip else finest).cpu())
-            if not maps:
-                maps = {name: m.float().cpu().numpy() for name, m in prediction.maps.items()}
-        return [
-            FramePrediction(
-                [view[row] for view in logits], {name: m[row] for name, m in maps.items()}
-            )
-            for row in range(len(logits[0]))
-        ]
+            logits.append(finest.flip(-1) if geometry.flip else finest)
+            maps = maps or {name: m.float() for name, m in prediction.maps.items()}
+        # Before the next call: CUDA graphs write their next results where these are.
+        fetched = fetch([*logits, *maps.values()])
+
+        def predictions() -> list[FramePrediction]:
+            numbers = fetched()
+            by_view, by_map = numbers[: len(logits)], numbers[len(logits) :]
+            return [
+                FramePrediction(
+                    [view[row] for view in by_view],
+                    {name: m[row].numpy() for name, m in zip(maps, by_map)},
+                )
+                for row in range(len(by_view[0]))
+            ]
+
+        return predictions
 
 
 def predict_sequences(
@@ -160,7 +169,8 @@ def predict_sequences(
     """Segment every frame of every sequence, in order.
 
     References are taken uniformly over a sequence and encoded once. Memory does not grow with the
-    length of a sequence.
+    length of a sequence. The network is one batch ahead of the results, so that a GPU is busy with
+    the next one while they are used.
 
     Args:
         segmenter: the network.
@@ -194,7 +204,6 @@ def predict_sequences(
             worker_init_fn=prepare_loader_process,
         )
     )
-    current, encoded = None, None
     loader = DataLoader(
         TestFrames(frames, segmenter.views, segmenter.recolour_flow),
         batch_sampler=batches,
@@ -202,11 +211,17 @@ def predict_sequences(
         pin_memory=segmenter.device.type == "cuda",
         worker_init_fn=prepare_loader_process,
     )
-    for indices, views in zip(batches, loader):
-        if names[indices[0]] != current:
-            current = names[indices[0]]
-            encoded = segmenter.encode_references(next(reference_loader))
-        for index, prediction in zip(indices, segmenter.segment(views, encoded)):
+
+    def begun() -> Iterator[Callable[[], list[FramePrediction]]]:
+        current, encoded = None, None
+        for indices, views in zip(batches, loader):
+            if names[indices[0]] != current:
+                current = names[indices[0]]
+                encoded = segmenter.encode_references(next(reference_loader))
+            yield segmenter.segment(views, encoded)
+
+    for indices, predictions in zip(batches, one_ahead(begun())):
+        for index, prediction in zip(indices, predictions):
             yield FrameResult(names[index], frames[index], prediction)
 
 

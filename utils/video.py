@@ -26,8 +26,9 @@ from datasets.flow import Estimator, motion_pairs
 from datasets.progress import progress_bar
 from datasets.samples import show, uniform_references
 from models.prediction import References
-from utils.evaluation import Segmenter, to_mask
+from utils.evaluation import FramePrediction, Segmenter, to_mask
 from utils.pictures import draw_overlay, write_picture
+from utils.transfer import one_ahead
 
 MASKS, OVERLAY = "masks", "overlay.mp4"
 _PARTIAL = ".partial-"  # what the names of folders with unfinished results begin with
@@ -101,15 +102,12 @@ def segment_video(
         ahead = read_ahead(_shown_frames(segmenter, clip, estimator), 2 * batch_size)
         with closing(ahead) as frames, _progress("segmenting", clip.count) as bar:
             start = time.monotonic()
-            while batch := list(islice(frames, batch_size)):
-                views = default_collate([views for _, views in batch])
-                for (frame, _), result in zip(batch, segmenter.segment(views, references)):
-                    mask = to_mask(result.probability(clip.size), threshold, stretch)
-                    write_picture(
-                        partial / MASKS / f"{frame.name}.png", mask.astype(np.uint8) * 255
-                    )
-                    add_to_film(draw_overlay(frame.image, mask), frame)
-                    bar.update()
+            for frame, result in _segmented(segmenter, frames, references, batch_size):
+                mask = to_mask(result.probability(clip.size), threshold, stretch)
+                picture = mask.astype(np.uint8) * 255
+                write_picture(partial / MASKS / f"{frame.name}.png", picture)
+                add_to_film(draw_overlay(frame.image, mask), frame)
+                bar.update()
             seconds = time.monotonic() - start
     return VideoResult(output / MASKS, output / OVERLAY, clip.count, clip.count / seconds)
 
@@ -157,6 +155,24 @@ def _encode_references(
             if position == last:
                 break
     return segmenter.encode_references(default_collate([views[p] for p in positions]))
+
+
+def _segmented(
+    segmenter: Segmenter,
+    frames: Iterator[tuple[ClipFrame, Views]],
+    references: list[References],
+    batch_size: int,
+) -> Iterator[tuple[ClipFrame, FramePrediction]]:
+    """Every frame with the network's prediction."""
+
+    def begun() -> Iterator[Callable[[], list[tuple[ClipFrame, FramePrediction]]]]:
+        while batch := list(islice(frames, batch_size)):
+            shown, views = zip(*batch)
+            predictions = segmenter.segment(default_collate(views), references)
+            yield lambda shown=shown, wait=predictions: list(zip(shown, wait()))
+
+    for batch in one_ahead(begun()):
+        yield from batch
 
 
 def _views(segmenter: Segmenter, frame: ClipFrame, flow: np.ndarray) -> Views:

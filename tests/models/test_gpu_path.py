@@ -39,10 +39,14 @@ class Seen(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.operations = []
+        self.copies = []  # how tensors were copied from one device to another
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
         dtype = getattr(result[0] if isinstance(result, tuple) else result, "dtype", None)
+        if function is torch.ops.aten._to_copy.default and "device" in kwargs:
+            self.copies.append(kwargs)
         self.operations.append((function.__name__.partition(".")[0], args[:1], dtype))
         return result
 
@@ -149,6 +153,33 @@ def test_the_segmenter_converts_weights_for_mixed_precision_on_the_gpu(monkeypat
         assert not asked
         Segmenter(model, SIZE, mixed_precision=True)
     assert asked == [torch.bfloat16]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_segmenting_waits_only_when_the_predictions_are_wanted(name, monkeypatch):
+    events = []
+
+    class Event:
+        def record(self):
+            events.append("record")
+
+        def synchronize(self):
+            events.append("wait")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    model = network(name).eval()
+    with fake_gpu(model):
+        segmenter = Segmenter(model, SIZE, flip=True)
+        views = [{kind: torch.empty(3, 3, SIZE, SIZE) for kind in ("image", "flow")}] * 2
+        references = segmenter.encode_references(views)
+        with Seen() as seen:
+            predictions = segmenter.segment(views, references)
+        assert events == ["record"]
+        with pytest.raises(RuntimeError, match="numpy"):  # there are no numbers
+            predictions()
+    assert events == ["record", "wait"]
+    to_the_cpu = [k for k in seen.copies if k["device"].type == "cpu"]
+    assert to_the_cpu and all(k["non_blocking"] for k in to_the_cpu)
 
 
 def test_traffic_is_what_operations_read_and_write():

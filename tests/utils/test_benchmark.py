@@ -307,7 +307,7 @@ def test_the_parts_of_the_real_network_have_all_its_operations(tiny_settings):
     with operations() as counter:
         parts = per_frame(segmenter, counter, shown, shown, 5)
         before = counter.read()
-        segmenter.segment(shown, segmenter.encode_references(shown))
+        segmenter.segment(shown, segmenter.encode_references(shown))()
         once = counter.between(before, counter.read())[0]
         before = counter.read()
         segmenter.encode_references(shown)
