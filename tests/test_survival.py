@@ -250,39 +250,53 @@ class Frozen(GSANet):
                 module.eval()
         return self
 
+class Spoilt(VideoFrames):
+    # Its frames of these numbers are none.
+    def __getitem__(self, key):
+        sample = super().__getitem__(key)
+        if str(key[1]) in sys.argv[3:]:
+            sample["image"][:] = torch.nan
+        return sample
+
 utils.training.LOG_INTERVAL = 1
 settings = read_settings_file(Path(sys.argv[1]))
 process = start_process("")
 torch.manual_seed(0)
 model = Frozen(**network_arguments(settings, motion=True))
 sequences = video_sequences(Path(settings.data_root), "DAVIS_train")
-dataset = VideoFrames([sequences], settings.image_size, 2)
+dataset = Spoilt([sequences], settings.image_size, 2)
 fit(model, dataset, lambda *_: Validation(0.5), settings, {"model": "gsanet", "arguments": {}},
     Path(sys.argv[2]), process)
 end_process()
 """
 
 
+def run_frozen(settings, folder: Path, name: str, launcher=(), spoilt=()):
+    """That script's run in ``folder / name``; returns what it printed."""
+    (folder / "frozen.py").write_text(FROZEN)
+    write_settings(settings, folder / f"{name}.py")
+    command = (*launcher, folder / "frozen.py", folder / f"{name}.py", folder / name, *spoilt)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, *map(str, command)],
+        env={**environment, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
 def test_two_processes_have_the_losses_of_one_with_their_batches_together(tmp_path, tiny_settings):
     """50 steps; also in two parts each, which is four processes' shares in two."""
-    (tmp_path / "frozen.py").write_text(FROZEN)
     losses = {}
     for name, launcher, parts in (("one", (), 1), ("two", TORCHRUN, 1), ("parts", TORCHRUN, 2)):
         settings = tiny_settings.replace(
             epochs=25, validate_every=25, learning_rate=1e-4, accumulation_steps=parts
         )
-        write_settings(settings, tmp_path / f"{name}.py")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        command = (*launcher, tmp_path / "frozen.py", tmp_path / f"{name}.py", tmp_path / name)
-        result = subprocess.run(
-            [sys.executable, *map(str, command)],
-            env={**environment, "CUDA_VISIBLE_DEVICES": ""},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert result.returncode == 0, result.stdout + result.stderr
-        assert result.stdout.count("epoch 25/25") == 1
+        printed = run_frozen(settings, tmp_path, name, launcher)
+        assert printed.count("epoch 25/25") == 1
         events = EventAccumulator(str(tmp_path / name), size_guidance={"scalars": 0})
         events.Reload()
         losses[name] = [event.value for event in events.Scalars("loss/total")]
@@ -290,3 +304,16 @@ def test_two_processes_have_the_losses_of_one_with_their_batches_together(tmp_pa
     assert losses["one"][0] - losses["one"][-1] > 0.05
     for name in ("two", "parts"):
         assert losses[name] == pytest.approx(losses["one"], abs=1e-4)
+
+
+def test_processes_agree_on_bad_steps_while_they_save_all_the_time(tmp_path, tiny_settings):
+    """One process alone sees the frame that is no picture; numbers are read a step later."""
+    settings = tiny_settings.replace(epochs=6, validate_every=6, checkpoint_minutes=1e-6)
+    run_frozen(settings, tmp_path, "two", TORCHRUN, spoilt=(1,))
+    last = load_checkpoint(tmp_path / "two/last.pt")
+    lines = (tmp_path / "two/log.txt").read_text().splitlines()
+    skipped = [line for line in lines if "step skipped" in line]
+    assert len(skipped) == last["progress"]["bad_steps"] > 2
+    for line in skipped:
+        assert line.count(",") == 2 + settings.batch_size - 1  # all processes' samples are named
+    assert all(torch.isfinite(weights).all() for weights in last["weights"].values())

@@ -1,5 +1,6 @@
 """The training loop of both stages; the scripts say what is trained, this module how."""
 
+import copy
 import inspect
 import math
 import resource
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -45,6 +45,7 @@ from utils.interrupts import Interrupted, Interrupts, prepare_loader_process
 from utils.losses import segmentation_loss
 from utils.runs import LOG, SETTINGS, RunLog, has_checkpoint
 from utils.settings import Settings, SettingsError, write_settings
+from utils.transfer import fetch
 
 LOG_INTERVAL = 10  # steps between two entries in TensorBoard
 _NAMED = 24  # samples of a bad step that are named
@@ -95,6 +96,46 @@ class Progress:
     bad_files: int = 0
     good_steps: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Step:
+    """A step that the device has been given; its numbers may still be on their way.
+
+    Attributes:
+        number: of the step, from 1.
+        rate: learning rate.
+        names: of the losses.
+        numbers: waits for the losses over all processes, the norm of the gradient before clipping,
+            how many processes got SIGINT or SIGTERM or want to save, and how many samples had
+            faults.
+        keys: of the samples in its parts, to name them.
+        faults: of samples that could not be read in this process.
+    """
+
+    number: int
+    rate: float
+    names: list[str]
+    numbers: Callable[[], list[Tensor]]
+    keys: list[list[Key]]
+    faults: list[str]
+
+
+@dataclass
+class Pace:
+    """How fast the running epoch goes, since its first step in this run.
+
+    Attributes:
+        started: when, by ``time.perf_counter``.
+        waited: seconds spent waiting for data.
+        images: that were computed.
+        loss: of the last step.
+    """
+
+    started: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0
+    images: int = 0
+    loss: float = math.nan
 
 
 Validate = Callable[[nn.Module, bool], Validation]
@@ -192,10 +233,12 @@ class Training:
             eps=settings.adam_epsilon,
             fused=True,
         )
-        self.average = None
-        if settings.ema_decay is not None:
-            update = get_ema_multi_avg_fn(settings.ema_decay)
-            self.average = AveragedModel(self.model, multi_avg_fn=update, use_buffers=True)
+        self.average = None if settings.ema_decay is None else copy.deepcopy(self.model)
+        self.pace = Pace()
+        self.begun: Step | None = None
+        # What one of the processes wants of all of them, as of the last step that is finished.
+        self.stop: signal.Signals | None = None
+        self.save = False
         self.interrupts = Interrupts()
         self.log = RunLog(run_dir if process.is_main else None)
         self.writer: SummaryWriter | None = None
@@ -205,7 +248,7 @@ class Training:
     @property
     def result(self) -> nn.Module:
         """The network that is validated and kept: the moving average if there is one."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else self.average
 
     def run(self, resume: bool) -> None:
         """Train to the end, or until interrupted."""
@@ -242,7 +285,8 @@ class Training:
             started = time.perf_counter()
             samples = list(make_loader(self.dataset, step, 0, self.process.device))
             loading = time.perf_counter() - started
-            terms, norm, _ = self.optimise(samples)
+            self.optimise(samples, step)
+            terms, norm = self.finish_step()
             computing = time.perf_counter() - started - loading
         workers = min(self.settings.workers, num_cores())
         # Loader processes work ahead of the steps.
@@ -284,43 +328,28 @@ class Training:
             leave=False,
             dynamic_ncols=True,
         )
-        started, waited, images = time.perf_counter(), 0.0, 0
+        self.pace = pace = Pace()
         with bar:
             for step in plan:
                 before = time.perf_counter()
                 samples = [next(stream) for _ in step]
-                waited += time.perf_counter() - before
-                rate = self._set_learning_rate()
-                terms, norm, stop = self.optimise(samples, step)
-                p.step += 1
-                p.batch += 1
-                images += s.batch_size
+                pace.waited += time.perf_counter() - before
+                self._set_learning_rate()
+                self.optimise(samples, step)
                 bar.update(s.batch_size)
-                bar.set_postfix(loss=f"{terms['total']:.3f}", refresh=False)
-                if self.writer and (p.step == 1 or p.step % LOG_INTERVAL == 0):
-                    seconds = time.perf_counter() - started
-                    for name, value in terms.items():
-                        self.writer.add_scalar(f"loss/{name}", value, p.step)
-                    for name, value in {
-                        "learning_rate": rate,
-                        "gradient_norm": norm,
-                        "images_per_second": images / seconds,
-                        "share_of_time_waiting_for_data": waited / seconds,
-                        "peak_memory_gib": peak_memory(self.process.device),
-                        "bad_steps": p.bad_steps,
-                    }.items():
-                        self.writer.add_scalar(name, value, p.step)
-                if stop:
+                if pace.images:
+                    bar.set_postfix(loss=f"{pace.loss:.3f}", refresh=False)
+                if self.stop:
                     self._save()
                     wait_for_all(self.process)  # torchrun ends the others when the first one ends
-                    self._stop(stop)
-                minutes = (time.monotonic() - self.saved_at) / 60
-                if minutes >= s.checkpoint_minutes:
+                    self._stop(self.stop)
+                if self.save:
                     self._save()
-        if images:
-            self.speed = images / (time.perf_counter() - started)
+        self.finish_step()
+        if pace.images:
+            self.speed = pace.images / (time.perf_counter() - pace.started)
 
-    def _set_learning_rate(self) -> float:
+    def _set_learning_rate(self) -> None:
         s = self.settings
         rate = s.learning_rate * cosine_factor(
             self.progress.step,
@@ -329,20 +358,16 @@ class Training:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        return rate
 
-    def optimise(
-        self, samples: list[dict[str, Any]], keys: list[list[Key]] | None = None
-    ) -> tuple[dict[str, float], float, int | None]:
-        """One step of the optimizer, unless its numbers are not finite.
+    def optimise(self, samples: list[dict[str, Any]], keys: list[list[Key]]) -> None:
+        """Begin a step of the optimizer, and finish the one before.
+
+        Nothing in it waits for a GPU: that is given this step's work before the numbers of the last
+        one are read. So it is the device that leaves a step with bad numbers out.
 
         Args:
             samples: the batch, in the parts that it is computed in.
             keys: of the samples, to name them.
-
-        Returns:
-            The losses by name, over all processes; the gradient's norm before clipping; and the
-            signal that asks all processes to stop, if there is one.
         """
         s, p = self.settings, self.progress
         seed = np.random.SeedSequence([s.seed, p.step, self.process.rank]).generate_state(1)
@@ -360,30 +385,82 @@ class Training:
                 sums[name] = sums.get(name, 0) + value / len(samples)
         limit = math.inf if s.clip_gradient is None else s.clip_gradient
         norm = clip_grad_norm_(self.parameters, limit)
+        due = self.process.is_main and self._minutes_since_save() >= s.checkpoint_minutes
         pending = self.interrupts.pending
-        asked = [pending == signal.SIGINT, pending == signal.SIGTERM, len(faults)]
-        told = torch.stack([*sums.values(), norm.float()])
-        told = torch.cat([told, told.new_tensor(asked)])
+        asked = [pending == signal.SIGINT, pending == signal.SIGTERM, due, len(faults)]
+        told = torch.stack([*sums.values(), norm.float(), *norm.new_zeros(len(asked)).float()])
+        if any(asked):  # which is rare: numbers from the CPU make a GPU wait
+            told[-len(asked) :] = told.new_tensor(asked)
         if self.process.world_size > 1:
-            # The norm is alike everywhere; the loss, the wish to stop and the faults are not.
+            # The norm is alike everywhere; the loss and what is asked for are not.
             torch.distributed.all_reduce(told)
-            told[:-3] /= self.process.world_size
-        *values, total_norm, interrupted, terminated, num_faults = told.tolist()
-        terms = dict(zip(sums, values))
-        if math.isfinite(total_norm) and math.isfinite(terms["total"]):
-            self.optimizer.step()
-            if self.average is not None:
-                self.average.update_parameters(self.model)
+            told[: -len(asked)] /= self.process.world_size
+        self._step_unless(~told[: -len(asked)].isfinite().all())
+        p.step += 1
+        p.batch += 1
+        rate = self.optimizer.param_groups[0]["lr"]
+        begun = Step(p.step, rate, list(sums), fetch([told]), keys, faults)
+        self.finish_step()
+        self.begun = begun
+        if any(asked) and self.process.world_size == 1:
+            self.finish_step()  # at once, since there is nobody to agree with
+
+    def _step_unless(self, bad: Tensor) -> None:
+        """The optimizer's step; where ``bad`` is true, it and the forward pass leave no trace."""
+        # As torch's gradient scaler does it for optimizers that are fused.
+        self.optimizer.found_inf = bad.float()
+        self.optimizer.step()
+        for buffer, before in zip(self.buffers, self.buffers_before):
+            torch.where(bad, before, buffer, out=buffer)
+        if self.average is not None:
+            # The average begins with what comes out of the first step.
+            weight = 1 - self.settings.ema_decay if self.progress.step else 1.0
+            _move_towards(self.average, self.model, weight)
+
+    def finish_step(self) -> tuple[dict[str, float], float] | None:
+        """Read the numbers of the step that was begun last, if that is not done, and act on them.
+
+        Returns:
+            The losses by name, over all processes, and the gradient's norm before clipping.
+
+        Raises:
+            TrainingError: too many steps in a row had numbers that are not finite.
+            DatasetError: too many samples could not be read.
+        """
+        step, self.begun = self.begun, None
+        if step is None:
+            return None
+        s, p, pace = self.settings, self.progress, self.pace
+        numbers = step.numbers()[0].tolist()
+        *values, norm, interrupted, terminated, due, num_faults = numbers
+        terms = dict(zip(step.names, values))
+        pace.images += s.batch_size
+        pace.loss = terms["total"]
+        if all(map(math.isfinite, (*values, norm))):
             p.bad_in_row = 0
             p.good_steps += 1
             for name, value in terms.items():
                 p.sums[name] = p.sums.get(name, 0.0) + value
         else:
-            self._skip(terms["total"], total_norm, keys or [])
+            self._count_bad(step, terms["total"], norm)
         if num_faults:
-            self._count_faults(faults, int(num_faults))
-        stop = signal.SIGTERM if terminated else signal.SIGINT if interrupted else None
-        return terms, total_norm, stop
+            self._count_faults(step, int(num_faults))
+        if terminated or interrupted:
+            self.stop = signal.SIGTERM if terminated else signal.SIGINT
+        self.save = bool(due)
+        if self.writer and (step.number == 1 or step.number % LOG_INTERVAL == 0):
+            seconds = time.perf_counter() - pace.started
+            for name, value in {
+                **{f"loss/{name}": value for name, value in terms.items()},
+                "learning_rate": step.rate,
+                "gradient_norm": norm,
+                "images_per_second": pace.images / seconds,
+                "share_of_time_waiting_for_data": pace.waited / seconds,
+                "peak_memory_gib": peak_memory(self.process.device),
+                "bad_steps": p.bad_steps,
+            }.items():
+                self.writer.add_scalar(name, value, step.number)
+        return terms, norm
 
     def _loss(self, part: dict[str, Tensor]):
         device, s = self.process.device, self.settings
@@ -401,20 +478,18 @@ class Training:
             return self.wrapped.no_sync()
         return nullcontext()
 
-    def _skip(self, loss: float, norm: float, keys: list[list[Key]]) -> None:
-        """Leave a step with bad numbers out, and say so; raise if there were too many."""
+    def _count_bad(self, step: Step, loss: float, norm: float) -> None:
+        """Say that a step with bad numbers was left out; raise if there were too many."""
         p, s = self.progress, self.settings
-        if self.buffers:
-            torch._foreach_copy_(self.buffers, self.buffers_before)  # the forward pass spoilt them
         p.bad_steps += 1
         p.bad_in_row += 1
         what = "gradient" if math.isfinite(loss) else "loss"
         value = norm if math.isfinite(loss) else loss
-        names = [self.dataset.name(index) for part in keys for _, index in part]
+        names = [self.dataset.name(index) for part in step.keys for _, index in part]
         names = [name for one in gather(names, self.process) for name in one]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         self.log(
-            f"epoch {p.epoch + 1}, step {p.step + 1}: the {what} is {value}; step skipped, the "
+            f"epoch {p.epoch + 1}, step {step.number}: the {what} is {value}; step skipped, the "
             f"{_ordinal(p.bad_steps)} in all. Samples: {', '.join(names[:_NAMED])}{more}"
         )
         if p.bad_in_row > s.max_bad_steps:
@@ -430,12 +505,12 @@ class Training:
                 f"A lower LEARNING_RATE, CLIP_GRADIENT, or MIXED_PRECISION = False may help; {left}"
             )
 
-    def _count_faults(self, faults: list[str], number: int) -> None:
+    def _count_faults(self, step: Step, number: int) -> None:
         """Note samples that could not be read and were replaced; raise if there are too many."""
         p, s = self.progress, self.settings
-        faults = [fault for one in gather(faults, self.process) for fault in one]
+        faults = [fault for one in gather(step.faults, self.process) for fault in one]
         for fault in faults:
-            self.log(f"epoch {p.epoch + 1}, step {p.step + 1}: {fault} (another sample taken)")
+            self.log(f"epoch {p.epoch + 1}, step {step.number}: {fault} (another sample taken)")
         p.bad_files += number
         allowed = s.bad_file_share * len(self.batches) * s.batch_size
         if p.bad_files > allowed:
@@ -530,12 +605,17 @@ class Training:
             self.writer.file_writer.add_summary(summary)
         self.writer.add_scalar("validation/best_J", self.progress.best, self.progress.step)
 
+    def _minutes_since_save(self) -> float:
+        return (time.monotonic() - self.saved_at) / 60
+
     def _save(self, best: bool = False) -> None:
         """Write last.pt, or best.pt, in the main process; previous.pt is of an earlier step.
 
         No last.pt while numbers are bad: the weights may have been spoilt before that showed, and
         the two must not both be of that time. A run that ends so is saved.
         """
+        self.finish_step()
+        self.save = False
         p = self.progress
         earlier = self.saved_step < p.step
         if not best:
@@ -556,7 +636,6 @@ class Training:
         training = {"optimizer": self.optimizer.state_dict()}
         if self.average is not None:
             training["weights"] = self.model.state_dict()
-            training["averaged_steps"] = int(self.average.n_averaged)
         save_checkpoint(
             self.run_dir / LAST,
             {**checkpoint, "training": training},
@@ -573,8 +652,7 @@ class Training:
         check_same_order(checkpoint, self.model)
         self.optimizer.load_state_dict(training["optimizer"])
         if self.average is not None:
-            load_weights(self.average.module, checkpoint["weights"])
-            self.average.n_averaged.fill_(training["averaged_steps"])
+            load_weights(self.average, checkpoint["weights"])
         self.progress = p = Progress(**checkpoint["progress"])
         p.bad_in_row = 0
         self.saved_step = p.step
@@ -585,6 +663,21 @@ class Training:
             self.log(
                 f"resuming {self.run_dir} after epoch {p.epoch}{position} of {self.settings.epochs}"
             )
+
+
+def _move_towards(average: nn.Module, model: nn.Module, weight: float) -> None:
+    """Take parameters and buffers of an average to those of a model by this share of the way."""
+    pairs = [
+        (old.detach(), new.detach())
+        for old, new in zip(
+            (*average.parameters(), *average.buffers()), (*model.parameters(), *model.buffers())
+        )
+    ]
+    floats = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([old for old, _ in floats], [new for _, new in floats], weight)
+    for old, new in pairs:
+        if not old.is_floating_point():  # norms count their batches
+            old.copy_(new)
 
 
 def cosine_factor(step: int, total: int, floor: float) -> float:

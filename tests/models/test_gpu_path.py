@@ -5,6 +5,7 @@ not go together under autocast, and whatever asks the GPU for a number, which th
 """
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,14 +13,18 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from datasets.layout import still_images
+from datasets.samples import StillImages
 from models import MODELS
 from models.mix_transformer import MixTransformer
 from models.precision import with_weights_as
 from tests.gpu_traffic import Counted, OneAttention
 from tests.models.fake_gpu import bfloat16_autocast, fake_gpu, works
 from tests.models.small_networks import network
+from utils.distributed import Process
 from utils.evaluation import Segmenter
 from utils.losses import segmentation_loss
+from utils.training import Training
 
 pytestmark = pytest.mark.skipif(not works(), reason="this torch wants a GPU for fake tensors")
 
@@ -155,18 +160,57 @@ def test_the_segmenter_converts_weights_for_mixed_precision_on_the_gpu(monkeypat
     assert asked == [torch.bfloat16]
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_segmenting_waits_only_when_the_predictions_are_wanted(name, monkeypatch):
-    events = []
+@pytest.fixture
+def events(monkeypatch):
+    """What the GPU's events were used for."""
+    seen = []
 
     class Event:
         def record(self):
-            events.append("record")
+            seen.append("record")
 
         def synchronize(self):
-            events.append("wait")
+            seen.append("wait")
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    return seen
+
+
+def test_a_training_step_waits_only_when_its_numbers_are_wanted(
+    events, monkeypatch, tmp_path, tiny_settings
+):
+    """But for the backward pass, which is not to be had without a GPU."""
+    settings = tiny_settings.replace(mixed_precision=False, clip_gradient=1.0, batch_size=2)
+    both = nn.ModuleList([network("gsanet"), network("gsanet")])
+    model, average = both
+    dataset = StillImages(still_images(Path(settings.data_root), "DUTS_train"), SIZE)
+
+    def backward(loss):
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+
+    with fake_gpu(both):
+        monkeypatch.setattr(torch.Tensor, "backward", backward)
+        monkeypatch.setattr(nn.Module, "to", lambda module, device: module)  # it is there already
+        process = Process(torch.device("cuda", 0))
+        training = Training(model, dataset, None, settings, {}, tmp_path, process)
+        # A copy of fake tensors does not go together with them.
+        training.average, training.settings = average, settings.replace(ema_decay=0.9)
+        shapes = {"image": (2, 3), "flow": (2, 3), "mask": (2, 1)}
+        shapes |= {"reference_images": (2, 3, 3), "reference_flows": (2, 3, 3)}
+        sample = {name: torch.empty(*shape, SIZE, SIZE) for name, shape in shapes.items()}
+        with Seen() as seen:
+            training.optimise([sample], [[(0, 0)] * 2])
+        assert events == ["record"]
+        with pytest.raises(DataDependentOutputException):  # there are no numbers
+            training.optimise([sample], [[(0, 0)] * 2])
+    assert events == ["record", "record", "wait"]
+    assert len([k for k in seen.copies if k["device"].type == "cpu"]) == 1
+    assert all(k["non_blocking"] for k in seen.copies)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_segmenting_waits_only_when_the_predictions_are_wanted(name, events):
     model = network(name).eval()
     with fake_gpu(model):
         segmenter = Segmenter(model, SIZE, flip=True)
