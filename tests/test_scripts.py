@@ -26,7 +26,7 @@ from datasets.samples import StillImages, load_frame
 from datasets.simulated_motion import MotionSimulation
 from models import MODELS, build_model
 from models.blocks import resize
-from utils.checkpoints import build_from_checkpoint, load_checkpoint
+from utils.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
 from utils.distributed import Process
 from utils.evaluation import to_mask
 from utils.scripts import compare_flow, run_script
@@ -731,6 +731,20 @@ def test_a_file_that_may_not_be_used_is_named(number, done):
     with pytest.raises(SystemExit) as stop:
         run_script(main)
     assert stop.value.code == f"error: /results could not be {done}: {os.strerror(number)}"
+
+
+def test_a_loader_process_that_dies_is_named_whatever_it_breaks_into():
+    said = "DataLoader worker (pid 7) is killed by signal: Killed."
+
+    def main():
+        try:
+            raise RuntimeError(said)
+        except RuntimeError as error:
+            raise CheckpointError(f"last.pt could not be written: {error}") from error
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code.startswith(f"error: {said}\n") and "WORKERS" in stop.value.code
 
 
 @pytest.mark.parametrize(

@@ -141,15 +141,15 @@ class Segmenter:
             logits.append(finest.flip(-1) if geometry.flip else finest)
             maps = maps or {name: m.float() for name, m in prediction.maps.items()}
         # Before the next call: CUDA graphs write their next results where these are.
-        fetched = fetch([*logits, *maps.values()])
+        fetched, names = fetch([*maps.values(), *logits]), list(maps)
 
         def predictions() -> list[FramePrediction]:
             numbers = fetched()
-            by_view, by_map = numbers[: len(logits)], numbers[len(logits) :]
+            by_map, by_view = numbers[: len(names)], numbers[len(names) :]
             return [
                 FramePrediction(
                     [view[row] for view in by_view],
-                    {name: m[row].numpy() for name, m in zip(maps, by_map)},
+                    {name: m[row].numpy() for name, m in zip(names, by_map)},
                 )
                 for row in range(len(by_view[0]))
             ]

@@ -154,12 +154,11 @@ def run_script(main: Callable[[], None]) -> None:
     except USER_ERRORS as error:
         # A loader process sends its whole traceback as the message; the error itself is its end.
         message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
-        sys.exit(f"error: {message}")
+        sys.exit(f"error: {_loader_death(error) or message}")
     except RuntimeError as error:
-        # What a loader says whose process was killed, mostly for want of memory.
-        if not re.search(r"DataLoader worker .*(killed|exited)", str(error)):
+        if not (message := _loader_death(error)):
             raise
-        sys.exit(f"error: {error}\nA loader process died; is there memory for WORKERS of them?")
+        sys.exit(f"error: {message}")
     except OSError as error:
         if error.errno not in (*_UNWRITABLE, *_FORBIDDEN):
             raise
@@ -171,6 +170,17 @@ def run_script(main: Callable[[], None]) -> None:
         sys.exit(130)
     finally:
         end_process()
+
+
+def _loader_death(error: BaseException | None) -> str | None:
+    """What to say if the cause is a loader process that was killed, mostly for want of memory."""
+    # It breaks into whatever is being done, which may fail for that in its own words.
+    death = None
+    while error is not None:
+        if re.search(r"DataLoader worker .*(killed|exited)", str(error)):
+            death = f"{error}\nA loader process died; is there memory for WORKERS of them?"
+        error = error.__context__
+    return death
 
 
 def check_data(frames: list[Frame], process: Process | None = None) -> None:

@@ -6,7 +6,7 @@ import math
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -49,6 +49,7 @@ from utils.transfer import fetch
 
 LOG_INTERVAL = 10  # steps between two entries in TensorBoard
 _NAMED = 24  # samples of a bad step that are named
+_MUCH_WAITING = 0.1  # share of an epoch's time spent waiting for data that is worth a word
 
 
 class TrainingError(RuntimeError):
@@ -132,7 +133,7 @@ class Pace:
         loss: of the last step.
     """
 
-    started: float = field(default_factory=time.perf_counter)
+    started: float
     waited: float = 0.0
     images: int = 0
     loss: float = math.nan
@@ -234,7 +235,7 @@ class Training:
             fused=True,
         )
         self.average = None if settings.ema_decay is None else copy.deepcopy(self.model)
-        self.pace = Pace()
+        self.pace = Pace(time.perf_counter())
         self.begun: Step | None = None
         # What one of the processes wants of all of them, as of the last step that is finished.
         self.stop: signal.Signals | None = None
@@ -243,7 +244,8 @@ class Training:
         self.log = RunLog(run_dir if process.is_main else None)
         self.writer: SummaryWriter | None = None
         self.saved_at, self.saved_step = time.monotonic(), 0
-        self.speed = 0.0  # images per second of the last epoch
+        # Of the last epoch: images per second, and the share of the time spent waiting for data.
+        self.speed = self.waiting = 0.0
 
     @property
     def result(self) -> nn.Module:
@@ -274,8 +276,9 @@ class Training:
                 purged = self.progress.step + 1
                 self.writer = stack.enter_context(SummaryWriter(self.run_dir, purge_step=purged))
             with self.interrupts.deferred():
+                samples = self._samples()
                 while self.progress.epoch < self.settings.epochs:
-                    self._train_epoch()
+                    self._train_epoch(samples)
                     self._finish_epoch()
 
     def try_out(self) -> None:
@@ -312,13 +315,25 @@ class Training:
             f"validations of {validation.of} frames, about {_duration(total)}"
         )
 
-    def _train_epoch(self) -> None:
+    def _samples(self) -> Iterator[dict[str, Any]]:
+        """Every part of every step that is still to do.
+
+        One loader for all epochs: it works ahead during validation too, and an epoch does not begin
+        by waiting for its processes to start and each to make a first batch.
+        """
+        s, first, start = self.settings, self.progress.epoch, self.progress.batch
+        parts = (
+            keys
+            for epoch in range(first, s.epochs)
+            for step in self.batches.epoch(epoch, start if epoch == first else 0)
+            for keys in step
+        )
+        yield from make_loader(self.dataset, parts, s.workers, self.process.device)
+
+    def _train_epoch(self, samples: Iterator[dict[str, Any]]) -> None:
         """The steps of the running epoch that are still to do."""
         s, p = self.settings, self.progress
         self.model.train()
-        plan = self.batches.epoch(p.epoch, p.batch)
-        parts = [keys for step in plan for keys in step]
-        stream = iter(make_loader(self.dataset, parts, s.workers, self.process.device))
         bar = tqdm(
             total=len(self.batches) * s.batch_size,
             initial=p.batch * s.batch_size,
@@ -328,14 +343,14 @@ class Training:
             leave=False,
             dynamic_ncols=True,
         )
-        self.pace = pace = Pace()
+        self.pace = pace = Pace(time.perf_counter())
         with bar:
-            for step in plan:
+            for step in self.batches.epoch(p.epoch, p.batch):
                 before = time.perf_counter()
-                samples = [next(stream) for _ in step]
+                parts = [next(samples) for _ in step]
                 pace.waited += time.perf_counter() - before
                 self._set_learning_rate()
-                self.optimise(samples, step)
+                self.optimise(parts, step)
                 bar.update(s.batch_size)
                 if pace.images:
                     bar.set_postfix(loss=f"{pace.loss:.3f}", refresh=False)
@@ -347,7 +362,8 @@ class Training:
                     self._save()
         self.finish_step()
         if pace.images:
-            self.speed = pace.images / (time.perf_counter() - pace.started)
+            seconds = time.perf_counter() - pace.started
+            self.speed, self.waiting = pace.images / seconds, pace.waited / seconds
 
     def _set_learning_rate(self) -> None:
         s = self.settings
@@ -582,6 +598,8 @@ class Training:
         line = f"epoch {p.epoch}/{s.epochs}  step {p.step}  "
         line += f"loss {means.get('total', math.nan):.3f} ({terms})"
         line += f"  lr {self.optimizer.param_groups[0]['lr']:.1e}  {self.speed:.1f} images/s"
+        if self.waiting > _MUCH_WAITING:
+            line += f" ({self.waiting:.0%} of the time waiting for data: WORKERS = {s.workers})"
         for name, value in means.items():
             self.writer.add_scalar(f"epoch/{name}", value, p.step)
         if validation is not None:

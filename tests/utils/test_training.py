@@ -5,9 +5,10 @@ import math
 import os
 import re
 import signal
+from collections import deque
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -264,6 +265,65 @@ def test_samples_reach_the_network_in_the_samplers_order(tmp_path, stills, tiny_
         expected += [torch.stack([stills[key]["image"] for key in part]) for part in parts]
     assert len(model.seen) == len(expected) == 4
     assert all(torch.equal(a, b) for a, b in zip(model.seen, expected))
+
+
+def test_one_loader_serves_all_epochs_and_works_ahead_of_validation(
+    tmp_path, stills, tiny_settings, monkeypatch
+):
+    made, loaded = [], []
+
+    class Noted(StillImages):
+        def __getitem__(self, key):
+            loaded.append(key[0])
+            return super().__getitem__(key)
+
+    def counted(dataset, batches, workers, device):
+        assert workers == 0  # of the test's settings; here its work is taken two batches ahead
+        made.append(dataset)
+        return ahead(make_loader(dataset, batches, workers, device), 2)
+
+    def ahead(loader, count):
+        waiting = deque(islice(loader := iter(loader), count))
+        while waiting:
+            waiting.extend(islice(loader, 1))
+            yield waiting.popleft()
+
+    def validate(network, quick):
+        validated.append(max(loaded))
+        return Validation(0.5)
+
+    validated = []
+    make_loader = utils.training.make_loader
+    monkeypatch.setattr(utils.training, "make_loader", counted)
+    dataset = Noted(stills.frames, stills.size)
+    settings = tiny_settings.replace(epochs=3, batch_size=2)
+    progress = fit(Toy(), dataset, validate, settings, IDENTITY, tmp_path, CPU)
+    assert (progress.epoch, progress.step) == (3, 9)
+    assert len(made) == 1 and len(loaded) == 18
+    assert validated == [1, 2, 2]  # the next epoch's samples are there when one is validated
+
+
+def test_an_epoch_that_waits_for_data_says_so(tmp_path, stills, tiny_settings, monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(utils.training.time, "perf_counter", lambda: clock[0])
+
+    class Slow(StillImages):
+        def __getitem__(self, key):
+            clock[0] += seconds
+            return super().__getitem__(key)
+
+    class Computing(Toy):
+        def forward(self, image):
+            clock[0] += 1
+            return super().forward(image)
+
+    settings = tiny_settings.replace(batch_size=2)
+    for seconds in (0.05, 0.5):
+        dataset, folder = Slow(stills.frames, stills.size), tmp_path / str(seconds)
+        fit(Computing(), dataset, scores(0.5), settings, IDENTITY, folder, CPU)
+    few, many = [line for line in capsys.readouterr().out.splitlines() if "images/s" in line]
+    assert "1.8 images/s  validation" in few
+    assert "1.0 images/s (50% of the time waiting for data: WORKERS = 0)  validation" in many
 
 
 def test_an_interrupted_run_that_is_resumed_ends_bit_for_bit_as_one_in_one_go(
