@@ -32,12 +32,13 @@ def draw_panels(
     Returns:
         uint8 RGB.
     """
+    small = _small(image)
     panels = [
-        ("RGB image", image),
+        ("RGB image", small),
         *([] if flow is None else [("optical flow", flow)]),
         ("prediction", _grey(prediction)),
-        ("ground truth", np.full_like(image, 128) if truth is None else _grey(truth)),
-        *((name, heat_map(values, image)) for name, values in maps.items()),
+        ("ground truth", np.full_like(small, 128) if truth is None else _grey(truth)),
+        *((name, heat_map(values, small)) for name, values in maps.items()),
     ]
     return draw_row(
         [
@@ -56,8 +57,7 @@ def draw_row(panels: list[tuple[str, np.ndarray]]) -> np.ndarray:
     Returns:
         uint8 RGB.
     """
-    first = panels[0][1]
-    height = max(1, round(PANEL_WIDTH * first.shape[0] / first.shape[1]))
+    height = _small(panels[0][1]).shape[0]
     return np.hstack(
         [_with_label(resize(picture, height, PANEL_WIDTH), label) for label, picture in panels]
     )
@@ -73,12 +73,10 @@ def draw_iterations(image: np.ndarray, maps: list[dict[str, np.ndarray]]) -> np.
     Returns:
         uint8 RGB.
     """
-    height = max(1, round(PANEL_WIDTH * image.shape[0] / image.shape[1]))
+    small = _small(image)
     rows = [
         [
-            _with_label(
-                resize(heat_map(after[name], image), height, PANEL_WIDTH), f"{name}, t = {count}"
-            )
+            _with_label(heat_map(after[name], small), f"{name}, t = {count}")
             for count, after in enumerate(maps)
         ]
         for name in maps[0]
@@ -131,8 +129,15 @@ def write_picture(path, picture: np.ndarray) -> None:
     os.replace(partial, path)
 
 
+def _small(picture: np.ndarray) -> np.ndarray:
+    """The picture as large as a panel."""
+    height = max(1, round(PANEL_WIDTH * picture.shape[0] / picture.shape[1]))
+    return resize(picture, height, PANEL_WIDTH)
+
+
 def _grey(mask: np.ndarray) -> np.ndarray:
-    return np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
+    """A mask as a panel."""
+    return np.repeat(_small(mask.astype(np.uint8) * 255)[..., None], 3, axis=2)
 
 
 def _with_label(picture: np.ndarray, label: str) -> np.ndarray:

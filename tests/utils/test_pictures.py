@@ -152,5 +152,5 @@ def test_iterations_are_shown_from_left_to_right_with_a_row_for_each_map():
         for t in range(3):
             top, left = row * (height + LABEL_HEIGHT), t * PANEL_WIDTH
             shown = picture[top : top + height, left : left + PANEL_WIDTH]
-            expected = heat_map(maps[t][name], image)
-            np.testing.assert_array_equal(shown, resize(expected, height, PANEL_WIDTH))
+            expected = heat_map(maps[t][name], resize(image, height, PANEL_WIDTH))
+            np.testing.assert_array_equal(shown, expected)
