@@ -733,14 +733,15 @@ def test_a_file_that_may_not_be_used_is_named(number, done):
     assert stop.value.code == f"error: /results could not be {done}: {os.strerror(number)}"
 
 
-def test_a_loader_process_that_dies_is_named_whatever_it_breaks_into():
+@pytest.mark.parametrize("kind", [CheckpointError, RuntimeError, ValueError, OSError])
+def test_a_loader_process_that_dies_is_named_whatever_it_breaks_into(kind):
     said = "DataLoader worker (pid 7) is killed by signal: Killed."
 
     def main():
         try:
             raise RuntimeError(said)
         except RuntimeError as error:
-            raise CheckpointError(f"last.pt could not be written: {error}") from error
+            raise kind(f"last.pt could not be written: {error}") from error
 
     with pytest.raises(SystemExit) as stop:
         run_script(main)

@@ -225,7 +225,7 @@ def test_torchrun_starts_anew_what_has_died_and_auto_goes_on(start, tmp_path, ti
 
 
 FROZEN = """
-import sys
+import os, signal, sys
 from pathlib import Path
 import torch
 import utils.training
@@ -233,6 +233,7 @@ from datasets.layout import video_sequences
 from datasets.samples import VideoFrames
 from models.gsanet import GSANet
 from utils.distributed import end_process, start_process
+from utils.interrupts import Interrupted
 from utils.settings import read_settings_file
 from utils.training import Validation, fit, network_arguments
 
@@ -245,12 +246,19 @@ class Frozen(GSANet):
                 module.eval()
         return self
 
+spoilt, told = map(int, sys.argv[3:5])
+
 class Spoilt(VideoFrames):
-    # Its frames of these numbers are none.
+    # One of its frames is none; the last process is told to stop at one of its samples.
+    taken = 0
+
     def __getitem__(self, key):
         sample = super().__getitem__(key)
-        if str(key[1]) in sys.argv[3:]:
+        if key[1] == spoilt:
             sample["image"][:] = torch.nan
+        self.taken += 1
+        if self.taken == told and process.rank == process.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
         return sample
 
 utils.training.LOG_INTERVAL = 1
@@ -260,17 +268,20 @@ torch.manual_seed(0)
 model = Frozen(**network_arguments(settings, motion=True))
 sequences = video_sequences(Path(settings.data_root), "DAVIS_train")
 dataset = Spoilt([sequences], settings.image_size, 2)
-fit(model, dataset, lambda *_: Validation(0.5), settings, {"model": "gsanet", "arguments": {}},
-    Path(sys.argv[2]), process)
+try:
+    fit(model, dataset, lambda *_: Validation(0.5), settings, {"model": "gsanet", "arguments": {}},
+        Path(sys.argv[2]), process, resume=True)
+except Interrupted:
+    pass
 end_process()
 """
 
 
-def run_frozen(settings, folder: Path, name: str, launcher=(), spoilt=()):
-    """That script's run in ``folder / name``; returns what it printed."""
+def run_frozen(settings, folder: Path, name: str, launcher=(), spoilt=-1, told=-1) -> str:
+    """That script's run in ``folder / name``, begun or resumed; returns what it printed."""
     (folder / "frozen.py").write_text(FROZEN)
     write_settings(settings, folder / f"{name}.py")
-    command = (*launcher, folder / "frozen.py", folder / f"{name}.py", folder / name, *spoilt)
+    command = (*launcher, folder / "frozen.py", folder / f"{name}.py", folder / name, spoilt, told)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, *map(str, command)],
@@ -301,14 +312,30 @@ def test_two_processes_have_the_losses_of_one_with_their_batches_together(tmp_pa
         assert losses[name] == pytest.approx(losses["one"], abs=1e-4)
 
 
-def test_processes_agree_on_bad_steps_while_they_save_all_the_time(tmp_path, tiny_settings):
-    """One process alone sees the frame that is no picture; numbers are read a step later."""
-    settings = tiny_settings.replace(epochs=6, validate_every=6, checkpoint_minutes=1e-6)
-    run_frozen(settings, tmp_path, "two", TORCHRUN, spoilt=(1,))
-    last = load_checkpoint(tmp_path / "two/last.pt")
-    lines = (tmp_path / "two/log.txt").read_text().splitlines()
+def test_processes_that_stop_and_save_all_the_time_agree_and_lose_nothing(tmp_path, tiny_settings):
+    """Numbers are read a step later; in each epoch one process has a frame that is no picture."""
+    settings = tiny_settings.replace(
+        epochs=3, batch_size=2, validate_every=3, ema_decay=0.9, checkpoint_minutes=1e-6
+    )
+    run_frozen(settings, tmp_path, "straight", TORCHRUN, spoilt=1)
+    straight, before = (
+        load_checkpoint(tmp_path / "straight" / name) for name in ("last.pt", "previous.pt")
+    )
+    assert straight["progress"]["bad_steps"] == 3 and straight["progress"]["step"] == 15
+    assert 0 < before["progress"]["batch"] < 5
+    lines = (tmp_path / "straight/log.txt").read_text().splitlines()
     skipped = [line for line in lines if "step skipped" in line]
-    assert len(skipped) == last["progress"]["bad_steps"] > 2
-    for line in skipped:
-        assert line.count(",") == 2 + settings.batch_size - 1  # all processes' samples are named
-    assert all(torch.isfinite(weights).all() for weights in last["weights"].values())
+    assert len(skipped) == 3
+    assert all(line.count(",") == 2 + 1 for line in skipped)  # both processes' samples are named
+
+    assert "stopped after step" in run_frozen(settings, tmp_path, "told", TORCHRUN, 1, told=7)
+    progress = load_checkpoint(tmp_path / "told/last.pt")["progress"]
+    assert progress["epoch"] == 1 and 0 < progress["batch"] < 5
+    assert "resuming" in run_frozen(settings, tmp_path, "told", TORCHRUN, 1)
+    told = load_checkpoint(tmp_path / "told/last.pt")
+    assert told["progress"] == straight["progress"]
+    for one, two in (
+        (told["weights"], straight["weights"]),  # the moving average's
+        (told["training"]["weights"], straight["training"]["weights"]),
+    ):
+        assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())

@@ -352,7 +352,8 @@ def training(job: Job) -> dict[str, Any]:
     torch.manual_seed(s.seed)
     process = Process(job.device)
     # The very step that train.py takes, and nothing that looks like it.
-    run = Training(_build(s), training_set(s), None, s, {}, job.folder, process)
+    never = s.replace(checkpoint_minutes=1e9)
+    run = Training(_build(s), training_set(s), None, never, {}, job.folder, process)
     run.model.train()
     # On a GPU longer than what the loader has in stock, two batches for each of its processes. On
     # the CPU a step takes long enough for the loader to fill it up again.

@@ -18,7 +18,7 @@ from models.precision import with_weights_as
 from models.prediction import References
 from utils.distributed import num_cores
 from utils.interrupts import prepare_loader_process
-from utils.transfer import fetch, one_ahead
+from utils.transfer import fetch, one_ahead, send
 
 SIZE_STEP = 32  # pixels; what the input's side must be a multiple of
 
@@ -111,8 +111,8 @@ class Segmenter:
         with inference(self.device, self.mixed_precision):
             return [
                 self.model.encode_references(
-                    view["image"].unsqueeze(0).to(self.device),
-                    view["flow"].unsqueeze(0).to(self.device),
+                    send(view["image"].unsqueeze(0), self.device),
+                    send(view["flow"].unsqueeze(0), self.device),
                 )
                 for view in views
             ]
@@ -129,29 +129,30 @@ class Segmenter:
         Returns:
             What waits for a prediction of each of the B frames, on the CPU.
         """
-        logits, maps = [], {}
+        fetched, names = [], []
         for geometry, view, encoded in zip(self.views, views, references):
-            shown = [view["image"].to(self.device, non_blocking=True)]
+            shown = [send(view["image"], self.device)]
             if self.motion:
-                flow = view["flow"].to(self.device, non_blocking=True)
+                flow = send(view["flow"], self.device)
                 shown += [flow, encoded.expand(len(flow))]
             with inference(self.device, self.mixed_precision):
                 prediction = self._segment(*shown)
             finest = prediction.logits[0].float()
-            logits.append(finest.flip(-1) if geometry.flip else finest)
-            maps = maps or {name: m.float() for name, m in prediction.maps.items()}
-        # Before the next call: CUDA graphs write their next results where these are.
-        fetched, names = fetch([*maps.values(), *logits]), list(maps)
+            wanted = [finest.flip(-1) if geometry.flip else finest]
+            if not fetched:
+                names = list(prediction.maps)
+                wanted += [m.float() for m in prediction.maps.values()]
+            # View by view: CUDA graphs write their next results where these are.
+            fetched.append(fetch(wanted))
 
         def predictions() -> list[FramePrediction]:
-            numbers = fetched()
-            by_map, by_view = numbers[: len(names)], numbers[len(names) :]
+            numbers = [wait() for wait in fetched]
+            maps = {name: m.numpy() for name, m in zip(names, numbers[0][1:])}
             return [
                 FramePrediction(
-                    [view[row] for view in by_view],
-                    {name: m[row].numpy() for name, m in zip(names, by_map)},
+                    [view[0][row] for view in numbers], {name: m[row] for name, m in maps.items()}
                 )
-                for row in range(len(by_view[0]))
+                for row in range(len(numbers[0][0]))
             ]
 
         return predictions
@@ -212,17 +213,20 @@ def predict_sequences(
         worker_init_fn=prepare_loader_process,
     )
 
-    def begun() -> Iterator[Callable[[], list[FramePrediction]]]:
+    def begun() -> Iterator[Callable[[], list[FrameResult]]]:
         current, encoded = None, None
         for indices, views in zip(batches, loader):
             if names[indices[0]] != current:
                 current = names[indices[0]]
                 encoded = segmenter.encode_references(next(reference_loader))
-            yield segmenter.segment(views, encoded)
+            predictions = segmenter.segment(views, encoded)
+            yield lambda indices=indices, wait=predictions: [
+                FrameResult(names[index], frames[index], prediction)
+                for index, prediction in zip(indices, wait())
+            ]
 
-    for indices, predictions in zip(batches, one_ahead(begun())):
-        for index, prediction in zip(indices, predictions):
-            yield FrameResult(names[index], frames[index], prediction)
+    for results in one_ahead(begun()):
+        yield from results
 
 
 def maps_by_iteration(
@@ -240,7 +244,7 @@ def maps_by_iteration(
     references = [sequence.frames[position] for position in positions]
     shown = [default_collate(list(TestFrames(frames, view))) for frames in (references, [frame])]
     encoded = segmenter.encode_references(shown[0])[0]
-    target = {name: tensor.to(segmenter.device) for name, tensor in shown[1][0].items()}
+    target = {name: send(tensor, segmenter.device) for name, tensor in shown[1][0].items()}
     with inference(segmenter.device, segmenter.mixed_precision):
         maps = iterate(target["image"], target["flow"], encoded)
     return [{name: m[0].float().cpu().numpy() for name, m in after.items()} for after in maps]
@@ -254,13 +258,23 @@ def predict_stills(
     ``batches`` gives what ``datasets.samples.StillImages`` does; results are on the CPU.
     """
     device = next(model.parameters()).device
-    for batch in batches:
-        shown = {name: x.to(device, non_blocking=True) for name, x in batch.items()}
-        shown.pop("mask")
-        with inference(device, mixed_precision):
-            prediction = model(**shown)
-        maps = {name: m.float().cpu() for name, m in prediction.maps.items()}
-        yield batch, prediction.logits[0].float().sigmoid().cpu(), maps
+
+    def begun() -> Iterator[Callable[[], tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]]]:
+        for batch in batches:
+            shown = {name: send(x, device) for name, x in batch.items() if name != "mask"}
+            with inference(device, mixed_precision):
+                prediction = model(**shown)
+            probability = prediction.logits[0].float().sigmoid()
+            names, maps = list(prediction.maps), [m.float() for m in prediction.maps.values()]
+            fetched = fetch([probability, *maps])
+
+            def result(batch=batch, names=names, fetched=fetched):
+                probability, *maps = fetched()
+                return batch, probability, dict(zip(names, maps))
+
+            yield result
+
+    yield from one_ahead(begun())
 
 
 def to_mask(probability: np.ndarray, threshold: float = 0.5, stretch: bool = False) -> np.ndarray:

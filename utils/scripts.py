@@ -151,25 +151,27 @@ def run_script(main: Callable[[], None]) -> None:
     """Run a script's ``main``; what the user can mend ends it with a message and status 1."""
     try:
         main()
-    except USER_ERRORS as error:
-        # A loader process sends its whole traceback as the message; the error itself is its end.
-        message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
-        sys.exit(f"error: {_loader_death(error) or message}")
-    except RuntimeError as error:
-        if not (message := _loader_death(error)):
-            raise
-        sys.exit(f"error: {message}")
-    except OSError as error:
-        if error.errno not in (*_UNWRITABLE, *_FORBIDDEN):
-            raise
-        done = "written" if error.errno in _UNWRITABLE else "read or written"
-        sys.exit(f"error: {error.filename or 'a file'} could not be {done}: {error.strerror}")
     except Interrupted as interrupted:
         sys.exit(interrupted.exit_code)
+    except Exception as error:
+        if not (message := _loader_death(error) or _mendable(error)):
+            raise
+        sys.exit(f"error: {message}")
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
         end_process()
+
+
+def _mendable(error: Exception) -> str | None:
+    """What to say of an error that the user can mend."""
+    if isinstance(error, USER_ERRORS):
+        # A loader process sends its whole traceback as the message; the error itself is its end.
+        return str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+    if isinstance(error, OSError) and error.errno in (*_UNWRITABLE, *_FORBIDDEN):
+        done = "written" if error.errno in _UNWRITABLE else "read or written"
+        return f"{error.filename or 'a file'} could not be {done}: {error.strerror}"
+    return None
 
 
 def _loader_death(error: BaseException | None) -> str | None:
@@ -179,7 +181,7 @@ def _loader_death(error: BaseException | None) -> str | None:
     while error is not None:
         if re.search(r"DataLoader worker .*(killed|exited)", str(error)):
             death = f"{error}\nA loader process died; is there memory for WORKERS of them?"
-        error = error.__context__
+        error = error.__cause__ or error.__context__
     return death
 
 

@@ -45,7 +45,7 @@ from utils.interrupts import Interrupted, Interrupts, prepare_loader_process
 from utils.losses import segmentation_loss
 from utils.runs import LOG, SETTINGS, RunLog, has_checkpoint
 from utils.settings import Settings, SettingsError, write_settings
-from utils.transfer import fetch
+from utils.transfer import fetch, send
 
 LOG_INTERVAL = 10  # steps between two entries in TensorBoard
 _NAMED = 24  # samples of a bad step that are named
@@ -130,13 +130,15 @@ class Pace:
         started: when, by ``time.perf_counter``.
         waited: seconds spent waiting for data.
         images: that were computed.
-        loss: of the last step.
+        losses: of the last step that is finished, by name, over all processes.
+        norm: of its gradient, before clipping.
     """
 
     started: float
     waited: float = 0.0
     images: int = 0
-    loss: float = math.nan
+    losses: dict[str, float] = field(default_factory=dict)
+    norm: float = math.nan
 
 
 Validate = Callable[[nn.Module, bool], Validation]
@@ -235,6 +237,7 @@ class Training:
             fused=True,
         )
         self.average = None if settings.ema_decay is None else copy.deepcopy(self.model)
+        self.averaged = torch.zeros((), device=process.device)  # steps that the average is of
         self.pace = Pace(time.perf_counter())
         self.begun: Step | None = None
         # What one of the processes wants of all of them, as of the last step that is finished.
@@ -289,7 +292,7 @@ class Training:
             samples = list(make_loader(self.dataset, step, 0, self.process.device))
             loading = time.perf_counter() - started
             self.optimise(samples, step)
-            terms, norm = self.finish_step()
+            self.finish_step()
             computing = time.perf_counter() - started - loading
         workers = min(self.settings.workers, num_cores())
         # Loader processes work ahead of the steps.
@@ -303,8 +306,9 @@ class Training:
         steps = s.epochs * len(self.batches)
         times = math.ceil(s.epochs / s.validate_every)
         total = steps * per_step + times * validation.of * per_frame / self.process.world_size
-        losses = ", ".join(f"{name} {value:.3f}" for name, value in terms.items())
-        print(f"dry run: {count_parameters(self.model)}; {losses}, gradient norm {norm:.2f}")
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in self.pace.losses.items())
+        norm = f"gradient norm {self.pace.norm:.2f}"
+        print(f"dry run: {count_parameters(self.model)}; {losses}, {norm}")
         print(
             f"step {per_step:.2f} s ({s.batch_size / per_step:.1f} images/s; {loading:.2f} s to "
             f"load, {computing:.2f} s to compute), validation {1000 * per_frame:.0f} ms a frame, "
@@ -352,8 +356,8 @@ class Training:
                 self._set_learning_rate()
                 self.optimise(parts, step)
                 bar.update(s.batch_size)
-                if pace.images:
-                    bar.set_postfix(loss=f"{pace.loss:.3f}", refresh=False)
+                if pace.losses:
+                    bar.set_postfix(loss=f"{pace.losses['total']:.3f}", refresh=False)
                 if self.stop:
                     self._save()
                     wait_for_all(self.process)  # torchrun ends the others when the first one ends
@@ -401,7 +405,9 @@ class Training:
                 sums[name] = sums.get(name, 0) + value / len(samples)
         limit = math.inf if s.clip_gradient is None else s.clip_gradient
         norm = clip_grad_norm_(self.parameters, limit)
-        due = self.process.is_main and self._minutes_since_save() >= s.checkpoint_minutes
+        # While numbers are bad nothing is saved.
+        minutes = 0 if p.bad_in_row else (time.monotonic() - self.saved_at) / 60
+        due = self.process.is_main and minutes >= s.checkpoint_minutes
         pending = self.interrupts.pending
         asked = [pending == signal.SIGINT, pending == signal.SIGTERM, due, len(faults)]
         told = torch.stack([*sums.values(), norm.float(), *norm.new_zeros(len(asked)).float()])
@@ -429,15 +435,13 @@ class Training:
         for buffer, before in zip(self.buffers, self.buffers_before):
             torch.where(bad, before, buffer, out=buffer)
         if self.average is not None:
-            # The average begins with what comes out of the first step.
-            weight = 1 - self.settings.ema_decay if self.progress.step else 1.0
-            _move_towards(self.average, self.model, weight)
+            # The average begins with what comes out of the first good step.
+            weight = torch.where(self.averaged > 0, 1 - self.settings.ema_decay, 1.0)
+            _move_towards(self.average, self.model, torch.where(bad, 0.0, weight))
+            self.averaged += ~bad
 
-    def finish_step(self) -> tuple[dict[str, float], float] | None:
+    def finish_step(self) -> None:
         """Read the numbers of the step that was begun last, if that is not done, and act on them.
-
-        Returns:
-            The losses by name, over all processes, and the gradient's norm before clipping.
 
         Raises:
             TrainingError: too many steps in a row had numbers that are not finite.
@@ -445,13 +449,13 @@ class Training:
         """
         step, self.begun = self.begun, None
         if step is None:
-            return None
+            return
         s, p, pace = self.settings, self.progress, self.pace
         numbers = step.numbers()[0].tolist()
         *values, norm, interrupted, terminated, due, num_faults = numbers
         terms = dict(zip(step.names, values))
         pace.images += s.batch_size
-        pace.loss = terms["total"]
+        pace.losses, pace.norm = terms, norm
         if all(map(math.isfinite, (*values, norm))):
             p.bad_in_row = 0
             p.good_steps += 1
@@ -476,11 +480,10 @@ class Training:
                 "bad_steps": p.bad_steps,
             }.items():
                 self.writer.add_scalar(name, value, step.number)
-        return terms, norm
 
     def _loss(self, part: dict[str, Tensor]):
         device, s = self.process.device, self.settings
-        part = {name: tensor.to(device, non_blocking=True) for name, tensor in part.items()}
+        part = {name: send(tensor, device) for name, tensor in part.items()}
         mask = part.pop("mask")
         enabled = s.mixed_precision and device.type == "cuda"
         with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
@@ -623,9 +626,6 @@ class Training:
             self.writer.file_writer.add_summary(summary)
         self.writer.add_scalar("validation/best_J", self.progress.best, self.progress.step)
 
-    def _minutes_since_save(self) -> float:
-        return (time.monotonic() - self.saved_at) / 60
-
     def _save(self, best: bool = False) -> None:
         """Write last.pt, or best.pt, in the main process; previous.pt is of an earlier step.
 
@@ -672,6 +672,7 @@ class Training:
         if self.average is not None:
             load_weights(self.average, checkpoint["weights"])
         self.progress = p = Progress(**checkpoint["progress"])
+        self.averaged.fill_(p.step - p.bad_steps)
         p.bad_in_row = 0
         self.saved_step = p.step
         if self.process.is_main:
@@ -683,7 +684,7 @@ class Training:
             )
 
 
-def _move_towards(average: nn.Module, model: nn.Module, weight: float) -> None:
+def _move_towards(average: nn.Module, model: nn.Module, weight: Tensor) -> None:
     """Take parameters and buffers of an average to those of a model by this share of the way."""
     pairs = [
         (old.detach(), new.detach())
@@ -692,7 +693,9 @@ def _move_towards(average: nn.Module, model: nn.Module, weight: float) -> None:
         )
     ]
     floats = [pair for pair in pairs if pair[0].is_floating_point()]
-    torch._foreach_lerp_([old for old, _ in floats], [new for _, new in floats], weight)
+    ways = torch._foreach_sub([new for _, new in floats], [old for old, _ in floats])
+    torch._foreach_mul_(ways, weight)
+    torch._foreach_add_([old for old, _ in floats], ways)
     for old, new in pairs:
         if not old.is_floating_point():  # norms count their batches
             old.copy_(new)

@@ -13,10 +13,19 @@ from torch import Tensor
 Result = TypeVar("Result")
 
 
-def fetch(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
-    """Begin to copy tensors of one device to the CPU; what is returned waits for them, and is them.
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on ``device``, for which a GPU's other work is not waited for."""
+    if device.type == "cuda" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
-    Tensors of the CPU are not copied.
+
+def fetch(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+    """Begin to copy tensors to the CPU; what is returned waits for them, and is them.
+
+    Args:
+        tensors: of the current device, whose memory may be written to afterwards; tensors of the
+            CPU are not copied.
     """
     # Without blocking, the copies are in memory that the GPU can write to by itself.
     copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
@@ -37,21 +46,11 @@ def one_ahead(begun: Iterable[Callable[[], Result]]) -> Iterator[Result]:
 
     Args:
         begun: begins a piece of work with each step, and gives what waits for its result.
-
-    Raises:
-        Whatever ``begun`` raises, after the result of what was begun before.
     """
-    pieces, waiting = iter(begun), None
-    while True:
-        error = following = None
-        try:
-            following = next(pieces, None)
-        except Exception as raised:
-            error = raised
+    waiting = None
+    for following in begun:
         if waiting is not None:
             yield waiting()
-        if error is not None:
-            raise error
-        if following is None:
-            return
         waiting = following
+    if waiting is not None:
+        yield waiting()
