@@ -743,9 +743,19 @@ def test_a_loader_process_that_dies_is_named_whatever_it_breaks_into(kind):
         except RuntimeError as error:
             raise kind(f"last.pt could not be written: {error}") from error
 
-    with pytest.raises(SystemExit) as stop:
-        run_script(main)
-    assert stop.value.code.startswith(f"error: {said}\n") and "WORKERS" in stop.value.code
+    def by_its_cause_alone():
+        raise kind("not written") from RuntimeError(said)
+
+    def among_others():
+        try:
+            raise RuntimeError(said)
+        except RuntimeError:
+            raise kind("not written") from ValueError("something else")
+
+    for script in (main, by_its_cause_alone, among_others):
+        with pytest.raises(SystemExit) as stop:
+            run_script(script)
+        assert stop.value.code.startswith(f"error: {said}\n") and "WORKERS" in stop.value.code
 
 
 @pytest.mark.parametrize(

@@ -177,11 +177,15 @@ def _mendable(error: Exception) -> str | None:
 def _loader_death(error: BaseException | None) -> str | None:
     """What to say if the cause is a loader process that was killed, mostly for want of memory."""
     # It breaks into whatever is being done, which may fail for that in its own words.
-    death = None
-    while error is not None:
+    death, errors, seen = None, [error], set()
+    while errors:
+        error = errors.pop()
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        errors += [error.__cause__, error.__context__]
         if re.search(r"DataLoader worker .*(killed|exited)", str(error)):
             death = f"{error}\nA loader process died; is there memory for WORKERS of them?"
-        error = error.__cause__ or error.__context__
     return death
 
 

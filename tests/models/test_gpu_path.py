@@ -22,7 +22,7 @@ from tests.gpu_traffic import Counted, OneAttention
 from tests.models.fake_gpu import bfloat16_autocast, fake_gpu, works
 from tests.models.small_networks import network
 from utils.distributed import Process
-from utils.evaluation import Segmenter
+from utils.evaluation import Segmenter, predict_stills
 from utils.losses import segmentation_loss
 from utils.training import Training
 from utils.transfer import fetch
@@ -30,6 +30,7 @@ from utils.transfer import fetch
 pytestmark = pytest.mark.skipif(not works(), reason="this torch wants a GPU for fake tensors")
 
 SIZE = 64
+KINDS = ("images", "flows")  # of reference frames
 GSANET_SWITCHES = ("guided_slots", "knn_filtering", "slot_attention", "aggregation_transformer")
 DPA_SWITCHES = ("inter_modality_attention", "inter_frame_attention")
 
@@ -234,6 +235,22 @@ def test_segmenting_waits_only_when_the_predictions_are_wanted(name, events, mon
     assert all(options["non_blocking"] for options in seen.copies)
     # A view's results are fetched before the next one is computed, where CUDA graphs put its.
     assert len(done) == 2 and done[1] > done[0] + 100
+
+
+@pytest.mark.parametrize("motion", [False, True])
+def test_stills_are_predicted_one_batch_ahead_of_what_is_waited_for(motion, events):
+    model = network("gsanet", motion=motion).eval()
+    calls = model.register_forward_pre_hook(lambda *_: events.append("network"))
+    with fake_gpu(model):
+        batch = {"image": torch.empty(2, 3, SIZE, SIZE), "mask": torch.empty(2, 1, SIZE, SIZE)}
+        if motion:
+            batch |= {"flow": batch["image"]}
+            batch |= {f"reference_{kind}": torch.empty(2, 3, 3, SIZE, SIZE) for kind in KINDS}
+        results = list(predict_stills(model, [batch] * 2))
+    calls.remove()
+    assert events == ["network", "record"] * 2 + ["wait"] * 2
+    assert [shown is batch for shown, _, _ in results] == [True, True]
+    assert all(probability.device.type == "cpu" for _, probability, _ in results)
 
 
 def test_traffic_is_what_operations_read_and_write():
