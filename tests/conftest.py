@@ -56,3 +56,19 @@ def tiny_settings(tiny_root):
         val_frame_step=1,
         eval_batch_size=3,
     )
+
+
+@pytest.fixture
+def gpu_events(monkeypatch):
+    """Replaces torch.cuda.Event; "record" and "wait", in the order in which they were asked for."""
+    seen = []
+
+    class Event:
+        def record(self):
+            seen.append("record")
+
+        def synchronize(self):
+            seen.append("wait")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    return seen

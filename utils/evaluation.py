@@ -171,7 +171,7 @@ def predict_sequences(
 
     References are taken uniformly over a sequence and encoded once. Memory does not grow with the
     length of a sequence. The network is one batch ahead of the results, so that a GPU is busy with
-    the next one while they are used; an error in a batch comes before the results of the last one.
+    the next one while they are used.
 
     Args:
         segmenter: the network.

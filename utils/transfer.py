@@ -46,11 +46,20 @@ def one_ahead(begun: Iterable[Callable[[], Result]]) -> Iterator[Result]:
 
     Args:
         begun: begins a piece of work with each step, and gives what waits for its result.
+
+    Raises:
+        Whatever ``begun`` raises, after the result of what was begun before.
     """
-    waiting = None
-    for following in begun:
+    pieces, waiting = iter(begun), None
+    while True:
+        try:
+            following = next(pieces, None)
+        except Exception:
+            if waiting is not None:
+                yield waiting()
+            raise
         if waiting is not None:
             yield waiting()
+        if following is None:
+            return
         waiting = following
-    if waiting is not None:
-        yield waiting()

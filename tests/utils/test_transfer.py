@@ -6,7 +6,7 @@ import torch
 from utils.transfer import fetch, one_ahead, send
 
 
-def begun(count, events):
+def begun(count, events, error=None):
     """Pieces of work that note when they begin and when they are waited for."""
 
     def wait(number):
@@ -16,6 +16,8 @@ def begun(count, events):
     for number in range(count):
         events.append(f"begin {number}")
         yield lambda number=number: wait(number)
+    if error is not None:
+        raise error
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
@@ -33,38 +35,34 @@ def test_the_next_piece_is_begun_before_a_result_is_waited_for_and_no_other():
     assert events[3:] == ["begin 2", "wait 1", "wait 2"]
 
 
+def test_an_error_comes_after_the_results_of_what_was_begun_before():
+    results = one_ahead(begun(2, [], ValueError("lost")))
+    assert (next(results), next(results)) == (0, 1)
+    with pytest.raises(ValueError, match="lost"):
+        next(results)
+
+
 def test_tensors_of_the_cpu_are_fetched_as_they_are():
     tensors = [torch.rand(2), torch.rand(3)]
     fetched = fetch(tensors)()
     assert all(one is other for one, other in zip(fetched, tensors, strict=True))
 
 
-def test_numbers_of_a_gpu_are_waited_for_when_they_are_used_and_after_they_were_copied(
-    monkeypatch,
-):
+def test_numbers_of_a_gpu_are_waited_for_when_they_are_used_and_after_they_were_copied(gpu_events):
     """By a GPU that only notes what it is asked for."""
-    events = []
 
     class OnGPU:
         is_cuda = True
 
         def to(self, device, non_blocking):
             assert device == "cpu" and non_blocking
-            events.append("copy")
+            gpu_events.append("copy")
             return torch.ones(1)
 
-    class Event:
-        def record(self):
-            events.append("record")
-
-        def synchronize(self):
-            events.append("wait")
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
     fetched = fetch([OnGPU(), OnGPU()])
-    assert events == ["copy", "copy", "record"]
+    assert gpu_events == ["copy", "copy", "record"]
     assert fetched() == [torch.ones(1), torch.ones(1)]
-    assert events == ["copy", "copy", "record", "wait"]
+    assert gpu_events == ["copy", "copy", "record", "wait"]
 
 
 @pytest.mark.parametrize("pinned", [False, True])
