@@ -19,6 +19,7 @@ from models.backbones import (
 )
 from models.inter_frame_attention import InterFrameAttention
 from models.inter_modality_attention import InterModalityAttention
+from models.precision import without_weight_cache
 from models.prediction import Prediction, References
 from models.refinement_decoder import RefinementDecoder, StreamEmbedding
 
@@ -246,9 +247,10 @@ class Stream(nn.Module):
 
     def encode_references(self, images: Tensor) -> Tensor:
         """Reference images (B, R, 3, H, W) to IFA's keys and values (B, R, 2, C, C)."""
-        with nullcontext() if self.reference_gradient else torch.no_grad():
-            stages = self.encoder(self.normalise(images.flatten(0, 1)))
-        return self.inter_frame.encode_references(stages[-1]).unflatten(0, images.shape[:2])
+        with without_weight_cache():
+            with nullcontext() if self.reference_gradient else torch.no_grad():
+                stages = self.encoder(self.normalise(images.flatten(0, 1)))
+            return self.inter_frame.encode_references(stages[-1]).unflatten(0, images.shape[:2])
 
 
 def summary(correlation: Tensor) -> Tensor:

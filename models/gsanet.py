@@ -15,6 +15,7 @@ from models.guided_slot_attention import GuidedSlotAttention
 from models.local_extractor import LocalExtractor
 from models.mask_decoder import MaskDecoder
 from models.plain_transformer import PlainTransformer
+from models.precision import without_weight_cache
 from models.prediction import Prediction, References
 from models.slot_decoder import correlation_maps
 from models.slot_generator import RandomSlots, SlotGenerator
@@ -223,10 +224,11 @@ class Stream(nn.Module):
 
     def encode_references(self, images: Tensor) -> Tensor:
         """Reference images (B, R, 3, H, W) to their global features P_G (B, R, C, C)."""
-        with nullcontext() if self.reference_gradient else torch.no_grad():
-            pyramid = self.encoder(self.normalise(images.flatten(0, 1)))
-        features = self._embed(pyramid)
-        return self.slots.global_extractor(features.unflatten(0, images.shape[:2]))
+        with without_weight_cache():
+            with nullcontext() if self.reference_gradient else torch.no_grad():
+                pyramid = self.encoder(self.normalise(images.flatten(0, 1)))
+            features = self._embed(pyramid)
+            return self.slots.global_extractor(features.unflatten(0, images.shape[:2]))
 
     def _embed(self, pyramid: list[Tensor]) -> Tensor:
         """X_T or X_R: the slot level, with what the coarsest level knows of the whole scene."""
