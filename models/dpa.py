@@ -187,7 +187,7 @@ class Stream(nn.Module):
     ):
         super().__init__()
         self.encoder = encoder
-        self.normalise = Normalise()
+        self.normalise = Normalise(encoder.mean, encoder.deviation)
         self.reference_gradient = reference_gradient
         widths = encoder.channels[-ATTENDED:]
         self.inter_modality = nn.ModuleList(

@@ -201,7 +201,7 @@ class Stream(nn.Module):
     ):
         super().__init__()
         self.encoder = encoder
-        self.normalise = Normalise()
+        self.normalise = Normalise(encoder.mean, encoder.deviation)
         self.reference_gradient = reference_gradient
         # No biases where batch normalisation follows (``GSANet.norms``): it would cancel them.
         self.laterals = nn.ModuleList(
