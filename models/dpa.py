@@ -39,6 +39,8 @@ class DPA(nn.Module):
         graph_rounds: rounds of message passing.
         inter_modality_attention, inter_frame_attention: IMA and IFA; False leaves them out.
         reference_gradient: train the encoder through the reference frames too.
+        decoder_image: the mask decoder's finest level sees the image again. With a VGG network it
+            never does, because the first stage has the image's size.
 
     Attributes:
         loss: of the paper, see ``utils.losses``.
@@ -64,6 +66,7 @@ class DPA(nn.Module):
         inter_modality_attention: bool = True,
         inter_frame_attention: bool = True,
         reference_gradient: bool = False,
+        decoder_image: bool = True,
     ):
         super().__init__()
         if inter_modality_attention and graph_neighbours > channels:
@@ -91,7 +94,9 @@ class DPA(nn.Module):
         self.rgb_stream = stream()
         self.flow_stream = stream() if motion else None
         skips = self.rgb_stream.encoder.channels[:-ATTENDED]
-        self.decoder = RefinementDecoder(channels, skips, 2 if motion else 1, strides[0] > 1)
+        self.decoder = RefinementDecoder(
+            channels, skips, 2 if motion else 1, strides[0] > 1, decoder_image
+        )
         # The layout that convolutions are fastest in; features follow that of the weights.
         self.to(memory_format=torch.channels_last)
 

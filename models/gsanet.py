@@ -39,6 +39,7 @@ class GSANet(nn.Module):
             and FAT. With slot attention off, guided slots are used as they are, and random slots
             not at all: then the correlation maps of the aggregated features remain.
         reference_gradient: train the encoder through the reference frames too.
+        decoder_image: the mask decoder's finest level sees the image again.
 
     Attributes:
         loss: of eq. 5, see ``utils.losses``.
@@ -66,6 +67,7 @@ class GSANet(nn.Module):
         slot_attention: bool = True,
         aggregation_transformer: bool = True,
         reference_gradient: bool = False,
+        decoder_image: bool = True,
     ):
         super().__init__()
         self.motion = motion
@@ -91,7 +93,7 @@ class GSANet(nn.Module):
         self.norms = nn.ModuleList(
             nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True)) for _ in STRIDES
         )
-        self.decoder = MaskDecoder(channels, len(STRIDES))
+        self.decoder = MaskDecoder(channels, len(STRIDES), decoder_image)
         # The layout that convolutions are fastest in; features follow that of the weights.
         self.to(memory_format=torch.channels_last)
 

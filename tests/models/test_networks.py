@@ -229,6 +229,18 @@ def test_streams_do_not_share_weights(name):
 
 
 @both
+def test_the_decoder_sees_the_image_only_if_wanted(name):
+    """The decoder's image is noise here; the encoders see the frames."""
+    frames, noise = inputs(1), torch.rand(1, 3, 64, 64)
+    for decoder_image in (True, False):
+        model = network(name, decoder_image=decoder_image).eval()
+        before = model(*frames).logits
+        model.decoder.register_forward_pre_hook(lambda _, given: (*given[:-1], noise))
+        same = [torch.equal(one, other) for one, other in zip(before, model(*frames).logits)]
+        assert same == [not decoder_image, True, True, True]
+
+
+@both
 @pytest.mark.parametrize("motion", [False, True])
 def test_one_batch_can_be_learned(name, motion):
     """IoU over 0.95 on both samples, in evaluation mode."""
