@@ -68,7 +68,7 @@ _ORIGIN = ".flow.json"
 # A file being written; the leading dot hides it from the layout's scan.
 _PARTIAL = ".{stem}.jpg.partial"
 
-# Begins the JPEG comment of a flow map; what made the images identical follows.
+# Begins the JPEG comment of a flow map; the sizes and checksums of its two images follow.
 _RECORD = b"flow between images "
 _TAIL = 8192  # bytes at a file's end that tell, with its size, one image from another
 
@@ -91,7 +91,6 @@ _FLAGS = (
 _RUN = 64
 
 _RAFT_SMALLEST = 128  # pixels; RAFT's coarsest correlation map would be empty below
-_HEADER_THREADS = 8  # more than cores: they wait for the disk
 _DIS_SMALLEST = 32  # pixels; OpenCV fails or crashes below, depending on the width
 
 
@@ -348,7 +347,7 @@ def _check_images(folder: Path, sequences: list[Sequence], overwrite: bool) -> N
     images = [
         path for s in todo for frame in s.frames for path in (frame.image, frame.following) if path
     ]
-    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+    with ThreadPoolExecutor() as pool:
         sizes = {path: size[::-1] for path, size in zip(images, pool.map(read_size, images))}
     problems: Problems = {}
     for sequence in todo:
@@ -688,8 +687,9 @@ def main(arguments: list[str] | None = None) -> int:
     processes = _Processes.join()
     try:
         if options.from_flo:
-            count = convert_flo(options.data_root, options.set)
-            print(f"{options.set}: {count} flow maps written from .flo files")
+            if processes.rank == 0:
+                count = convert_flo(options.data_root, options.set)
+                print(f"{options.set}: {count} flow maps written from .flo files")
             return 0
         if processes.local_rank > 0:
             processes.wait()  # for the first one on this machine to check, and fetch the weights
