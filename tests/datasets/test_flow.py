@@ -238,6 +238,15 @@ def test_flo_files_become_pictures(
     assert "has no .flo files" in capsys.readouterr().err
 
 
+def test_names_that_are_not_utf8_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "set" / "FLOW" / os.fsdecode(b"b\xffr_00000.flo")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PIEH" + np.int32([4, 3]).tobytes() + bytes(8 * 4 * 3))
+    assert main(["--data-root", str(tmp_path), "--set", "set", "--from-flo"]) == 0
+    with path.with_suffix(".jpg").open("rb") as file:
+        assert (np.asarray(Image.open(file)) == 255).all()
+
+
 def test_photographs_are_refused_before_anything_is_written(
     flat: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -400,6 +409,7 @@ def test_raft_computes_what_torchvision_documents(raft_weights: Path) -> None:
         expected = model(*Raft_Large_Weights.DEFAULT.transforms()(*batch))[-1][0]
     estimate = raft_estimator(raft_weights, "cpu")
     flow = estimate(first, second)
+    assert np.isfinite(estimate(first[:96, :96], second[:96, :96])).all()
     assert flow.dtype == np.float32
     np.testing.assert_allclose(flow, expected.permute(1, 2, 0), atol=1e-3)
 
