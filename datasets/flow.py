@@ -30,7 +30,7 @@ import numpy as np
 
 from datasets.colour_wheel import flow_to_picture
 from datasets.layout import DatasetError, Frame, format_problems, read_image, video_sequences
-from datasets.progress import progress_bar
+from datasets.progress import print_any_name, progress_bar
 
 Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Item = TypeVar("Item")
@@ -459,6 +459,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, or 1 after a message on stderr.
     """
+    print_any_name()
     parser = argparse.ArgumentParser(
         prog="python -m datasets.flow", description="Write the flow maps (FLOW/) of a video set."
     )
