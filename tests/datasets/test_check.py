@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from datasets.check import FLAT, NESTED, STILLS, check_sets, find_sets, main
-from datasets.layout import DatasetError, read_mask
+from datasets.layout import DatasetError
 
 ROOT = Path(__file__).parents[2]
 HEIGHT, WIDTH = 24, 32
@@ -273,7 +273,8 @@ def test_a_png_mask_that_decodes_in_spite_of_a_wrong_checksum(videos):
     content = path.read_bytes()
     end = content.rindex(b"IEND") - 8  # the pixels' checksum, before the last chunk's length
     path.write_bytes(content[:end] + bytes(4) + content[end + 4 :])
-    assert read_mask(path).shape == (HEIGHT, WIDTH)
+    with Image.open(path) as picture:
+        assert np.asarray(picture).shape == (HEIGHT, WIDTH)
     found = problems_of(videos.parent, deep=True)["file that is damaged inside"]
     assert found[0].startswith(f"{path}: ")
 
@@ -287,6 +288,23 @@ def test_empty_and_full_masks_are_counted_and_no_problem(videos, program):
     assert "note: videos: 2 of 8 masks without foreground\n" in out
     assert "note: videos: 1 of 8 masks without background\n" in out
     assert "note" not in program(videos.parent)[2]
+
+
+def test_masks_and_flow_maps_whose_names_fit_no_frame(tmp_path):
+    write_frames(tmp_path / "test/bear", numbered("bear", 4), ("RGB",))
+    write_frames(tmp_path / "test/bear", [f"{n}_mask" for n in numbered("bear", 4)], ("GT",))
+    write_frames(tmp_path / "test/bear", [n.upper() for n in numbered("bear", 4)], ("FLOW",))
+    assert {kind: len(items) for kind, items in problems_of(tmp_path, "test").items()} == {
+        "mask without image": 4,
+        "image without flow map": 4,
+        "flow map without image": 4,
+    }
+
+
+def test_a_pipe_among_the_frames_does_not_stop_the_check(videos):
+    (videos / "RGB/bear_00001.jpg").unlink()
+    os.mkfifo(videos / "RGB/bear_00001.jpg")
+    assert "not a regular file" in problems_of(videos.parent)["file that cannot be used"][0]
 
 
 # The command
