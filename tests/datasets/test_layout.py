@@ -716,6 +716,14 @@ def test_read_mask_cuts_lossy_masks_at_half(tmp_path, channels):
     assert np.mean(read_mask(path) != disc) < 0.01
 
 
+@pytest.mark.parametrize("colour", [(128, 0, 0), (0, 128, 0), (255, 255, 0), (0, 0, 0)])
+def test_what_surrounds_objects_in_lossy_coloured_masks_is_background(tmp_path, colour):
+    disc = np.hypot(*np.mgrid[-32:32, -32:32]) < 20
+    Image.fromarray(disc[..., None] * np.uint8(colour)).save(tmp_path / "mask.jpg", quality=60)
+    expected = disc & (max(colour) > 0)
+    assert np.mean(read_mask(tmp_path / "mask.jpg") != expected) < 0.05
+
+
 # Sets of which not every frame is annotated
 
 
