@@ -105,7 +105,8 @@ def read_evaluation(folder: Path) -> Evaluation:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         protocol = PROTOCOLS[record["protocol"]]
-        with (folder / FRAMES).open(newline="", encoding="utf-8") as file:
+        as_written = {"encoding": "utf-8", "errors": "surrogateescape"}
+        with (folder / FRAMES).open(newline="", **as_written) as file:
             lines = list(csv.DictReader(file))
         groups: dict[str, list[dict[str, str]]] = {}
         for line in lines:

@@ -65,7 +65,8 @@ def check_run(
 
     Raises:
         CheckpointError: the folder to resume holds no run, or a new run's folder exists.
-        SettingsError: the batch cannot be shared by the processes.
+        SettingsError: the batch cannot be shared by the processes, or the folder's name is not
+            UTF-8.
     """
     shares = process.world_size * settings.accumulation_steps
     if settings.batch_size % shares:
@@ -74,9 +75,16 @@ def check_run(
             f"processes with ACCUMULATION_STEPS = {settings.accumulation_steps}; choose a multiple "
             f"of {shares}"
         )
+    folder = resume or run_folder(name, settings)
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise SettingsError(
+            f"the run folder {folder} is not named in UTF-8, so that TensorBoard cannot write to "
+            "it; choose another OUTPUT_DIR or RUN_NAME, or rename the folder"
+        ) from None
     if resume is not None:
         return resume
-    folder = run_folder(name, settings)
     # What a process that was killed at once has left half-written is nothing to protect.
     present = folder.exists() and any(
         p.suffix != ".partial" and p.name != ".lock" for p in folder.iterdir()
@@ -142,7 +150,7 @@ class RunLog:
         tqdm.write(line)
         sys.stdout.flush()  # into a file, lines would otherwise wait, and be lost with the process
         try:
-            with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            with (self.folder / LOG).open("a", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(f"{line}\n")
         except OSError as error:  # a full disk; the next checkpoint will say so, if it lasts
             tqdm.write(f"{self.folder / LOG} could not be written: {error.strerror}")

@@ -151,8 +151,9 @@ def score_masks(
         raise DatasetError(f"{format_problems(str(folder), problems)}\nNothing was scored.")
     if binarize and not some_foreground:
         raise DatasetError(
-            f"{folder}: no mask reaches 0.5, 127 of 255, anywhere. Are these numbers of objects? "
-            "Write 0 and 255 then. Nothing was scored."
+            f"{folder}: no mask lies above one half of its range (127 of 255, or 32767 of 65535 "
+            "with 16 bits) anywhere. Are these numbers of objects? Write 0 and 255 then. Nothing "
+            "was scored."
         )
     return collect_scores(results, protocol.measures)
 

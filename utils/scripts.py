@@ -12,6 +12,7 @@ from types import ModuleType
 from datasets.clips import VideoError
 from datasets.flow import FlowError
 from datasets.layout import DatasetError, Frame, Sequence, check_files
+from datasets.progress import print_any_name
 from models import ModelError
 from utils.checkpoints import CheckpointError
 from utils.distributed import Process, end_process, launch_processes, start_process
@@ -149,6 +150,7 @@ def compare_flow(trained_on: str | None, given: str | None) -> None:
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's ``main``; what the user can mend ends it with a message and status 1."""
+    print_any_name()
     try:
         main()
     except Interrupted as interrupted:

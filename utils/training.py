@@ -41,6 +41,7 @@ from utils.checkpoints import (
     save_checkpoint,
 )
 from utils.distributed import Process, gather, num_cores, wait_for_all
+from utils.files import printable
 from utils.interrupts import Interrupted, Interrupts, prepare_loader_process
 from utils.losses import segmentation_loss
 from utils.runs import LOG, SETTINGS, RunLog, has_checkpoint
@@ -609,9 +610,9 @@ class Training:
             line += f"  validation J {validation.score:.4f}{' (best)' if is_best else ''}"
             self.writer.add_scalar("validation/J", validation.score, p.step)
             for name, value in validation.parts.items():
-                self.writer.add_scalar(f"validation/{name}", value, p.step)
+                self.writer.add_scalar(printable(f"validation/{name}"), value, p.step)
             for name, picture in validation.pictures.items():
-                self.writer.add_image(name, picture, p.step, dataformats="HWC")
+                self.writer.add_image(printable(name), picture, p.step, dataformats="HWC")
         if p.bad_steps:
             line += f"  {p.bad_steps} steps skipped"
         self.log(line)
@@ -619,7 +620,7 @@ class Training:
     def _report_settings(self) -> None:
         """The settings with the final score, for TensorBoard's table of runs."""
         settings = {
-            name: value if isinstance(value, int | float | str) else str(value)
+            name: value if isinstance(value, int | float) else printable(str(value))
             for name, value in self.settings.as_dict().items()
         }
         for summary in hparams(settings, {"validation/best_J": self.progress.best}):
