@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, partial
+from itertools import dropwhile
 from pathlib import Path
 
 import av
@@ -107,7 +108,7 @@ class Clip:
         number = start = 0
         # Frame threads are faster, but lose errors at a file's end; it has been checked already.
         with _open_video(self.source, threads="AUTO") as (container, stream):
-            for packet in container.demux(stream):
+            for packet in _from_keyframe(container.demux(stream)):
                 for frame in _decoded(packet, self.source, number):
                     name, read = f"{number:05d}", partial(_upright, frame, self.orientation)
                     if self.constant:
@@ -191,7 +192,7 @@ def _check_file(path: Path) -> Clip:
     with _open_video(path, threads="SLICE") as (container, stream):
         times = _Times(stream)
         with _progress(total=stream.frames or None) as bar:
-            for packet in container.demux(stream):
+            for packet in _from_keyframe(container.demux(stream)):
                 for frame in _decoded(packet, path, count):
                     if frame.is_corrupt:
                         raise VideoError(f"{path}: frame {count} is damaged; {_REPAIR}")
@@ -221,11 +222,19 @@ def _check_file(path: Path) -> Clip:
     return Clip(path, count, size, rate, constant, time_base, aspect, orientation)
 
 
+def _from_keyframe(packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+    """Packets without those before the first keyframe, which need frames that the clip lacks.
+
+    A recorded broadcast begins so, and a clip that was cut out of another without encoding it anew.
+    """
+    return dropwhile(lambda packet: not packet.is_keyframe, packets)
+
+
 def _decoded(packet: av.Packet, path: Path, count: int) -> list[av.VideoFrame]:
     """The frames that a packet completes; ``count`` have come before.
 
-    What cannot be decoded before the first frame is left out, as players do: a clip that was cut
-    out of another without encoding it anew may begin with frames that need earlier ones.
+    Before the first whole frame, those that cannot be decoded are left out: they are shown before
+    the clip's first keyframe, and need frames before it.
     """
     try:
         frames = packet.decode()
@@ -302,7 +311,8 @@ def _open_video(path: Path, threads: str) -> Iterator[tuple[InputContainer, av.V
                     f"{path}: FFmpeg has no decoder for its video; convert it to H.264 elsewhere"
                 )
             stream.thread_type = threads
-            stream.codec_context.options = {"err_detect": "explode"}  # conceal nothing
+            if threads == "SLICE":  # frame threads never go on after an error
+                stream.codec_context.options = {"err_detect": "explode"}  # conceal nothing
             fault, advice = "cut off or damaged", _REPAIR
             yield container, stream
     except av.FFmpegError as error:

@@ -242,6 +242,23 @@ def test_a_file_that_is_cut_off_anywhere_is_found_out(tmp_path, suffix, options)
             check_clip(path)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"bf": 3}, {"codec": "mpeg4"}, {"codec": "mpeg2video"}, {"codec": "libvpx"}]
+)
+def test_a_clip_that_begins_within_another_begins_with_its_first_keyframe(tmp_path, options):
+    source, path = write_clip(tmp_path / "whole.mkv", 24, g=12, **options), tmp_path / "clip.mkv"
+    with av.open(str(source)) as whole, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(whole.streams.video[0])
+        packets = list(whole.demux(video=0))[:-1]
+        first = min(n for n, packet in enumerate(packets) if packet.is_keyframe and n > 5)
+        for packet in packets[5:]:
+            packet.stream = stream
+            container.mux(packet)
+    assert first < 23
+    for frame, expected in zip(check_clip(path).frames(), decoded(source)[first:], strict=True):
+        np.testing.assert_array_equal(frame.image, expected)
+
+
 def test_a_raw_stream_that_is_cut_off_within_a_frame_is_found_out(tmp_path):
     path = cut(write_clip(tmp_path / "clip.h264", 40), 0.7)
     with pytest.raises(VideoError, match=r"clip\.h264: cut off or damaged after \d+ frames"):
