@@ -47,6 +47,7 @@ def run(folder: Path, *command, **environment: str) -> subprocess.CompletedProce
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
         capture_output=True,
         text=True,
+        errors="backslashreplace",
         timeout=300,
     )
 
