@@ -9,6 +9,8 @@
 """
 
 import argparse
+import signal
+import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -299,6 +301,8 @@ def load_segmenter(
 
 def segment_clip(arguments: argparse.Namespace, settings: Settings) -> None:
     """Masks and a playable overlay of any video."""
+    # As an exception, after which unfinished results are removed.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     process = start_process(settings.gpu.split(",")[0])
     segmenter, method, used = load_segmenter(arguments, settings, process)
     made_by = origin_in_words(settings.flow_estimator, settings.remove_camera_motion)

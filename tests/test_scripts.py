@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,21 +39,22 @@ FRAMES = 5
 STATISTICS = [f"{measure}_{column}" for measure in "JF" for column in ("mean", "recall", "decay")]
 
 
-def run(folder: Path, *command) -> subprocess.CompletedProcess:
+def run(folder: Path, *command, **environment: str) -> subprocess.CompletedProcess:
     """A Python command in a process of its own, on the CPU, started elsewhere than in the code."""
     return subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
         capture_output=True,
         text=True,
+        errors="backslashreplace",
         timeout=300,
     )
 
 
-def done(folder: Path, *command) -> str:
+def done(folder: Path, *command, **environment: str) -> str:
     """What a command that must succeed prints."""
-    result = run(folder, *command)
+    result = run(folder, *command, **environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -465,6 +467,48 @@ def test_the_frames_of_a_sequence_are_segmented_as_a_video(chain, tiny_root, tmp
         expected = read_mask(chain.masks / sequence.name / f"{frame.name[-5:]}.png")
         assert 0 < expected.mean() < 1
         assert iou(read_mask(tmp_path / f"clip/masks/{frame.name}.png"), expected) > 0.9
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("at", [1, 4])  # while references are encoded, and while it is segmented
+def test_a_video_that_is_stopped_leaves_nothing_behind(
+    chain, tiny_root, call, tmp_path, monkeypatch, signum, code, at
+):
+    calls = []
+
+    def stopping(first, second):
+        calls.append(1)
+        if len(calls) == at:
+            os.kill(os.getpid(), signum)
+        return np.zeros((*first.shape[:2], 2), np.float32)
+
+    monkeypatch.setattr(evaluate, "build_estimator", lambda *_: stopping)
+    frames = video_sequences(tiny_root, "DAVIS_test")[0].frames[0].image.parent
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            call(
+                *(evaluate, "--config", chain.settings, "--checkpoint", chain.stage2),
+                *("--video", frames, "--output", "clip", "--num-references", "2"),
+            )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stop.value.code == code and len(calls) >= at
+    assert list((tmp_path / "clip").iterdir()) == []
+
+
+def test_names_of_a_video_may_be_in_any_encoding(chain, tmp_path):
+    clip, output = (os.fsdecode(name + b"\xff") for name in ("ä".encode(), "ö".encode()))
+    pictures = [Image.new("RGB", (64, 48), (50 * number, 90, 120)) for number in range(3)]
+    pictures[0].save(tmp_path / clip, "GIF", save_all=True, append_images=pictures[1:])
+    printed = done(
+        tmp_path,
+        *(ROOT / "evaluate.py", "--config", chain.settings, "--checkpoint", chain.stage2),
+        *("--video", clip, "--output", output, "--flow-estimator", "dis"),
+        **{"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )
+    assert printed.endswith("overlay.mp4\n")
+    assert len(files(tmp_path / output)) == 3 + 1
 
 
 @pytest.mark.parametrize(
