@@ -27,7 +27,7 @@ def evaluation(protocol: str = "davis2016", lengths=(12, 5)) -> Evaluation:
             tuple(f"{t:05d}" for t in range(length)),
             {m: np.array([numbers.random() for _ in range(length)]) for m in "JF"},
         )
-        for name, length in zip(('a_long, "name"', "b_1"), lengths)
+        for name, length in zip(('a_bird, "name"', "dog_1"), lengths)
     }
     return Evaluation(
         method="masks in x",
@@ -52,12 +52,12 @@ def test_scores_are_written_in_full_with_the_protocol(tmp_path):
     rows = read_csv(tmp_path / "scores.csv")
     titles = [f"{m}_{c}" for m in "JF" for c in ("mean", "recall", "decay")]
     assert list(rows[0]) == ["sequence", "kind", "frames", *titles, "protocol"]
-    assert [row["sequence"] for row in rows] == ['a_long, "name"', "b_1", "average"]
-    assert [row["frames"] for row in rows] == ["10", "3", "13"]
+    assert [row["sequence"] for row in rows] == ['a_bird, "name"', "dog_1", "average"]
+    assert [row["frames"] for row in rows] == ["12", "5", "17"]
     assert {row["protocol"] for row in rows} == {"davis2016"}
     for row, scores in zip(rows, one.scores.values()):
         for measure, values in scores.values.items():
-            for column, value in vars(statistics(values[1:-1])).items():
+            for column, value in vars(statistics(values)).items():
                 assert float(row[f"{measure}_{column}"]) == value
     for title in titles:
         first, second, average = (float(row[title]) for row in rows)
@@ -113,8 +113,8 @@ def test_the_printed_table_is_aligned_and_has_the_same_numbers():
     lines = score_table(one).split("\n")
     assert len({len(line) for line in lines}) == 1
     names = [line[:14].strip() for line in lines if not line.startswith("-")]
-    assert names == ["sequence", 'a_long, "name"', "b_1", "average"]
+    assert names == ["sequence", 'a_bird, "name"', "dog_1", "average"]
     average = one.rows[-1].statistics
     numbers = [one.rows[-1].mean, *vars(average["J"]).values(), *vars(average["F"]).values()]
-    assert lines[-1].split()[1:] == ["13", *(f"{number:.3f}" for number in numbers)]
-    assert score_table(evaluation("youtube_objects")).split("\n")[4].startswith("class b")
+    assert lines[-1].split()[1:] == ["17", *(f"{number:.3f}" for number in numbers)]
+    assert score_table(evaluation("youtube_objects")).split("\n")[4].startswith("class dog")
