@@ -183,13 +183,13 @@ def check_scored(
     without = [one.name for one in sequences if one.name not in scores]
     if not scores:
         raise DatasetError(
-            f"the ground truth of all {len(without)} sequences is empty, and {protocol.name} leaves "
-            "such frames out: nothing was scored"
+            f"the ground truth of all {len(without)} sequences is empty, and {protocol.name} "
+            "leaves such frames out: nothing was scored"
         )
     if without:
         print(
-            f"note: {len(without)} of {len(sequences)} sequences do not count, because their ground "
-            f"truth is empty: {', '.join(without)}"
+            f"note: {len(without)} of {len(sequences)} sequences do not count, because their "
+            f"ground truth is empty: {', '.join(without)}"
         )
 
 

@@ -89,23 +89,46 @@ def test_what_was_written_is_read_back(tmp_path):
     assert record["average"]["J"]["mean"] == one.rows[-1].statistics["J"].mean
 
 
-def test_a_folder_without_or_with_a_damaged_evaluation_is_explained(tmp_path):
+def test_a_folder_without_an_evaluation_is_explained(tmp_path):
     with pytest.raises(ResultsError, match=r"holds no evaluation\.json.*--output folder"):
         read_evaluation(tmp_path)
     write_evaluation(evaluation(), tmp_path)
-    (tmp_path / "frames.csv").write_text("sequence,frame,J\na,0,x\n")
-    with pytest.raises(ResultsError, match="damaged"):
-        read_evaluation(tmp_path)
-    (tmp_path / "frames.csv").write_text("sequence,frame,J,F\na,0,0.5,nan\n")
-    with pytest.raises(ResultsError, match=r"damaged.*not a number"):
-        read_evaluation(tmp_path)
-    write_evaluation(evaluation(), tmp_path)
-    (tmp_path / "evaluation.json").write_text("{")
-    with pytest.raises(ResultsError, match="damaged"):
-        read_evaluation(tmp_path)
     (tmp_path / "mask.png").touch()
     remove_evaluation(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("{", "damaged"),
+        ("[" * 100_000, "damaged"),
+        ("[]", "damaged"),
+        ({"settings": "many"}, "settings is 'many'"),
+        ({"method": None}, "method is None"),
+        ({"set": ["a"]}, "set is"),
+        ({"protocol": {}}, "protocol is"),
+        ({"rule": "J of frames in which it rains"}, "by other rules .*in which it rains"),
+    ],
+)
+def test_records_that_are_not_of_this_form_are_explained(change, message, tmp_path):
+    write_evaluation(evaluation(), tmp_path)
+    path = tmp_path / "evaluation.json"
+    if isinstance(change, dict):
+        change = json.dumps(json.loads(path.read_text()) | change)
+    path.write_text(change)
+    with pytest.raises(ResultsError, match=message):
+        read_evaluation(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line", ["a,0,70,70", "a,0,0.5,-0.1", "a,0,0.5,nan", "a,0,x,1", "a,0", "x" * 200_000, ""]
+)
+def test_scores_that_are_no_shares_are_explained(line, tmp_path):
+    write_evaluation(evaluation(), tmp_path)
+    (tmp_path / "frames.csv").write_text(f"sequence,frame,J,F\n{line}\n")
+    with pytest.raises(ResultsError, match=f"{tmp_path}.*damaged"):
+        read_evaluation(tmp_path)
 
 
 def test_the_printed_table_is_aligned_and_has_the_same_numbers():

@@ -122,9 +122,7 @@ def test_masks_of_frames_that_do_not_count_need_not_be_there_nor_be_right(video_
 
 
 @pytest.mark.parametrize("fault", ["missing", "size", "cut"])
-def test_nothing_is_scored_once_names_or_headers_are_wrong(
-    fault, video_set, masks, monkeypatch
-):
+def test_nothing_is_scored_once_names_or_headers_are_wrong(fault, video_set, masks, monkeypatch):
     path = masks / "cow_2/002.png"
     content = path.read_bytes()
     path.unlink()
@@ -265,9 +263,7 @@ def test_a_folder_of_masks_agrees_with_the_davis_evaluator():
     for row in summarise(scores, DAVIS)[:-1]:
         for measure, statistics in row.statistics.items():
             values = scores[row.name].values[measure]
-            np.testing.assert_allclose(
-                values, expected[row.name][measure][1:-1], rtol=0, atol=1e-9
-            )
+            np.testing.assert_allclose(values, expected[row.name][measure][1:-1], rtol=0, atol=1e-9)
             reference = expected[row.name]["davis16"][measure]
             assert vars(statistics) == pytest.approx(reference, rel=0, abs=1e-9)
 
