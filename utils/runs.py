@@ -157,11 +157,15 @@ class RunLog:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep the folder of a run from a second process that would train into it.
+def locked(folder: Path, busy: str = "training into") -> Iterator[None]:
+    """Keep a folder of results from a second process that would write into it.
 
     The lock is this process's alone: a loader process that outlives it for a moment does not keep
     the run from going on.
+
+    Args:
+        folder: made if need be.
+        busy: what the processes do with it, for the message.
 
     Raises:
         CheckpointError: another process has it.
@@ -172,7 +176,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise CheckpointError(
-                f"another process is training into {folder}; wait until it has ended, or stop it"
+                f"another process is {busy} {folder}; wait until it has ended, or stop it"
             ) from None
         except OSError:  # a file system without locks
             pass

@@ -17,7 +17,6 @@ from models import ModelError
 from utils.checkpoints import CheckpointError
 from utils.distributed import Process, end_process, launch_processes, start_process
 from utils.interrupts import Interrupted
-from utils.protocols import ProtocolError
 from utils.record import changed_data, fingerprint, write_record
 from utils.results import ResultsError
 from utils.runs import (
@@ -43,7 +42,6 @@ USER_ERRORS = (
     ModelError,
     CheckpointError,
     SettingsError,
-    ProtocolError,
     ResultsError,
     TrainingError,
     VideoError,
