@@ -9,8 +9,6 @@
 """
 
 import argparse
-import signal
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
@@ -24,6 +22,7 @@ from datasets.sources import published_sequences
 from utils.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
 from utils.distributed import Process, launch_processes, start_process
 from utils.evaluation import Segmenter
+from utils.interrupts import terminated_in_order
 from utils.protocols import Protocol, choose_protocol
 from utils.record import fingerprint
 from utils.report import write_comparison, write_report
@@ -318,26 +317,25 @@ def load_segmenter(
 
 def segment_clip(arguments: argparse.Namespace, settings: Settings) -> None:
     """Masks and a playable overlay of any video."""
-    # As an exception, after which unfinished results are removed.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     process = start_process(settings.gpu.split(",")[0])
     segmenter, method, used = load_segmenter(arguments, settings, process)
     made_by = origin_in_words(settings.flow_estimator, settings.remove_camera_motion)
     print(f"{method}, from {arguments.checkpoint}, on {process.device}; flow: {made_by}")
     compare_flow(used.get("FLOW_MAPS"), made_by)
     weights = settings.flow_weights
-    with locked(arguments.output, "writing into"):
+    estimator = build_estimator(
+        settings.flow_estimator,
+        weights and Path(weights),
+        str(process.device),
+        settings.remove_camera_motion,
+    )
+    with locked(arguments.output, "writing into"), terminated_in_order():
         result = segment_video(
             segmenter,
             arguments.video,
             arguments.output,
             num_references=used["NUM_REFERENCES"],
-            estimator=build_estimator(
-                settings.flow_estimator,
-                weights and Path(weights),
-                str(process.device),
-                settings.remove_camera_motion,
-            ),
+            estimator=estimator,
             batch_size=settings.eval_batch_size,
             threshold=settings.threshold,
             stretch=settings.stretch_masks,

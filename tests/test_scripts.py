@@ -487,15 +487,13 @@ def test_a_video_that_is_stopped_leaves_nothing_behind(
     monkeypatch.setattr(evaluate, "build_estimator", lambda *_: stopping)
     frames = video_sequences(tiny_root, "DAVIS_test")[0].frames[0].image.parent
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as stop:
-            call(
-                *(evaluate, "--config", chain.settings, "--checkpoint", chain.stage2),
-                *("--video", frames, "--output", "clip", "--num-references", "2"),
-            )
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(SystemExit) as stop:
+        call(
+            *(evaluate, "--config", chain.settings, "--checkpoint", chain.stage2),
+            *("--video", frames, "--output", "clip", "--num-references", "2"),
+        )
     assert stop.value.code == code and len(calls) >= at
+    assert signal.getsignal(signal.SIGTERM) == before
     assert list((tmp_path / "clip").iterdir()) == []
 
 
