@@ -12,7 +12,7 @@ import config
 from datasets.flow import flow_origin
 from datasets.layout import Sequence, read_image, read_mask, video_sequences
 from models import build_model
-from utils.checkpoints import check_same_network, load_checkpoint, start_from_stage1
+from utils.checkpoints import BEST, check_same_network, load_checkpoint, start_from_stage1
 from utils.distributed import Process, gather
 from utils.evaluation import Segmenter, maps_by_iteration, predict_sequences, to_mask
 from utils.metrics import boundary_accuracy, region_similarity
@@ -64,20 +64,21 @@ def main() -> None:
     sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
     frames = {name: frames_of(sequences) for name, sequences in sets.items()}
     dataset = videos_of(train_sets, settings, augmentation_from(settings))
-    with run.recorded(frames):
+    with run.locked():
         progress = fit(
             model,
             dataset,
             lambda model, quick: validate(model, val_sequences, settings, process, quick),
             settings,
-            {"model": settings.model, "arguments": network, "flow": made_by},
+            {"script": "train.py", "model": settings.model, "arguments": network, "flow": made_by},
             run.folder,
             process,
             resume=run.resumed,
             dry_run=run.dry_run,
+            record=lambda: run.record(frames),
         )
     if process.is_main and not run.dry_run:
-        print(f"best validation J {progress.best:.4f}: {run.folder / 'best.pt'}")
+        print(f"best validation J {progress.best:.4f}: {run.folder / BEST}")
 
 
 def validate(

@@ -589,11 +589,27 @@ def test_resuming_a_finished_run_leaves_its_checkpoints_and_settings(chain, call
         run_dir = tmp_path / name
         shutil.copytree(chain.folder / "runs" / name, run_dir)
         before = files(run_dir)
-        printed = call(module, "--resume", run_dir)
-        assert f"resuming {run_dir} after epoch" in printed
-        after = files(run_dir)
-        changed = {path for path in before if after[path] != before[path]}
-        assert changed <= {"log.txt", "record.json"}
+        printed = call(module, "--resume", run_dir, "--learning-rate", "0.5")
+        assert f"{run_dir} is finished, with {2 if name == 'pretrain' else 1} epochs" in printed
+        assert "best validation J" in printed
+        assert files(run_dir) == before
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_run_of_the_other_script_is_refused_and_left_alone(named, chain, refusal, tmp_path):
+    for own, other, module in (("pretrain", "train", train), ("train", "pretrain", pretrain)):
+        run_dir = tmp_path / own
+        shutil.copytree(chain.folder / "runs" / own, run_dir)
+        if not named:  # as before checkpoints named their script
+            if own == "train":
+                continue
+            checkpoint = load_checkpoint(run_dir / "last.pt")
+            del checkpoint["script"]
+            torch.save(checkpoint, run_dir / "last.pt")
+        before = files(run_dir)
+        message = refusal(module, "--resume", run_dir, "--epochs", "3")
+        assert f"{run_dir} is a run of {own}.py, not of {other}.py" in message
+        assert files(run_dir) == before
 
 
 @pytest.mark.parametrize("module", [pretrain, train])
@@ -606,7 +622,7 @@ def test_resuming_needs_nothing_that_the_run_started_from(module, chain, call, t
         stage1_checkpoint=str(tmp_path / "gone.pt"),
     )
     write_settings(settings, run_dir / "settings.py")
-    assert "resuming" in call(module, "--resume", run_dir)
+    assert "resuming" in call(module, "--resume", run_dir, "--epochs", "3")
 
 
 def test_flags_beside_resume_take_effect_and_are_written_down(chain, call, tmp_path):
@@ -644,8 +660,10 @@ def test_auto_begins_a_run_and_goes_on_with_it_by_the_same_command(chain, call, 
     flags = ("--config", chain.settings, "--epochs", "2", "--resume", "auto")
     assert "resuming" not in call(pretrain, *flags)
     weights = (tmp_path / "runs/pretrain/last.pt").read_bytes()
-    assert "resuming runs/pretrain after epoch 2 of 2" in call(pretrain, *flags)
+    assert "runs/pretrain is finished" in call(pretrain, *flags)
     assert (tmp_path / "runs/pretrain/last.pt").read_bytes() == weights
+    more = (*flags[:3], "3", *flags[4:])
+    assert "resuming runs/pretrain after epoch 2 of 3" in call(pretrain, *more)
     starts = json.loads((tmp_path / "runs/pretrain/record.json").read_text())["starts"]
     assert len(starts) == 2
 

@@ -24,7 +24,7 @@ from models import build_model
 from models.backbones import build_backbone
 from models.gsanet import GSANet
 from models.prediction import Prediction
-from utils.checkpoints import build_from_checkpoint, load_checkpoint
+from utils.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
 from utils.distributed import Process
 from utils.interrupts import Interrupted
 from utils.settings import read_settings_file
@@ -39,7 +39,7 @@ from utils.training import (
 )
 
 CPU = Process(torch.device("cpu"))
-IDENTITY = {"model": "toy", "arguments": {}}
+IDENTITY = {"model": "toy", "arguments": {"motion": False}}
 
 
 class Toy(nn.Module):
@@ -368,12 +368,53 @@ def test_resuming_keeps_the_best_score(tmp_path, stills, tiny_settings, capsys):
     assert f"resuming {tmp_path} after epoch 1 and 1 of 1 steps of 3" in capsys.readouterr().out
 
 
-def test_resuming_a_finished_run_changes_nothing(tmp_path, stills, tiny_settings):
+def test_resuming_a_finished_run_changes_nothing(tmp_path, stills, tiny_settings, capsys):
     fit(Toy(), stills, scores(0.8), tiny_settings, IDENTITY, tmp_path, CPU)
-    files = {path: path.read_bytes() for path in tmp_path.glob("*.pt")}
-    progress = fit(Toy(), stills, scores(), tiny_settings, IDENTITY, tmp_path, CPU, resume=True)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    other = tiny_settings.replace(learning_rate=0.5)
+    progress = fit(Toy(), stills, scores(), other, IDENTITY, tmp_path, CPU, resume=True)
     assert (progress.epoch, progress.step, progress.best) == (1, 1, 0.8)
-    assert {path: path.read_bytes() for path in tmp_path.glob("*.pt")} == files
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+    assert f"{tmp_path} is finished, with 1 epochs; nothing" in capsys.readouterr().out
+
+
+def spoil(checkpoint: dict, *where: object, value: object) -> dict:
+    """The checkpoint with one value, of those in the dictionaries in it, replaced or left out."""
+    inside = checkpoint
+    for key in where[:-1]:
+        inside = inside[key]
+    inside[where[-1]] = value
+    return checkpoint
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("training",), {}),
+        (("training", "optimizer"), "none"),
+        (("training", "optimizer"), {"state": 3}),
+        (("training", "optimizer", "state", 0), {}),
+        (("training", "optimizer", "state", 0, "exp_avg"), torch.zeros(2)),
+        (("training", "optimizer", "state", 0, "step"), "one"),
+        (("training", "weights"), [1]),
+        (("progress",), {"epochs": 1}),
+        (("progress", "step"), "one"),
+        (("progress", "best"), None),
+        (("progress", "sums"), {"total": "high"}),
+    ],
+)
+def test_a_training_state_of_another_kind_is_refused_and_nothing_is_written(
+    tmp_path, stills, tiny_settings, where, value
+):
+    with pytest.raises(StopIteration):
+        fit(Toy(), stills, scores(), tiny_settings, IDENTITY, tmp_path, CPU)
+    torch.save(spoil(load_checkpoint(tmp_path / "last.pt"), *where, value=value), tmp_path / "x")
+    (tmp_path / "x").replace(tmp_path / "last.pt")
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    other = tiny_settings.replace(learning_rate=0.5)
+    with pytest.raises(CheckpointError, match=r"last\.pt cannot be resumed: the state of its"):
+        fit(Toy(), stills, scores(0.5), other, IDENTITY, tmp_path, CPU, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
 def test_sigma_and_the_supervision_of_slot_maps_are_taken_from_the_settings(
@@ -550,9 +591,29 @@ def test_numbers_that_are_bad_from_the_first_step_leave_nothing_to_go_on_from(
 ):
     settings = tiny_settings.replace(batch_size=1, max_bad_steps=0)
     spoilt = Spoilt(stills, set(keys_of(settings, 0)))
-    with pytest.raises(TrainingError, match="nothing was saved before them"):
+    with pytest.raises(TrainingError, match="nothing was saved before"):
         fit(Normed(), spoilt, scores(0.5), settings, IDENTITY, tmp_path, CPU)
     assert not (tmp_path / "last.pt").exists()
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, stills, tiny_settings):
+    """One step with this rate, whose own numbers are good, takes them to infinity."""
+    settings = tiny_settings.replace(learning_rate=1e38, min_learning_rate=1e38, epochs=3)
+    with pytest.raises(TrainingError, match=r"weights are not finite .* lower LEARNING_RATE"):
+        fit(Toy(), stills, scores(0.5), settings, IDENTITY, tmp_path, CPU)
+    assert not list(tmp_path.glob("*.pt"))
+    with pytest.raises(TrainingError, match="of the dry run's steps is not finite"):
+        fit(Toy(), stills, scores(0.5), settings, IDENTITY, tmp_path, CPU, dry_run=True)
+
+
+def test_a_run_without_a_good_step_in_its_last_epoch_is_an_error(tmp_path, stills, tiny_settings):
+    settings = tiny_settings.replace(batch_size=1, epochs=2, max_bad_steps=50)
+    for number, epochs in enumerate(((0, 1), (1,))):
+        bad = {key for epoch in epochs for key in keys_of(settings, epoch)}
+        folder = tmp_path / str(number)
+        with pytest.raises(TrainingError, match="no step of epoch 2, the last, had finite numbers"):
+            fit(Normed(), Spoilt(stills, bad), scores(0.5), settings, IDENTITY, folder, CPU)
+    assert load_checkpoint(folder / "last.pt")["progress"]["epoch"] == 1
 
 
 def test_a_run_that_ends_with_bad_numbers_is_saved_and_can_be_gone_on_from(
