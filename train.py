@@ -3,6 +3,7 @@
 Edit config.py and run ``python train.py``; ``--help`` lists every setting.
 """
 
+import datasets  # noqa: F401  # isort: skip  first, for the sake of Ctrl-C
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import config
 from datasets.flow import flow_origin
 from datasets.layout import Sequence, flow_note, read_image, read_mask, video_sequences
 from models import build_model
-from utils.checkpoints import check_same_network, load_checkpoint, start_from_stage1
+from utils.checkpoints import BEST, check_same_network, load_checkpoint, start_from_stage1
 from utils.distributed import Process, gather
 from utils.evaluation import Segmenter, maps_by_iteration, predict_sequences, to_mask
 from utils.metrics import boundary_accuracy, region_similarity
@@ -36,6 +37,11 @@ def main() -> None:
     settings, process = run.settings, run.process
 
     data_root = Path(settings.data_root)
+    if process.is_main and "YTVOS_train" not in settings.train_sets:
+        print(
+            f"note: TRAIN_SETS is {' '.join(settings.train_sets)}; the paper's is DAVIS_train "
+            "YTVOS_train (Sec. 4.1)"
+        )
     train_sets = [video_sequences(data_root, name) for name in settings.train_sets]
     val_sequences = video_sequences(data_root, settings.val_set, masks="some")
     check_data([frame for s in [*train_sets, val_sequences] for frame in frames_of(s)], process)
@@ -67,20 +73,21 @@ def main() -> None:
             print(f"note: {name}: {note}")
     frames = {name: frames_of(sequences) for name, sequences in sets.items()}
     dataset = videos_of(train_sets, settings, augmentation_from(settings))
-    with run.recorded(frames):
+    with run.locked():
         progress = fit(
             model,
             dataset,
             lambda model, quick: validate(model, val_sequences, settings, process, quick),
             settings,
-            {"model": settings.model, "arguments": network, "flow": made_by},
+            {"script": "train.py", "model": settings.model, "arguments": network, "flow": made_by},
             run.folder,
             process,
             resume=run.resumed,
             dry_run=run.dry_run,
+            record=lambda: run.record(frames),
         )
     if process.is_main and not run.dry_run:
-        print(f"best validation J {progress.best:.4f}: {run.folder / 'best.pt'}")
+        print(f"best validation J {progress.best:.4f}: {run.folder / BEST}")
 
 
 def validate(
