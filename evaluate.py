@@ -344,6 +344,7 @@ def _check_together(arguments: argparse.Namespace) -> None:
         (arguments.binarize, arguments.masks, "--binarize needs --masks"),
         (arguments.compare, arguments.output, "--compare needs --output"),
         (arguments.compare, not arguments.set, "--compare takes no --set"),
+        (arguments.set, "VAL_SET" not in arguments.given, "--set takes the place of --val-set"),
     ):
         if given and not needed:
             raise SettingsError(f"{names}; python evaluate.py --help says more")

@@ -3,6 +3,7 @@
 Edit config.py and run ``python train.py``; ``--help`` lists every setting.
 """
 
+import datasets  # noqa: F401  # isort: skip  first, for the sake of Ctrl-C
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,11 @@ def main() -> None:
     settings, process = run.settings, run.process
 
     data_root = Path(settings.data_root)
+    if process.is_main and "YTVOS_train" not in settings.train_sets:
+        print(
+            f"note: TRAIN_SETS is {' '.join(settings.train_sets)}; the paper's is DAVIS_train "
+            "YTVOS_train (Sec. 4.1)"
+        )
     train_sets = [video_sequences(data_root, name) for name in settings.train_sets]
     val_sequences = video_sequences(data_root, settings.val_set, masks="some")
     check_data([frame for s in [*train_sets, val_sequences] for frame in frames_of(s)], process)

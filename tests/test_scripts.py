@@ -21,7 +21,7 @@ import config
 import evaluate
 import pretrain
 import train
-from datasets.layout import read_mask, still_images, video_sequences
+from datasets.layout import DatasetError, read_mask, still_images, video_sequences
 from datasets.samples import StillImages, load_frame
 from datasets.simulated_motion import MotionSimulation
 from models import MODELS, build_model
@@ -161,6 +161,7 @@ def test_both_stages_leave_settings_checkpoints_and_a_log(chain):
 def test_the_stages_say_what_they_train_and_what_was_loaded(chain):
     assert "5 images for training, 1 for validation, on cpu" in chain.pretrain
     assert "DAVIS_train: 2 sequences, validation on DAVIS_test: 2, on cpu" in chain.train
+    assert chain.train.startswith("note: TRAIN_SETS is DAVIS_train; the paper's is DAVIS_train YT")
     stage1 = load_checkpoint(chain.stage1)["weights"]
     stage2 = load_checkpoint(chain.stage2)["weights"]
     stream = sum(name.startswith("rgb_stream.") for name in stage1)
@@ -466,6 +467,7 @@ def test_the_frames_of_a_sequence_are_segmented_as_a_video(chain, tiny_root, tmp
         (("--compare", "x", "y", "--output", "z", "--image-size", "64"), "--image-size: without"),
         (("--masks", "x", "--tta-flip", "--channels", "8"), "--channels, --tta-flip: without"),
         (("--compare", "x", "y"), "--compare needs --output"),
+        (("--masks", "x", "--set", "y", "--val-set", "z"), "--set takes the place of --val-set"),
         (("--compare", "x", "y", "--output", "z"), "x holds no evaluation.json"),
     ],
 )
@@ -774,6 +776,30 @@ def test_a_loader_process_that_dies_is_named_whatever_it_breaks_into(kind):
         with pytest.raises(SystemExit) as stop:
             run_script(script)
         assert stop.value.code.startswith(f"error: {said}\n") and "WORKERS" in stop.value.code
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
+        "dataloader's workers are out of shared memory. Please try to raise your limit.",
+        "Caught RuntimeError in DataLoader worker process 0.\nTraceback (most recent call):\n"
+        "RuntimeError: unable to allocate shared memory(shm) for file </torch_7_3_0>: No space "
+        "left on device (28)",
+        "unable to write to file </torch_7_3_0>: No space left on device (28)",
+    ],
+)
+def test_shared_memory_that_is_full_is_said_with_what_to_do(said):
+    def main():
+        try:
+            raise RuntimeError(said)
+        except RuntimeError as error:
+            raise DatasetError("cannot be read") from error
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code.startswith("error: ") and "Traceback" not in stop.value.code
+    assert "--shm-size" in stop.value.code and "fewer WORKERS" in stop.value.code
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,11 @@ USER_ERRORS = (
 )
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_SHARED_MEMORY = (
+    "Loader processes hand over samples in shared memory, /dev/shm, which is full. In Docker, "
+    "where it has 64 MB, start the container with --shm-size 8g or --ipc=host; elsewhere fewer "
+    "WORKERS (0 takes none) or a smaller BATCH_SIZE need less of it."
+)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)  # of reading as of writing
 
 
@@ -177,6 +182,8 @@ def _loader_death(error: BaseException | None) -> str | None:
         errors += [error.__cause__, error.__context__]
         if re.search(r"DataLoader worker .*(killed|exited)", str(error)):
             death = f"{error}\nA loader process died; is there memory for WORKERS of them?"
+        if re.search(r"Bus error|shared memory|torch_\d+_.*No space left", str(error)):
+            return f"{str(error).strip().splitlines()[-1]}\n{_SHARED_MEMORY}"
     return death
 
 

@@ -228,11 +228,15 @@ class Training:
             process.rank,
             process.world_size,
             settings.accumulation_steps,
+            settings.image_sizes,
         )
         self.model = model.to(process.device)
         self.wrapped = _wrap(self.model, process)
         if settings.compile:
-            self.wrapped.compile()
+            sizes = len(settings.image_sizes or ())
+            # Each size is compiled by itself, and torch would give up after a few.
+            torch._dynamo.config.cache_size_limit += sizes
+            self.wrapped.compile(dynamic=False if sizes else None)
         # After wrapping, which replaces norms by synchronised ones on GPUs.
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.buffers = list(self.model.buffers())
@@ -302,7 +306,11 @@ class Training:
                     self._finish_epoch()
 
     def try_out(self) -> None:
-        """Two steps, one batch of validation, and what they say of the whole run."""
+        """Two steps, one batch of validation, and what they say of the whole run.
+
+        Of several sizes the largest is tried, which takes the most memory.
+        """
+        self.batches.sizes = self.settings.image_sizes and [max(self.settings.image_sizes)]
         self.model.train()
         for step in (self.batches.epoch(0)[:2] * 2)[:2]:  # the second one's times count
             started = time.perf_counter()
@@ -523,7 +531,7 @@ class Training:
         p.bad_in_row += 1
         what = "gradient" if math.isfinite(loss) else "loss"
         value = norm if math.isfinite(loss) else loss
-        names = [self.dataset.name(index) for part in step.keys for _, index in part]
+        names = [self.dataset.name(index) for part in step.keys for _, index, *_ in part]
         names = [name for one in gather(names, self.process) for name in one]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         self.log(
@@ -666,8 +674,6 @@ class Training:
         self.save = False
         p = self.progress
         earlier = self.saved_step < p.step
-        if not best and p.bad_in_row and p.epoch < self.settings.epochs:
-            return
         checkpoint = {
             **self.identity,
             "settings": self.settings.as_dict(),
@@ -684,6 +690,8 @@ class Training:
                 f"{len(spoilt) - 1} more tensors), and are not saved"
             )
         if not best:
+            if p.bad_in_row and p.epoch < self.settings.epochs:
+                return
             self.saved_step = p.step  # in every process, for their messages
         if not self.process.is_main:
             return

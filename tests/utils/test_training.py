@@ -74,16 +74,19 @@ def video_run(settings, seed: int):
     return build_model("gsanet", **arguments), dataset, {"model": "gsanet", "arguments": arguments}
 
 
-def test_a_compiled_run_takes_the_same_steps(tmp_path, tiny_settings, monkeypatch):
+@pytest.mark.parametrize("sizes", [None, [32, 64, 96]])
+def test_a_compiled_run_takes_the_same_steps(tmp_path, tiny_settings, monkeypatch, sizes):
     """By torch.compile without code generation, whose rounding differs and which takes a minute."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     weights, graphs = [], []
     for name, compiled in (("plain", False), ("compiled", True)):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        settings = tiny_settings.replace(compile=compiled, epochs=1, ema_decay=0.9)
+        settings = tiny_settings.replace(
+            compile=compiled, epochs=1 if sizes is None else 3, ema_decay=0.9, image_sizes=sizes
+        )
         model, dataset, identity = video_run(settings, seed=1)
-        fit(model, dataset, scores(0.5), settings, identity, tmp_path / name, CPU)
+        fit(model, dataset, scores(*[0.5] * 3), settings, identity, tmp_path / name, CPU)
         weights.append(load_checkpoint(tmp_path / name / "last.pt")["weights"])
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert same(*weights)
@@ -254,17 +257,19 @@ def test_it_validates_every_n_epochs_and_after_the_last_in_evaluation_mode(
     assert model.training_at_call == [True] * 10
 
 
-def test_samples_reach_the_network_in_the_samplers_order(tmp_path, stills, tiny_settings):
+@pytest.mark.parametrize("sizes", [None, [32, 64, 96]])
+def test_samples_reach_the_network_in_the_samplers_order(tmp_path, stills, tiny_settings, sizes):
     model = Toy()
-    settings = tiny_settings.replace(epochs=2, batch_size=3, seed=7)
+    settings = tiny_settings.replace(epochs=2, batch_size=3, seed=7, image_sizes=sizes)
     fit(model, stills, scores(0.1, 0.2), settings, IDENTITY, tmp_path, CPU)
-    batches = utils.training.EpochBatches([6], 3, seed=7)
+    batches = utils.training.EpochBatches([6], 3, seed=7, sizes=sizes)
     expected = []
     for epoch in range(2):
         parts = [part for batch in batches.epoch(epoch) for part in batch]
         expected += [torch.stack([stills[key]["image"] for key in part]) for part in parts]
     assert len(model.seen) == len(expected) == 4
     assert all(torch.equal(a, b) for a, b in zip(model.seen, expected))
+    assert {tuple(seen.shape[-2:]) for seen in model.seen} <= {(s, s) for s in sizes or [32]}
 
 
 def test_one_loader_serves_all_epochs_and_works_ahead_of_validation(
@@ -326,10 +331,11 @@ def test_an_epoch_that_waits_for_data_says_so(tmp_path, stills, tiny_settings, m
     assert "1.0 images/s (50% of the time waiting for data: WORKERS = 0)  validation" in many
 
 
+@pytest.mark.parametrize("sizes", [None, [32, 64]])
 def test_an_interrupted_run_that_is_resumed_ends_bit_for_bit_as_one_in_one_go(
-    tmp_path, tiny_settings
+    tmp_path, tiny_settings, sizes
 ):
-    settings = tiny_settings.replace(epochs=3)
+    settings = tiny_settings.replace(epochs=3, image_sizes=sizes)
     straight, interrupted = tmp_path / "straight", tmp_path / "interrupted"
     straight.mkdir()
     interrupted.mkdir()
@@ -600,7 +606,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, stills, tiny_sett
     """One step with this rate, whose own numbers are good, takes them to infinity."""
     settings = tiny_settings.replace(learning_rate=1e38, min_learning_rate=1e38, epochs=3)
     with pytest.raises(TrainingError, match=r"weights are not finite .* lower LEARNING_RATE"):
-        fit(Toy(), stills, scores(0.5), settings, IDENTITY, tmp_path, CPU)
+        fit(Toy(), stills, scores(), settings, IDENTITY, tmp_path, CPU)  # before any validation
     assert not list(tmp_path.glob("*.pt"))
     with pytest.raises(TrainingError, match="of the dry run's steps is not finite"):
         fit(Toy(), stills, scores(0.5), settings, IDENTITY, tmp_path, CPU, dry_run=True)
@@ -856,7 +862,10 @@ def test_losses_are_the_same_whatever_the_number_of_loader_processes(tmp_path, t
     assert same(ends[0][1]["weights"], ends[1][1]["weights"])
 
 
-@pytest.mark.parametrize("changes", [{}, {"checkpoint_minutes": 1e-6}, {"bad_file_share": 0.5}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"checkpoint_minutes": 1e-6}, {"bad_file_share": 0.5}, {"image_sizes": [64, 96, 32]}],
+)
 def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(
     tmp_path, stills, tiny_settings, capsys, changes
 ):
@@ -871,8 +880,10 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(
 
     settings = tiny_settings.replace(epochs=20, batch_size=2, validate_every=5, **changes)
     folder = tmp_path / "run"
-    fit(Toy(), stills, validate, settings, IDENTITY, folder, CPU, dry_run=True)
+    model = Toy()
+    fit(model, stills, validate, settings, IDENTITY, folder, CPU, dry_run=True)
     printed = capsys.readouterr().out
+    assert {seen.shape[-1] for seen in model.seen} == {max(changes.get("image_sizes", [32]))}
     assert asked == [True]
     assert "0.0 M parameters" in printed and "gradient norm" in printed
     assert "peak memory" in printed and "images/s" in printed
