@@ -675,8 +675,6 @@ class Training:
         self.save = False
         p = self.progress
         earlier = self.saved_step < p.step
-        if not best and p.bad_in_row and p.epoch < self.settings.epochs:
-            return
         checkpoint = {
             **self.identity,
             "settings": self.settings.as_dict(),
@@ -693,6 +691,8 @@ class Training:
                 f"{len(spoilt) - 1} more tensors), and are not saved"
             )
         if not best:
+            if p.bad_in_row and p.epoch < self.settings.epochs:
+                return
             self.saved_step = p.step  # in every process, for their messages
         if not self.process.is_main:
             return
