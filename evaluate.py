@@ -22,7 +22,7 @@ from utils.checkpoints import CheckpointError, build_from_checkpoint, load_check
 from utils.distributed import Process, launch_processes, start_process
 from utils.evaluation import Segmenter
 from utils.protocols import Protocol, check_classes, choose_protocol
-from utils.report import write_comparison, write_report
+from utils.reports.pages import write_comparison, write_report
 from utils.results import Evaluation, score_table, write_evaluation
 from utils.scoring import score_masks
 from utils.scripts import check_data, compare_flow, frames_of, run_script

@@ -20,7 +20,7 @@ from datasets.colour_wheel import flow_to_picture
 from datasets.samples import show, uniform_references
 from models.prediction import Prediction, References
 from utils.evaluation import Segmenter
-from utils.pictures import OVERLAY_COLOUR
+from utils.reports.pictures import OVERLAY_COLOUR
 from utils.video import read_ahead, segment_video
 
 SIZE = 64

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-import utils.report
-from utils.pictures import PANEL_WIDTH, draw_panels, write_picture
+import utils.reports.pages
 from utils.protocols import PROTOCOLS, SequenceScores
-from utils.report import write_comparison, write_report
+from utils.reports.pages import write_comparison, write_report
+from utils.reports.pictures import PANEL_WIDTH, draw_panels, write_picture
 from utils.results import Evaluation, ResultsError, write_evaluation
 
 VOID = {"meta", "img", "br"}
@@ -256,7 +256,9 @@ def points_of(line):
     """x and value of a line's points."""
     pairs = [pair.split() for pair in line["d"][1:].split("L")]
     x, y = np.array(pairs, float).T
-    share = (utils.report.BOTTOM - y) / (utils.report.BOTTOM - utils.report.TOP)
+    share = (utils.reports.pages.BOTTOM - y) / (
+        utils.reports.pages.BOTTOM - utils.reports.pages.TOP
+    )
     return x, share
 
 
@@ -274,7 +276,7 @@ def test_plots_show_the_scores_of_every_frame(length, tmp_path):
         x, values = points_of(line)
         assert values == pytest.approx(scores["a"].values[measure], abs=1e-4)
         assert (np.diff(x) > 0).all()
-        assert x.min() >= utils.report.LEFT and x.max() <= utils.report.RIGHT
+        assert x.min() >= utils.reports.pages.LEFT and x.max() <= utils.reports.pages.RIGHT
     dots = [e for e in page.children(figure) if "dots" in e.get("class", "")]
     assert len(dots) == (2 if length <= 30 else 0)
     titles = [element["text"] for element in page.children(figure) if element["tag"] == "title"]
@@ -294,7 +296,7 @@ def test_plots_of_long_sequences_are_thinned_but_keep_every_dip(tmp_path):
     path = write_report(make_evaluation(scores, protocol="long_videos"), tmp_path)
     page = Page(path)
     titles = [e["text"] for e in page.all("title") if "path" in e["inside"]]
-    assert len(titles) <= utils.report.MAX_POINTS + 2
+    assert len(titles) <= utils.reports.pages.MAX_POINTS + 2
     for frame in ("00000", "01234", "03456", "04999"):
         assert sum(title.startswith(frame) for title in titles) == 1
     for line in lines_of(page, page.all("figure", id="plot-0")[0]):
@@ -446,7 +448,7 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(utils.report.os, "replace", fail)
+    monkeypatch.setattr(utils.reports.pages.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_report(replace(evaluation, method="another"), path.parent)
     assert path.read_bytes() == before
@@ -578,7 +580,7 @@ def test_a_run_whose_masks_are_gone_is_compared_in_words(tmp_path):
 
 def test_labels_are_the_shortest_that_tell_runs_apart(tmp_path):
     def labels(*names):
-        return utils.report._labels([Path("/root") / name for name in names])
+        return utils.reports.pages._labels([Path("/root") / name for name in names])
 
     assert labels("a", "b") == ["a", "b"]
     assert labels("a/DAVIS_test", "b/DAVIS_test") == ["a", "b"]

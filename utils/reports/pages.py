@@ -1,6 +1,6 @@
 """Result pages: an evaluation, or several side by side, as one HTML file that needs no network.
 
-The styles and the script, which only sorts tables, are in ``report.html`` beside this file;
+The styles and the script, which only sorts tables, are in ``page.html`` beside this file;
 pictures are embedded. Names, paths and settings are other people's text, so all is escaped.
 """
 
@@ -28,8 +28,8 @@ from datasets.layout import (
 )
 from utils.files import write_text
 from utils.metrics import counted
-from utils.pictures import PANEL_WIDTH, draw_panels
 from utils.protocols import Protocol, Row
+from utils.reports.pictures import PANEL_WIDTH, draw_panels
 from utils.results import REPORT, Evaluation, ResultsError, read_evaluation
 
 COMPARISON = "comparison.html"
@@ -697,7 +697,7 @@ def _write_page(path: Path, title: str, header: str, sections: Mapping[str, str]
         f'<section><h2 id="{ids[heading]}">{heading}</h2>\n{content}\n</section>'
         for heading, content in sections.items()
     )
-    page = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).substitute(
+    page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
         body=f"<header>\n<h1>{escape(title)}</h1>\n{header}<nav>\n{links}\n</nav>\n</header>\n"
         f"<main>\n{parts}\n</main>",

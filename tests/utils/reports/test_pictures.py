@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from datasets.augmentation import resize
-from utils.pictures import (
+from utils.reports.pictures import (
     LABEL_HEIGHT,
     OVERLAY_COLOUR,
     PANEL_WIDTH,
