@@ -25,7 +25,7 @@ from utils.evaluation import Segmenter
 from utils.interrupts import terminated_in_order
 from utils.protocols import Protocol, choose_protocol
 from utils.record import fingerprint
-from utils.report import write_comparison, write_report
+from utils.reports.pages import write_comparison, write_report
 from utils.results import Evaluation, score_table, write_evaluation
 from utils.runs import locked
 from utils.scoring import check_scored, score_masks

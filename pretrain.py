@@ -18,7 +18,7 @@ from utils.checkpoints import BEST
 from utils.distributed import Process, gather
 from utils.evaluation import predict_stills
 from utils.metrics import region_similarity
-from utils.pictures import draw_panels
+from utils.reports.pictures import draw_panels
 from utils.scripts import check_data, run_script, start_training
 from utils.settings import Settings
 from utils.training import (

@@ -17,7 +17,7 @@ from utils.checkpoints import BEST, check_same_network, load_checkpoint, start_f
 from utils.distributed import Process, gather
 from utils.evaluation import Segmenter, maps_by_iteration, predict_sequences, to_mask
 from utils.metrics import boundary_accuracy, region_similarity
-from utils.pictures import draw_iterations, draw_panels
+from utils.reports.pictures import draw_iterations, draw_panels
 from utils.scripts import check_data, compare_flow, frames_of, run_script, start_training
 from utils.settings import Settings
 from utils.training import (

@@ -67,9 +67,9 @@ from utils.distributed import Process, gpu_indices, num_cores, start_process
 from utils.evaluation import FramePrediction, Segmenter, to_mask
 from utils.files import write_text
 from utils.interrupts import Interrupts
-from utils.pictures import write_picture
 from utils.protocols import PROTOCOLS
 from utils.record import cpu_model, git_state
+from utils.reports.pictures import write_picture
 from utils.scoring import score_masks
 from utils.scripts import USER_ERRORS, run_script
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser

@@ -27,7 +27,7 @@ from datasets.progress import progress_bar
 from datasets.samples import show, uniform_references
 from models.prediction import References
 from utils.evaluation import FramePrediction, Segmenter, to_mask
-from utils.pictures import draw_overlay, write_picture
+from utils.reports.pictures import draw_overlay, write_picture
 from utils.transfer import one_ahead
 
 MASKS, OVERLAY = "masks", "overlay.mp4"

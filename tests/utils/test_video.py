@@ -21,7 +21,7 @@ from datasets.flow import build_estimator
 from datasets.samples import show, uniform_references
 from models.prediction import Prediction, References
 from utils.evaluation import Segmenter
-from utils.pictures import OVERLAY_COLOUR
+from utils.reports.pictures import OVERLAY_COLOUR
 from utils.video import read_ahead, segment_video
 
 SIZE = 64
