@@ -31,7 +31,8 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from datasets.flow import sequence_problems, stale_flow
+from datasets.flow.origin import stale_flow
+from datasets.flow.pairs import sequence_problems
 from datasets.layout import (
     PARTS,
     DatasetError,

@@ -1,6 +1,5 @@
 """Pictures: the eight result panels A to H, side by side and labelled; a mask over its frame."""
 
-import os
 import string
 
 import cv2
@@ -110,23 +109,6 @@ def draw_overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     inside = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=width)
     overlay[mask & (inside == 0)] = OVERLAY_COLOUR
     return overlay
-
-
-def write_picture(path, picture: np.ndarray) -> None:
-    """Write uint8 RGB (H, W, 3) or grey (H, W), whole or not at all; the folder is made.
-
-    Raises:
-        OSError: it could not be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if picture.ndim == 3:
-        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    done, encoded = cv2.imencode(path.suffix, picture)
-    if not done:
-        raise OSError(f"{path} could not be encoded")
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(encoded.tobytes())
-    os.replace(partial, path)
 
 
 def _small(picture: np.ndarray) -> np.ndarray:

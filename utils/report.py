@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from datasets.augmentation import resize
+from datasets.files import write_text
 from datasets.layout import (
     DatasetError,
     Frame,
@@ -26,7 +27,6 @@ from datasets.layout import (
     read_image,
     read_mask,
 )
-from utils.files import write_text
 from utils.metrics import counted
 from utils.pictures import PANEL_WIDTH, draw_panels
 from utils.protocols import Protocol, Row

@@ -15,7 +15,7 @@ from PIL import Image
 
 from datasets import check as check_module
 from datasets.check import FLAT, NESTED, STILLS, check_sets, find_sets, main
-from datasets.flow import make_flow
+from datasets.flow.making import make_flow
 from datasets.layout import DatasetError, read_mask
 
 ROOT = Path(__file__).parents[2]

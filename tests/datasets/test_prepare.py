@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.flow import make_flow
+from datasets.flow.making import make_flow
 from datasets.layout import (
     DatasetError,
     Frame,

@@ -1,8 +1,6 @@
 """Result pictures: panels with labels, heat maps, and files."""
 
 import numpy as np
-import pytest
-from PIL import Image
 
 from datasets.augmentation import resize
 from utils.pictures import (
@@ -13,7 +11,6 @@ from utils.pictures import (
     draw_overlay,
     draw_panels,
     heat_map,
-    write_picture,
 )
 
 NAMES = [
@@ -115,25 +112,6 @@ def test_an_overlay_tints_and_outlines_the_object_and_nothing_else():
     outline = np.concatenate([overlay[10, 30:], overlay[29, 30:], overlay[10:30, 30]])
     assert (outline == OVERLAY_COLOUR).all()
     np.testing.assert_array_equal(draw_overlay(image, mask & False), image)
-
-
-def test_pictures_are_written_as_rgb_into_folders_that_are_made(tmp_path):
-    picture = np.zeros((4, 5, 3), np.uint8)
-    picture[..., 0], picture[0, 0] = 200, (1, 2, 3)
-    path = tmp_path / "deep/er/x.png"
-    write_picture(path, picture)
-    np.testing.assert_array_equal(np.asarray(Image.open(path)), picture)
-    grey = np.arange(20, dtype=np.uint8).reshape(4, 5)
-    write_picture(path, grey)
-    written = Image.open(path)
-    assert written.mode == "L"
-    np.testing.assert_array_equal(np.asarray(written), grey)
-
-
-def test_a_picture_that_cannot_be_written_raises(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError):
-        write_picture(tmp_path / "file/x.png", np.zeros((4, 5), np.uint8))
 
 
 def test_iterations_are_shown_from_left_to_right_with_a_row_for_each_map():

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import utils.report
-from utils.pictures import PANEL_WIDTH, draw_panels, write_picture
+from datasets.files import write_picture
+from utils.pictures import PANEL_WIDTH, draw_panels
 from utils.protocols import PROTOCOLS, SequenceScores
 from utils.report import write_comparison, write_report
 from utils.results import Evaluation, ResultsError, write_evaluation

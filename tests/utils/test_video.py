@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from datasets.clips import VideoError
-from datasets.colour_wheel import flow_to_picture
+from datasets.flow.colour_wheel import flow_to_picture
 from datasets.samples import show, uniform_references
 from models.prediction import Prediction, References
 from utils.evaluation import Segmenter
