@@ -81,14 +81,11 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
             f"there is no device {device!r}, as torch finds {num_gpus or 'no'} GPU(s) on this "
             "machine: start as many processes (torchrun's --nproc-per-node), or use --device cpu"
         )
-    model, url = raft_large(), Raft_Large_Weights.DEFAULT.url
-    options = {"map_location": "cpu", "weights_only": True}
+    url = Raft_Large_Weights.DEFAULT.url
     try:
-        if weights is None:
-            state = torch.hub.load_state_dict_from_url(url, check_hash=True, **options)
-        else:
-            state = torch.load(weights, **options)
-        model.load_state_dict(state)
+        model = raft_large(weights=None if weights else Raft_Large_Weights.DEFAULT)
+        if weights is not None:
+            model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except Exception as error:  # no network, no such file, or nearly anything for another file
         reason = str(error).strip().split("\n")[0]
         raise FlowError(

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from datasets.layout import DatasetError
-from datasets.sources import SOURCES, read_foreground, read_labels, read_regions
+from datasets.prepare.fbms import read_regions
+from datasets.prepare.masks import read_foreground, read_labels
+from datasets.prepare.sources import SOURCES
 
 LABELS = np.array([[0, 1, 2], [3, 200, 255]], np.uint8)
 

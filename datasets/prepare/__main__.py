@@ -1,0 +1,94 @@
+"""Bring a downloaded data set into this project's layout (see `datasets.layout`).
+
+    python -m datasets.prepare davis2016 --source downloads/DAVIS --data-root data
+
+`datasets.prepare.sources` describes the authors' archives. Files become hard links where the file
+system has them, so that they take no room, and copies elsewhere. Only files that this project would
+not read rightly are converted: pictures that are neither JPEG nor PNG, ground truths of FBMS, masks
+with a void label, and masks of YouTube-Objects that are smaller than their images. A set of several
+objects needs no conversion, as every label but 0 is foreground here. Sequences of a single frame
+have no flow: they are left out and named.
+
+The source is checked before anything is written and is never changed. Nothing is written outside
+the data root. The program can be stopped at any time and started again: a file is there whole or
+not at all, and files that are there are left as they are. A file of another content under the same
+name is never replaced.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from datasets.layout import DatasetError, flow_command
+from datasets.prepare.sources import SOURCES, Known
+from datasets.prepare.writing import Prepared, prepare
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: as in `sys.argv[1:]`, which is the default.
+
+    Returns:
+        Exit code: 0, or 1 after a message on stderr, or 130 after Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets.prepare",
+        description="Bring a downloaded data set into this project's layout.",
+    )
+    parser.add_argument("name", metavar="NAME", choices=tuple(SOURCES), help=", ".join(SOURCES))
+    parser.add_argument(
+        "--source", type=Path, required=True, help="folder with the unpacked archive"
+    )
+    parser.add_argument("--data-root", type=Path, required=True, help="folder that holds the sets")
+    parser.add_argument(
+        "--partial", action="store_true", help="accept a data set of which a part is missing"
+    )
+    options = parser.parse_args(arguments)
+    description = SOURCES[options.name]
+    try:
+        results = prepare(
+            options.source, options.data_root, description, accept_partial=options.partial
+        )
+    except (DatasetError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    for result in results:
+        print("\n".join(_describe(result, description.known[result.set_name])))
+    for result in results if description.video else ():
+        print(f"next: {flow_command(options.data_root, result.set_name)}")
+    if not description.video:
+        print("next: python pretrain.py (still images need no flow maps)")
+    return 0
+
+
+def _describe(result: Prepared, known: Known) -> list[str]:
+    """Lines about one set for the user."""
+    found = zip((result.sequences, result.images, result.masks), known.numbers())
+    counts, expected, more = [], [], []
+    for number, (limit, what) in found:
+        if number or what != "sequences":
+            counts.append(f"{number:,} {what}")
+        if limit is not None:
+            expected.append(f"{limit:,} {what}")
+            more += [expected[-1]] if number > limit else []
+    lines = [
+        f"{result.set_name}: {', '.join(counts)} (known: {', '.join(expected) or 'no numbers'})",
+        *([f"  {known.note}"] if known.note else []),
+        *([f"  more than the known {' and '.join(more)}"] if more else []),
+        f"  {result.linked:,} files linked, {result.copied:,} copied, {result.converted:,} "
+        f"converted, {result.kept:,} were there already",
+    ]
+    if result.others:
+        lines.append(
+            f"  {result.others:,} other pictures in the same folders belong to the set too: they "
+            "are not of this source, and were left alone"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
