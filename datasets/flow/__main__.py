@@ -1,19 +1,14 @@
-"""Write the `FLOW/` folder that belongs beside `RGB/`.
+"""Write the folder `FLOW/` that belongs beside `RGB/`.
 
     python -m datasets.flow --data-root data --set DAVIS_train --estimator raft
 
-The flow of a frame is its motion to the next image of the video. That is the next frame of the set,
-or the frame's image in the folder NEXT, which `datasets.prepare` fills where the set leaves images
-out. The last frame has no next image: its flow is its motion to the frame before, negated, so that
-it shows the same motion as the frames before it. Flow maps are stored as colour-wheel pictures
-(`datasets.flow.colour_wheel`), each normalised by its own largest motion.
+The flow of a frame is its motion to the next image of the video: the next frame of the set, or the
+frame's image in the folder NEXT, which `datasets.prepare` fills where the set leaves images out.
+The flow of the last frame is its motion to the frame before, negated.
 
-The program can be stopped at any time and started again: a flow map is there whole or not at all.
-Maps that are there are kept unless `--overwrite` is given. Each map carries checksums of the two
-images that it was made from, as a JPEG comment. A map whose images have changed is made anew. Maps
-without such a comment were made elsewhere and are kept.
-
-`--from-flo` makes the pictures from Middlebury `.flo` files, `FLOW/<frame>.flo`, instead.
+The program can be stopped and started again. Maps that are there are kept unless `--overwrite` is
+given. A map carries checksums of the two images that it was made from, as a JPEG comment, and is
+made anew when they have changed. Maps without a comment were made elsewhere and are kept.
 
 Several processes, on one machine or more that see the same folder, share a set's frames:
 
@@ -34,14 +29,7 @@ from datasets.layout import DatasetError, video_sequences
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: as in `sys.argv[1:]`, which is the default.
-
-    Returns:
-        Exit code: 0, or 1 after a message on stderr, or 130 after Ctrl-C.
-    """
+    """Run the command with arguments as in `sys.argv[1:]`. Returns its exit code."""
     options = _parse(arguments)
     rank, processes = _join()
     try:

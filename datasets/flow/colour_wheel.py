@@ -90,11 +90,9 @@ def picture_to_flow(picture: np.ndarray) -> np.ndarray:
 
     Greyish noise, as JPEG leaves it on white, is read as nearly no motion.
 
-    Args:
-        picture: (H, W, 3) uint8 RGB.
-
     Returns:
-        (H, W, 2) float32 motion in the unit disc; length 1 is the frame's largest motion.
+        (H, W, 2) float32 motion in the unit disc, from (H, W, 3) uint8 RGB. Length 1 is the frame's
+        largest motion.
     """
     return _read(picture, _VECTORS)
 

@@ -42,10 +42,7 @@ def build_estimator(
 
 
 def dis_estimator() -> Estimator:
-    """DIS optical flow of OpenCV (Kroeger et al., ECCV 2016), medium preset, on grey frames.
-
-    It needs no weights and no GPU, and takes frames of any size.
-    """
+    """DIS optical flow of OpenCV (Kroeger et al., ECCV 2016), medium preset, on grey frames."""
 
     def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second)]
@@ -64,11 +61,8 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
             from torch's cache, or downloads them.
         device: "cpu", "cuda" or "cuda:<index>"; None takes a GPU if there is one.
 
-    Returns:
-        An estimator for frames of any size.
-
     Raises:
-        FlowError: there is no such device, or the weights cannot be had or do not fit.
+        FlowError: there is no such device, or the weights cannot be loaded.
     """
     # Imported here because it takes seconds and DIS does not need it.
     import torch
@@ -105,16 +99,10 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
 
 
 def without_camera_motion(flow: np.ndarray) -> np.ndarray:
-    """Motion relative to the camera: subtracts a robust affine fit of the whole frame's motion.
+    """Subtract a robust affine fit of the whole frame's motion; (H, W, 2) float32 in pixels.
 
     The paper's flow maps keep the camera's motion. Without it, everything that rests in the scene
     is nearly white in a flow map, whatever the camera does.
-
-    Args:
-        flow: (H, W, 2) float32 in pixels.
-
-    Returns:
-        (H, W, 2) float32 in pixels.
     """
     height, width = flow.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)

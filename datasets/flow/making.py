@@ -42,17 +42,11 @@ def make_flow(
 
     Args:
         data_root: folder that holds the set.
-        set_name: a video set, flat or with a folder per sequence (see `datasets.layout`). It needs
-            no masks.
+        set_name: a video set, flat or with a folder per sequence. It needs no masks.
         estimator: of the motion between two frames.
         overwrite: make flow maps anew that are there already, whatever their extension.
 
-    Returns:
-        As `make_share`.
-
-    Raises:
-        DatasetError: if the set's layout is wrong, or as `check_set` and `make_share` say.
-        FlowError: if the estimator gives motion that is not finite.
+    Returns, Raises: as `check_set` and `make_share`. DatasetError also for a wrong layout.
     """
     sequences = video_sequences(data_root, set_name, masks="none", flow=False)
     check_set(data_root / set_name, sequences, overwrite)
@@ -88,12 +82,10 @@ def make_share(
     share: tuple[int, int] = (0, 1),
     title: str = "flow",
 ) -> tuple[int, int, int]:
-    """Write the flow maps of one process's share of the frames.
+    """Write the flow maps of one process's share of the frames, checked with `check_set`.
 
     Args:
-        sequences: of the set, checked with `check_set`.
-        estimator: of the motion between two frames.
-        overwrite: make flow maps anew that are there already.
+        sequences, estimator, overwrite: as for `make_flow`.
         share: which process this is, from 0, and how many there are. The first shows its progress.
         title: of the progress bar.
 
@@ -103,7 +95,7 @@ def make_share(
 
     Raises:
         DatasetError: an image cannot be read, or a file not be written.
-        FlowError: if the estimator gives motion that is not finite.
+        FlowError: the estimator gives motion that is not finite.
     """
     rank, processes = share
     pairs = [pair for sequence in sequences for pair in image_pairs(sequence)]
@@ -131,10 +123,7 @@ def make_share(
 
 
 def convert_flo(data_root: Path, set_name: str) -> int:
-    """Write `FLOW/<frame>.jpg` for every Middlebury file `FLOW/<frame>.flo` of a video set.
-
-    Returns:
-        Their number.
+    """Write `FLOW/<frame>.jpg` for every Middlebury file `FLOW/<frame>.flo`; returns their number.
 
     Raises:
         DatasetError: there is none, or one cannot be read or its picture not be written.

@@ -2,17 +2,13 @@
 
     python -m datasets.prepare davis2016 --source downloads/DAVIS --data-root data
 
-`datasets.prepare.sources` describes the authors' archives. Files become hard links where the file
-system has them, so that they take no room, and copies elsewhere. Only files that this project would
-not read rightly are converted: pictures that are neither JPEG nor PNG, ground truths of FBMS, masks
-with a void label, and masks of YouTube-Objects that are smaller than their images. A set of several
-objects needs no conversion, as every label but 0 is foreground here. Sequences of a single frame
-have no flow: they are left out and named.
+Files become hard links where the file system has them, so that they take no room, and copies
+elsewhere. Only files that this project would not read rightly are converted. Sequences of a single
+frame have no flow: they are left out and named.
 
 The source is checked before anything is written and is never changed. Nothing is written outside
-the data root. The program can be stopped at any time and started again: a file is there whole or
-not at all, and files that are there are left as they are. A file of another content under the same
-name is never replaced.
+the data root. The program can be stopped and started again. A file of another content under the
+same name is never replaced.
 """
 
 import argparse
@@ -25,14 +21,7 @@ from datasets.prepare.writing import Prepared, prepare
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: as in `sys.argv[1:]`, which is the default.
-
-    Returns:
-        Exit code: 0, or 1 after a message on stderr, or 130 after Ctrl-C.
-    """
+    """Run the command with arguments as in `sys.argv[1:]`. Returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m datasets.prepare",
         description="Bring a downloaded data set into this project's layout.",
@@ -67,21 +56,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _describe(result: Prepared, known: Known) -> list[str]:
     """Lines about one set for the user."""
-    found = zip((result.sequences, result.images, result.masks), known.numbers())
-    counts, expected, more = [], [], []
-    for number, (limit, what) in found:
-        if number or what != "sequences":
-            counts.append(f"{number:,} {what}")
-        if limit is not None:
-            expected.append(f"{limit:,} {what}")
-            more += [expected[-1]] if number > limit else []
+    found = (result.sequences, result.images, result.masks)
+    limits = [(number, limit, what) for number, (limit, what) in zip(found, known.numbers())]
+    counts = [f"{number:,} {what}" for number, _, what in limits if number or what != "sequences"]
+    expected = [f"{limit:,} {what}" for _, limit, what in limits if limit is not None]
+    more = [f"{limit:,} {what}" for number, limit, what in limits if limit and number > limit]
     lines = [
-        f"{result.set_name}: {', '.join(counts)} (known: {', '.join(expected) or 'no numbers'})",
-        *([f"  {known.note}"] if known.note else []),
-        *([f"  more than the known {' and '.join(more)}"] if more else []),
-        f"  {result.linked:,} files linked, {result.copied:,} copied, {result.converted:,} "
-        f"converted, {result.kept:,} were there already",
+        f"{result.set_name}: {', '.join(counts)} (known: {', '.join(expected) or 'no numbers'})"
     ]
+    if known.note:
+        lines.append(f"  {known.note}")
+    if more:
+        lines.append(f"  more than the known {' and '.join(more)}")
+    done = [f"{result.files[how]:,} {how}" for how in ("copied", "converted")]
+    lines.append(
+        f"  {result.files['linked']:,} files linked, {', '.join(done)}, {result.files['kept']:,} "
+        "were there already"
+    )
     if result.others:
         lines.append(
             f"  {result.others:,} other pictures in the same folders belong to the set too: they "

@@ -25,7 +25,6 @@ from datasets.prepare.archives import (
     first,
     frames_of,
     locate,
-    number_of,
     numbered,
     paired,
     partly_annotated,
@@ -152,7 +151,7 @@ def _read_youtube_vos(source: Path, problems: Problems) -> list[SourceFrame]:
     # Beside train there often are valid and test, which have an Annotations folder too.
     above = locate(source, ["train/Annotations"], problems, required=False)
     root = above / "train" if above else locate(source, ["Annotations"], problems)
-    if root is None or first(root, ["JPEGImages"], problems) is None:
+    if root is None:
         return []
     videos = entries(root / "Annotations")[0]
     meta = root / "meta.json"
@@ -169,15 +168,15 @@ def _read_youtube_vos(source: Path, problems: Problems) -> list[SourceFrame]:
     for video in videos:
         folders = root / "JPEGImages" / video, root / "Annotations" / video
         images, masks = paired(*folders, problems)
-        every = dict(images)
-        if all_root:
-            every = numbered(all_root / "train_all_frames/JPEGImages" / video, problems) | images
         annotated = {number: path for number, path in images.items() if number in masks}
+        every = images
+        if all_root is not None:
+            every = numbered(all_root / "train_all_frames/JPEGImages" / video, problems) | images
         after = dict(pairwise(sorted(every)))
-        for frame in frames_of("YTVOS_train", video, annotated, masks):
-            following = after.get(number_of(frame.image.stem))
-            if following is not None and following not in annotated:
-                frame = replace(frame, following=every[following])
+        found = frames_of("YTVOS_train", video, annotated, masks)
+        for number, frame in zip(sorted(annotated), found):
+            if after.get(number, number) not in annotated:
+                frame = replace(frame, following=every[after[number]])
             frames.append(frame)
     return frames
 
@@ -227,7 +226,7 @@ def _read_long_videos(source: Path, problems: Problems) -> list[SourceFrame]:
     of the authors' xmlyqing00/AFB-URR, which read every mask as labels).
     """
     root = locate(source, ["Annotations"], problems)
-    if root is None or first(root, ["JPEGImages"], problems) is None:
+    if root is None:
         return []
     inner = "480p" if (root / "JPEGImages/480p").is_dir() else ""
     images_root, masks_root = root / "JPEGImages" / inner, root / "Annotations" / inner

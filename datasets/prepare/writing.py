@@ -43,10 +43,7 @@ class Prepared:
     sequences: int  # 0 for still images
     images: int
     masks: int
-    linked: int
-    copied: int
-    converted: int
-    kept: int  # files that were there already
+    files: Counter  # how many were "linked", "copied", "converted", or "kept", as they were there
     others: int  # images and masks in the set that are not of this source, and were left alone
 
 
@@ -68,11 +65,7 @@ def prepare(
         source: the unpacked archive, or a folder above it.
         data_root: folder that holds this project's sets; made if it is missing.
         description: of the data set, one of `datasets.prepare.sources.SOURCES`.
-        accept_partial: take what is there where sequences, frames that a list names, or masks or
-            images of a pair are missing, or a count is below the known one; says what is left out.
-
-    Returns:
-        For each set what it holds and what was done.
+        accept_partial: accept problems of the kinds in `PARTIAL`, and print what is left out.
 
     Raises:
         DatasetError: the source is not as described, a file in it cannot be used, or the data root
@@ -152,15 +145,9 @@ def _explain(source: Path, description: Source, problems: Problems) -> str:
     lines = [format_problems(str(source), problems)] if problems else [f"No frames in {source}."]
     lines += ["Expected there, or one or two folders below:"]
     lines += [f"  {pattern}" for pattern in description.layout]
-    folders, files = entries(source)
-    found = []
-    for name in folders:
-        inside = [entry for part in entries(source / name) for entry in part][:5]
-        found.append(f"{name}/ ({', '.join(inside) or 'empty'})")
-    found += files
-    lines += ["Found there:", *(f"  {item}" for item in found[:10] or ["nothing"])]
-    if len(found) > 10:
-        lines.append(f"  ... and {len(found) - 10} more")
+    found = [*(f"{name}/" for name in entries(source)[0]), *entries(source)[1]]
+    more = f", ... and {len(found) - 10} more" if len(found) > 10 else ""
+    lines.append(f"Found there: {', '.join(found[:10]) or 'nothing'}{more}")
     return "\n".join(lines)
 
 
@@ -188,9 +175,11 @@ def _plan_frame(frame: SourceFrame, folder: Path, description: Source) -> list[_
     for part, path in (("RGB", frame.image), ("GT", frame.mask), ("NEXT", frame.following)):
         if path is None:
             continue
-        reader = _mask_reader(frame, description) if part == "GT" else None
+        reader = frame.read_mask if part == "GT" else None
         if reader is None and path.suffix.lower() not in IMAGE_SUFFIXES:
             reader = read_foreground if part == "GT" else read_picture
+        elif reader is None and part == "GT" and description.mask_reader is not None:
+            reader = description.mask_reader(frame.image, path)
         suffix = path.suffix if reader is None else ".png"
         files.append(_File(path, folder / part / f"{frame.name}{suffix}", reader))
         height, width = read_size(path) if reader is None else reader(path).shape[:2]
@@ -198,12 +187,6 @@ def _plan_frame(frame: SourceFrame, folder: Path, description: Source) -> list[_
     if sizes.get("GT", sizes["RGB"]) != sizes["RGB"]:
         raise DatasetError(f"{frame.mask}: {sizes['GT']}, its image {sizes['RGB']}")
     return files
-
-
-def _mask_reader(frame: SourceFrame, description: Source) -> Reader | None:
-    if frame.read_mask is not None or description.mask_reader is None:
-        return frame.read_mask
-    return description.mask_reader(frame.image, frame.mask)
 
 
 def _missing(files: list[_File], data_root: Path) -> list[_File]:
@@ -280,7 +263,7 @@ def _summary(
     return Prepared(
         set_name,
         *count(set_name, frames),
-        *(actions[action] for action in ("linked", "copied", "converted", "kept")),
+        files=actions,
         others=sum(_is_visible_picture(path.name) for path in pictures),
     )
 
