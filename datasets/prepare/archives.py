@@ -72,9 +72,8 @@ def locate(
     for depth in range(3):
         if depth > 0:
             level = [folder / name for folder in level for name in entries(folder)[0]]
-        for folder in level:
-            held = [folder / name for name in names if (folder / name).is_dir()]
-            found |= {folder: held[0]} if held else {}
+        pairs = [(folder, folder / name) for folder in level for name in reversed(names)]
+        found = {folder: path for folder, path in pairs if path.is_dir()}
         if found:
             break
     if len(found) > 1:
