@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import config
-from datasets.flow import build_estimator, flow_origin, origin_in_words
+from datasets.flow.estimators import build_estimator
+from datasets.flow.origin import flow_origin, origin_in_words
 from datasets.layout import DatasetError, Sequence, flow_note, video_sequences
-from datasets.sources import published_sequences
+from datasets.prepare.sources import published_sequences
 from utils.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
 from utils.distributed import Process, launch_processes, start_process
 from utils.evaluation import Segmenter

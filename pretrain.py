@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import config
-from datasets.flow import origin_in_words
+from datasets.flow.origin import origin_in_words
 from datasets.layout import DatasetError, Frame, still_images
 from models import build_model
 from utils.checkpoints import BEST

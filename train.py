@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import config
-from datasets.flow import flow_origin
+from datasets.flow.origin import flow_origin
 from datasets.layout import Sequence, flow_note, read_image, read_mask, video_sequences
 from models import build_model
 from utils.checkpoints import BEST, check_same_network, load_checkpoint, start_from_stage1

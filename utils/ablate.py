@@ -23,9 +23,9 @@ from subprocess import Popen
 from typing import Any
 
 import config
+from datasets.files import write_text
 from models.ablations import ABLATIONS, Ablation
 from utils.checkpoints import LAST, CheckpointError, load_checkpoint
-from utils.files import write_text
 from utils.interrupts import Interrupted, Interrupts
 from utils.protocols import Row
 from utils.results import RECORD, read_evaluation

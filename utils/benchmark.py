@@ -48,7 +48,9 @@ from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
 import config
-from datasets.flow import build_estimator, make_flow
+from datasets.files import write_picture, write_text
+from datasets.flow.estimators import build_estimator
+from datasets.flow.making import make_flow
 from datasets.layout import (
     Frame,
     Sequence,
@@ -65,11 +67,9 @@ from datasets.synthetic import MIN_SIZE, write_synthetic
 from models import build_model
 from utils.distributed import Process, gpu_indices, num_cores, start_process
 from utils.evaluation import FramePrediction, Segmenter, to_mask
-from utils.files import write_text
 from utils.interrupts import Interrupts
 from utils.protocols import PROTOCOLS
 from utils.record import cpu_model, git_state
-from utils.reports.pictures import write_picture
 from utils.scoring import score_masks
 from utils.scripts import USER_ERRORS, run_script
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser

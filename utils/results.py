@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.files import write_text
+from datasets.files import write_text
 from utils.protocols import PROTOCOLS, Protocol, Row, SequenceScores, summarise
 
 SCORES, FRAMES, RECORD = "scores.csv", "frames.csv", "evaluation.json"

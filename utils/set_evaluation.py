@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from datasets.files import write_picture, write_text
 from datasets.layout import (
     DatasetError,
     Sequence,
@@ -24,9 +25,8 @@ from datasets.layout import (
 from datasets.progress import progress_bar
 from utils.distributed import Process, gather, num_cores, wait_for_all
 from utils.evaluation import FrameResult, Segmenter, predict_sequences, to_mask
-from utils.files import write_text
 from utils.protocols import Protocol, SequenceScores
-from utils.reports.pictures import draw_panels, write_picture
+from utils.reports.pictures import draw_panels
 from utils.results import RECORD, remove_evaluation
 from utils.scoring import collect_scores, overlap, score_frame
 

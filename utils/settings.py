@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from utils.files import write_text
+from datasets.files import write_text
 from utils.protocols import PROTOCOLS
 
 

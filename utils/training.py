@@ -25,6 +25,7 @@ from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from datasets.augmentation import Augmentation
+from datasets.files import printable
 from datasets.layout import DatasetError, Frame, Sequence
 from datasets.samples import StillImages, Tolerant, VideoFrames
 from datasets.sampling import EpochBatches, Key
@@ -44,7 +45,6 @@ from utils.checkpoints import (
     save_checkpoint,
 )
 from utils.distributed import Process, gather, num_cores, wait_for_all
-from utils.files import printable
 from utils.interrupts import Interrupted, Interrupts, prepare_loader_process
 from utils.losses import segmentation_loss
 from utils.runs import LOG, SETTINGS, RunLog, has_checkpoint

@@ -21,13 +21,15 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from datasets.clips import Clip, ClipFrame, VideoError, check_clip
-from datasets.colour_wheel import flow_to_picture
-from datasets.flow import Estimator, motion_pairs
+from datasets.files import write_picture
+from datasets.flow.colour_wheel import flow_to_picture
+from datasets.flow.estimators import Estimator
+from datasets.flow.pairs import motion_pairs
 from datasets.progress import progress_bar
 from datasets.samples import show, uniform_references
 from models.prediction import References
 from utils.evaluation import FramePrediction, Segmenter, to_mask
-from utils.reports.pictures import draw_overlay, write_picture
+from utils.reports.pictures import draw_overlay
 from utils.transfer import one_ahead
 
 MASKS, OVERLAY = "masks", "overlay.mp4"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from datasets.colour_wheel import picture_to_flow
+from datasets.flow.colour_wheel import picture_to_flow
 from datasets.layout import DatasetError, Frame, Sequence, still_images, video_sequences
 from datasets.samples import StillImages, load_frame, uniform_references
 from models import build_model

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import nn
 
 from datasets.clips import VideoError
-from datasets.colour_wheel import flow_to_picture
-from datasets.flow import build_estimator
+from datasets.flow.colour_wheel import flow_to_picture
+from datasets.flow.estimators import build_estimator
 from datasets.samples import show, uniform_references
 from models.prediction import Prediction, References
 from utils.evaluation import Segmenter

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from jinja2 import StrictUndefined, Template
 
+from datasets.files import write_text
 from datasets.layout import (
     DatasetError,
     Frame,
@@ -22,7 +23,6 @@ from datasets.layout import (
     read_image,
     read_mask,
 )
-from utils.files import write_text
 from utils.protocols import Row
 from utils.reports.pictures import PANEL_WIDTH, draw_mask, panel_sized
 from utils.reports.plots import LINES, plot_scores

@@ -1,8 +1,6 @@
 """Pictures of a frame: a row of labelled panels, and the frame with its objects tinted."""
 
-import os
 import string
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -134,23 +132,6 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, num_objects: int = 1) ->
     kernel = np.ones((3, 3), np.uint8)
     changes = cv2.morphologyEx(labels & objects, cv2.MORPH_GRADIENT, kernel, iterations=width)
     return cv2.copyTo(colours, changes & objects, overlay)
-
-
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write uint8 RGB (H, W, 3) or grey (H, W), whole or not at all; the folder is made.
-
-    Raises:
-        OSError: it could not be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if picture.ndim == 3:
-        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    done, encoded = cv2.imencode(path.suffix, picture)
-    if not done:
-        raise OSError(f"{path} could not be encoded")
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(encoded.tobytes())
-    os.replace(partial, path)
 
 
 def panel_sized(picture: np.ndarray) -> np.ndarray:

@@ -1,8 +1,6 @@
 """Result pictures: panels with labels, heat maps, and files."""
 
 import numpy as np
-import pytest
-from PIL import Image
 
 from datasets.augmentation import resize
 from utils.reports.pictures import (
@@ -14,7 +12,6 @@ from utils.reports.pictures import (
     draw_overlay,
     draw_panels,
     heat_map,
-    write_picture,
 )
 
 NAMES = [
@@ -161,25 +158,6 @@ def test_objects_that_touch_are_tinted_and_outlined_one_by_one():
         assert (overlay[6:14, left + 1 : right - 1] == tint).all()
     assert (overlay[5:15, 15] == (0, 128, 0)).all()
     assert (overlay[6:14, 0] == (164, 100, 100)).all()  # the picture's edge is no outline
-
-
-def test_pictures_are_written_as_rgb_into_folders_that_are_made(tmp_path):
-    picture = np.zeros((4, 5, 3), np.uint8)
-    picture[..., 0], picture[0, 0] = 200, (1, 2, 3)
-    path = tmp_path / "deep/er/x.png"
-    write_picture(path, picture)
-    np.testing.assert_array_equal(np.asarray(Image.open(path)), picture)
-    grey = np.arange(20, dtype=np.uint8).reshape(4, 5)
-    write_picture(path, grey)
-    written = Image.open(path)
-    assert written.mode == "L"
-    np.testing.assert_array_equal(np.asarray(written), grey)
-
-
-def test_a_picture_that_cannot_be_written_raises(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError):
-        write_picture(tmp_path / "file/x.png", np.zeros((4, 5), np.uint8))
 
 
 def test_iterations_are_shown_from_left_to_right_with_a_row_for_each_map():
