@@ -49,6 +49,7 @@ KMEANS = "batched"  # batched: never waits for the GPU; package: fast_pytorch_km
 NUM_REFERENCES = 3  # reference frames (N_R, Sec. 4.4)
 NUM_NEIGHBOURS = 16  # features that KNN filtering keeps for each slot (N, Sec. 3.5)
 NUM_ITERATIONS = 3  # rounds of guided slot attention (T, Sec. 3.5)
+DECODER_IMAGE = True  # the mask decoder's finest level sees the image again; False: features alone
 REFERENCE_GRADIENT = False  # train the encoder through the reference frames too; costs memory
 
 # Ablation switches (Table 2)

@@ -259,8 +259,9 @@ def load_segmenter(
     given = {name: getattr(settings, name.lower()) for name in arguments.given}
     where = _VIDEO if arguments.video else (*_SET, "PANEL_STEP")
     heard = {*_OF_THE_RUN, *_MASKS, *_MACHINE, *where, *(_TTA if arguments.tta else ())}
-    if "num_iterations" not in checkpoint["arguments"]:
-        heard.remove("NUM_ITERATIONS")  # not every network has rounds of slot attention
+    network = checkpoint["arguments"]
+    if not (network.get("slot_attention") and network.get("num_iterations")):
+        heard.remove("NUM_ITERATIONS")  # no slot attention, or none that was trained
     if not motion:
         heard -= {"NUM_REFERENCES", "NUM_ITERATIONS", "RECOLOUR_FLOW"}
     _refuse_unheard(

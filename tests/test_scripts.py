@@ -321,6 +321,18 @@ def test_size_references_and_iterations_are_the_checkpoints_unless_given(
     assert asked == [(64, 3, 2), (32, 1, 4)]
 
 
+@pytest.mark.parametrize("untrained", [{"num_iterations": 0}, {"slot_attention": False}])
+def test_rounds_of_slot_attention_that_was_not_trained_are_refused(
+    chain, refusal, tmp_path, untrained
+):
+    checkpoint = load_checkpoint(chain.stage2)
+    checkpoint["arguments"] |= untrained
+    torch.save(checkpoint, tmp_path / "best.pt")
+    flags = ("--config", chain.settings, "--checkpoint", tmp_path / "best.pt")
+    message = refusal(evaluate, *flags, "--num-iterations", "4")
+    assert "--num-iterations: without effect" in message
+
+
 def test_results_go_beside_the_checkpoint_by_default(chain, call, tmp_path):
     shutil.copy(chain.stage2, tmp_path / "best.pt")
     printed = call(

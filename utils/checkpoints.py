@@ -189,7 +189,8 @@ def check_same_order(checkpoint: dict[str, Any], model: nn.Module) -> None:
     Optimizers keep their state by position: where a version of timm or of this code has changed
     the order of a network's parameters, weights go from one to the other, training does not.
     """
-    if list(checkpoint["weights"]) != list(model.state_dict()):
+    weights = checkpoint["weights"]
+    if list(weights) != [name for name in model.state_dict() if name in weights]:
         raise CheckpointError(
             "the checkpoint's tensors come in another order than the network's, so its optimizer "
             "state cannot be used; resume with the versions that the run was started with "
@@ -225,7 +226,7 @@ def start_from_stage1(model: nn.Module, weights: dict[str, Tensor]) -> Loaded:
             f"none of the {len(weights)} tensors in the checkpoint fits the {len(own)} of the "
             "network; was it made with another MODEL, BACKBONE or CHANNELS?"
         )
-    model.load_state_dict({**own, **loaded, **copied})
+    model.load_state_dict({**loaded, **copied}, strict=False)
     return Loaded(
         len(loaded), len(copied), len(own) - len(loaded) - len(copied), len(weights) - len(used)
     )

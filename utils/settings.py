@@ -197,6 +197,7 @@ RULES: dict[str, Rule] = {
     "NUM_REFERENCES": _positive_int,
     "NUM_NEIGHBOURS": _positive_int,
     "NUM_ITERATIONS": _non_negative_int,
+    "DECODER_IMAGE": _flag,
     "REFERENCE_GRADIENT": _flag,
     "GUIDED_SLOTS": _flag,
     "KNN_FILTERING": _flag,

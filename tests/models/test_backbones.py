@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerModel
 
-from models.backbones import STRIDES, ModelError, build_backbone
+from models.backbones import STRIDES, ModelError, Normalise, build_backbone
 from models.mix_transformer import HEADS, MIX_TRANSFORMERS, REDUCTIONS, Linear, MixTransformer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -396,6 +397,27 @@ def test_weights_in_a_file_may_be_given_as_a_string(tmp_path):
     torch.save(state, tmp_path / "weights.pth")
     loaded = build_backbone("resnet10t", weights=str(tmp_path / "weights.pth"))
     assert torch.equal(loaded.encoder.state_dict()["bn1.weight"], state["bn1.weight"])
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+@pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0"])
+def test_features_are_those_of_timm_with_its_own_transform(name, from_file, tmp_path):
+    """Each name's images have a mean and deviation of their own; so has a file with its weights."""
+    file = tmp_path / "weights.pth"
+    torch.save(random_timm_state(name), file)
+    torch.manual_seed(0)
+    backbone = build_backbone(name, from_file, file if from_file else None).eval()
+    reference = timm.create_model(name, features_only=True, out_indices=(1, 2, 3, 4)).eval()
+    reference.load_state_dict(backbone.encoder.state_dict())
+    options = timm.data.resolve_data_config({"input_size": (3, 64, 64)}, model=reference)
+    transform = timm.data.create_transform(**(options | {"crop_pct": 1.0}))
+    pixels = torch.randint(256, (64, 64, 3), generator=torch.Generator().manual_seed(1))
+    image = (pixels / 255).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        features = backbone(Normalise(backbone.mean, backbone.deviation)(image))
+        expected = reference(transform(Image.fromarray(pixels.byte().numpy()))[None])
+    for feature, other in zip(features, expected, strict=True):
+        torch.testing.assert_close(feature, other)
 
 
 def unfit_states(name):

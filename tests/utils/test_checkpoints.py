@@ -341,6 +341,44 @@ def test_weights_that_no_longer_fit_are_refused(tiny_settings):
         build_from_checkpoint({**CHECKPOINT, "arguments": arguments, "weights": weights})
 
 
+def statistics_of(model):
+    return {k: v.flatten().tolist() for k, v in model.state_dict().items() if ".normalise." in k}
+
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "deviation": [0.229, 0.224, 0.225]}
+
+
+@pytest.mark.parametrize(
+    "kept, expected",
+    [(None, IMAGENET), ({"mean": [0.1, 0.2, 0.3], "deviation": [0.4, 0.5, 0.6]}, None)],
+    ids=["older checkpoint", "kept"],
+)
+def test_a_checkpoint_says_how_images_are_normalised(tiny_settings, kept, expected):
+    """Whatever timm says of the backbone today; older checkpoints were all trained as ImageNet."""
+    expected = kept or expected
+    change = {"backbone": "tf_efficientnet_lite0"}
+    stills, arguments = make(tiny_settings, motion=False, seed=1, **change)
+    video, _ = make(tiny_settings, motion=True, seed=2, **change)
+    assert statistics_of(stills) == {
+        "rgb_stream.normalise.mean": [0.5] * 3,
+        "rgb_stream.normalise.deviation": [0.5] * 3,
+    }
+    weights = {k: v for k, v in stills.state_dict().items() if ".normalise." not in k}
+    if kept:
+        weights = {
+            k: torch.tensor(kept[k.rpartition(".")[2]]).view_as(v) if ".normalise." in k else v
+            for k, v in stills.state_dict().items()
+        }
+    again = build_from_checkpoint({**CHECKPOINT, "arguments": arguments, "weights": weights})
+    start_from_stage1(video, weights)
+    check_same_order({"weights": weights}, again)
+    for model, streams in ((again, ["rgb"]), (video, ["rgb", "flow"])):
+        found = statistics_of(model)
+        assert found.keys() == {f"{s}_stream.normalise.{k}" for s in streams for k in expected}
+        for key, values in found.items():
+            assert values == pytest.approx(expected[key.rpartition(".")[2]])
+
+
 def test_training_does_not_go_on_with_parameters_in_another_order(tiny_settings):
     model, _ = make(tiny_settings, motion=False, seed=1)
     weights = model.state_dict()
