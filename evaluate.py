@@ -18,23 +18,23 @@ import config
 from datasets.flow import build_estimator, flow_origin, origin_in_words
 from datasets.layout import DatasetError, Sequence, video_sequences
 from datasets.sources import published_sequences
-from utils.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
-from utils.distributed import Process, launch_processes, start_process
-from utils.evaluation import Segmenter
-from utils.protocols import Protocol, check_classes, choose_protocol
-from utils.report import write_comparison, write_report
-from utils.results import Evaluation, score_table, write_evaluation
-from utils.scoring import score_masks
-from utils.scripts import check_data, compare_flow, frames_of, run_script
-from utils.set_evaluation import (
+from utils.evaluation.protocols import Protocol, check_classes, choose_protocol
+from utils.evaluation.results import Evaluation, score_table, write_evaluation
+from utils.evaluation.scoring import score_masks
+from utils.evaluation.segmenting import Segmenter
+from utils.evaluation.set_evaluation import (
     MASKS,
     PANELS,
     check_output,
     evaluate_sequences,
     finish_evaluation,
 )
+from utils.evaluation.video import segment_video
+from utils.processes import Process, launch_processes, start_process
+from utils.report import write_comparison, write_report
+from utils.scripts import check_data, compare_flow, frames_of, run_script
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
-from utils.video import segment_video
+from utils.training.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
 
 # Settings of the network's run that a flag changes for an evaluation.
 _OF_THE_RUN = ("IMAGE_SIZE", "NUM_REFERENCES", "NUM_ITERATIONS", "RECOLOUR_FLOW")

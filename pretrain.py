@@ -13,13 +13,13 @@ import config
 from datasets.flow import origin_in_words
 from datasets.layout import DatasetError, Frame, still_images
 from models import build_model
-from utils.distributed import Process, gather
-from utils.evaluation import predict_stills
-from utils.metrics import region_similarity
+from utils.evaluation.metrics import region_similarity
+from utils.evaluation.segmenting import predict_stills
 from utils.pictures import draw_panels
+from utils.processes import Process, gather
 from utils.scripts import check_data, run_script, start_training
 from utils.settings import Settings
-from utils.training import (
+from utils.training.loop import (
     Validation,
     augmentation_from,
     count_parameters,

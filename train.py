@@ -12,14 +12,14 @@ import config
 from datasets.flow import flow_origin
 from datasets.layout import Sequence, read_image, read_mask, video_sequences
 from models import build_model
-from utils.checkpoints import check_same_network, load_checkpoint, start_from_stage1
-from utils.distributed import Process, gather
-from utils.evaluation import Segmenter, maps_by_iteration, predict_sequences, to_mask
-from utils.metrics import boundary_accuracy, region_similarity
+from utils.evaluation.metrics import boundary_accuracy, region_similarity
+from utils.evaluation.segmenting import Segmenter, maps_by_iteration, predict_sequences, to_mask
 from utils.pictures import draw_iterations, draw_panels
+from utils.processes import Process, gather
 from utils.scripts import check_data, compare_flow, frames_of, run_script, start_training
 from utils.settings import Settings
-from utils.training import (
+from utils.training.checkpoints import check_same_network, load_checkpoint, start_from_stage1
+from utils.training.loop import (
     Validation,
     augmentation_from,
     count_parameters,

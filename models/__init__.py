@@ -5,8 +5,8 @@ import difflib
 from torch import nn
 
 from models.backbones import ModelError
-from models.dpa import DPA
-from models.gsanet import GSANet
+from models.dpa.network import DPA
+from models.gsanet.network import GSANet
 
 MODELS = {"gsanet": GSANet, "dpa": DPA}
 

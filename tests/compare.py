@@ -105,8 +105,8 @@ def ours(options: argparse.Namespace) -> Callable[[], float]:
     import torch
 
     from models import build_model
-    from utils.distributed import start_process
-    from utils.losses import segmentation_loss
+    from models.losses import segmentation_loss
+    from utils.processes import start_process
 
     start_process("")
     model = build_model("gsanet", backbone="mit_b2", pretrained_backbone=False)

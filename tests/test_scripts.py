@@ -26,12 +26,12 @@ from datasets.samples import StillImages, load_frame
 from datasets.simulated_motion import MotionSimulation
 from models import MODELS, build_model
 from models.blocks import resize
-from utils.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
-from utils.distributed import Process
-from utils.evaluation import to_mask
+from utils.evaluation.segmenting import to_mask
+from utils.processes import Process
 from utils.scripts import compare_flow, run_script
 from utils.settings import load_settings, read_settings_file, write_settings
-from utils.training import augmentation_from, network_arguments, stills_of
+from utils.training.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
+from utils.training.loop import augmentation_from, network_arguments, stills_of
 
 ROOT = Path(config.__file__).parent
 FRAMES = 5
@@ -529,7 +529,9 @@ def test_an_evaluation_that_was_stopped_goes_on_and_another_begins_anew(
 
     segment = evaluate.Segmenter.segment
     monkeypatch.setattr(evaluate.Segmenter, "segment", stopping)
-    monkeypatch.setattr("utils.set_evaluation.num_cores", lambda: 1)  # few frames wait for writing
+    monkeypatch.setattr(
+        "utils.evaluation.set_evaluation.num_cores", lambda: 1
+    )  # few frames wait for writing
     with pytest.raises(SystemExit) as stop:
         call(evaluate, *flags)
     assert stop.value.code == 130

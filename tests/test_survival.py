@@ -17,8 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import config
 from datasets.synthetic import write_synthetic
 from tests import soak
-from utils.checkpoints import load_checkpoint
 from utils.settings import write_settings
+from utils.training.checkpoints import load_checkpoint
 
 ROOT = Path(config.__file__).parent
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -228,14 +228,14 @@ FROZEN = """
 import os, signal, sys
 from pathlib import Path
 import torch
-import utils.training
+import utils.training.loop
 from datasets.layout import video_sequences
 from datasets.samples import VideoFrames
-from models.gsanet import GSANet
-from utils.distributed import end_process, start_process
-from utils.interrupts import Interrupted
+from models.gsanet.network import GSANet
+from utils.processes import end_process, start_process
+from utils.training.interrupts import Interrupted
 from utils.settings import read_settings_file
-from utils.training import Validation, fit, network_arguments
+from utils.training.loop import Validation, fit, network_arguments
 
 class Frozen(GSANet):
     # torch synchronises the norms of no CPU.
@@ -261,7 +261,7 @@ class Spoilt(VideoFrames):
             os.kill(os.getpid(), signal.SIGTERM)
         return sample
 
-utils.training.LOG_INTERVAL = 1
+utils.training.loop.LOG_INTERVAL = 1
 settings = read_settings_file(Path(sys.argv[1]))
 process = start_process("")
 torch.manual_seed(0)

@@ -24,12 +24,9 @@ from typing import Any
 
 import config
 from models.ablations import ABLATIONS, Ablation
-from utils.checkpoints import LAST, CheckpointError, load_checkpoint
+from utils.evaluation.protocols import Row
+from utils.evaluation.results import RECORD, read_evaluation
 from utils.files import write_text
-from utils.interrupts import Interrupted, Interrupts
-from utils.protocols import Row
-from utils.results import RECORD, read_evaluation
-from utils.runs import RESUMABLE, SETTINGS
 from utils.scripts import run_script
 from utils.settings import (
     Settings,
@@ -39,6 +36,9 @@ from utils.settings import (
     settings_parser,
     write_settings,
 )
+from utils.training.checkpoints import LAST, CheckpointError, load_checkpoint
+from utils.training.interrupts import Interrupted, Interrupts
+from utils.training.run_folder import RESUMABLE, SETTINGS
 
 _OWN = {"OUTPUT_DIR", "PANEL_STEP", "RUN_NAME", "SEED", "STAGE1_CHECKPOINT"}
 _TAIL = 15  # lines of a script that has failed which are shown

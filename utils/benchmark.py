@@ -63,17 +63,16 @@ from datasets.samples import StillImages, TestFrames, VideoFrames, uniform_refer
 from datasets.sampling import EpochBatches, Key
 from datasets.synthetic import MIN_SIZE, write_synthetic
 from models import build_model
-from utils.distributed import Process, gpu_indices, num_cores, start_process
-from utils.evaluation import FramePrediction, Segmenter, to_mask
+from utils.evaluation.protocols import PROTOCOLS
+from utils.evaluation.scoring import score_masks
+from utils.evaluation.segmenting import FramePrediction, Segmenter, to_mask
 from utils.files import write_text
-from utils.interrupts import Interrupts
 from utils.pictures import write_picture
-from utils.protocols import PROTOCOLS
-from utils.record import cpu_model, git_state
-from utils.scoring import score_masks
+from utils.processes import Process, gpu_indices, num_cores, start_process
 from utils.scripts import USER_ERRORS, run_script
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
-from utils.training import (
+from utils.training.interrupts import Interrupts
+from utils.training.loop import (
     Training,
     augmentation_from,
     make_loader,
@@ -82,6 +81,7 @@ from utils.training import (
     stills_of,
     videos_of,
 )
+from utils.training.record import cpu_model, git_state
 from utils.transfer import one_ahead
 
 REST = "rest of the network"  # what is in none of its parts
@@ -209,7 +209,7 @@ def in_own_process(line: str, job: Job, interrupts: Interrupts) -> dict[str, Any
     """
     # Forked from a server that has imported what takes seconds, and has done nothing else.
     context = get_context("forkserver")
-    context.set_forkserver_preload(["utils.scripts", "utils.evaluation"])
+    context.set_forkserver_preload(["utils.scripts", "utils.evaluation.segmenting"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(line, job, sender))
     with interrupts.deferred():

@@ -26,11 +26,11 @@ from datasets.layout import (
     read_image,
     read_mask,
 )
+from utils.evaluation.metrics import counted
+from utils.evaluation.protocols import Protocol, Row
+from utils.evaluation.results import REPORT, Evaluation, ResultsError, read_evaluation
 from utils.files import write_text
-from utils.metrics import counted
 from utils.pictures import PANEL_WIDTH, draw_panels
-from utils.protocols import Protocol, Row
-from utils.results import REPORT, Evaluation, ResultsError, read_evaluation
 
 COMPARISON = "comparison.html"
 
@@ -127,7 +127,7 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
     """Write ``comparison.html``: several evaluations of one set side by side, per sequence.
 
     Args:
-        folders: of two or more evaluations, as ``utils.results.write_evaluation`` left them; the
+        folders: of two or more evaluations, as ``utils.evaluation.results.write_evaluation`` left them; the
             plots tell up to six apart.
         output: the folder for the page; made if need be.
 

@@ -13,20 +13,9 @@ from datasets.clips import VideoError
 from datasets.flow import FlowError
 from datasets.layout import DatasetError, Frame, Sequence, check_files
 from models import ModelError
-from utils.checkpoints import CheckpointError
-from utils.distributed import Process, end_process, launch_processes, start_process
-from utils.interrupts import Interrupted
-from utils.protocols import ProtocolError
-from utils.record import changed_data, fingerprint, write_record
-from utils.results import ResultsError
-from utils.runs import (
-    SETTINGS,
-    check_run,
-    find_run,
-    has_checkpoint,
-    locked,
-    resumed_settings,
-)
+from utils.evaluation.protocols import ProtocolError
+from utils.evaluation.results import ResultsError
+from utils.processes import Process, end_process, launch_processes, start_process
 from utils.settings import (
     Settings,
     SettingsError,
@@ -34,7 +23,18 @@ from utils.settings import (
     settings_parser,
     write_settings,
 )
-from utils.training import TrainingError, network_arguments, without_effect
+from utils.training.checkpoints import CheckpointError
+from utils.training.interrupts import Interrupted
+from utils.training.loop import TrainingError, network_arguments, without_effect
+from utils.training.record import changed_data, fingerprint, write_record
+from utils.training.run_folder import (
+    SETTINGS,
+    check_run,
+    find_run,
+    has_checkpoint,
+    locked,
+    resumed_settings,
+)
 
 USER_ERRORS = (
     DatasetError,

@@ -16,15 +16,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from datasets.layout import still_images
 from datasets.samples import StillImages
 from models import MODELS
-from models.mix_transformer import MixTransformer
+from models.backbones.mix_transformer import MixTransformer
+from models.losses import segmentation_loss
 from models.precision import with_weights_as
 from tests.gpu_traffic import Counted, OneAttention
 from tests.models.fake_gpu import bfloat16_autocast, fake_gpu, works
 from tests.models.small_networks import network
-from utils.distributed import Process
-from utils.evaluation import Segmenter, predict_stills
-from utils.losses import segmentation_loss
-from utils.training import Training
+from utils.evaluation.segmenting import Segmenter, predict_stills
+from utils.processes import Process
+from utils.training.loop import Training
 from utils.transfer import fetch
 
 pytestmark = pytest.mark.skipif(not works(), reason="this torch wants a GPU for fake tensors")
@@ -150,7 +150,8 @@ def test_a_mix_transformer_is_bfloat16_throughout(training):
 def test_the_segmenter_converts_weights_for_mixed_precision_on_the_gpu(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "utils.evaluation.with_weights_as", lambda model, dtype: asked.append(dtype) or model
+        "utils.evaluation.segmenting.with_weights_as",
+        lambda model, dtype: asked.append(dtype) or model,
     )
     model = network("gsanet").eval()
     Segmenter(model, SIZE, mixed_precision=True)
@@ -210,7 +211,7 @@ def test_segmenting_waits_only_when_the_predictions_are_wanted(name, events, mon
         done.append(len(seen.operations))
         return fetch(tensors)
 
-    monkeypatch.setattr("utils.evaluation.fetch", noted)
+    monkeypatch.setattr("utils.evaluation.segmenting.fetch", noted)
     model = network(name).eval()
     with fake_gpu(model):
         segmenter = Segmenter(model, SIZE, flip=True)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from models import MODELS
+from models.losses import segmentation_loss
 from tests.models.small_networks import (
     discs,
     inputs,
@@ -14,7 +15,6 @@ from tests.models.small_networks import (
     parameters_not_reached,
     without_stochastic_depth,
 )
-from utils.losses import segmentation_loss
 
 # Batch normalisation, layer normalisation, features (B, H, W, C), standardised weights.
 BACKBONES = ("resnet10t", "mit_b0", "swin_tiny_patch4_window7_224", "nf_regnet_b0")

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from models import MODELS
+from models.losses import segmentation_loss
 from tests.models.small_networks import (
     assert_same_prediction,
     discs,
@@ -13,7 +14,6 @@ from tests.models.small_networks import (
     parameters_not_reached,
     without_stochastic_depth,
 )
-from utils.losses import segmentation_loss
 
 both = pytest.mark.parametrize("name", MODELS)
 

@@ -24,13 +24,13 @@ from models import build_model, model_class
 from models.ablations import ABLATIONS
 from utils import ablate
 from utils.ablate import check_begun, plan, run_jobs
-from utils.checkpoints import save_checkpoint
-from utils.interrupts import Interrupted
-from utils.protocols import PROTOCOLS, SequenceScores
-from utils.results import Evaluation, read_evaluation, write_evaluation
+from utils.evaluation.protocols import PROTOCOLS, SequenceScores
+from utils.evaluation.results import Evaluation, read_evaluation, write_evaluation
 from utils.scripts import run_script
 from utils.settings import RULES, SettingsError, load_settings, write_settings
-from utils.training import network_arguments
+from utils.training.checkpoints import save_checkpoint
+from utils.training.interrupts import Interrupted
+from utils.training.loop import network_arguments
 
 ROOT = Path(config.__file__).parent
 # By hand from the paper's Table 2: GS, KNN, SA, FAT.

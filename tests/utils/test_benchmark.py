@@ -34,7 +34,7 @@ from utils.benchmark import (
     run_sequence,
     table,
 )
-from utils.evaluation import Segmenter
+from utils.evaluation.segmenting import Segmenter
 from utils.scripts import run_script
 
 ROOT = Path(config.__file__).parent

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import utils.report
+from utils.evaluation.protocols import PROTOCOLS, SequenceScores
+from utils.evaluation.results import Evaluation, ResultsError, write_evaluation
 from utils.pictures import PANEL_WIDTH, draw_panels, write_picture
-from utils.protocols import PROTOCOLS, SequenceScores
 from utils.report import write_comparison, write_report
-from utils.results import Evaluation, ResultsError, write_evaluation
 
 VOID = {"meta", "img", "br"}
 ODD = '<b>&"x'  # a name that must not become markup

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import config
-from utils.losses import LOSSES
+from models.losses import LOSSES
 from utils.settings import (
     RULES,
     SettingsError,
