@@ -1,29 +1,13 @@
-"""Training loss: IoU loss and weighted cross-entropy at every scale (Sec. 3.7, eq. 5)."""
-
-from dataclasses import dataclass
+"""Loss of masks: IoU loss and weighted cross-entropy at every scale (Sec. 3.7, eq. 5)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.blocks import resize
-from models.prediction import Prediction
+from models.interface import Prediction
+from models.ops import resize
 
 LOSSES = ("iou", "bce", "iou+bce")
-
-
-@dataclass
-class Loss:
-    """The loss of a batch and what it is made of.
-
-    Attributes:
-        total: what to minimise, a scalar tensor.
-        terms: by name, detached scalar tensors: ``iou`` and ``bce`` summed over the masks,
-            ``slot_maps`` all of them for the slots' similarity maps.
-    """
-
-    total: Tensor
-    terms: dict[str, Tensor]
 
 
 def segmentation_loss(
@@ -32,7 +16,7 @@ def segmentation_loss(
     sigma: float = 1.0,
     supervise_maps: bool = True,
     loss: str = "iou+bce",
-) -> Loss:
+) -> dict[str, Tensor]:
     """Eq. 5, summed over the masks of all scales and, if wanted, over the slots' maps.
 
     Args:
@@ -40,7 +24,11 @@ def segmentation_loss(
         mask: G, float (B, 1, H, W) of zeros and ones.
         sigma: strength of the pixel weight of ``bce``.
         supervise_maps: add the loss of ``prediction.auxiliary``.
-        loss: one of ``LOSSES``; a network's ``loss`` is that of its paper.
+        loss: one of ``LOSSES``.
+
+    Returns:
+        Scalars to add up: ``iou`` and ``bce`` summed over the masks, ``slot_maps`` all of them for
+        the slots' similarity maps.
     """
     names = loss.split("+")
 
@@ -56,8 +44,12 @@ def segmentation_loss(
         if supervise_maps and prediction.auxiliary:
             resized = [resize(maps.float(), mask.shape[2:]) for maps in prediction.auxiliary]
             terms["slot_maps"] = sum(loss_of(name, logits) for logits in resized for name in names)
-        total = sum(terms.values())
-    return Loss(total, {name: term.detach() for name, term in terms.items()})
+    return terms
+
+
+def foreground(labels: Tensor) -> Tensor:
+    """Label maps (B, H, W), 0 background and 255 void, to G: float (B, 1, H, W), 1 for an object."""
+    return ((labels > 0) & (labels < 255)).unsqueeze(1).float()
 
 
 def iou_loss(logits: Tensor, mask: Tensor) -> Tensor:
@@ -74,8 +66,8 @@ def iou_loss(logits: Tensor, mask: Tensor) -> Tensor:
 def weighted_bce(logits: Tensor, mask: Tensor, sigma: float = 1.0) -> Tensor:
     """L_bce^w of eq. 5, as a mean over the pixels and the batch; a scalar.
 
-    The weight w = sigma |P - G| is detached: it says how much a pixel counts, and is not itself to
-    be made small. The paper writes a sum over the pixels; the mean makes the loss independent of
+    The weight w = sigma |P - G| is detached: it says how much a pixel counts, and training must not
+    make it small. The paper writes a sum over the pixels; the mean makes the loss independent of
     the image's size.
     """
     weight = sigma * (logits.detach().sigmoid() - mask).abs()

@@ -63,9 +63,9 @@ def build_backbone(
 
 
 class Normalise(nn.Module):
-    """Images in [0, 1], with a mean and deviation of each channel subtracted and divided by.
+    """Subtracts each channel's mean from images and divides by its deviation.
 
-    They are a part of the network's state, so a checkpoint keeps those that it was trained with.
+    Mean and deviation are a part of the network's state, so a checkpoint keeps those that it was trained with.
     """
 
     def __init__(self, mean: tuple[float, ...], deviation: tuple[float, ...]):
@@ -74,7 +74,9 @@ class Normalise(nn.Module):
         self.register_buffer("deviation", torch.tensor(deviation).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) to the same, channels last."""
+        """(B, 3, H, W), uint8 or float in [0, 1], to float of the same shape, channels last."""
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
         images = images.contiguous(memory_format=torch.channels_last)
         return (images - self.mean) / self.deviation
 

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import conv_norm_relu
-from models.gsanet.global_extractor import soft_region_features
-from models.gsanet.slot_decoder import correlation_maps
+from models.ops import correlation_maps, soft_region_features
 
 
 class InterFrameAttention(nn.Module):

@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import conv_norm_relu
-from models.gsanet.global_extractor import soft_region_features
-from models.gsanet.guided_slot_attention import gather_features
-from models.gsanet.slot_decoder import correlation_maps
+from models.ops import correlation_maps, gather_features, soft_region_features
 from models.precision import full_precision
 
 

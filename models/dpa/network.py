@@ -4,7 +4,6 @@ Cho, Lee et al., "Dual Prototype Attention for Unsupervised Video Object Segment
 (arXiv 2211.12036).
 """
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -20,14 +19,14 @@ from models.backbones import (
 from models.dpa.inter_frame_attention import InterFrameAttention
 from models.dpa.inter_modality_attention import InterModalityAttention
 from models.dpa.refinement_decoder import RefinementDecoder, StreamEmbedding
-from models.precision import without_weight_cache
-from models.prediction import Prediction, References
+from models.interface import Prediction
+from models.two_streams import References, TwoStreams
 
 CONTEXT_STRIDE = 32  # at which the decoder gathers context
 ATTENDED = 2  # the encoder's last stages, at which IMA works; IFA works at the last one
 
 
-class DPA(nn.Module):
+class DPA(TwoStreams):
     """The network of the paper; its stage 1 form has the RGB stream alone.
 
     Args:
@@ -38,21 +37,14 @@ class DPA(nn.Module):
         graph_neighbours: prototypes that send messages to each one.
         graph_rounds: rounds of message passing.
         inter_modality_attention, inter_frame_attention: IMA and IFA; False leaves them out.
-        reference_gradient: train the encoder through the reference frames too.
         decoder_image: the mask decoder's finest level sees the image again. With a VGG network it
             never does, because the first stage has the image's size.
-
-    Attributes:
-        loss: of the paper, see ``models.losses``.
-
-    Images and flow maps are RGB in [0, 1], with height and width multiples of 32; the network
-    normalises them itself.
+        num_references, reference_gradient, loss, sigma, supervise_slot_maps: see
+            :class:`models.two_streams.TwoStreams`; without a loss, the IoU of the paper's release.
 
     Raises:
         ModelError: more neighbours than prototypes, or a backbone that cannot be built.
     """
-
-    loss = "iou"
 
     def __init__(
         self,
@@ -65,16 +57,22 @@ class DPA(nn.Module):
         graph_rounds: int = 3,
         inter_modality_attention: bool = True,
         inter_frame_attention: bool = True,
-        reference_gradient: bool = False,
         decoder_image: bool = True,
+        num_references: int = 3,
+        reference_gradient: bool = False,
+        loss: str | None = None,
+        sigma: float = 1.0,
+        supervise_slot_maps: bool = True,
     ):
-        super().__init__()
+        super().__init__(
+            motion, num_references, reference_gradient, loss or "iou", sigma, supervise_slot_maps
+        )
         if inter_modality_attention and graph_neighbours > channels:
             raise ModelError(
                 f"GRAPH_NEIGHBOURS = {graph_neighbours} is above CHANNELS = {channels}, the number "
                 "of prototypes: expected at most that; change one of the two"
             )
-        self.motion = motion
+        self.uses_references = motion and inter_frame_attention
         strides = stage_strides(backbone)
 
         def stream() -> Stream:
@@ -88,7 +86,6 @@ class DPA(nn.Module):
                 motion=motion,
                 inter_modality_attention=inter_modality_attention,
                 inter_frame_attention=inter_frame_attention,
-                reference_gradient=reference_gradient,
             )
 
         self.rgb_stream = stream()
@@ -100,78 +97,41 @@ class DPA(nn.Module):
         # The layout that convolutions are fastest in; features follow that of the weights.
         self.to(memory_format=torch.channels_last)
 
-    def forward(
-        self,
-        image: Tensor,
-        flow: Tensor | None = None,
-        reference_images: Tensor | None = None,
-        reference_flows: Tensor | None = None,
-    ) -> Prediction:
-        """Target and references together, as in training.
-
-        Args:
-            image, flow: target frames and their flow maps (B, 3, H, W).
-            reference_images, reference_flows: (B, R, 3, H, W).
-                Stage 1's network takes ``image`` alone.
-        """
-        if self.motion:
-            references = self.encode_references(reference_images, reference_flows)
-            return self.segment(image, flow, references)
-        check_size(image)
-        stages, correlations = self.rgb_stream(image)
-        scales, _ = self.rgb_stream.attend(stages, correlations)
-        return self._decode([scales], stages, image)
-
-    def encode_references(self, images: Tensor, flows: Tensor) -> References:
-        """What ``segment`` needs of the reference frames and their flow maps (B, R, 3, H, W)."""
-        if self.rgb_stream.inter_frame is None:
-            return References({})
-        check_size(images)
-        return References(
-            {
-                "rgb": self.rgb_stream.encode_references(images),
-                "flow": self.flow_stream.encode_references(flows),
-            }
-        )
-
-    def segment(self, image: Tensor, flow: Tensor, references: References) -> Prediction:
+    def segment(self, image: Tensor, flow: Tensor | None, references: References) -> Prediction:
         """Masks of target frames (B, 3, H, W), given references of the same batch size."""
         check_size(image)
-        rgb_stages, rgb_own = self.rgb_stream(image)
-        flow_stages, flow_own = self.flow_stream(flow)
-        kept = references.features
-        rgb_scales, rgb_maps = self.rgb_stream.attend(
-            rgb_stages, rgb_own, flow_own, kept.get("rgb")
-        )
-        flow_scales, flow_maps = self.flow_stream.attend(
-            flow_stages, flow_own, rgb_own, kept.get("flow")
-        )
-        prediction = self._decode([rgb_scales, flow_scales], rgb_stages, image)
-        for name in rgb_maps:
-            prediction.maps[f"RGB {name}"] = rgb_maps[name]
-            prediction.maps[f"flow {name}"] = flow_maps[name]
+        shown = [image, flow][: len(self.streams)]
+        encoded = [stream(x) for stream, x in zip(self.streams, shown)]
+        scales, maps = [], []
+        for name, stream, own, other in zip(
+            ("rgb", "flow"), self.streams, encoded, [*encoded[1:], encoded[0]]
+        ):
+            correlations = other[1] if self.motion else None
+            kept = references.features.get(name)
+            scale, found = stream.attend(*own, correlations, kept)
+            scales.append(scale)
+            maps.append(found)
+        skips = encoded[0][0][:-ATTENDED]
+        prediction = Prediction(self.decoder(scales, skips, self.rgb_stream.normalise(image)))
+        if self.motion:
+            for name in maps[0]:
+                prediction.maps[f"RGB {name}"] = maps[0][name]
+                prediction.maps[f"flow {name}"] = maps[1][name]
         return prediction
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """What the benchmark tells apart; merging IMA and IFA counts as the rest."""
-        streams = [stream for stream in (self.rgb_stream, self.flow_stream) if stream is not None]
         return {
-            "encoders": [stream.encoder for stream in streams],
+            "encoders": [stream.encoder for stream in self.streams],
             "IMA": [
                 part
-                for stream in streams
+                for stream in self.streams
                 for attention in stream.inter_modality
                 for part in (attention, attention.correlation)
             ],
-            "IFA": [stream.inter_frame for stream in streams if stream.inter_frame is not None],
-            "decoder": [self.decoder, *(stream.embed for stream in streams)],
+            "IFA": [s.inter_frame for s in self.streams if s.inter_frame is not None],
+            "decoder": [self.decoder, *(stream.embed for stream in self.streams)],
         }
-
-    def _decode(
-        self, streams: list[list[Tensor]], rgb_stages: list[Tensor], image: Tensor
-    ) -> Prediction:
-        skips = rgb_stages[:-ATTENDED]
-        return Prediction(self.decoder(streams, skips, self.rgb_stream.normalise(image)))
 
 
 class Stream(nn.Module):
@@ -188,12 +148,10 @@ class Stream(nn.Module):
         motion: bool,
         inter_modality_attention: bool,
         inter_frame_attention: bool,
-        reference_gradient: bool,
     ):
         super().__init__()
         self.encoder = encoder
         self.normalise = Normalise(encoder.mean, encoder.deviation)
-        self.reference_gradient = reference_gradient
         widths = encoder.channels[-ATTENDED:]
         self.inter_modality = nn.ModuleList(
             InterModalityAttention(width, channels, graph_neighbours, graph_rounds, motion)
@@ -229,11 +187,11 @@ class Stream(nn.Module):
         Args:
             stages, own: from ``forward``.
             other: the other modality's correlation maps, if there is one.
-            references: from :meth:`encode_references`; ``None`` without IFA.
+            references: IFA's keys and values (B, R, 2, C, C); ``None`` without IFA.
 
         Returns:
-            Three scales for the decoder, finest first; and to look at, (B, h, w) in [0, 1] by the
-            name of the attention, how much it finds at each position.
+            Three scales for the decoder, finest first; and maps for pictures, (B, h, w) in [0, 1], by
+            the name of the attention: how much it finds at each position.
         """
         attended, maps = list(stages[-ATTENDED:]), {}
         for index, attention in enumerate(self.inter_modality):
@@ -250,12 +208,9 @@ class Stream(nn.Module):
             )
         return self.embed(attended), maps
 
-    def encode_references(self, images: Tensor) -> Tensor:
-        """Reference images (B, R, 3, H, W) to IFA's keys and values (B, R, 2, C, C)."""
-        with without_weight_cache():
-            with nullcontext() if self.reference_gradient else torch.no_grad():
-                stages = self.encoder(self.normalise(images.flatten(0, 1)))
-            return self.inter_frame.encode_references(stages[-1]).unflatten(0, images.shape[:2])
+    def embed_references(self, stages: list[Tensor]) -> Tensor:
+        """The encoder's stages of N reference frames to IFA's keys and values (N, 2, C, C)."""
+        return self.inter_frame.encode_references(stages[-1])
 
 
 def summary(correlation: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from models.blocks import (
     ResidualBlock,
     conv_norm,
     conv_norm_relu,
-    resize,
 )
+from models.ops import resize
 
 
 class StreamEmbedding(nn.Module):

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.pooling import AttentivePooling
+from models.blocks import feed_forward
 
 
 class FeatureAggregationTransformer(nn.Module):
@@ -33,6 +33,24 @@ class FeatureAggregationTransformer(nn.Module):
         global_local, local_value = self.global_to_local(intra, query=intra, memory=local)  # P_GL
         aggregated, _ = self.local_to_global(local, query=local_value, memory=global_local)  # P_A
         return aggregated
+
+
+class AttentivePooling(nn.Module):
+    """Weighted mean of a set of features, with weights from the features themselves (Sec. 3.4).
+
+    A linear layer gives each feature one score, and the softmax over the set makes weights of the
+    scores. RandLA-Net (Hu et al., CVPR 2020), which the paper cites, scores every channel of a
+    feature by itself and has a perceptron after the sum.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.score = nn.Linear(channels, 1, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., N, C) to (..., C); the order of the N features does not matter."""
+        weights = self.score(features).softmax(dim=-2)
+        return (weights * features).sum(dim=-2)
 
 
 class AttentionBlock(nn.Module):
@@ -67,13 +85,3 @@ class AttentionBlock(nn.Module):
 
     def _split(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
-
-
-def feed_forward(channels: int) -> nn.Sequential:
-    """The two-layer perceptron of a transformer block, (..., C) to (..., C), input normalised."""
-    return nn.Sequential(
-        nn.LayerNorm(channels),
-        nn.Linear(channels, 2 * channels),
-        nn.GELU(),
-        nn.Linear(2 * channels, channels),
-    )

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from models.gsanet.fat import FeatureAggregationTransformer
-from models.gsanet.plain_transformer import PlainTransformer
-from models.gsanet.slot_decoder import cosine_similarity
+from models.ops import cosine_similarity, gather_features
+from models.slot_attention import SlotAttention
 
 
 class GuidedSlotAttention(nn.Module):
@@ -33,29 +33,28 @@ class GuidedSlotAttention(nn.Module):
         self.num_iterations = num_iterations
         self.knn_filtering = knn_filtering
         self.aggregation_transformer = aggregation_transformer
-        self.update = (
-            FeatureAggregationTransformer(channels)
-            if aggregation_transformer
-            else PlainTransformer(channels)
-        )
+        kind = FeatureAggregationTransformer if aggregation_transformer else SlotAttention
+        self.update = kind(channels)
         # Training on several processes waits for the gradient of every parameter that wants one.
         self.requires_grad_(num_iterations > 0)
 
     def forward(self, slots: Tensor, features: Tensor) -> Tensor:
         """P_S (B, S, C) and aggregated features P_A (B, M, C) to refined slots P_Sr (B, S, C)."""
         for _ in range(self.num_iterations):
-            slots = self._step(slots, features)
+            slots = self.step(slots, features)
         return slots
 
-    def _step(self, slots: Tensor, features: Tensor) -> Tensor:
+    def step(self, slots: Tensor, features: Tensor) -> Tensor:
+        """One round of ``forward``."""
         count = self.num_neighbours if self.knn_filtering else features.shape[1]
         nearest = nearest_features(slots, features, count)
         if self.aggregation_transformer:
             return self.update(slots, gather_features(features, nearest))
+        # Slots compete for one set of features, so the others are masked and not left out.
         keep = torch.zeros(
             slots.shape[0], slots.shape[1], features.shape[1], dtype=torch.bool, device=slots.device
         ).scatter(2, nearest, True)
-        return self.update(slots, features, keep)
+        return self.update(slots, features, keep=keep)[0]
 
 
 def nearest_features(slots: Tensor, features: Tensor, count: int) -> Tensor:
@@ -65,9 +64,3 @@ def nearest_features(slots: Tensor, features: Tensor, count: int) -> Tensor:
     ``slots`` (B, S, C), ``features`` (B, M, C).
     """
     return cosine_similarity(slots, features).topk(count, dim=2).indices
-
-
-def gather_features(features: Tensor, indices: Tensor) -> Tensor:
-    """The features (B, M, C) at ``indices`` (B, S, N), as (B, S, N, C)."""
-    batch = torch.arange(features.shape[0], device=features.device)[:, None, None]
-    return features[batch, indices]

@@ -1,11 +1,10 @@
 """Local extractor: details of the target frame by clustering its features (Sec. 3.3, Figure 3b)."""
 
 import torch
-from fast_pytorch_kmeans import MultiKMeans
 from torch import Tensor, nn
 
-from models.pooling import global_weighted_average_pooling
-from models.precision import full_precision
+from models.ops import global_weighted_average_pooling
+from models.precision import full_precision, without_autocast
 
 KMEANS_ROUNDS = 10
 
@@ -17,19 +16,12 @@ class LocalExtractor(nn.Module):
         channels: of the target feature X_T.
         embedded_channels: C_L.
         num_clusters: M.
-        kmeans: ``"batched"`` or ``"package"``, see :class:`KMeans`.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        embedded_channels: int,
-        num_clusters: int = 64,
-        kmeans: str = "batched",
-    ):
+    def __init__(self, channels: int, embedded_channels: int, num_clusters: int = 64):
         super().__init__()
         self.embed = nn.Conv2d(channels, embedded_channels, kernel_size=1)
-        self.cluster = KMeans(num_clusters, kmeans)
+        self.cluster = KMeans(num_clusters)
 
     def forward(self, target: Tensor) -> tuple[Tensor, Tensor]:
         """Sec. 3.3, first half.
@@ -49,35 +41,29 @@ class KMeans(nn.Module):
 
     All images are clustered together but independently: an image's masks do not depend on the
     batch it is in. Centres start at evenly spaced pixels, so a given input always gives the same
-    clusters.
+    clusters. All rounds run without a wait for the GPU.
 
     Args:
         num_clusters: M; clusters that get no pixel (always so if H * W < M) have an empty mask.
-        implementation: ``"batched"`` runs all rounds without ever waiting for the GPU;
-            ``"package"`` is fast-pytorch-kmeans, which gives the same masks and asks after every
-            round whether anything has changed.
     """
 
-    def __init__(self, num_clusters: int, implementation: str = "batched"):
+    def __init__(self, num_clusters: int):
         super().__init__()
-        if implementation not in KMEANS:
-            raise ValueError(f"kmeans is {implementation!r}; expected {' or '.join(KMEANS)}")
         self.num_clusters = num_clusters
-        self.find_labels = KMEANS[implementation]
 
     @torch.no_grad()
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to zeros and ones (B, M, H, W), which sum to one at every pixel."""
         # k-means compares small differences of large sums: too much for bfloat16.
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features):
             pixels = full_precision(features.detach()).flatten(2).transpose(1, 2).contiguous()
             seeds = torch.linspace(0, pixels.shape[1] - 1, self.num_clusters, device=pixels.device)
-            labels = self.find_labels(pixels, pixels[:, seeds.round().long()])
+            labels = kmeans(pixels, pixels[:, seeds.round().long()])
         masks = one_hot(labels, self.num_clusters).to(features.dtype)
         return masks.unflatten(2, features.shape[2:])
 
 
-def batched_kmeans(pixels: Tensor, centres: Tensor) -> Tensor:
+def kmeans(pixels: Tensor, centres: Tensor) -> Tensor:
     """Lloyd's algorithm for many images at once, in a fixed number of rounds.
 
     Args:
@@ -95,17 +81,6 @@ def batched_kmeans(pixels: Tensor, centres: Tensor) -> Tensor:
             members = one_hot(labels, centres.shape[1]).to(pixels.dtype)
             centres = members @ pixels / members.sum(dim=2, keepdim=True).clamp(min=1)
     return labels
-
-
-def package_kmeans(pixels: Tensor, centres: Tensor) -> Tensor:
-    """The same by fast-pytorch-kmeans."""
-    # tol=0: rounds end early only when no image of the batch changes any more.
-    kmeans = MultiKMeans(centres.shape[1], max_iter=KMEANS_ROUNDS, tol=0.0)
-    kmeans.centroids = centres  # as an argument they would come too late
-    return kmeans.fit_predict(pixels)
-
-
-KMEANS = {"batched": batched_kmeans, "package": package_kmeans}
 
 
 def one_hot(labels: Tensor, count: int) -> Tensor:

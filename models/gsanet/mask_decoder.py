@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from models.blocks import AtrousPyramid, Outline, ResidualBlock, resize
+from models.blocks import AtrousPyramid, Outline, ResidualBlock
+from models.ops import resize
 
 
 class MaskDecoder(nn.Module):

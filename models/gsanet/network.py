@@ -1,6 +1,5 @@
 """Guided slot attention network, GSA-Net (Figure 2): two streams and one mask decoder."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,47 +7,41 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones import STRIDES, Normalise, build_backbone, check_size
-from models.blocks import conv_norm_relu, resize
+from models.blocks import conv_norm_relu
 from models.gsanet.fat import FeatureAggregationTransformer
 from models.gsanet.global_extractor import GlobalExtractor
 from models.gsanet.guided_slot_attention import GuidedSlotAttention
 from models.gsanet.local_extractor import LocalExtractor
 from models.gsanet.mask_decoder import MaskDecoder
-from models.gsanet.plain_transformer import PlainTransformer
-from models.gsanet.slot_decoder import correlation_maps
-from models.gsanet.slot_generator import RandomSlots, SlotGenerator
-from models.precision import without_weight_cache
-from models.prediction import Prediction, References
+from models.gsanet.slot_decoder import decode_slots
+from models.gsanet.slot_generator import NUM_SLOTS, RandomSlots, SlotGenerator
+from models.interface import Prediction, Video
+from models.ops import resize
+from models.slot_attention import SlotAttention
+from models.two_streams import References, TwoStreams
 
 SLOT_LEVEL = 2  # slots live at stride 16, the third of the four levels
 
 
-class GSANet(nn.Module):
+class GSANet(TwoStreams):
     """The network of the paper; its stage 1 form has the RGB stream alone (Sec. 4.3).
 
     Args:
         motion: False builds stage 1's network: RGB encoder and decoder, no flow stream, no slots.
         backbone, pretrained_backbone, backbone_weights: see ``models.backbones``.
         channels: C_L = C_G, the width of embedded features, slots and decoder.
-        num_slots: N_S, foreground first.
         num_clusters: M.
-        kmeans: implementation of the clustering, "batched" or "package".
         num_neighbours: N of KNN filtering.
-        num_iterations: T.
+        num_iterations: T; may change after training (Figure 7).
         guided_slots, knn_filtering, slot_attention, aggregation_transformer: Table 2's GS, KNN, SA
             and FAT. With slot attention off, guided slots are used as they are, and random slots
             not at all: then the correlation maps of the aggregated features remain.
-        reference_gradient: train the encoder through the reference frames too.
         decoder_image: the mask decoder's finest level sees the image again.
-
-    Attributes:
-        loss: of eq. 5, see ``models.losses``.
-
-    Images and flow maps are RGB in [0, 1], with height and width multiples of 32; the network
-    normalises them itself.
+        num_references, reference_gradient, loss, sigma, supervise_slot_maps: see
+            :class:`models.two_streams.TwoStreams`; without a loss, that of eq. 5.
     """
 
-    loss = "iou+bce"
+    changeable = (*TwoStreams.changeable, "num_iterations")
 
     def __init__(
         self,
@@ -57,36 +50,44 @@ class GSANet(nn.Module):
         pretrained_backbone: bool = True,
         backbone_weights: Path | None = None,
         channels: int = 128,
-        num_slots: int = 2,
         num_clusters: int = 64,
-        kmeans: str = "batched",
         num_neighbours: int = 16,
         num_iterations: int = 3,
         guided_slots: bool = True,
         knn_filtering: bool = True,
         slot_attention: bool = True,
         aggregation_transformer: bool = True,
-        reference_gradient: bool = False,
         decoder_image: bool = True,
+        num_references: int = 3,
+        reference_gradient: bool = False,
+        loss: str | None = None,
+        sigma: float = 1.0,
+        supervise_slot_maps: bool = True,
     ):
-        super().__init__()
-        self.motion = motion
+        super().__init__(
+            motion,
+            num_references,
+            reference_gradient,
+            loss or "iou+bce",
+            sigma,
+            supervise_slot_maps,
+        )
 
         def stream() -> Stream:
             encoder = build_backbone(backbone, pretrained_backbone, backbone_weights)
-            slots = SlotModule(
-                channels,
-                num_slots,
-                num_clusters,
-                kmeans,
-                num_neighbours,
-                num_iterations,
-                guided_slots,
-                knn_filtering,
-                slot_attention,
-                aggregation_transformer,
-            )
-            return Stream(encoder, channels, slots if motion else None, reference_gradient)
+            slots = None
+            if motion:
+                slots = SlotModule(
+                    channels,
+                    num_clusters=num_clusters,
+                    num_neighbours=num_neighbours,
+                    num_iterations=num_iterations,
+                    guided_slots=guided_slots,
+                    knn_filtering=knn_filtering,
+                    slot_attention=slot_attention,
+                    aggregation_transformer=aggregation_transformer,
+                )
+            return Stream(encoder, channels, slots)
 
         self.rgb_stream = stream()
         self.flow_stream = stream() if motion else None
@@ -97,83 +98,50 @@ class GSANet(nn.Module):
         # The layout that convolutions are fastest in; features follow that of the weights.
         self.to(memory_format=torch.channels_last)
 
-    def forward(
-        self,
-        image: Tensor,
-        flow: Tensor | None = None,
-        reference_images: Tensor | None = None,
-        reference_flows: Tensor | None = None,
-    ) -> Prediction:
-        """Target and references together, as in training.
-
-        Args:
-            image, flow: target frames and their flow maps (B, 3, H, W).
-            reference_images, reference_flows: (B, R, 3, H, W).
-                Stage 1's network takes ``image`` alone.
-        """
-        if not self.motion:
-            check_size(image)
-            return self._decode([self.rgb_stream(image)], image)
-        return self.segment(image, flow, self.encode_references(reference_images, reference_flows))
-
-    def encode_references(self, images: Tensor, flows: Tensor) -> References:
-        """What ``segment`` needs of the reference frames and their flow maps (B, R, 3, H, W)."""
-        check_size(images)
-        return References(
-            {
-                "rgb": self.rgb_stream.encode_references(images),
-                "flow": self.flow_stream.encode_references(flows),
-            }
-        )
-
-    def segment(self, image: Tensor, flow: Tensor, references: References) -> Prediction:
+    def segment(self, image: Tensor, flow: Tensor | None, references: References) -> Prediction:
         """Masks of target frames (B, 3, H, W), given references of the same batch size."""
         check_size(image)
-        outputs = [
-            self.rgb_stream(image, references.features["rgb"]),
-            self.flow_stream(flow, references.features["flow"]),
-        ]
-        return self._decode(outputs, image)
-
-    def parts(self) -> dict[str, list[nn.Module]]:
-        """What the benchmark tells apart; a part within another one counts for itself."""
-        streams = [stream for stream in (self.rgb_stream, self.flow_stream) if stream is not None]
-        parts = {"encoders": [stream.encoder for stream in streams], "decoder": [self.decoder]}
+        kept = references.features
+        outputs = [self.rgb_stream(image, kept.get("rgb"))]
         if self.motion:
-            parts["k-means"] = [stream.slots.local_extractor.cluster for stream in streams]
-            parts["FAT and slot attention"] = [stream.slots for stream in streams]
-        return parts
-
-    def maps_by_iteration(
-        self, image: Tensor, flow: Tensor, references: References
-    ) -> list[dict[str, Tensor]]:
-        """``maps`` of ``segment`` after 0, 1, ... T rounds of slot attention (Figure 8)."""
-        attentions = [m for m in self.modules() if isinstance(m, GuidedSlotAttention)]
-        rounds = [attention.num_iterations for attention in attentions]
-        maps = []
-        for count in range(max(rounds, default=0) + 1):
-            for attention in attentions:
-                attention.num_iterations = count
-            maps.append(self.segment(image, flow, references).maps)
-        for attention, count in zip(attentions, rounds):
-            attention.num_iterations = count
-        return maps
-
-    def _decode(self, streams: list["StreamOutput"], image: Tensor) -> Prediction:
+            outputs.append(self.flow_stream(flow, kept["flow"]))
         # A mean of two linear maps is a 1 x 1 convolution of the concatenated streams, and one
         # that stage 1's single stream fits too.
         features = [
             norm(sum(level) / len(level))
-            for norm, *level in zip(self.norms, *(output.features for output in streams))
+            for norm, *level in zip(self.norms, *(output.features for output in outputs))
         ]
         prediction = Prediction(self.decoder(features, self.rgb_stream.normalise(image)))
-        for name, output in zip(("RGB", "flow"), streams):
+        for name, output in zip(("RGB", "flow"), outputs):
             prediction.auxiliary += foreground_logits(output)
             if output.slot_maps is not None:
                 probabilities = (output.slot_maps + 1) / 2
                 prediction.maps[f"{name} foreground slot"] = probabilities[:, 0]
                 prediction.maps[f"{name} background slot"] = probabilities[:, 1]
         return prediction
+
+    def maps_by_iteration(self, video: Video) -> list[dict[str, Tensor]]:
+        """The slots' maps of the video's first batch after 0, 1, ... T rounds (Figure 8)."""
+        attentions = [m for m in self.modules() if isinstance(m, GuidedSlotAttention)]
+        rounds = [attention.num_iterations for attention in attentions]
+        if not rounds:
+            return []
+        references, batch, maps = self._references_of(video), next(iter(video)), []
+        for count in range(max(rounds) + 1):
+            for attention in attentions:
+                attention.num_iterations = count
+            maps.append(self._segment(batch, references, self.segment).maps)
+        for attention, count in zip(attentions, rounds):
+            attention.num_iterations = count
+        return maps
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The parts that the benchmark measures; a part within another one counts for itself."""
+        parts = {"encoders": [s.encoder for s in self.streams], "decoder": [self.decoder]}
+        if self.motion:
+            parts["k-means"] = [s.slots.local_extractor.cluster for s in self.streams]
+            parts["FAT and slot attention"] = [s.slots for s in self.streams]
+        return parts
 
 
 @dataclass
@@ -194,17 +162,10 @@ class StreamOutput:
 class Stream(nn.Module):
     """Encoder of one modality, RGB or flow, with its slot module (none in stage 1)."""
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        channels: int,
-        slots: "SlotModule | None" = None,
-        reference_gradient: bool = False,
-    ):
+    def __init__(self, encoder: nn.Module, channels: int, slots: "SlotModule | None"):
         super().__init__()
         self.encoder = encoder
         self.normalise = Normalise(encoder.mean, encoder.deviation)
-        self.reference_gradient = reference_gradient
         # No biases where batch normalisation follows (``GSANet.norms``): it would cancel them.
         self.laterals = nn.ModuleList(
             nn.Conv2d(width, channels, 1, bias=False) for width in encoder.channels
@@ -224,13 +185,9 @@ class Stream(nn.Module):
         features[SLOT_LEVEL] = features[SLOT_LEVEL] + correlation
         return StreamOutput(features, slot_logits, slot_maps)
 
-    def encode_references(self, images: Tensor) -> Tensor:
-        """Reference images (B, R, 3, H, W) to their global features P_G (B, R, C, C)."""
-        with without_weight_cache():
-            with nullcontext() if self.reference_gradient else torch.no_grad():
-                pyramid = self.encoder(self.normalise(images.flatten(0, 1)))
-            features = self._embed(pyramid)
-            return self.slots.global_extractor(features.unflatten(0, images.shape[:2]))
+    def embed_references(self, pyramid: list[Tensor]) -> Tensor:
+        """The encoder's maps of N reference frames to their global features P_G (N, C, C)."""
+        return self.slots.global_extractor(self._embed(pyramid))
 
     def _embed(self, pyramid: list[Tensor]) -> Tensor:
         """X_T or X_R: the slot level, with what the coarsest level knows of the whole scene."""
@@ -244,9 +201,8 @@ class SlotModule(nn.Module):
     def __init__(
         self,
         channels: int,
-        num_slots: int,
+        *,
         num_clusters: int,
-        kmeans: str,
         num_neighbours: int,
         num_iterations: int,
         guided_slots: bool,
@@ -255,27 +211,20 @@ class SlotModule(nn.Module):
         aggregation_transformer: bool,
     ):
         super().__init__()
-        self.local_extractor = LocalExtractor(channels, channels, num_clusters, kmeans)
+        self.local_extractor = LocalExtractor(channels, channels, num_clusters)
         self.global_extractor = GlobalExtractor(channels, channels)
-        self.aggregate = (
-            FeatureAggregationTransformer(channels)
-            if aggregation_transformer
-            else PlainTransformer(channels)
-        )
-        self.slot_generator = SlotGenerator(channels, num_slots) if guided_slots else None
-        self.random_slots = (
-            RandomSlots(channels, num_slots) if slot_attention and not guided_slots else None
-        )
-        self.slot_attention = (
-            GuidedSlotAttention(
+        kind = FeatureAggregationTransformer if aggregation_transformer else SlotAttention
+        self.aggregate = kind(channels)
+        self.slot_generator = SlotGenerator(channels) if guided_slots else None
+        random = slot_attention and not guided_slots
+        self.random_slots = RandomSlots(channels) if random else None
+        self.slot_attention = None
+        if slot_attention:
+            self.slot_attention = GuidedSlotAttention(
                 channels, num_neighbours, num_iterations, knn_filtering, aggregation_transformer
             )
-            if slot_attention
-            else None
-        )
-        has_slots = guided_slots or slot_attention
-        maps = num_clusters + (num_slots if has_slots else 0)
-        self.to_features = nn.Conv2d(maps, channels, 1, bias=False)
+        num_maps = num_clusters + (NUM_SLOTS if guided_slots or slot_attention else 0)
+        self.to_features = nn.Conv2d(num_maps, channels, 1, bias=False)
 
     def forward(
         self, target: Tensor, references: Tensor
@@ -291,33 +240,26 @@ class SlotModule(nn.Module):
             eq. 4 (B, S, H, W), each ``None`` where an ablation has no such thing.
         """
         local, local_features = self.local_extractor(target)  # X_L, P_L
-        if isinstance(self.aggregate, FeatureAggregationTransformer):
-            aggregated = self.aggregate(local_features, references)  # P_A
+        if isinstance(self.aggregate, SlotAttention):
+            aggregated, _ = self.aggregate(local_features, references.flatten(1, 2))
         else:
-            aggregated = self.aggregate(local_features, references.flatten(1, 2))
-        slots, slot_logits = self._initial_slots(target, local)
+            aggregated = self.aggregate(local_features, references)  # P_A
+        slots = slot_logits = None
+        if self.slot_generator is not None:
+            slots, slot_logits = self.slot_generator(target, local)  # P_S, X_S
+        elif self.random_slots is not None:
+            slots = self.random_slots(target.shape[0])
         if self.slot_attention is not None:
             slots = self.slot_attention(slots, aggregated)  # P_Sr
-        correlation = correlation_maps(local, aggregated)  # CM_A
-        if slots is None:
-            return self.to_features(correlation), None, None
-        slot_maps = correlation_maps(local, slots)  # CM_Sr
-        correlation = torch.cat([correlation, slot_maps], dim=1)
+        correlation, slot_maps = decode_slots(local, aggregated, slots)  # CM_A, CM_Sr
         return self.to_features(correlation), slot_logits, slot_maps
-
-    def _initial_slots(self, target: Tensor, local: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        if self.slot_generator is not None:
-            return self.slot_generator(target, local)
-        if self.random_slots is not None:
-            return self.random_slots(target.shape[0]), None
-        return None, None
 
 
 def foreground_logits(output: StreamOutput) -> list[Tensor]:
-    """Logits (B, 1, h, w) of what a stream's slots say is foreground.
+    """Logits (B, 1, h, w) of foreground from a stream's slots.
 
-    The guided foreground mask M_S of eq. 1, and the foreground slot's similarity map and one minus
-    the background slot's, where (1 + cosine) / 2 is taken as the probability.
+    They are the guided foreground mask M_S of eq. 1, the foreground slot's similarity map, and one
+    minus the background slot's. A map's probability is (1 + cosine) / 2.
     """
     logits = []
     if output.slot_logits is not None:

@@ -3,15 +3,17 @@
 import torch
 from torch import Tensor, nn
 
-from models.pooling import global_weighted_average_pooling
+from models.ops import global_weighted_average_pooling
+
+NUM_SLOTS = 2  # foreground first, then background (N_S)
 
 
 class SlotGenerator(nn.Module):
     """Guided slots P_S: mean local features under soft masks that the target frame proposes."""
 
-    def __init__(self, channels: int, num_slots: int = 2):
+    def __init__(self, channels: int):
         super().__init__()
-        self.to_masks = nn.Conv2d(channels, num_slots, kernel_size=1)
+        self.to_masks = nn.Conv2d(channels, NUM_SLOTS, kernel_size=1)
 
     def forward(self, target: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
         """Eq. 1 and 2.
@@ -36,10 +38,10 @@ class RandomSlots(nn.Module):
     the means, so that masks can be reproduced.
     """
 
-    def __init__(self, channels: int, num_slots: int = 2):
+    def __init__(self, channels: int):
         super().__init__()
-        self.mean = nn.Parameter(torch.randn(num_slots, channels) * channels**-0.5)
-        self.log_deviation = nn.Parameter(torch.full((num_slots, channels), -2.0))
+        self.mean = nn.Parameter(torch.randn(NUM_SLOTS, channels) * channels**-0.5)
+        self.log_deviation = nn.Parameter(torch.full((NUM_SLOTS, channels), -2.0))
 
     def forward(self, batch: int) -> Tensor:
         """Slots (B, S, C) for a batch of that size."""
