@@ -116,8 +116,8 @@ class Network(nn.Module):
 
         Args:
             batch: uint8 tensors. ``image`` (B, 3, H, W) or, of windows, (B, T, 3, H, W);
-                ``labels`` (B, H, W) or (B, T, H, W): 0 background, 1 to K objects, 255 void; ``flow``
-                like ``image``; ``reference_images`` and ``reference_flows`` (B, R, 3, H, W).
+                ``labels`` (B, H, W) or (B, T, H, W): 0 background, 1 to K objects, 255 void;
+                ``flow`` like ``image``; ``reference_images``, ``reference_flows`` (B, R, 3, H, W).
                 Only what :attr:`needs` asks for is there.
         """
         raise NotImplementedError

@@ -48,7 +48,7 @@ def segmentation_loss(
 
 
 def foreground(labels: Tensor) -> Tensor:
-    """Label maps (B, H, W), 0 background and 255 void, to G: float (B, 1, H, W), 1 for an object."""
+    """Label maps (B, H, W), 0 background and 255 void, to G: float (B, 1, H, W) of 0 and 1."""
     return ((labels > 0) & (labels < 255)).unsqueeze(1).float()
 
 

@@ -146,7 +146,7 @@ class TwoStreams(Network):
         return fill(self, weights, {name: name.replace(flow, rgb, 1) for name in names})
 
     def compile_for_inference(self, mode: str | None) -> None:
-        """Compile ``segment``. References are encoded once per video, too seldom to gain from it."""
+        """Compile ``segment``; references are encoded too seldom to gain from it."""
         self._compiled = torch.compile(self.segment, mode=mode)
 
     @property

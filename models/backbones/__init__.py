@@ -65,7 +65,7 @@ def build_backbone(
 class Normalise(nn.Module):
     """Subtracts each channel's mean from images and divides by its deviation.
 
-    Mean and deviation are a part of the network's state, so a checkpoint keeps those that it was trained with.
+    Both are a part of the network's state, so a checkpoint keeps those of its training.
     """
 
     def __init__(self, mean: tuple[float, ...], deviation: tuple[float, ...]):

@@ -190,8 +190,8 @@ class Stream(nn.Module):
             references: IFA's keys and values (B, R, 2, C, C); ``None`` without IFA.
 
         Returns:
-            Three scales for the decoder, finest first; and maps for pictures, (B, h, w) in [0, 1], by
-            the name of the attention: how much it finds at each position.
+            Three scales for the decoder, finest first; and maps for pictures, (B, h, w) in [0, 1],
+            by the name of the attention: how much it finds at each position.
         """
         attended, maps = list(stages[-ATTENDED:]), {}
         for index, attention in enumerate(self.inter_modality):

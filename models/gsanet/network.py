@@ -75,19 +75,18 @@ class GSANet(TwoStreams):
 
         def stream() -> Stream:
             encoder = build_backbone(backbone, pretrained_backbone, backbone_weights)
-            slots = None
-            if motion:
-                slots = SlotModule(
-                    channels,
-                    num_clusters=num_clusters,
-                    num_neighbours=num_neighbours,
-                    num_iterations=num_iterations,
-                    guided_slots=guided_slots,
-                    knn_filtering=knn_filtering,
-                    slot_attention=slot_attention,
-                    aggregation_transformer=aggregation_transformer,
-                )
-            return Stream(encoder, channels, slots)
+            # Drawn in stage 1 too, so that a seed gives both stages the same encoder and decoder.
+            slots = SlotModule(
+                channels,
+                num_clusters=num_clusters,
+                num_neighbours=num_neighbours,
+                num_iterations=num_iterations,
+                guided_slots=guided_slots,
+                knn_filtering=knn_filtering,
+                slot_attention=slot_attention,
+                aggregation_transformer=aggregation_transformer,
+            )
+            return Stream(encoder, channels, slots if motion else None)
 
         self.rgb_stream = stream()
         self.flow_stream = stream() if motion else None
