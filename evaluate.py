@@ -16,7 +16,7 @@ from typing import Any
 
 import config
 from datasets.flow import build_estimator, flow_origin, origin_in_words
-from datasets.layout import DatasetError, Sequence, video_sequences
+from datasets.layout import DatasetError, Sequence, flow_note, video_sequences
 from datasets.sources import published_sequences
 from utils.evaluation.protocols import Protocol, check_classes, choose_protocol
 from utils.evaluation.results import Evaluation, score_table, write_evaluation
@@ -189,6 +189,8 @@ def read_set(
     A set without any masks is none that is scored; one with some has some in every sequence.
     """
     sequences = video_sequences(data_root, set_name, masks="none", flow=flow)
+    if process.is_main and flow and (note := flow_note(sequences)):
+        print(f"note: {set_name}: {note}")
     annotated = [frame.mask is not None for frame in frames_of(sequences)]
     protocol, why = choose_protocol(set_name, chosen, all(annotated))
     if not any(annotated):

@@ -10,7 +10,7 @@ import torch
 
 import config
 from datasets.flow import flow_origin
-from datasets.layout import Sequence, read_image, read_mask, video_sequences
+from datasets.layout import Sequence, flow_note, read_image, read_mask, video_sequences
 from models import build_model
 from utils.evaluation.metrics import boundary_accuracy, region_similarity
 from utils.evaluation.segmenting import Segmenter, maps_by_iteration, predict_sequences, to_mask
@@ -62,6 +62,9 @@ def main() -> None:
             print(f"stage 1 from {settings.stage1_checkpoint}: {loaded}")
             compare_flow(checkpoint.get("flow"), made_by)
     sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
+    for name, sequences in sets.items() if process.is_main else ():
+        if note := flow_note(sequences):
+            print(f"note: {name}: {note}")
     frames = {name: frames_of(sequences) for name, sequences in sets.items()}
     dataset = videos_of(train_sets, settings, augmentation_from(settings))
     with run.recorded(frames):

@@ -31,6 +31,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from datasets.flow import sequence_problems, stale_flow
 from datasets.layout import (
     PARTS,
     DatasetError,
@@ -41,6 +42,7 @@ from datasets.layout import (
     find_still_images,
     find_video_sequences,
     flow_command,
+    flow_note,
     format_problems,
     read_image,
     read_mask,
@@ -54,10 +56,9 @@ _HEADER_THREADS = 8  # more than cores: they wait for the disk
 _CHUNK = 16  # frames that a process is given at a time
 
 _DAMAGED = "file that is damaged inside", "look at it; replace it, or remove its frame"
-_SIZES_DIFFER = "frame of another size than most of its sequence", "bring them to the same size"
-_SINGLE = (
-    "sequence of a single frame, which has no flow",
-    "add the frames that follow, or remove it",
+_STALE = (
+    "flow map of other images than are there now",
+    "run python -m datasets.flow, which makes it anew",
 )
 
 
@@ -164,7 +165,10 @@ def check_sets(
             for result in pool.map(look, listing.frames, chunksize=_CHUNK):
                 checked.append(result)
                 bar.update()
-            reports.append(_report(data_root, listing, checked))
+            stale = [
+                str(path) for paths in pool.map(stale_flow, listing.sequences) for path in paths
+            ]
+            reports.append(_report(data_root, listing, checked, stale))
     return reports
 
 
@@ -318,7 +322,9 @@ def _caught_stderr() -> Iterator[BinaryIO]:
         os.close(before)
 
 
-def _report(data_root: Path, listing: _Listing, checked: list[_Checked]) -> SetReport:
+def _report(
+    data_root: Path, listing: _Listing, checked: list[_Checked], stale: list[str]
+) -> SetReport:
     """Put together what the folders and the files of a set have shown."""
     frames, sequences, problems = listing.frames, listing.sequences, listing.problems
     sizes = {frame.image: result.size for frame, result in zip(frames, checked)}
@@ -330,19 +336,23 @@ def _report(data_root: Path, listing: _Listing, checked: list[_Checked]) -> SetR
         for problem, item in result.problems:
             problems.setdefault(problem, []).append(item)
     for sequence in sequences:
-        for problem, item in _sequence_problems(sequence, sizes):
+        for problem, item in sequence_problems(sequence, sizes):
             problems.setdefault(problem, []).append(item)
+    if stale:
+        problems[_STALE] = stale
     report = SetReport(
         listing.name,
         kind,
         None if kind == STILLS else len(sequences),
         len(frames),
         sum(frame.mask is not None for frame in frames),
-        None if kind == STILLS else sum(frame.flow is not None for frame in frames),
+        None if kind == STILLS else len({frame.flow for frame in frames} - {None}),
         problems,
     )
     if report.frames and report.flow_maps == 0:
         report.notes.append(f"no flow maps yet: {flow_command(data_root, listing.name)}")
+    if note := flow_note(sequences):
+        report.notes.append(note)
     if kind == NESTED and report.masks < report.frames:
         report.notes.append(
             f"masks for {report.masks} of {report.frames} frames: it can be segmented"
@@ -357,21 +367,6 @@ def _report(data_root: Path, listing: _Listing, checked: list[_Checked]) -> SetR
         if count:
             report.notes.append(f"{count} of {report.masks} masks {words}")
     return report
-
-
-def _sequence_problems(
-    sequence: Sequence, sizes: Mapping[Path, tuple[int, int] | None]
-) -> Iterator[tuple[tuple[str, str], str]]:
-    """What would stop `datasets.flow`."""
-    if len(sequence.frames) == 1 and sequence.frames[0].flow is None:
-        yield _SINGLE, str(sequence.frames[0].image)
-    known = {f.image: sizes[f.image] for f in sequence.frames if sizes[f.image] is not None}
-    if len(set(known.values())) > 1:
-        ((usual, _),) = Counter(known.values()).most_common(1)
-        for path, size in known.items():
-            if size != usual:
-                item = f"{path}: {size[0]} x {size[1]}, most {usual[0]} x {usual[1]}"
-                yield _SIZES_DIFFER, item
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,8 +6,10 @@ Three layouts are understood, ``<ext>`` being jpg, jpeg or png in any case:
 - flat video set (:func:`video_sequences`): ``<set>/{RGB,GT,FLOW}/<sequence>_<frame>.<ext>``;
 - nested video set (likewise): ``<set>/<sequence>/{RGB,GT,FLOW}/<sequence>_<frame>.<ext>``.
 
-An image, its mask (GT) and its flow map (FLOW) have the same name up to the suffix. Hidden files
-and other suffixes are ignored. Whatever is wrong with a set is collected and raised as one
+An image, its mask (GT) and its flow map (FLOW) have the same name up to the suffix. A video set may
+also have a folder NEXT beside RGB, for ``datasets.flow`` alone: under a frame's name the image that
+follows it in the video, where that is no frame of the set. Hidden files and other suffixes are
+ignored. Whatever is wrong with a set is collected and raised as one
 :class:`DatasetError`; the functions named ``find_...`` return it instead.
 
 EXIF orientation is ignored everywhere, so that images, masks and flow maps stay aligned.
@@ -19,7 +21,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,7 +52,7 @@ _OTHER_SIZE = {
     "mask": ("mask of another size than its image", "resize it"),
     "flow map": (
         "flow map of another size than its image",
-        "run python -m datasets.flow with --overwrite",
+        "resize it, or make all anew: python -m datasets.flow with --overwrite",
     ),
 }
 
@@ -71,6 +73,7 @@ class Frame:
     image: Path
     mask: Path | None
     flow: Path | None
+    following: Path | None = None  # the next image of the video, where no next frame has it
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,9 @@ def video_sequences(
         set_name: name of the set's folder.
         masks: which images must have a mask: ``"all"``, ``"some"`` in every sequence (test sets of
             which not every frame is annotated), or ``"none"``. Masks that are there are returned.
-        flow: every image must have a flow map. If False, they are returned where there are any.
+        flow: every image must have a flow map. The last frame of a sequence may lack it, as it has
+            no next frame: it gets the map of the frame before (see :func:`flow_note`). If False,
+            flow maps are returned where there are any.
 
     Returns:
         The sequences sorted by name, each with at least one frame.
@@ -208,11 +213,12 @@ def find_video_sequences(
     folder = _set_folder(Path(data_root), set_name, [_FLAT_LAYOUT, _NESTED_LAYOUT])
     problems = _Problems(Path(data_root), set_name)
     required = ("RGB", *(("GT",) if masks != "none" else ()), *(("FLOW",) if flow else ()))
-    optional = tuple({"GT", "FLOW"} - set(required))
-    partial = ("GT",) if masks == "some" else ()
+    optional = (*{"GT", "FLOW"}.difference(required), "NEXT")
+    partial = ("FLOW", "GT") if masks == "some" else ("FLOW",)
     folders = subfolders(folder)
     sequences: dict[str, list[Frame]] = {}
-    if set(PARTS) & set(folders):
+    flat = bool(set(PARTS) & set(folders))
+    if flat:
         for frame in _read_folder(folder, required, optional, problems, partial):
             sequence, _, number = frame.name.rpartition("_")
             if sequence and number:
@@ -220,7 +226,7 @@ def find_video_sequences(
             else:
                 problems.add(
                     "image whose name is not <sequence>_<frame>",
-                    "rename it, as bear_00012.jpg",
+                    "rename it, as bear_00012.jpg; a set of photographs is no video set",
                     frame.image,
                 )
     else:
@@ -243,7 +249,46 @@ def find_video_sequences(
         for name, frames in sorted(sequences.items())
         if frames
     ]
+    if flow:
+        found = _with_flow_of_last(found, flat, problems)
     return found, problems.found
+
+
+def _with_flow_of_last(
+    sequences: list[Sequence], flat: bool, problems: _Problems
+) -> list[Sequence]:
+    """Sequences whose last frame has the map before if it has none; other gaps are reported.
+
+    Folders without any flow map were reported as such, and not each of their images.
+    """
+    some = any(frame.flow for sequence in sequences for frame in sequence.frames)
+    complete = []
+    for sequence in sequences:
+        *others, last = sequence.frames
+        if last.flow is None and others:
+            last = replace(last, flow=others[-1].flow)
+        complete.append(Sequence(sequence.name, (*others, last)))
+        if some if flat else any(frame.flow for frame in sequence.frames):
+            for frame in (*others, last):
+                if frame.flow is None:
+                    problems.add("image without flow map", problems.make_flow, frame.image)
+    return complete
+
+
+def flow_note(sequences: list[Sequence]) -> str | None:
+    """Says in how many sequences the last frame is shown the flow map before; None if in none.
+
+    Args:
+        sequences: from :func:`video_sequences` with flow maps.
+    """
+    pairs = [sequence.frames[-2:] for sequence in sequences if len(sequence.frames) > 1]
+    count = sum(last.flow is not None and last.flow == before.flow for before, last in pairs)
+    if not count:
+        return None
+    return (
+        f"in {count} of {len(sequences)} sequences the last frame has no flow map and is shown the "
+        "one before"
+    )
 
 
 def check_files(frames: Iterable[Frame], *, workers: int = 8, progress: bool = True) -> None:
@@ -392,6 +437,14 @@ def read_size(path: Path) -> tuple[int, int]:
         return picture.height, picture.width
 
 
+def unwritable(path: Path, error: OSError) -> DatasetError:
+    """The error for a file of a set that the system does not let be written, as on a full disk."""
+    return DatasetError(
+        f"{path} cannot be written: {error.strerror or error}; mend that and start again, which "
+        "keeps what has been written"
+    )
+
+
 def _set_folder(data_root: Path, set_name: str, layouts: list[str]) -> Path:
     """The set's folder, which must exist."""
     folder = data_root / set_name
@@ -442,8 +495,10 @@ def _read_folder(
             problems.add(
                 f"{partner} without image", "add the image to RGB, or remove it", files[part][stem]
             )
-    masks, flows = files.get("GT", {}), files.get("FLOW", {})
-    return [Frame(stem, images[stem], masks.get(stem), flows.get(stem)) for stem in images]
+    others = [files.get(part, {}) for part in ("GT", "FLOW", "NEXT")]
+    return [
+        Frame(stem, path, *(part.get(stem) for part in others)) for stem, path in images.items()
+    ]
 
 
 def _list_files(folder: Path, problems: _Problems | None) -> dict[str, Path]:
@@ -471,6 +526,8 @@ def _list_files(folder: Path, problems: _Problems | None) -> dict[str, Path]:
             "GT": "put the masks there, named as their images",
             "FLOW": problems.make_flow,
         }[folder.name]
+        if folder.name == "FLOW" and any(name.endswith(".flo") for name in names or ()):
+            advice += ", or with --from-flo of the .flo files there"
         if names is None:
             problems.add(f"{folder.name} folder missing", advice, folder)
         else:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from datasets import check as check_module
 from datasets.check import FLAT, NESTED, STILLS, check_sets, find_sets, main
+from datasets.flow import make_flow
 from datasets.layout import DatasetError, read_mask
 
 ROOT = Path(__file__).parents[2]
@@ -186,10 +187,10 @@ def test_flow_maps_make_a_video_set_whatever_the_names(tmp_path):
 
 def test_files_that_are_missing(videos):
     (videos / "GT/bear_00001.png").unlink()
-    (videos / "FLOW/dog_1_00003.jpg").unlink()
+    (videos / "FLOW/dog_1_00002.jpg").unlink()
     assert problems_of(videos.parent) == {
         "image without mask": ["RGB/bear_00001.jpg"],
-        "image without flow map": ["RGB/dog_1_00003.jpg"],
+        "image without flow map": ["RGB/dog_1_00002.jpg"],
     }
     (report,) = check_sets(videos.parent, ["videos"], progress=False)
     assert (report.frames, report.masks, report.flow_maps) == (8, 7, 7)
@@ -247,6 +248,28 @@ def test_sequence_of_one_frame(tmp_path):
             str(tmp_path / "videos/RGB/cat_00000.jpg")
         ]
     }
+
+
+def test_flow_maps_of_other_images_and_maps_missing_for_last_frames(tmp_path):
+    rgb = tmp_path / "videos/RGB"
+    write_frames(tmp_path / "videos", numbered("bear", 3), ("RGB", "GT"))
+    make_flow(tmp_path, "videos", lambda a, b: np.zeros((*a.shape[:2], 2), np.float32))
+    assert problems_of(tmp_path) == {}
+    (rgb / "bear_00002.jpg").rename(rgb / "bear_00003.jpg")
+    (tmp_path / "videos/GT/bear_00002.png").rename(tmp_path / "videos/GT/bear_00003.png")
+    (tmp_path / "videos/FLOW/bear_00002.jpg").unlink()
+    assert problems_of(tmp_path) == {}  # the same images under other names
+    Image.fromarray(255 - np.asarray(Image.open(rgb / "bear_00003.jpg"))).save(
+        rgb / "bear_00003.jpg"
+    )
+    assert problems_of(tmp_path) == {
+        "flow map of other images than are there now": [
+            str(tmp_path / "videos/FLOW/bear_00001.jpg")
+        ]
+    }
+    (report,) = check_sets(tmp_path, ["videos"], progress=False)
+    assert report.flow_maps == 2
+    assert "in 1 of 1 sequences the last frame has no flow map" in report.notes[0]
 
 
 def damage(path: Path, replacement: bytes) -> None:

@@ -14,6 +14,7 @@ from datasets.layout import (
     check_files,
     find_still_images,
     find_video_sequences,
+    flow_note,
     format_problems,
     read_binary_mask,
     read_image,
@@ -159,6 +160,35 @@ def test_masks_and_flow_that_are_not_needed_are_returned_but_never_missed(tmp_pa
     next(folder.rglob("GT")).rmdir()
     frames = video_sequences(tmp_path, "videos", masks="none", flow=False)[0].frames
     assert [(frame.mask, frame.flow) for frame in frames] == [(None, None)] * 2
+
+
+@pytest.mark.parametrize("make", [make_flat, lambda root, names: make_nested(root, {"a": names})])
+def test_the_last_frame_alone_may_lack_its_flow_map(tmp_path, make):
+    folder = make(tmp_path, ["a_0", "a_1", "a_2"])
+    assert flow_note(video_sequences(tmp_path, "videos")) is None
+    next(folder.rglob("FLOW/a_2.*")).unlink()
+    (sequence,) = video_sequences(tmp_path, "videos")
+    assert [frame.flow.stem for frame in sequence.frames] == ["a_0", "a_1", "a_1"]
+    assert "in 1 of 1 sequences" in flow_note([sequence])
+    (sequence,) = video_sequences(tmp_path, "videos", flow=False)
+    assert sequence.frames[2].flow is None
+    next(folder.rglob("FLOW/a_1.*")).unlink()
+    message = complaint(video_sequences, tmp_path, "videos")
+    assert "2 x image without flow map" in message  # nor is a gap handed on
+
+
+def test_sequences_without_any_flow_map_are_missed(tmp_path):
+    folder = make_flat(tmp_path, ["a_0", "a_1", "b_0", "b_1", "c_0"])
+    for name in ("b_0", "b_1", "c_0"):
+        (folder / f"FLOW/{name}.jpg").unlink()
+    message = complaint(video_sequences, tmp_path, "videos")
+    assert "3 x image without flow map" in message and "RGB/c_0.jpg" in message
+
+
+def test_flo_files_in_the_place_of_flow_maps_name_the_way_to_convert_them(tmp_path):
+    folder = make_flat(tmp_path, ["a_0"])
+    (folder / "FLOW/a_0.jpg").rename(folder / "FLOW/a_0.flo")
+    assert "--from-flo" in complaint(video_sequences, tmp_path, "videos")
 
 
 # What is reported about folders
