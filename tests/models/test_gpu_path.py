@@ -95,12 +95,13 @@ def test_a_training_step_s_forward_pass_stays_on_the_gpu(name, arguments, mixed_
         with Seen() as seen, bfloat16_autocast() if mixed_precision else nullcontext():
             prediction = model(*frames(motion))
         mask = torch.empty(2, 1, SIZE, SIZE, device="cuda")
-        loss = segmentation_loss(prediction, mask, loss=model.loss)
-    assert loss.total.device.type == "cuda" and loss.total.dtype == torch.float32
+        loss = segmentation_loss(prediction, mask, **model.loss_settings)
+        total = sum(loss.values())
+    assert total.device.type == "cuda" and total.dtype == torch.float32
     # Gradients of what is resized are summed up in its type.
     assert set(seen.types_of("upsample_bilinear2d")) == {torch.float32}
     # Although references are encoded first, without gradients, and autocast keeps those weights.
-    reached = {id(parameter) for parameter in leaves(loss.total)}
+    reached = {id(parameter) for parameter in leaves(total)}
     assert [key for key, p in model.named_parameters() if id(p) not in reached] == []
 
 
@@ -203,6 +204,22 @@ def test_a_training_step_waits_only_when_its_numbers_are_wanted(
     assert all(options["non_blocking"] for options in seen.copies)
 
 
+class VideoOfOneBatch:
+    """Three frames, in all views."""
+
+    def __init__(self, views):
+        self.views = views
+
+    def __len__(self):
+        return 3
+
+    def at(self, positions):
+        return self.views
+
+    def __iter__(self):
+        return iter([self.views])
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_segmenting_waits_only_when_the_predictions_are_wanted(name, events, monkeypatch):
     done = []  # operations before the results of a view are fetched
@@ -215,10 +232,11 @@ def test_segmenting_waits_only_when_the_predictions_are_wanted(name, events, mon
     model = network(name).eval()
     with fake_gpu(model):
         segmenter = Segmenter(model, SIZE, flip=True)
-        views = [{kind: torch.empty(3, 3, SIZE, SIZE) for kind in ("image", "flow")}] * 2
+        frames = {
+            kind: torch.empty(3, 3, SIZE, SIZE, dtype=torch.uint8) for kind in ("image", "flow")
+        }
         with Seen() as seen:
-            references = segmenter.encode_references(views)
-            predictions = segmenter.segment(views, references)
+            predictions = next(segmenter.segment(VideoOfOneBatch([frames] * 2)))
         assert events == ["record"] * 2
         with pytest.raises(RuntimeError, match="numpy"):  # there are no numbers
             predictions()
@@ -256,13 +274,6 @@ def test_traffic_is_what_operations_read_and_write():
         ("_to_copy", "bfloat16"): (4 + 2) * (5 * 8 + 8 * 16),
         ("mm", "bfloat16"): 2 * (5 * 8 + 8 * 16 + 5 * 16),
     }
-
-
-def test_the_package_s_k_means_waits_for_the_gpu():
-    """Which is why it is not the default; and what these tests are there to see, is seen."""
-    model = network("gsanet", kmeans="package").eval()
-    with fake_gpu(model), torch.no_grad(), pytest.raises(DataDependentOutputException):
-        model(*frames(motion=True))
 
 
 def test_a_tensor_left_on_the_cpu_is_seen():

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from models.losses import iou_loss, segmentation_loss, weighted_bce
-from models.prediction import Prediction
+from models.interface import Prediction
+from models.losses import foreground, iou_loss, segmentation_loss, weighted_bce
 
 
 def logits_and_mask(batch: int = 2, height: int = 5, width: int = 6, seed: int = 0):
@@ -97,9 +97,9 @@ def test_extreme_logits_give_finite_losses_and_gradients(size):
     mask = torch.tensor([0.0, 1.0, 0.0, 1.0]).view(1, 1, 2, 2)
     logits = torch.tensor([size, -size, -size, size]).view(1, 1, 2, 2).requires_grad_()
     loss = segmentation_loss(Prediction([logits]), mask)
-    loss.total.backward()
-    assert loss.terms["bce"].item() == pytest.approx(size / 2, rel=1e-6)
-    assert loss.terms["iou"].item() == pytest.approx(1 - 1 / 3, rel=1e-6)
+    sum(loss.values()).backward()
+    assert loss["bce"].item() == pytest.approx(size / 2, rel=1e-6)
+    assert loss["iou"].item() == pytest.approx(1 - 1 / 3, rel=1e-6)
     assert torch.isfinite(logits.grad).all()
     # A wrong and certain pixel is pulled back, a right one is left alone.
     assert logits.grad.flatten()[0] > 0 > logits.grad.flatten()[1]
@@ -111,8 +111,8 @@ def test_empty_and_full_masks_have_finite_losses(value):
     mask = torch.full((2, 1, 4, 4), value)
     logits = torch.full((2, 1, 4, 4), -100.0).requires_grad_()
     loss = segmentation_loss(Prediction([logits]), mask)
-    loss.total.backward()
-    assert torch.isfinite(loss.total)
+    sum(loss.values()).backward()
+    assert torch.isfinite(sum(loss.values()))
     assert torch.isfinite(logits.grad).all()
 
 
@@ -122,10 +122,10 @@ def test_the_total_is_both_losses_summed_over_all_scales():
     loss = segmentation_loss(Prediction([first.float(), second.float()]), mask.float(), sigma=1.5)
     iou = loop_iou(first, mask) + loop_iou(second, mask)
     bce = loop_bce(first, mask, 1.5) + loop_bce(second, mask, 1.5)
-    assert loss.terms.keys() == {"iou", "bce"}
-    assert loss.terms["iou"].item() == pytest.approx(iou, rel=1e-5)
-    assert loss.terms["bce"].item() == pytest.approx(bce, rel=1e-5)
-    assert loss.total.item() == pytest.approx(iou + bce, rel=1e-5)
+    assert loss.keys() == {"iou", "bce"}
+    assert loss["iou"].item() == pytest.approx(iou, rel=1e-5)
+    assert loss["bce"].item() == pytest.approx(bce, rel=1e-5)
+    assert sum(loss.values()).item() == pytest.approx(iou + bce, rel=1e-5)
 
 
 def test_auxiliary_maps_are_supervised_only_if_wanted():
@@ -140,10 +140,10 @@ def test_auxiliary_maps_are_supervised_only_if_wanted():
         loop_iou(logits, mask) + loop_bce(logits, mask, 2.0)
         for logits in (auxiliary, 2 * auxiliary)
     )
-    assert on.terms["slot_maps"].item() == pytest.approx(expected, rel=1e-5)
-    assert on.total.item() == pytest.approx(off.total.item() + expected, rel=1e-5)
-    assert off.terms.keys() == {"iou", "bce"}
-    assert on.terms["iou"] == off.terms["iou"] and on.terms["bce"] == off.terms["bce"]
+    assert on["slot_maps"].item() == pytest.approx(expected, rel=1e-5)
+    assert sum(on.values()).item() == pytest.approx(sum(off.values()).item() + expected, rel=1e-5)
+    assert off.keys() == {"iou", "bce"}
+    assert on["iou"] == off["iou"] and on["bce"] == off["bce"]
 
 
 def test_auxiliary_maps_of_lower_resolution_are_enlarged_to_the_mask():
@@ -158,15 +158,12 @@ def test_auxiliary_maps_of_lower_resolution_are_enlarged_to_the_mask():
     fine = torch.tensor(row, dtype=torch.float64).expand(1, 1, 4, 8)
     loss = segmentation_loss(Prediction([fine.float()], [coarse]), mask.float())
     expected = loop_iou(fine, mask) + loop_bce(fine, mask, 1.0)
-    assert loss.terms["slot_maps"].item() == pytest.approx(expected, rel=1e-5)
+    assert loss["slot_maps"].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_terms_are_detached_and_the_total_is_not():
-    logits, mask = logits_and_mask()
-    prediction = Prediction([logits.requires_grad_()], [logits])
-    loss = segmentation_loss(prediction, mask)
-    assert loss.total.requires_grad
-    assert not any(term.requires_grad for term in loss.terms.values())
+def test_label_maps_become_masks_without_void():
+    labels = torch.tensor([[[0, 1, 2], [255, 0, 17]]], dtype=torch.uint8)
+    assert foreground(labels).tolist() == [[[[0, 1, 1], [0, 0, 1]]]]
 
 
 def test_half_precision_logits_are_summed_in_float32():
@@ -175,8 +172,8 @@ def test_half_precision_logits_are_summed_in_float32():
     with torch.autocast("cpu", torch.bfloat16):
         loss = segmentation_loss(Prediction([low], [low]), mask.float())
     expected = segmentation_loss(Prediction([low.float()], [low.float()]), mask.float())
-    assert loss.total.dtype == torch.float32
-    assert loss.total == expected.total
+    assert all(term.dtype == torch.float32 for term in loss.values())
+    assert loss == expected
 
 
 @pytest.mark.parametrize("name", ["iou", "bce"])
@@ -187,8 +184,9 @@ def test_one_of_the_losses_alone_is_what_it_is_in_their_sum(name):
     prediction = Prediction([logits, logits / 2], [auxiliary])
     whole = segmentation_loss(prediction, mask, sigma=2.0)
     alone = segmentation_loss(prediction, mask, sigma=2.0, loss=name)
-    assert list(alone.terms) == [name, "slot_maps"]
-    torch.testing.assert_close(alone.terms[name], whole.terms[name])
+    assert list(alone) == [name, "slot_maps"]
+    torch.testing.assert_close(alone[name], whole[name])
     other = {"iou": "bce", "bce": "iou"}[name]
     rest = segmentation_loss(prediction, mask, sigma=2.0, loss=other)
-    torch.testing.assert_close(alone.total + rest.total, whole.total)
+    total = sum(whole.values())
+    torch.testing.assert_close(sum(alone.values()) + sum(rest.values()), total)

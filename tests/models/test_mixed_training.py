@@ -29,7 +29,7 @@ def not_reached(model, autocast, references_gradient, floor=0.0):
         with nullcontext() if references_gradient else torch.no_grad():
             encoded = model.encode_references(*references)
         prediction = model.segment(image, flow, encoded)
-    segmentation_loss(prediction, discs(), loss=model.loss).total.backward()
+    sum(segmentation_loss(prediction, discs(), **model.loss_settings).values()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     return set(parameters_not_reached(model, floor))
 

@@ -37,7 +37,7 @@ def test_every_combination_of_switches_has_its_parts_and_trains(ima, ifa):
     prediction = model(*inputs())
     names = ["inter-modality"] * ima + ["inter-frame"] * ifa
     assert list(prediction.maps) == [f"{m} {name}" for name in names for m in ("RGB", "flow")]
-    segmentation_loss(prediction, discs(), loss=model.loss).total.backward()
+    sum(segmentation_loss(prediction, discs(), **model.loss_settings).values()).backward()
     assert parameters_not_reached(model) == []
 
 
@@ -49,7 +49,7 @@ def test_stage_1_has_the_prototypes_of_ima_alone(ima, ifa):
     assert not any(
         word in name for name in names for word in ("inter_frame", "mutual", "stream.merge.")
     )
-    segmentation_loss(model(inputs()[0]), discs(), loss=model.loss).total.backward()
+    sum(segmentation_loss(model(inputs()[0]), discs(), **model.loss_settings).values()).backward()
     assert parameters_not_reached(model) == []
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from models.blocks import AtrousPyramid, resize
+from models.blocks import AtrousPyramid
 from models.dpa.refinement_decoder import Refinement, RefinementDecoder, StreamEmbedding
+from models.ops import resize
 
 C = 16
 

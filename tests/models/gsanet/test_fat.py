@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.gsanet.fat import AttentionBlock, FeatureAggregationTransformer, feed_forward
+from models.blocks import feed_forward
+from models.gsanet.fat import AttentionBlock, AttentivePooling, FeatureAggregationTransformer
 
 
 def randomise(module):
@@ -146,3 +147,33 @@ def test_feed_forward_is_a_perceptron_over_normalised_features():
             expected = perceptron(layers, x[i, j].tolist())
             torch.testing.assert_close(result[i, j], torch.tensor(expected).double())
     assert sum(isinstance(layer, nn.Linear) for layer in layers) == 2
+
+
+def test_attentive_pooling_weighs_features_by_the_softmax_of_their_scores():
+    torch.manual_seed(2)
+    pool = AttentivePooling(4).double()
+    features = torch.randn(2, 3, 5, 4, dtype=torch.float64)
+    pooled = pool(features)
+    assert pooled.shape == (2, 3, 4)
+    direction = pool.score.weight[0].tolist()
+    for b in range(2):
+        for g in range(3):
+            scores = [
+                sum(w * features[b, g, n, c].item() for c, w in enumerate(direction))
+                for n in range(5)
+            ]
+            total = sum(math.exp(score) for score in scores)
+            for c in range(4):
+                expected = sum(
+                    math.exp(score) / total * features[b, g, n, c].item()
+                    for n, score in enumerate(scores)
+                )
+                assert math.isclose(pooled[b, g, c].item(), expected, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def test_attentive_pooling_does_not_depend_on_the_order_of_the_features():
+    torch.manual_seed(3)
+    pool = AttentivePooling(6).double()
+    features = torch.randn(2, 7, 6, dtype=torch.float64)
+    order = torch.tensor([3, 1, 6, 0, 5, 2, 4])
+    torch.testing.assert_close(pool(features[:, order]), pool(features))

@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from fast_pytorch_kmeans import MultiKMeans
 
-from models.gsanet.local_extractor import KMEANS, KMeans, LocalExtractor
+from models.gsanet.local_extractor import KMEANS_ROUNDS, KMeans, LocalExtractor
 
 
-def cluster_masks(features, num_clusters, implementation="batched"):
-    return KMeans(num_clusters, implementation)(features)
+def cluster_masks(features, num_clusters):
+    return KMeans(num_clusters)(features)
 
 
 def lloyd(pixels, num_clusters):
@@ -58,28 +59,25 @@ def labels_of(masks):
         ((20, 29), 5, 2),
     ],
 )
-@pytest.mark.parametrize("implementation", KMEANS)
-def test_masks_are_those_of_lloyds_algorithm(sizes, num_clusters, seed, implementation):
+def test_masks_are_those_of_lloyds_algorithm(sizes, num_clusters, seed):
     image = separated_image(seed, sizes)
-    masks = cluster_masks(image, num_clusters, implementation)
+    masks = cluster_masks(image, num_clusters)
     expected = lloyd(image[0].flatten(1).T.numpy(), num_clusters)
     assert labels_of(masks)[0].tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("num_clusters", [2, 7, 30, 90])
-def test_masks_are_those_of_the_package(num_clusters):
+def test_masks_are_those_of_fast_pytorch_kmeans(num_clusters):
     """Also where clusters lose all their pixels, and where ten rounds are too few to end."""
     generator = torch.Generator().manual_seed(20)
     features = torch.randn(3, 6, 9, 9, generator=generator, dtype=torch.float64)
     features[1, :, :5] = features[1, :, :1, :1]
-    ours, package = (cluster_masks(features, num_clusters, name) for name in KMEANS)
-    assert torch.equal(ours, package)
+    ours = cluster_masks(features, num_clusters)
+    pixels = features.flatten(2).transpose(1, 2).contiguous()
+    package = MultiKMeans(num_clusters, max_iter=KMEANS_ROUNDS, tol=0.0)
+    package.centroids = pixels[:, torch.linspace(0, 80, num_clusters).round().long()]
+    assert torch.equal(labels_of(ours), package.fit_predict(pixels))
     assert (ours.flatten(2).sum(dim=2) == 0).any() == (num_clusters > 7)
-
-
-def test_an_implementation_of_another_name_is_refused():
-    with pytest.raises(ValueError, match="kmeans is 'faiss'; expected batched or package"):
-        KMeans(3, "faiss")
 
 
 def test_clusters_are_the_groups_of_alike_pixels():

@@ -8,13 +8,14 @@ import torch
 
 from models.gsanet.fat import FeatureAggregationTransformer
 from models.gsanet.network import SlotModule, StreamOutput, foreground_logits
-from models.gsanet.plain_transformer import PlainTransformer
-from models.gsanet.slot_decoder import correlation_maps
 from models.losses import segmentation_loss
+from models.ops import correlation_maps
+from models.slot_attention import SlotAttention
 from tests.models import small_networks
 from tests.models.small_networks import (
     assert_same_prediction,
     discs,
+    frames_in_memory,
     inputs,
     parameters_not_reached,
     without_stochastic_depth,
@@ -47,6 +48,19 @@ def ablation(index, **arguments):
     return network(**dict(zip(SWITCHES, TABLE_2[index])), **arguments)
 
 
+def slot_module(aggregation_transformer):
+    return SlotModule(
+        16,
+        num_clusters=6,
+        num_neighbours=3,
+        num_iterations=2,
+        guided_slots=True,
+        knn_filtering=True,
+        slot_attention=True,
+        aggregation_transformer=aggregation_transformer,
+    ).eval()
+
+
 @pytest.mark.parametrize("height, width", [(64, 64), (64, 96), (32, 32)])
 def test_maps_and_auxiliary_logits_are_at_the_slots_stride(height, width):
     prediction = network().eval()(*inputs(2, height, width))
@@ -72,7 +86,7 @@ def test_every_combination_of_table_2_has_its_parts_and_trains(index):
         assert (slots.slot_generator is not None) == guided
         assert (slots.random_slots is not None) == (attention and not guided)
         assert (slots.slot_attention is not None) == attention
-        kind = FeatureAggregationTransformer if fat else PlainTransformer
+        kind = FeatureAggregationTransformer if fat else SlotAttention
         assert isinstance(slots.aggregate, kind)
         if attention:
             assert slots.slot_attention.knn_filtering == knn
@@ -81,7 +95,7 @@ def test_every_combination_of_table_2_has_its_parts_and_trains(index):
     has_slots = guided or attention
     assert list(prediction.maps) == (MAPS if has_slots else [])
     assert len(prediction.auxiliary) == 2 * (guided + 2 * has_slots)
-    segmentation_loss(prediction, discs(), supervise_maps=True).total.backward()
+    sum(segmentation_loss(prediction, discs()).values()).backward()
     assert parameters_not_reached(model) == []
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
@@ -96,7 +110,7 @@ def test_no_combination_leaves_a_trainable_parameter_without_gradient(switches, 
         backbone="mobilenetv3_small_100",
     )
     prediction = model(*inputs(2, 32, 32, references=1))
-    segmentation_loss(prediction, discs(2, 32)).total.backward()
+    sum(segmentation_loss(prediction, discs(2, 32)).values()).backward()
     trainable = [(key, p.grad) for key, p in model.named_parameters() if p.requires_grad]
     assert [key for key, gradient in trainable if gradient is None] == []
 
@@ -133,7 +147,7 @@ def test_every_switch_makes_a_difference():
 
 def test_the_slot_module_is_wired_as_figure_2():
     torch.manual_seed(2)
-    module = SlotModule(16, 2, 6, "batched", 3, 2, True, True, True, True).eval()
+    module = slot_module(aggregation_transformer=True)
     target, references = torch.randn(2, 16, 4, 6), torch.randn(2, 3, 16, 16)
     correlation, logits, maps = module(target, references)
 
@@ -154,12 +168,12 @@ def test_the_slot_module_is_wired_as_figure_2():
 
 def test_without_fat_the_global_features_of_all_references_are_one_set():
     torch.manual_seed(3)
-    module = SlotModule(16, 2, 6, "batched", 3, 2, True, True, True, False).eval()
+    module = slot_module(aggregation_transformer=False)
     target, references = torch.randn(2, 16, 4, 4), torch.randn(2, 3, 16, 16)
     _, _, maps = module(target, references)
     local, local_features = module.local_extractor(target)
     everything = torch.cat([references[:, 0], references[:, 1], references[:, 2]], dim=1)
-    aggregated = module.aggregate(local_features, everything)
+    aggregated, _ = module.aggregate(local_features, everything)
     slots, _ = module.slot_generator(target, local)
     torch.testing.assert_close(
         maps, correlation_maps(local, module.slot_attention(slots, aggregated))
@@ -178,9 +192,8 @@ def test_auxiliary_logits_are_those_of_the_maps():
         torch.testing.assert_close(background, 1 - maps[f"{name} background slot"], **tolerance)
 
 
-@pytest.mark.parametrize("num_slots", [2, 4])
-def test_foreground_logits_are_of_probabilities(num_slots):
-    logits, maps = torch.randn(2, num_slots, 3, 5), torch.rand(2, num_slots, 3, 5) * 1.8 - 0.9
+def test_foreground_logits_are_of_probabilities():
+    logits, maps = torch.randn(2, 2, 3, 5), torch.rand(2, 2, 3, 5) * 1.8 - 0.9
     guided, foreground, background = foreground_logits(StreamOutput([], logits, maps))
     torch.testing.assert_close(guided.sigmoid()[:, 0], logits.softmax(dim=1)[:, 0])
     torch.testing.assert_close(foreground.sigmoid()[:, 0], (1 + maps[:, 0]) / 2)
@@ -243,42 +256,31 @@ def test_iterations_may_be_changed_after_training():
         torch.testing.assert_close(again(*frames).maps[MAPS[0]], expected)
 
 
-def test_the_last_level_and_the_number_of_slots_may_be_others():
-    model = network(backbone="regnety_002", num_slots=3, num_clusters=5).eval()
+def test_the_last_level_and_the_number_of_clusters_may_be_others():
+    model = network(backbone="regnety_002", num_clusters=5).eval()
     prediction = model(*inputs(1, 64, 96))
     assert prediction.logits[0].shape == (1, 1, 64, 96)
     assert list(prediction.maps) == MAPS
-    assert model.rgb_stream.slots.to_features.in_channels == 5 + 3
+    assert model.rgb_stream.slots.to_features.in_channels == 5 + 2
 
 
 def test_maps_by_iteration_are_those_of_networks_with_so_many_iterations():
     """Figure 8: from the slots as they are generated to those after T rounds."""
     model = network(num_iterations=3).eval()
-    image, flow, reference_images, reference_flows = inputs()
+    video = frames_in_memory(4)
     with torch.no_grad():
-        references = model.encode_references(reference_images, reference_flows)
-        maps = model.maps_by_iteration(image, flow, references)
+        maps = model.maps_by_iteration(video)
         assert len(maps) == 4
         for count, after in enumerate(maps):
             fewer = network(num_iterations=count).eval()
-            expected = fewer.segment(image, flow, references).maps
+            expected = next(iter(fewer.segment_video(video))).maps
             assert list(after) == list(expected)
             for name, values in expected.items():
                 torch.testing.assert_close(after[name], values)
         # The network is left as it was.
-        assert_same_prediction(
-            model.segment(image, flow, references),
-            network(num_iterations=3).eval().segment(image, flow, references),
+        again, other = (
+            next(iter(m.segment_video(video))) for m in (model, network(num_iterations=3).eval())
         )
+        assert_same_prediction(again, other)
         assert not torch.allclose(maps[0]["RGB foreground slot"], maps[3]["RGB foreground slot"])
-        without = ablation("a").eval()  # Table 2 (a) has no slot attention
-        references = without.encode_references(reference_images, reference_flows)
-        assert len(without.maps_by_iteration(image, flow, references)) == 1
-
-
-def test_the_packages_k_means_depends_on_what_was_computed():
-    """Its rounds wait for the device, so that a step with it is not one graph."""
-    torch._dynamo.reset()
-    compiled = torch.compile(network(kmeans="package"), backend="eager", fullgraph=True)
-    with pytest.raises(torch._dynamo.exc.Unsupported):
-        compiled(*inputs())
+        assert ablation("a").eval().maps_by_iteration(video) == []  # Table 2 (a) has no rounds

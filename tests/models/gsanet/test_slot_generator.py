@@ -9,8 +9,8 @@ from models.gsanet.slot_generator import RandomSlots, SlotGenerator
 
 def test_guided_slots_follow_equations_1_and_2():
     torch.manual_seed(0)
-    batch, channels, embedded, slots, height, width = 2, 4, 3, 3, 3, 5
-    generator = SlotGenerator(channels, slots).double()
+    batch, channels, embedded, slots, height, width = 2, 4, 3, 2, 3, 5
+    generator = SlotGenerator(channels).double()
     target = torch.randn(batch, channels, height, width, dtype=torch.float64)
     local = torch.randn(batch, embedded, height, width, dtype=torch.float64)
     result, logits = generator(target, local)
@@ -40,14 +40,9 @@ def test_guided_slots_follow_equations_1_and_2():
                 assert math.isclose(result[b, i, c].item(), above / below, abs_tol=1e-12)  # eq. 2
 
 
-def test_there_are_two_slots_by_default():
-    slots, logits = SlotGenerator(4)(torch.randn(1, 4, 2, 2), torch.randn(1, 6, 2, 2))
-    assert slots.shape == (1, 2, 6) and logits.shape == (1, 2, 2, 2)
-
-
 def test_random_slots_vary_in_training_and_are_the_learned_means_in_evaluation():
     torch.manual_seed(1)
-    random_slots = RandomSlots(8, num_slots=2)
+    random_slots = RandomSlots(8)
     samples = random_slots(500)
     assert samples.shape == (500, 2, 8)
     assert not torch.equal(samples[0], samples[1])

@@ -1,11 +1,11 @@
-"""The plain transformer, against slot attention's Algorithm 1 in loops and float64."""
+"""Slot attention, against Algorithm 1 in loops and float64."""
 
 import math
 
 import pytest
 import torch
 
-from models.gsanet.plain_transformer import PlainTransformer
+from models.slot_attention import SlotAttention
 
 
 def randomise(module):
@@ -86,13 +86,14 @@ def slot_attention(module, queries, inputs, keep):
 @pytest.mark.parametrize("masked", [False, True])
 def test_one_update_is_a_round_of_slot_attention(masked):
     torch.manual_seed(1)
-    module = randomise(PlainTransformer(6))
+    module = randomise(SlotAttention(6))
     queries, inputs = torch.randn(2, 3, 6).double(), torch.randn(2, 5, 6).double()
     keep = torch.ones(2, 3, 5, dtype=torch.bool)
     if masked:
         keep = torch.rand(2, 3, 5) < 0.5
         keep[:, :, 0] = True
-    result = module(queries, inputs, keep if masked else None)
+    result, attention = module(queries, inputs, keep=keep if masked else None)
+    torch.testing.assert_close(attention.sum(dim=1), torch.ones(2, 5).double())
     for b in range(2):
         expected = slot_attention(module, queries[b].tolist(), inputs[b].tolist(), keep[b].tolist())
         torch.testing.assert_close(result[b], torch.tensor(expected).double(), rtol=1e-6, atol=1e-7)
@@ -100,36 +101,49 @@ def test_one_update_is_a_round_of_slot_attention(masked):
 
 def test_order_of_the_inputs_does_not_matter_and_that_of_the_queries_is_kept():
     torch.manual_seed(2)
-    module = PlainTransformer(8)
+    module = SlotAttention(8)
     queries, inputs = torch.randn(2, 3, 8), torch.randn(2, 6, 8)
-    result = module(queries, inputs)
-    torch.testing.assert_close(module(queries, inputs[:, [5, 2, 0, 1, 4, 3]]), result)
-    torch.testing.assert_close(module(queries[:, [2, 0, 1]], inputs), result[:, [2, 0, 1]])
+    result, _ = module(queries, inputs)
+    torch.testing.assert_close(module(queries, inputs[:, [5, 2, 0, 1, 4, 3]])[0], result)
+    torch.testing.assert_close(module(queries[:, [2, 0, 1]], inputs)[0], result[:, [2, 0, 1]])
+
+
+def test_several_rounds_are_one_after_the_other():
+    torch.manual_seed(4)
+    module = SlotAttention(8)
+    slots, inputs = torch.randn(2, 3, 8), torch.randn(2, 6, 8)
+    expected = slots
+    for _ in range(3):
+        expected, attention = module(expected, inputs)
+    result = module(slots, inputs, rounds=3)
+    torch.testing.assert_close(result, (expected, attention))
 
 
 def test_an_input_that_a_query_may_not_use_does_not_move_it():
     """With two queries: the forbidden input reaches the other one, but not this one."""
     torch.manual_seed(3)
-    module = PlainTransformer(8)
+    module = SlotAttention(8)
     queries, inputs = torch.randn(1, 2, 8), torch.randn(1, 4, 8)
     keep = torch.ones(1, 2, 4, dtype=torch.bool)
     keep[0, 0, 3] = False
-    before = module(queries, inputs, keep)
+    before, _ = module(queries, inputs, keep=keep)
     inputs[0, 3] = torch.randn(8)
-    after = module(queries, inputs, keep)
+    after, _ = module(queries, inputs, keep=keep)
     torch.testing.assert_close(after[0, 0], before[0, 0])
     assert not torch.allclose(after[0, 1], before[0, 1], atol=1e-4)
 
 
 def test_a_query_that_may_use_nothing_stays_finite():
-    module = PlainTransformer(8)
+    module = SlotAttention(8)
     keep = torch.zeros(1, 2, 4, dtype=torch.bool)
-    assert module(torch.randn(1, 2, 8), torch.randn(1, 4, 8), keep).isfinite().all()
+    result, _ = module(torch.randn(1, 2, 8), torch.randn(1, 4, 8), keep=keep)
+    assert result.isfinite().all()
 
 
 def test_it_runs_under_mixed_precision():
-    module = PlainTransformer(8)
+    module = SlotAttention(8)
     queries, inputs = torch.randn(1, 2, 8), torch.randn(1, 4, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = module(queries, inputs)
-    torch.testing.assert_close(mixed.float(), module(queries, inputs), rtol=0.05, atol=0.05)
+        mixed, _ = module(queries, inputs)
+    expected, _ = module(queries, inputs)
+    torch.testing.assert_close(mixed.float(), expected, rtol=0.05, atol=0.05)
