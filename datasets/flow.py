@@ -51,7 +51,7 @@ from datasets.layout import (
     unwritable,
     video_sequences,
 )
-from datasets.progress import progress_bar
+from datasets.progress import print_any_name, progress_bar
 
 Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Item = TypeVar("Item")
@@ -654,6 +654,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, or 1 after a message on stderr.
     """
+    print_any_name()
     parser = argparse.ArgumentParser(
         prog="python -m datasets.flow", description="Write the flow maps (FLOW/) of a video set."
     )

@@ -42,7 +42,7 @@ from datasets.layout import (
     read_mask,
     unwritable,
 )
-from datasets.progress import progress_bar
+from datasets.progress import print_any_name, progress_bar
 from datasets.sources import (
     FEWER,
     PARTIAL,
@@ -490,6 +490,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, or 1 after a message on stderr.
     """
+    print_any_name()
     parser = argparse.ArgumentParser(
         prog="python -m datasets.prepare",
         description="Bring a downloaded data set into this project's layout.",

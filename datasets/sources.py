@@ -46,7 +46,7 @@ _DEFINITION = ("definition file (Def.dat) that cannot be read", "unpack the arch
 
 _PICTURES = (*IMAGE_SUFFIXES, ".ppm", ".pgm", ".bmp")
 
-_CLASSES = (  # of YouTube-Objects
+YOUTUBE_OBJECTS_CLASSES = (
     "aeroplane",
     "bird",
     "boat",
@@ -378,12 +378,15 @@ def _read_youtube_objects(source: Path, problems: Problems) -> list[SourceFrame]
         ("JPEGImages/{}", _youtube_videos),
     ):
         roots = _roots(
-            source, lambda root, form=form: any((root / form.format(c)).is_dir() for c in _CLASSES)
+            source,
+            lambda root, form=form: any(
+                (root / form.format(name)).is_dir() for name in YOUTUBE_OBJECTS_CLASSES
+            ),
         )
         if len(roots) == 1:
             return [
                 frame
-                for name in _CLASSES
+                for name in YOUTUBE_OBJECTS_CLASSES
                 for sequence, images, masks in folders_of(roots[0], name)
                 for frame in _partly_annotated("YTOBJ_test", sequence, images, masks, problems)
             ]

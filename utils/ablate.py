@@ -26,6 +26,7 @@ import config
 from models.ablations import ABLATIONS, Ablation
 from utils.evaluation.protocols import Row
 from utils.evaluation.results import RECORD, read_evaluation
+from utils.evaluation.set_evaluation import check_folder
 from utils.files import write_text
 from utils.scripts import run_script
 from utils.settings import (
@@ -118,6 +119,7 @@ def main() -> None:
         raise SettingsError(f"{', '.join(refused)}: the ablation sets this itself; leave it out")
     if arguments.jobs < 1:
         raise SettingsError(f"--jobs {arguments.jobs}: expected a whole number above 0")
+    check_folder(arguments.output)
     output = arguments.output.resolve()
     rows = ablation.rows if arguments.rows is None else arguments.rows
     sweep = ablation.sweep if arguments.sweep is None else arguments.sweep

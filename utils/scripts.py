@@ -12,8 +12,8 @@ from types import ModuleType
 from datasets.clips import VideoError
 from datasets.flow import FlowError
 from datasets.layout import DatasetError, Frame, Sequence, check_files
+from datasets.progress import print_any_name
 from models import ModelError
-from utils.evaluation.protocols import ProtocolError
 from utils.evaluation.results import ResultsError
 from utils.processes import Process, end_process, launch_processes, start_process
 from utils.settings import (
@@ -42,7 +42,6 @@ USER_ERRORS = (
     ModelError,
     CheckpointError,
     SettingsError,
-    ProtocolError,
     ResultsError,
     TrainingError,
     VideoError,
@@ -149,6 +148,7 @@ def compare_flow(trained_on: str | None, given: str | None) -> None:
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's ``main``; what the user can mend ends it with a message and status 1."""
+    print_any_name()
     try:
         main()
     except Interrupted as interrupted:

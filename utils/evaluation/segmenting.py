@@ -20,6 +20,7 @@ from models.interface import Network
 from models.ops import resize
 from models.precision import with_weights_as
 from utils.processes import num_cores
+from utils.training.checkpoints import CheckpointError
 from utils.training.interrupts import prepare_loader_process
 from utils.transfer import fetch, one_ahead, send
 
@@ -298,7 +299,16 @@ def to_labels(probability: np.ndarray, threshold: float = 0.5, stretch: bool = F
         threshold: a pixel is the most probable object's if its probability lies above this.
         stretch: first stretch the frame's probabilities to [0, 1], as the authors' release does;
             then every frame has some foreground.
+
+    Raises:
+        CheckpointError: a probability is not a number.
     """
+    if np.isnan(probability).any():
+        raise CheckpointError(
+            "the network's probabilities are not numbers (NaN), so they give no mask. Its weights "
+            "are of a training that went wrong; evaluate an earlier checkpoint, or train again "
+            "with a lower LEARNING_RATE"
+        )
     if stretch:
         low, high = probability.min(), probability.max()
         probability = (probability - low) / max(high - low, 1e-8)

@@ -18,6 +18,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from datasets.layout import DatasetError
 from datasets.sampling import Key
+from utils.files import printable
 from utils.processes import Process, gather
 from utils.settings import Settings
 from utils.training.checkpoints import LAST, PREVIOUS
@@ -215,9 +216,9 @@ class Accounts:
             line += f"  validation J {validation.score:.4f}{' (best)' if is_best else ''}"
             self.writer.add_scalar("validation/J", validation.score, p.step)
             for name, value in validation.parts.items():
-                self.writer.add_scalar(f"validation/{name}", value, p.step)
+                self.writer.add_scalar(printable(f"validation/{name}"), value, p.step)
             for name, picture in validation.pictures.items():
-                self.writer.add_image(name, picture, p.step, dataformats="HWC")
+                self.writer.add_image(printable(name), picture, p.step, dataformats="HWC")
         if p.bad_steps:
             line += f"  {p.bad_steps} steps skipped"
         self.log(line)
@@ -225,7 +226,7 @@ class Accounts:
     def finish_run(self) -> None:
         """The settings with the final score, for TensorBoard's table of runs."""
         settings = {
-            name: value if isinstance(value, int | float | str) else str(value)
+            name: value if isinstance(value, int | float) else printable(str(value))
             for name, value in self.settings.as_dict().items()
         }
         for summary in hparams(settings, {"validation/best_J": self.progress.best}):

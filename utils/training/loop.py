@@ -25,13 +25,13 @@ from datasets.sampling import EpochBatches, Key
 from models.interface import Network
 from utils.processes import Process, gather, wait_for_all
 from utils.settings import Settings, SettingsError, write_settings
-from utils.training.accounts import Accounts, Pace, Progress, Step, Validation
 from utils.training.checkpoints import CheckpointError
-from utils.training.dry_run import try_out
 from utils.training.interrupts import Interrupted, Interrupts
+from utils.training.loop.accounts import Accounts, Pace, Progress, Step, Validation
+from utils.training.loop.dry_run import try_out
+from utils.training.loop.samples import make_loader
+from utils.training.loop.state import move_towards, restore, save
 from utils.training.run_folder import SETTINGS, has_checkpoint
-from utils.training.samples import make_loader
-from utils.training.state import move_towards, restore, save
 from utils.transfer import fetch, send
 
 Validate = Callable[[Network, bool], Validation]
@@ -389,7 +389,9 @@ class Training:
         """Stop, everything being saved, if a signal asks for it."""
         if signum is not None:
             p, saved = self.accounts.progress, self.accounts.saved_step
-            going_on = f"; --resume {self.run_dir} goes on" if p.epoch < self.settings.epochs else ""
+            going_on = (
+                f"; --resume {self.run_dir} goes on" if p.epoch < self.settings.epochs else ""
+            )
             if going_on and saved < p.step:
                 going_on += f" after step {saved}, before the bad numbers"
             self.accounts.log(f"stopped after step {p.step}{going_on}")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models.prediction import Prediction
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -23,7 +24,6 @@ from datasets.samples import StillImages, VideoFrames
 from models import build_model
 from models.backbones import build_backbone
 from models.gsanet.network import GSANet
-from models.prediction import Prediction
 from utils.processes import Process
 from utils.settings import read_settings_file
 from utils.training.checkpoints import build_from_checkpoint, load_checkpoint
@@ -163,13 +163,15 @@ def test_the_logged_learning_rate_is_the_one_of_the_step(tmp_path, stills, tiny_
 
 
 def test_training_reduces_the_loss_and_leaves_a_network_a_log_and_a_panel(tmp_path, tiny_settings):
-    settings = tiny_settings.replace(epochs=12, validate_every=6)
+    settings = tiny_settings.replace(epochs=12, validate_every=6, run_name="\udcff")
     torch.manual_seed(0)
     arguments = network_arguments(settings, motion=True)
     model = build_model("gsanet", **arguments)
     sequences = video_sequences(Path(settings.data_root), "DAVIS_train")
     panel = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    results = iter([Validation(0.5, {"J bear": 0.25}, {"panel": panel}), Validation(0.4)])
+    results = iter(
+        [Validation(0.5, {"J bear\udcff": 0.25}, {"panel\udcff": panel}), Validation(0.4)]
+    )
     progress = fit(
         model,
         VideoFrames([sequences], settings.image_size, 2),
@@ -196,8 +198,8 @@ def test_training_reduces_the_loss_and_leaves_a_network_a_log_and_a_panel(tmp_pa
     assert all(0 < share < 1 for share in waiting)
     assert scalars(tmp_path, "learning_rate")[20] < 2e-4
     assert scalars(tmp_path, "validation/J") == pytest.approx({12: 0.5, 24: 0.4})
-    assert scalars(tmp_path, "validation/J bear") == pytest.approx({12: 0.25})
-    (image,) = log(tmp_path).Images("panel")
+    assert scalars(tmp_path, r"validation/J bear\udcff") == pytest.approx({12: 0.25})
+    (image,) = log(tmp_path).Images(r"panel\udcff")
     assert (image.step, image.height, image.width) == (12, 20, 30)
 
     last = load_checkpoint(tmp_path / "last.pt")

@@ -39,6 +39,12 @@ def test_a_run_is_called_after_its_script_unless_it_has_a_name(tmp_path, tiny_se
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_run_folder_that_tensorboard_cannot_write_to_is_refused(tmp_path, tiny_settings):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    with pytest.raises(SettingsError, match=r"not named in UTF-8.* choose another OUTPUT_DIR"):
+        check_run("train", tiny_settings.replace(output_dir=folder), None, CPU)
+
+
 def test_a_resumed_run_has_its_own_settings_but_for_those_that_are_given(tmp_path, tiny_settings):
     own = tiny_settings.replace(epochs=7, batch_size=6, sigma=2.0)
     write_settings(own, tmp_path / "settings.py")
