@@ -21,6 +21,7 @@ import config
 from datasets.flow import build_estimator, flow_origin, origin_in_words
 from datasets.layout import DatasetError, Sequence, flow_note, video_sequences
 from datasets.sources import published_sequences
+from models.interface import REFERENCES, STILLS, WINDOWS
 from utils.evaluation.protocols import Protocol, choose_protocol
 from utils.evaluation.results import Evaluation, score_table, write_evaluation
 from utils.evaluation.scoring import check_scored, score_masks
@@ -115,7 +116,7 @@ def evaluate_set(arguments: argparse.Namespace, settings: Settings) -> None:
     process = start_process(settings.gpu, timedelta(days=30))  # sequences differ in length
     segmenter, method, used = load_segmenter(arguments, settings, process)
     sequences, protocol = read_set(
-        data_root, set_name, settings.protocol, process, flow=segmenter.motion
+        data_root, set_name, settings.protocol, process, flow=segmenter.network.needs.flow
     )
     check_data(frames_of(sequences), process)
     used |= {"DATA_ROOT": str(data_root.resolve()), "PROTOCOL": protocol.name}
@@ -138,7 +139,6 @@ def evaluate_set(arguments: argparse.Namespace, settings: Settings) -> None:
                 "rule": protocol.rule,
                 **used,
             },
-            num_references=used["NUM_REFERENCES"],
             batch_size=settings.eval_batch_size,
             workers=settings.workers,
             threshold=settings.threshold,
@@ -270,21 +270,22 @@ def load_segmenter(
         SettingsError: a flag that says otherwise than the checkpoint and has no effect.
     """
     checkpoint = load_checkpoint(arguments.checkpoint)
-    motion = checkpoint["arguments"]["motion"]
-    if arguments.video and not motion:
+    network = build_from_checkpoint(checkpoint)
+    needs, changeable = network.needs, network.changeable
+    given = {name: getattr(settings, name.lower()) for name in arguments.given}
+    if changes := {n.lower(): v for n, v in given.items() if n.lower() in changeable}:
+        network = build_from_checkpoint(checkpoint, **changes)
+    if arguments.video and needs.samples == STILLS:
         raise CheckpointError(
             f"{arguments.checkpoint} is of stage 1, which has no flow stream; --video takes a "
             "checkpoint that train.py has made"
         )
     trained = checkpoint["settings"]
-    given = {name: getattr(settings, name.lower()) for name in arguments.given}
     where = _VIDEO if arguments.video else (*_SET, "PANEL_STEP")
     heard = {*_OF_THE_RUN, *_MASKS, *_MACHINE, *where, *(_TTA if arguments.tta else ())}
-    network = checkpoint["arguments"]
-    if not (network.get("slot_attention") and network.get("num_iterations")):
-        heard.remove("NUM_ITERATIONS")  # no slot attention, or none that was trained
-    if not motion:
-        heard -= {"NUM_REFERENCES", "NUM_ITERATIONS", "RECOLOUR_FLOW"}
+    heard -= {"NUM_REFERENCES", "NUM_ITERATIONS"} - {name.upper() for name in changeable}
+    if not needs.flow:
+        heard.remove("RECOLOUR_FLOW")
     _refuse_unheard(
         {name for name in given if name not in heard and trained.get(name) != given[name]}
     )
@@ -295,12 +296,9 @@ def load_segmenter(
     used |= {"TTA": arguments.tta, **{name: getattr(settings, name.lower()) for name in own}}
     if checkpoint.get("flow"):
         used["FLOW_MAPS"] = checkpoint["flow"]
-    changes = {}
-    if "NUM_ITERATIONS" in given and "NUM_ITERATIONS" in heard:
-        changes["num_iterations"] = settings.num_iterations
     views = {"scales": used["TTA_SCALES"], "flip": used["TTA_FLIP"]} if arguments.tta else {}
     segmenter = Segmenter(
-        build_from_checkpoint(checkpoint, **changes).to(process.device).eval(),
+        network.to(process.device).eval(),
         used["IMAGE_SIZE"],
         recolour_flow=used["RECOLOUR_FLOW"],
         mixed_precision=settings.mixed_precision,
@@ -308,10 +306,15 @@ def load_segmenter(
         **views,
     )
     sizes = sorted({view.size for view in segmenter.views})
+    seen = {
+        STILLS: "stage 1: images alone",
+        REFERENCES: f"{used['NUM_REFERENCES']} reference frames",
+        WINDOWS: "whole videos",
+    }
     method = (
         f"{checkpoint['model']} with {checkpoint['arguments']['backbone']}, "
         f"{', '.join(map(str, sizes))} pixels{' and mirrored' if views.get('flip') else ''}, "
-        + (f"{used['NUM_REFERENCES']} reference frames" if motion else "stage 1: images alone")
+        f"{seen[needs.samples]}"
     )
     return segmenter, method, used
 
@@ -331,7 +334,6 @@ def segment_clip(arguments: argparse.Namespace, settings: Settings) -> None:
             segmenter,
             arguments.video,
             arguments.output,
-            num_references=used["NUM_REFERENCES"],
             estimator=build_estimator(
                 settings.flow_estimator,
                 weights and Path(weights),

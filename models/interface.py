@@ -95,21 +95,33 @@ class Network(nn.Module):
     Attributes:
         stage1: constructor arguments that make the network of stage 1 (``pretrain.py``); ``None``
             for a network that is trained in one stage.
-        changeable: constructor arguments that may change after training, for an evaluation.
         size_step: height and width of the input are multiples of this.
         looks_ahead: whether ``segment_video`` needs the whole video before it gives the first
             result. Other networks segment a video of any length in bounded memory.
     """
 
     stage1: dict[str, Any] | None = None
-    changeable: tuple[str, ...] = ()
     size_step: int = 32
     looks_ahead: bool = False
+
+    @classmethod
+    def upgraded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Constructor arguments of a checkpoint of an older version, as this version takes them.
+
+        Raises:
+            ModelError: this version has no such network.
+        """
+        return arguments
 
     @property
     def needs(self) -> Needs:
         """What the network is trained on."""
         raise NotImplementedError
+
+    @property
+    def changeable(self) -> tuple[str, ...]:
+        """Constructor arguments that may change after training, for an evaluation."""
+        return ()
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Named terms, scalars, whose sum is minimised.
@@ -120,6 +132,10 @@ class Network(nn.Module):
                 ``flow`` like ``image``; ``reference_images``, ``reference_flows`` (B, R, 3, H, W).
                 Only what :attr:`needs` asks for is there.
         """
+        raise NotImplementedError
+
+    def predict(self, batch: dict[str, Tensor]) -> Prediction:
+        """Predictions of the target frames of samples, by which stage 1 is validated."""
         raise NotImplementedError
 
     def segment_video(self, video: Video) -> Iterator[Prediction]:

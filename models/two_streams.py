@@ -50,7 +50,6 @@ class TwoStreams(Network):
     """
 
     stage1 = {"motion": False}  # noqa: RUF012
-    changeable = ("num_references",)
     uses_references = True
 
     def __init__(
@@ -74,6 +73,11 @@ class TwoStreams(Network):
         """Stage 1: still images with masks. Stage 2: a target and its references, with flow."""
         return Needs(REFERENCES if self.motion else STILLS, flow=self.motion)
 
+    @property
+    def changeable(self) -> tuple[str, ...]:
+        """The number of reference frames."""
+        return ("num_references",) if self.motion else ()
+
     def forward(
         self,
         image: Tensor,
@@ -95,8 +99,12 @@ class TwoStreams(Network):
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Terms of eq. 5, see ``models.losses.segmentation_loss``."""
-        frames = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        return segmentation_loss(self(**frames), foreground(batch["labels"]), **self.loss_settings)
+        mask = foreground(batch["labels"])
+        return segmentation_loss(self.predict(batch), mask, **self.loss_settings)
+
+    def predict(self, batch: dict[str, Tensor]) -> Prediction:
+        """``forward`` of a batch of samples."""
+        return self(**{name: tensor for name, tensor in batch.items() if name != "labels"})
 
     def encode_references(self, images: Tensor, flows: Tensor) -> References:
         """What ``segment`` needs of the reference frames and their flow maps (B, R, 3, H, W)."""

@@ -14,7 +14,7 @@ from datasets import flow
 from models import build_model
 from utils.settings import write_settings
 from utils.training.checkpoints import save_checkpoint
-from utils.training.loop import network_arguments
+from utils.training.samples import network_arguments
 
 ROOT = Path(config.__file__).parent
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

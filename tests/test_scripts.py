@@ -33,7 +33,7 @@ from utils.processes import Process
 from utils.scripts import compare_flow, run_script
 from utils.settings import load_settings, read_settings_file, write_settings
 from utils.training.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
-from utils.training.loop import augmentation_from, network_arguments, stills_of
+from utils.training.samples import augmentation_from, network_arguments, stills_of
 
 ROOT = Path(config.__file__).parent
 FRAMES = 5

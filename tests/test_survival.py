@@ -235,7 +235,9 @@ from models.gsanet.network import GSANet
 from utils.processes import end_process, start_process
 from utils.training.interrupts import Interrupted
 from utils.settings import read_settings_file
-from utils.training.loop import Validation, fit, network_arguments
+from utils.training.accounts import Validation
+from utils.training.loop import fit
+from utils.training.samples import network_arguments
 
 class Frozen(GSANet):
     # torch synchronises the norms of no CPU.

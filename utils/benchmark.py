@@ -59,10 +59,11 @@ from datasets.layout import (
     video_sequences,
 )
 from datasets.progress import progress_bar
-from datasets.samples import StillImages, TestFrames, VideoFrames, uniform_references
+from datasets.samples import StillImages, TestFrames, VideoFrames
 from datasets.sampling import EpochBatches, Key
 from datasets.synthetic import MIN_SIZE, write_synthetic
 from models import build_model
+from models.two_streams import uniform_references
 from utils.evaluation.protocols import PROTOCOLS
 from utils.evaluation.scoring import score_masks
 from utils.evaluation.segmenting import FramePrediction, Segmenter, to_mask
@@ -71,17 +72,17 @@ from utils.pictures import write_picture
 from utils.processes import Process, gpu_indices, num_cores, start_process
 from utils.scripts import USER_ERRORS, run_script
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
+from utils.training.accounts import peak_memory
 from utils.training.interrupts import Interrupts
-from utils.training.loop import (
-    Training,
+from utils.training.loop import Training
+from utils.training.record import cpu_model, git_state
+from utils.training.samples import (
     augmentation_from,
     make_loader,
     network_arguments,
-    peak_memory,
     stills_of,
     videos_of,
 )
-from utils.training.record import cpu_model, git_state
 from utils.transfer import one_ahead
 
 REST = "rest of the network"  # what is in none of its parts

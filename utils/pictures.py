@@ -2,6 +2,7 @@
 
 import os
 import string
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -110,6 +111,11 @@ def draw_overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     inside = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=width)
     overlay[mask & (inside == 0)] = OVERLAY_COLOUR
     return overlay
+
+
+def write_mask(path: Path, labels: np.ndarray, num_objects: int) -> None:
+    """Write a label map, uint8 (H, W), as PNG: 0 and 255 for one object, else as it is."""
+    write_picture(path, labels * np.uint8(255) if num_objects == 1 else labels)
 
 
 def write_picture(path, picture: np.ndarray) -> None:

@@ -22,7 +22,7 @@ from utils.evaluation.set_evaluation import check_output
 from utils.pictures import draw_overlay, draw_row, write_picture
 from utils.scripts import run_script
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
-from utils.training.loop import augmentation_from, split_frames, stills_of, videos_of
+from utils.training.samples import augmentation_from, split_frames, stills_of, videos_of
 
 _MARGIN = 0.02  # on either side of the object's edge, as a share of the side
 _LEAST_PIXELS = 50  # of the object or around it, fewer say nothing

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from datasets.clips import VideoError
 from datasets.flow import FlowError
@@ -23,9 +24,9 @@ from utils.settings import (
     settings_parser,
     write_settings,
 )
+from utils.training.accounts import TrainingError
 from utils.training.checkpoints import CheckpointError
 from utils.training.interrupts import Interrupted
-from utils.training.loop import TrainingError, network_arguments, without_effect
 from utils.training.record import changed_data, fingerprint, write_record
 from utils.training.run_folder import (
     SETTINGS,
@@ -35,6 +36,7 @@ from utils.training.run_folder import (
     locked,
     resumed_settings,
 )
+from utils.training.samples import network_arguments, without_effect
 
 USER_ERRORS = (
     DatasetError,
@@ -71,9 +73,9 @@ class Run:
     has_weights: bool
     dry_run: bool
 
-    def network_arguments(self, motion: bool) -> dict:
+    def network_arguments(self, **arguments: Any) -> dict[str, Any]:
         """What builds the network; a checkpoint's needs no ImageNet weights."""
-        arguments = network_arguments(self.settings, motion)
+        arguments = network_arguments(self.settings, **arguments)
         return arguments | {"pretrained_backbone": False} if self.has_weights else arguments
 
     @contextmanager

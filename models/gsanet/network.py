@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.backbones import STRIDES, Normalise, build_backbone, check_size
+from models.backbones import STRIDES, ModelError, Normalise, build_backbone, check_size
 from models.blocks import conv_norm_relu
 from models.gsanet.fat import FeatureAggregationTransformer
 from models.gsanet.global_extractor import GlobalExtractor
@@ -41,7 +42,12 @@ class GSANet(TwoStreams):
             :class:`models.two_streams.TwoStreams`; without a loss, that of eq. 5.
     """
 
-    changeable = (*TwoStreams.changeable, "num_iterations")
+    @property
+    def changeable(self) -> tuple[str, ...]:
+        """The number of rounds too, of slot attention that was trained (Figure 7)."""
+        attentions = (m for m in self.modules() if isinstance(m, GuidedSlotAttention))
+        rounds = any(attention.num_iterations for attention in attentions)
+        return (*super().changeable, *(("num_iterations",) if rounds else ()))
 
     def __init__(
         self,
@@ -96,6 +102,14 @@ class GSANet(TwoStreams):
         self.decoder = MaskDecoder(channels, len(STRIDES), decoder_image)
         # The layout that convolutions are fastest in; features follow that of the weights.
         self.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def upgraded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Without the choices of k-means and of more than two slots, which older versions had."""
+        slots = arguments.get("num_slots", NUM_SLOTS)
+        if slots != NUM_SLOTS:
+            raise ModelError(f"the network has {slots} slots; this version has {NUM_SLOTS}")
+        return {n: v for n, v in arguments.items() if n not in ("kmeans", "num_slots")}
 
     def segment(self, image: Tensor, flow: Tensor | None, references: References) -> Prediction:
         """Masks of target frames (B, 3, H, W), given references of the same batch size."""

@@ -21,9 +21,9 @@ from datasets.samples import (
     VideoFrames,
     load_frame,
     random_references,
-    uniform_references,
 )
 from datasets.simulated_motion import MotionSimulation
+from models.two_streams import uniform_references
 
 SIZE = 32
 

@@ -22,7 +22,8 @@ from models.precision import with_weights_as
 from tests.gpu_traffic import Counted, OneAttention
 from tests.models.fake_gpu import bfloat16_autocast, fake_gpu, works
 from tests.models.small_networks import network
-from utils.evaluation.segmenting import Segmenter, predict_stills
+from utils.evaluation.segmenting import Segmenter
+from utils.evaluation.validation import predict_stills
 from utils.processes import Process
 from utils.training.loop import Training
 from utils.transfer import fetch

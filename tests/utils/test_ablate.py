@@ -30,7 +30,7 @@ from utils.scripts import run_script
 from utils.settings import RULES, SettingsError, load_settings, write_settings
 from utils.training.checkpoints import save_checkpoint
 from utils.training.interrupts import Interrupted
-from utils.training.loop import network_arguments
+from utils.training.samples import network_arguments
 
 ROOT = Path(config.__file__).parent
 # By hand from the paper's Table 2: GS, KNN, SA, FAT.

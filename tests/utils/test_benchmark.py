@@ -18,7 +18,8 @@ from torch import nn
 import config
 from datasets.samples import VideoFrames
 from datasets.sampling import EpochBatches
-from models.prediction import Prediction, References
+from models.interface import Prediction
+from models.two_streams import References
 from utils import benchmark
 from utils.benchmark import (
     LINES,

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from datasets.augmentation import whole_frame
@@ -52,6 +52,11 @@ class FramePrediction:
 
     logits: list[Tensor]
     maps: dict[str, np.ndarray]
+
+    @property
+    def num_objects(self) -> int:
+        """K."""
+        return len(self.logits[0])
 
     def probability(self, size: tuple[int, int]) -> np.ndarray:
         """Probability of each object at ``size``, the frame's own: float32 (K, H, W) in [0, 1].
@@ -211,6 +216,12 @@ class SequenceFrames:
         return self.batches
 
 
+def sequence_frames(segmenter: Segmenter, sequence: Sequence, *frames: Frame) -> SequenceFrames:
+    """A sequence of which some frames are to be segmented, each as a batch of its own."""
+    shown = TestFrames(frames, segmenter.views, segmenter.recolour_flow)
+    return SequenceFrames(sequence, segmenter, (default_collate([view]) for view in shown))
+
+
 def predict_sequences(
     segmenter: Segmenter,
     sequences: Items[Sequence],
@@ -262,33 +273,6 @@ def predict_sequences(
 
     for results in one_ahead(begun()):
         yield from results
-
-
-def predict_stills(
-    model: nn.Module, batches: DataLoader, mixed_precision: bool = False
-) -> Iterator[tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]]:
-    """Each batch of stage 1's samples with its probabilities, (B, 1, S, S), and the network's maps.
-
-    ``batches`` gives what ``datasets.samples.StillImages`` does; results are on the CPU.
-    """
-    device = next(model.parameters()).device
-
-    def begun() -> Iterator[Callable[[], tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]]]:
-        for batch in batches:
-            shown = {name: send(x, device) for name, x in batch.items() if name != "mask"}
-            with inference(device, mixed_precision):
-                prediction = model(**shown)
-            probability = prediction.logits[0].float().sigmoid()
-            names, maps = list(prediction.maps), [m.float() for m in prediction.maps.values()]
-            fetched = fetch([probability, *maps])
-
-            def result(batch=batch, names=names, fetched=fetched):
-                probability, *maps = fetched()
-                return batch, probability, dict(zip(names, maps))
-
-            yield result
-
-    yield from one_ahead(begun())
 
 
 def to_labels(probability: np.ndarray, threshold: float = 0.5, stretch: bool = False) -> np.ndarray:

@@ -13,21 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from datasets.layout import (
-    DatasetError,
-    Sequence,
-    frame_label,
-    read_image,
-    read_mask,
-    read_size,
-)
+from datasets.layout import DatasetError, Sequence, frame_label, read_image, read_mask, read_size
 from datasets.progress import progress_bar
 from utils.evaluation.protocols import Protocol, SequenceScores
 from utils.evaluation.results import RECORD, remove_evaluation
 from utils.evaluation.scoring import collect_scores, overlap, score_frame
-from utils.evaluation.segmenting import FrameResult, Segmenter, predict_sequences, to_mask
+from utils.evaluation.segmenting import FrameResult, Segmenter, predict_sequences, to_labels
 from utils.files import write_text
-from utils.pictures import draw_panels, write_picture
+from utils.pictures import draw_panels, write_mask, write_picture
 from utils.processes import Process, gather, num_cores, wait_for_all
 
 MASKS, PANELS = "masks", "panels"
@@ -44,7 +37,6 @@ def evaluate_sequences(
     process: Process,
     what: dict[str, Any],
     *,
-    num_references: int,
     batch_size: int = 4,
     workers: int = 0,
     threshold: float = 0.5,
@@ -60,11 +52,11 @@ def evaluate_sequences(
         segmenter: the network.
         sequences: of the set, with flow maps if the network takes them.
         protocol: says which frames count, and which measures are wanted.
-        output: folder; gets ``masks/<sequence>/<frame>.png`` (0 and 255) and ``panels``.
+        output: folder; gets ``masks/<sequence>/<frame>.png`` and ``panels``.
         process: this process.
         what: tells this evaluation from others: network, settings; values that JSON can hold.
-        num_references, batch_size, workers: of ``predict_sequences``.
-        threshold, stretch: of ``to_mask``.
+        batch_size, workers: of ``predict_sequences``.
+        threshold, stretch: of ``to_labels``.
         panel_step: a panel is drawn of every n-th frame of a sequence; 0 draws none.
 
     Raises:
@@ -88,28 +80,27 @@ def evaluate_sequences(
     with_panel = {frame for s in mine for frame in (s.frames[::panel_step] if panel_step else ())}
 
     def masks() -> Iterator[tuple[FrameResult, np.ndarray]]:
-        for result in predict_sequences(
-            segmenter, mine, num_references, batch_size=batch_size, workers=workers
-        ):
+        results = predict_sequences(segmenter, mine, batch_size=batch_size, workers=workers)
+        for result in results:
             probability = result.prediction.probability(read_size(result.frame.image))
-            yield result, to_mask(probability, threshold, stretch)
+            yield result, to_labels(probability, threshold, stretch)
 
     def finish(item: tuple[FrameResult, np.ndarray]) -> FrameScores:
-        result, mask = item
+        result, labels = item
         frame, label = result.frame, frame_label(result.sequence, result.frame)
         truth = None if frame.mask is None else read_mask(frame.mask)
-        picture = mask.astype(np.uint8) * 255
-        write_picture(output / MASKS / result.sequence / f"{label}.png", picture)
+        path = output / MASKS / result.sequence / f"{label}.png"
+        write_mask(path, labels, result.prediction.num_objects)
         if frame in with_panel:
             panel = draw_panels(
                 read_image(frame.image),
                 None if frame.flow is None else read_image(frame.flow),
-                mask,
+                labels > 0,
                 truth,
                 result.prediction.maps,
             )
             write_picture(output / PANELS / result.sequence / f"{label}.png", panel)
-        scores = score_frame(mask, truth, protocol) if frame in counting else None
+        scores = score_frame(labels > 0, truth, protocol) if frame in counting else None
         return result.sequence, label, scores
 
     lengths = {sequence.name: len(sequence.frames) for sequence in mine}

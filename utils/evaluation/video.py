@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from collections.abc import Sequence as Items
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from typing import TypeVar
 import av
 import cv2
 import numpy as np
-from torch import Tensor
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
@@ -24,10 +24,9 @@ from datasets.clips import Clip, ClipFrame, VideoError, check_clip
 from datasets.colour_wheel import flow_to_picture
 from datasets.flow import Estimator, motion_pairs
 from datasets.progress import progress_bar
-from datasets.samples import show, uniform_references
-from models.prediction import References
-from utils.evaluation.segmenting import FramePrediction, Segmenter, to_mask
-from utils.pictures import draw_overlay, write_picture
+from datasets.samples import show
+from utils.evaluation.segmenting import Segmenter, Views, to_labels
+from utils.pictures import draw_overlay, write_mask
 from utils.transfer import one_ahead
 
 MASKS, OVERLAY = "masks", "overlay.mp4"
@@ -36,7 +35,6 @@ _BT709 = 1  # FFmpeg's number of it, for matrix, primaries and transfer alike
 _LIMITED = 1  # of the range 16 to 235
 
 Item = TypeVar("Item")
-Views = list[dict[str, Tensor]]  # of a frame, for each of Segmenter.views what show() gives
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,6 @@ def segment_video(
     source: Path,
     output: Path,
     *,
-    num_references: int,
     estimator: Estimator,
     batch_size: int = 4,
     threshold: float = 0.5,
@@ -85,10 +82,9 @@ def segment_video(
         segmenter: the network.
         source: what ``datasets.clips.check_clip`` takes.
         output: folder; made where it is missing.
-        num_references: N_R. Clips that are shorter give some frames twice.
         estimator: of flow, from ``datasets.flow``.
         batch_size: frames that go through the network together.
-        threshold, stretch: of ``utils.evaluation.segmenting.to_mask``.
+        threshold, stretch: of ``utils.evaluation.segmenting.to_labels``.
         frame_rate: frames per second of a folder of frames.
 
     Raises:
@@ -98,16 +94,18 @@ def segment_video(
     _check_output(source, output)
     clip = check_clip(source, frame_rate)
     with _published_when_whole(output) as partial, _film(partial / OVERLAY, clip) as add_to_film:
-        references = _encode_references(segmenter, clip, num_references, estimator)
-        ahead = read_ahead(_shown_frames(segmenter, clip, estimator), 2 * batch_size)
-        with closing(ahead) as frames, _progress("segmenting", clip.count) as bar:
-            start = time.monotonic()
-            for frame, result in _segmented(segmenter, frames, references, batch_size):
-                mask = to_mask(result.probability(clip.size), threshold, stretch)
-                picture = mask.astype(np.uint8) * 255
-                write_picture(partial / MASKS / f"{frame.name}.png", picture)
-                add_to_film(draw_overlay(frame.image, mask), frame)
-                bar.update()
+        video = _ClipFrames(segmenter, clip, estimator, batch_size)
+        with _progress("segmenting", clip.count) as bar:
+            start = None  # the references come first
+            for results in one_ahead(segmenter.segment(video)):
+                start = start or time.monotonic()
+                for result in results:
+                    frame = video.waiting.popleft()
+                    labels = to_labels(result.probability(clip.size), threshold, stretch)
+                    path = partial / MASKS / f"{frame.name}.png"
+                    write_mask(path, labels, result.num_objects)
+                    add_to_film(draw_overlay(frame.image, labels > 0), frame)
+                    bar.update()
             seconds = time.monotonic() - start
     return VideoResult(output / MASKS, output / OVERLAY, clip.count, clip.count / seconds)
 
@@ -130,54 +128,51 @@ def read_ahead(items: Generator[Item], count: int) -> Iterator[Item]:
                 future.cancel()
 
 
-def _shown_frames(
-    segmenter: Segmenter, clip: Clip, estimator: Estimator
-) -> Generator[tuple[ClipFrame, Views]]:
-    """Every frame with its views for the network."""
-    with closing(clip.frames()) as frames:
-        for frame, other, sign in motion_pairs(frames):
-            yield frame, _views(segmenter, frame, sign * estimator(frame.image, other.image))
+class _ClipFrames:
+    """A clip as a ``ViewedVideo``, with flow made on the way; read ahead while it is segmented.
 
+    Attributes:
+        waiting: frames whose batch has been read and whose result has not been used yet.
+    """
 
-def _encode_references(
-    segmenter: Segmenter, clip: Clip, num_references: int, estimator: Estimator
-) -> list[References]:
-    """Frames spread over the whole clip, encoded once."""
-    positions = uniform_references(clip.count, num_references)
-    views: dict[int, Views] = {}
-    last = max(positions)
-    with closing(clip.frames()) as frames, _progress("references", last + 1) as bar:
-        for position, (frame, other, sign) in enumerate(motion_pairs(frames)):
-            if position in positions:
-                flow = sign * estimator(frame.image, other.image)
-                views[position] = _views(segmenter, frame, flow)
-            bar.update()
-            if position == last:
-                break
-    return segmenter.encode_references(default_collate([views[p] for p in positions]))
+    def __init__(self, segmenter: Segmenter, clip: Clip, estimator: Estimator, batch_size: int):
+        self.segmenter = segmenter
+        self.clip = clip
+        self.estimator = estimator if segmenter.network.needs.flow else None
+        self.batch_size = batch_size
+        self.waiting: deque[ClipFrame] = deque()
 
+    def __len__(self) -> int:
+        return self.clip.count
 
-def _segmented(
-    segmenter: Segmenter,
-    frames: Iterator[tuple[ClipFrame, Views]],
-    references: list[References],
-    batch_size: int,
-) -> Iterator[tuple[ClipFrame, FramePrediction]]:
-    """Every frame with the network's prediction."""
+    def at(self, positions: Items[int]) -> Views:
+        views, last = {}, max(positions)
+        with closing(self.clip.frames()) as frames, _progress("references", last + 1) as bar:
+            for position, (frame, other, sign) in enumerate(motion_pairs(frames)):
+                if position in positions:
+                    views[position] = self._views(frame, other, sign)
+                bar.update()
+                if position == last:
+                    break
+        return default_collate([views[position] for position in positions])
 
-    def begun() -> Iterator[Callable[[], list[tuple[ClipFrame, FramePrediction]]]]:
-        while batch := list(islice(frames, batch_size)):
-            shown, views = zip(*batch)
-            predictions = segmenter.segment(default_collate(views), references)
-            yield lambda shown=shown, wait=predictions: list(zip(shown, wait()))
+    def __iter__(self) -> Iterator[Views]:
+        with closing(read_ahead(self._shown(), 2 * self.batch_size)) as frames:
+            while batch := list(islice(frames, self.batch_size)):
+                self.waiting.extend(frame for frame, _ in batch)
+                yield default_collate([views for _, views in batch])
 
-    for batch in one_ahead(begun()):
-        yield from batch
+    def _shown(self) -> Generator[tuple[ClipFrame, Views]]:
+        with closing(self.clip.frames()) as frames:
+            for frame, other, sign in motion_pairs(frames):
+                yield frame, self._views(frame, other, sign)
 
-
-def _views(segmenter: Segmenter, frame: ClipFrame, flow: np.ndarray) -> Views:
-    picture = flow_to_picture(flow)
-    return [show(frame.image, picture, view, segmenter.recolour_flow) for view in segmenter.views]
+    def _views(self, frame: ClipFrame, other: ClipFrame, sign: int) -> Views:
+        flow = None
+        if self.estimator is not None:
+            flow = flow_to_picture(sign * self.estimator(frame.image, other.image))
+        recolour = self.segmenter.recolour_flow
+        return [show(frame.image, flow, view, recolour) for view in self.segmenter.views]
 
 
 @contextmanager

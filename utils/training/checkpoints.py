@@ -6,48 +6,26 @@ tensors alike, carries its CRC-32; torch.load ignores these, ``load_checkpoint``
 """
 
 import errno
+import inspect
 import os
 import pickle
 import re
 import zipfile
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
-from models import build_model
+from models import build_model, model_class
+from models.interface import Network
 
 LAST, PREVIOUS = "last.pt", "previous.pt"
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged, of another network, or that cannot be written."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """How many of a network's tensors came from where.
-
-    Attributes:
-        loaded: from the checkpoint under their own name.
-        copied: into the flow stream, from the RGB stream's (Sec. 4.3).
-        fresh: neither; they keep their initial values.
-        unused: tensors of the checkpoint that the network has no place for.
-    """
-
-    loaded: int
-    copied: int
-    fresh: int
-    unused: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.loaded} tensors loaded, {self.copied} copied from the RGB to the flow stream, "
-            f"{self.fresh} left at their initial values, {self.unused} of the file not used"
-        )
 
 
 def save_checkpoint(path: Path, checkpoint: dict[str, Any], keep_previous: bool = False) -> None:
@@ -134,21 +112,34 @@ def load_last(run_dir: Path) -> tuple[dict[str, Any], Path, str | None]:
     return checkpoint, previous, f"{trouble}; the one before it, {previous}, is used instead"
 
 
-def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> nn.Module:
+def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> Network:
     """The network that a checkpoint holds, with its weights.
+
+    Arguments that are newer than the checkpoint come from the settings of its run.
 
     Args:
         checkpoint: from ``load_checkpoint``.
-        changes: constructor arguments to take in place of the checkpoint's, such as
-            ``num_iterations``; they must not change the weights' shapes.
+        changes: constructor arguments to take in place of the checkpoint's, of those that the
+            network calls ``changeable``.
 
     Raises:
-        CheckpointError: the weights do not fit.
+        CheckpointError: the network does not take its arguments, or the weights do not fit.
     """
-    arguments = {**checkpoint["arguments"], **changes, "pretrained_backbone": False}
-    model = build_model(checkpoint["model"], **arguments)
-    load_weights(model, checkpoint["weights"])
-    return model
+    kind = model_class(checkpoint["model"])
+    accepted = inspect.signature(kind).parameters
+    of_the_run = {name.lower(): value for name, value in checkpoint["settings"].items()}
+    arguments = {name: of_the_run[name] for name in accepted if name in of_the_run}
+    arguments |= kind.upgraded(checkpoint["arguments"])
+    if unknown := sorted(map(str, arguments.keys() - accepted.keys())):
+        raise CheckpointError(
+            f"the checkpoint's network has {', '.join(unknown)}, which this code's "
+            f"{checkpoint['model']} does not know: it was made by another version of the code"
+        )
+    network = build_model(
+        checkpoint["model"], **(arguments | changes | {"pretrained_backbone": False})
+    )
+    load_weights(network, checkpoint["weights"])
+    return network
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -196,40 +187,6 @@ def check_same_order(checkpoint: dict[str, Any], model: nn.Module) -> None:
             "state cannot be used; resume with the versions that the run was started with "
             "(record.json in its folder has them)"
         )
-
-
-def start_from_stage1(model: nn.Module, weights: dict[str, Tensor]) -> Loaded:
-    """Fill stage 2's network with stage 1's weights, the RGB stream's also into the flow stream.
-
-    Sec. 4.3: "the pretrained parameters of the RGB stream are applied equally to the optical flow
-    stream". A tensor called ``flow_stream.x`` that ``weights`` lacks is copied from
-    ``rgb_stream.x``.
-
-    Args:
-        model: network with streams ``rgb_stream`` and ``flow_stream``.
-        weights: stage 1's state dict.
-
-    Raises:
-        CheckpointError: nothing fits.
-    """
-    own = model.state_dict()
-    loaded, copied, used = {}, {}, set()
-    for name, tensor in own.items():
-        twin = name.replace("flow_stream.", "rgb_stream.", 1)
-        for source, found in ((name, loaded), (twin, copied)):
-            if source in weights and weights[source].shape == tensor.shape:
-                found[name] = weights[source]
-                used.add(source)
-                break
-    if not loaded and not copied:
-        raise CheckpointError(
-            f"none of the {len(weights)} tensors in the checkpoint fits the {len(own)} of the "
-            "network; was it made with another MODEL, BACKBONE or CHANNELS?"
-        )
-    model.load_state_dict({**loaded, **copied}, strict=False)
-    return Loaded(
-        len(loaded), len(copied), len(own) - len(loaded) - len(copied), len(weights) - len(used)
-    )
 
 
 def _check_records(file: BinaryIO) -> None:

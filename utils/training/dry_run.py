@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from utils.processes import num_cores
-from utils.training.loop.accounts import peak_memory
-from utils.training.loop.samples import make_loader
+from utils.training.accounts import peak_memory
 from utils.training.run_folder import RunLog
+from utils.training.samples import make_loader
 
 if TYPE_CHECKING:
     from utils.training.loop import Training

@@ -25,13 +25,13 @@ from datasets.sampling import EpochBatches, Key
 from models.interface import Network
 from utils.processes import Process, gather, wait_for_all
 from utils.settings import Settings, SettingsError, write_settings
+from utils.training.accounts import Accounts, Pace, Progress, Step, Validation
 from utils.training.checkpoints import CheckpointError
+from utils.training.dry_run import try_out
 from utils.training.interrupts import Interrupted, Interrupts
-from utils.training.loop.accounts import Accounts, Pace, Progress, Step, Validation
-from utils.training.loop.dry_run import try_out
-from utils.training.loop.samples import make_loader
-from utils.training.loop.state import move_towards, restore, save
 from utils.training.run_folder import SETTINGS, has_checkpoint
+from utils.training.samples import make_loader
+from utils.training.state import move_towards, restore, save
 from utils.transfer import fetch, send
 
 Validate = Callable[[Network, bool], Validation]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from utils.training.accounts import Progress
 from utils.training.checkpoints import (
     BEST,
     LAST,
@@ -19,7 +20,6 @@ from utils.training.checkpoints import (
     not_finite,
     save_checkpoint,
 )
-from utils.training.loop.accounts import Progress
 
 if TYPE_CHECKING:
     from utils.training.loop import Training

@@ -4,22 +4,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from models.prediction import Prediction, References
 from torch import nn
 
 from datasets.colour_wheel import picture_to_flow
 from datasets.layout import DatasetError, Frame, Sequence, still_images, video_sequences
-from datasets.samples import StillImages, load_frame, uniform_references
+from datasets.samples import StillImages, load_frame
 from models import build_model
-from utils.evaluation.segmenting import (
-    FramePrediction,
-    Segmenter,
-    predict_sequences,
-    predict_stills,
-    to_mask,
-)
+from models.interface import Prediction
+from models.two_streams import References, uniform_references
+from utils.evaluation.segmenting import FramePrediction, Segmenter, predict_sequences, to_mask
+from utils.evaluation.validation import predict_stills
 from utils.training.checkpoints import CheckpointError
-from utils.training.loop import network_arguments
+from utils.training.samples import network_arguments
 
 SIZE = 64
 

@@ -12,14 +12,15 @@ import av
 import numpy as np
 import pytest
 import torch
-from models.prediction import Prediction, References
 from PIL import Image
 from torch import nn
 
 from datasets.clips import VideoError
 from datasets.colour_wheel import flow_to_picture
 from datasets.flow import build_estimator
-from datasets.samples import show, uniform_references
+from datasets.samples import show
+from models.interface import Prediction
+from models.two_streams import References, uniform_references
 from utils.evaluation.segmenting import Segmenter
 from utils.evaluation.video import read_ahead, segment_video
 from utils.pictures import OVERLAY_COLOUR

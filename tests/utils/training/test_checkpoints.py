@@ -26,7 +26,7 @@ from utils.training.checkpoints import (
     save_checkpoint,
     start_from_stage1,
 )
-from utils.training.loop import network_arguments
+from utils.training.samples import network_arguments
 
 CHECKPOINT = {
     "model": "gsanet",

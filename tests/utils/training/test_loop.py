@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models.prediction import Prediction
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -24,19 +23,15 @@ from datasets.samples import StillImages, VideoFrames
 from models import build_model
 from models.backbones import build_backbone
 from models.gsanet.network import GSANet
+from models.interface import Prediction
 from utils.processes import Process
 from utils.settings import read_settings_file
+from utils.training.accounts import TrainingError, Validation
 from utils.training.checkpoints import build_from_checkpoint, load_checkpoint
+from utils.training.dry_run import count_parameters
 from utils.training.interrupts import Interrupted
-from utils.training.loop import (
-    TrainingError,
-    Validation,
-    augmentation_from,
-    cosine_factor,
-    count_parameters,
-    fit,
-    network_arguments,
-)
+from utils.training.loop import cosine_factor, fit
+from utils.training.samples import augmentation_from, network_arguments
 
 CPU = Process(torch.device("cpu"))
 IDENTITY = {"model": "toy", "arguments": {}}
