@@ -70,7 +70,7 @@ from utils.evaluation.protocols import PROTOCOLS
 from utils.evaluation.scoring import score_masks
 from utils.evaluation.segmenting import FramePrediction, Segmenter, Views, to_labels
 from utils.files import write_text
-from utils.pictures import write_mask
+from utils.pictures import write_mask, write_picture
 from utils.processes import Process, gpu_indices, num_cores, start_process
 from utils.scripts import USER_ERRORS, run_script
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
