@@ -11,6 +11,7 @@ TRAIN_SETS = ["DAVIS_train"]  # video sets for stage 2; add "YTVOS_train" for th
 BALANCE_SETS = True  # an epoch takes from each further set at most as many frames as the first has
 VAL_SET = "DAVIS_test"  # video set that train.py validates on; best.pt is chosen by its J
 IMAGE_SIZE = 384  # side of the square network input in pixels, a multiple of 32 (Sec. 4.4)
+IMAGE_SIZES = None  # sizes in training, as [384, 448, 512]: each step draws one; None: IMAGE_SIZE
 WORKERS = 8  # loader processes per training process, at most one a core; 0 loads in it itself
 
 # Augmentation in training

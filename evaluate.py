@@ -9,8 +9,6 @@
 """
 
 import argparse
-import signal
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
@@ -40,6 +38,7 @@ from utils.report import write_comparison, write_report
 from utils.scripts import check_data, compare_flow, frames_of, run_script
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
 from utils.training.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
+from utils.training.interrupts import terminated_in_order
 from utils.training.record import fingerprint
 from utils.training.run_folder import locked
 
@@ -321,25 +320,24 @@ def load_segmenter(
 
 def segment_clip(arguments: argparse.Namespace, settings: Settings) -> None:
     """Masks and a playable overlay of any video."""
-    # As an exception, after which unfinished results are removed.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     process = start_process(settings.gpu.split(",")[0])
     segmenter, method, used = load_segmenter(arguments, settings, process)
     made_by = origin_in_words(settings.flow_estimator, settings.remove_camera_motion)
     print(f"{method}, from {arguments.checkpoint}, on {process.device}; flow: {made_by}")
     compare_flow(used.get("FLOW_MAPS"), made_by)
     weights = settings.flow_weights
-    with locked(arguments.output, "writing into"):
+    estimator = build_estimator(
+        settings.flow_estimator,
+        weights and Path(weights),
+        str(process.device),
+        settings.remove_camera_motion,
+    )
+    with locked(arguments.output, "writing into"), terminated_in_order():
         result = segment_video(
             segmenter,
             arguments.video,
             arguments.output,
-            estimator=build_estimator(
-                settings.flow_estimator,
-                weights and Path(weights),
-                str(process.device),
-                settings.remove_camera_motion,
-            ),
+            estimator=estimator,
             batch_size=settings.eval_batch_size,
             threshold=settings.threshold,
             stretch=settings.stretch_masks,
@@ -371,6 +369,7 @@ def _check_together(arguments: argparse.Namespace) -> None:
         (arguments.binarize, arguments.masks, "--binarize needs --masks"),
         (arguments.compare, arguments.output, "--compare needs --output"),
         (arguments.compare, not arguments.set, "--compare takes no --set"),
+        (arguments.set, "VAL_SET" not in arguments.given, "--set takes the place of --val-set"),
     ):
         if given and not needed:
             raise SettingsError(f"{names}; python evaluate.py --help says more")

@@ -4,6 +4,7 @@ With PRETRAIN_MOTION = "simulated" both streams and all modules, on motion simul
 Edit config.py and run ``python pretrain.py``; ``--help`` lists every setting.
 """
 
+import datasets  # noqa: F401  # isort: skip  first, for the sake of Ctrl-C
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from models import build_model, model_class
 from utils.evaluation.validation import validate_stills
 from utils.scripts import check_data, run_script, start_training
 from utils.settings import SettingsError
+from utils.training.checkpoints import BEST
 from utils.training.dry_run import count_parameters
 from utils.training.loop import fit
 from utils.training.samples import augmentation_from, split_frames, stills_of
@@ -51,20 +53,22 @@ def main() -> None:
         )
     flow = origin_in_words("simulated", settings.remove_camera_motion) if simulated else None
     dataset = stills_of(train_frames, settings, network.needs, augmentation_from(settings))
-    with run.recorded({settings.pretrain_set: frames}):
+    identity = {"script": "pretrain.py", "model": settings.model, "arguments": arguments}
+    with run.locked():
         progress = fit(
             network,
             dataset,
             lambda network, quick: validate_stills(network, val_frames, settings, process, quick),
             settings,
-            {"model": settings.model, "arguments": arguments, "flow": flow},
+            {**identity, "flow": flow},
             run.folder,
             process,
             resume=run.resumed,
             dry_run=run.dry_run,
+            record=lambda: run.record({settings.pretrain_set: frames}),
         )
     if process.is_main and not run.dry_run:
-        print(f"best validation J {progress.best:.4f}: {run.folder / 'best.pt'}")
+        print(f"best validation J {progress.best:.4f}: {run.folder / BEST}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Edit config.py and run ``python train.py``; ``--help`` lists every setting.
 """
 
+import datasets  # noqa: F401  # isort: skip  first, for the sake of Ctrl-C
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from datasets.layout import flow_note, video_sequences
 from models import build_model, model_class
 from utils.evaluation.validation import validate_videos
 from utils.scripts import check_data, compare_flow, frames_of, run_script, start_training
-from utils.training.checkpoints import CheckpointError, check_same_network, load_checkpoint
+from utils.training.checkpoints import BEST, CheckpointError, check_same_network, load_checkpoint
 from utils.training.dry_run import count_parameters
 from utils.training.loop import fit
 from utils.training.samples import augmentation_from, videos_of
@@ -26,6 +27,11 @@ def main() -> None:
         return
     settings, process = run.settings, run.process
 
+    if process.is_main and "YTVOS_train" not in settings.train_sets:
+        print(
+            f"note: TRAIN_SETS is {' '.join(settings.train_sets)}; the paper's is DAVIS_train "
+            "YTVOS_train (Sec. 4.1)"
+        )
     torch.manual_seed(settings.seed)
     arguments = run.network_arguments()
     checkpoint = None
@@ -70,7 +76,8 @@ def main() -> None:
             print(f"note: {name}: {note}")
     frames = {name: frames_of(sequences) for name, sequences in sets.items()}
     dataset = videos_of(train_sets, settings, needs, augmentation_from(settings))
-    with run.recorded(frames):
+    identity = {"script": "train.py", "model": settings.model, "arguments": arguments}
+    with run.locked():
         progress = fit(
             network,
             dataset,
@@ -78,14 +85,15 @@ def main() -> None:
                 network, val_sequences, settings, process, quick
             ),
             settings,
-            {"model": settings.model, "arguments": arguments, "flow": made_by},
+            {**identity, "flow": made_by},
             run.folder,
             process,
             resume=run.resumed,
             dry_run=run.dry_run,
+            record=lambda: run.record(frames),
         )
     if process.is_main and not run.dry_run:
-        print(f"best validation J {progress.best:.4f}: {run.folder / 'best.pt'}")
+        print(f"best validation J {progress.best:.4f}: {run.folder / BEST}")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ STILLS, FLAT, NESTED = "stills", "video, flat", "video, nested"  # kinds of set
 
 _HEADER_THREADS = 8  # more than cores: they wait for the disk
 
-_DAMAGED = "file that is damaged inside", "look at it; replace it, or remove its frame"
+_UNREADABLE = "file that cannot be decoded", "look at it; replace it, or remove its frame"
 _STALE = (
     "flow map of other images than are there now",
     "run python -m datasets.flow, which makes it anew",
@@ -223,7 +223,7 @@ def _list_set(data_root: Path, name: str) -> _Listing:
     sequences, _ = find_video_sequences(data_root, name, masks="none", flow=False)
     nested = not _is_flat(data_root / name)
     has_masks = any(frame.mask for sequence in sequences for frame in sequence.frames)
-    # Whether they fit the frames or not.
+    # Flow maps that fit no frame count, so that they are reported.
     flow_maps = (data_root / name).glob("*/FLOW/[!.]*" if nested else "FLOW/[!.]*")
     has_flow = any(path.suffix.lower() in IMAGE_SUFFIXES for path in flow_maps)
     masks = "all" if not nested else "some" if has_masks else "none"
@@ -250,7 +250,7 @@ def _decode_frame(frame: Frame) -> _Checked:
             else:
                 read_image(path)
         except DatasetError as error:
-            problems.append((_DAMAGED, str(error)))
+            problems.append((_UNREADABLE, str(error)))
     return _Checked(sizes.get("image"), problems, foreground)
 
 

@@ -512,7 +512,8 @@ def _read_folder(
     Those that are also in ``partial`` need not have a file for every image.
     """
     files = {part: _list_files(folder / part, problems, True) for part in required}
-    # Flow maps that nobody reads are nobody's problem; a mask that is not read is a score less.
+    # FLOW is looked at only where flow maps are asked for. Masks always are: one that fits no image
+    # would be missing from the scores.
     for part in optional:
         files[part] = _list_files(folder / part, problems if part == "GT" else None, False)
     images = files["RGB"]
@@ -542,9 +543,10 @@ def _read_folder(
 
 
 def _likely_image(stem: str, images: dict[str, Path]) -> str:
-    """Names the image that a file seems to belong to, which are given by names in lower case.
+    """Names the image that a mask or flow map may belong to, or nothing.
 
-    The file's name differs in the case of letters, or has more at its beginning or end.
+    Its name has letters of another case, or additional text at its beginning or end. ``images`` are
+    given by their names in lower case.
     """
     name = stem.casefold()
     parts = [name]
@@ -605,7 +607,7 @@ def _time_order(frame: Frame) -> tuple[list[str | int], str]:
 
 @contextmanager
 def _open_picture(path: Path) -> Iterator[tuple[Image.Image, BinaryIO]]:
-    """A complete, not yet decoded picture and its file; what is wrong becomes a DatasetError."""
+    """A complete, not yet decoded picture and its file; faults become a DatasetError."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for its other end
             raise DatasetError(f"{path}: not a regular file; replace it by a JPEG or PNG")

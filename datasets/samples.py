@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from datasets.augmentation import Augmentation, Geometry, whole_frame
 from datasets.colour_wheel import change_motion
 from datasets.layout import DatasetError, Frame, Sequence, read_image, read_mask
+from datasets.sampling import Key
 from datasets.simulated_motion import MotionSimulation
 
 Pictures = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]  # image, flow map, labels
@@ -21,7 +22,7 @@ class StillImages(Dataset):
 
     Args:
         frames: images with masks, from ``datasets.layout.still_images``.
-        size: side of the square samples in pixels.
+        size: side of the square samples in pixels, of keys that do not have another.
         augmentation: random changes; ``None`` only resizes. The frames of a pseudo-clip are cropped
             and rotated alike, before anything moves, so that references are resampled only once;
             the rest is drawn anew for each of them.
@@ -56,8 +57,8 @@ class StillImages(Dataset):
         """The frame that sample ``index`` is of."""
         return self.frames[index].name
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        """Sample ``index`` of ``epoch``, for the key (epoch, index).
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        """Sample ``index`` of ``epoch``, for the key (epoch, index) or (epoch, index, size).
 
         Returns:
             ``image`` uint8 RGB (3, S, S); ``labels`` uint8 (S, S). With simulated motion also
@@ -66,17 +67,17 @@ class StillImages(Dataset):
         Raises:
             DatasetError: a file cannot be read.
         """
-        epoch, index = key
+        epoch, index, size = (*key, self.size)[:3]
         rng = np.random.default_rng([self.seed, epoch, index])
         image, _, labels = _read_frame(self.frames[index], labels=True)
         if self.simulation is None:
-            image, _, labels = _augmented((image, None, labels), self.size, self.augmentation, rng)
+            image, _, labels = _augmented((image, None, labels), size, self.augmentation, rng)
             return {"image": to_tensor(image), "labels": torch.from_numpy(labels)}
-        image, _, labels = _augmented((image, None, labels), self.size, self._of_clips, rng)
+        image, _, labels = _augmented((image, None, labels), size, self._of_clips, rng)
         clip = self.simulation.draw(rng, image, labels > 0)
         times = self.simulation.draw_times(rng, self.num_references)
         target, *references = (
-            _augmented(pictures, self.size, self._of_frames, rng)
+            _augmented(pictures, size, self._of_frames, rng)
             for pictures in [
                 (image, clip.flow_picture(rng, 0), labels),
                 *((clip.frame(time), clip.flow_picture(rng, time), None) for time in times),
@@ -90,7 +91,7 @@ class VideoFrames(Dataset):
 
     Args:
         sets: for each training set its sequences, from ``datasets.layout.video_sequences``.
-        size: side of the square samples in pixels.
+        size: side of the square samples in pixels, of keys that do not have another.
         num_references: N_R, random other frames of the target's sequence (Sec. 4.4). A sequence
             that has fewer gives some of them twice.
         augmentation: random changes, drawn anew for the target and each reference; ``None`` only
@@ -126,8 +127,8 @@ class VideoFrames(Dataset):
         sequence, position = self.targets[index]
         return sequence.frames[position].name
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        """Sample ``index`` of ``epoch``, for the key (epoch, index).
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        """Sample ``index`` of ``epoch``, for the key (epoch, index) or (epoch, index, size).
 
         Returns:
             ``image``, ``flow`` uint8 RGB (3, S, S) and ``reference_images``, ``reference_flows``
@@ -136,18 +137,18 @@ class VideoFrames(Dataset):
         Raises:
             DatasetError: a file cannot be read.
         """
-        epoch, index = key
+        epoch, index, size = (*key, self.size)[:3]
         rng = np.random.default_rng([self.seed, epoch, index])
         sequence, position = self.targets[index]
-        target = self._load(rng, sequence.frames[position], labels=True)
+        target = self._load(rng, size, sequence.frames[position], labels=True)
         references = [
-            self._load(rng, sequence.frames[other], labels=False)
+            self._load(rng, size, sequence.frames[other], labels=False)
             for other in random_references(len(sequence.frames), position, self.num_references, rng)
         ]
         return _sample(target, references)
 
-    def _load(self, rng: np.random.Generator, frame: Frame, labels: bool) -> Pictures:
-        return _augmented(_read_frame(frame, labels), self.size, self.augmentation, rng)
+    def _load(self, rng: np.random.Generator, size: int, frame: Frame, labels: bool) -> Pictures:
+        return _augmented(_read_frame(frame, labels), size, self.augmentation, rng)
 
 
 class VideoWindows(Dataset):
@@ -209,8 +210,8 @@ class VideoWindows(Dataset):
         """The first frame of window ``index``."""
         return self.windows[index][0].name
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        """Window ``index`` of ``epoch``, for the key (epoch, index).
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        """Window ``index`` of ``epoch``, for the key (epoch, index) or (epoch, index, size).
 
         Returns:
             ``image`` uint8 RGB (T, 3, S, S) and, where they are wanted, ``flow`` (T, 3, S, S) and
@@ -219,16 +220,16 @@ class VideoWindows(Dataset):
         Raises:
             DatasetError: a file cannot be read.
         """
-        epoch, index = key
+        epoch, index, size = (*key, self.size)[:3]
         pictures = []
         for number, frame in enumerate(self.windows[index]):
             one = _read_frame(frame, self.labels)
             if self._of_windows is not None:
                 shared = np.random.default_rng([self.seed, epoch, index])
-                one = self._of_windows(shared, self.size, *one)
+                one = self._of_windows(shared, size, *one)
                 own = np.random.default_rng([self.seed, epoch, index, number])
-                one = self._of_frames(own, self.size, *one)
-            pictures.append(_augmented(one, self.size, None, None))
+                one = self._of_frames(own, size, *one)
+            pictures.append(_augmented(one, size, None, None))
         images, flows, labels = zip(*pictures)
         sample = {"image": to_tensor(np.stack(images))}
         if self.flow:
@@ -257,17 +258,17 @@ class Tolerant(Dataset):
         """The frame that sample ``index`` is of."""
         return self.dataset.name(index)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | str]:
-        """The sample for the key (epoch, index), or one of the ten after it.
+    def __getitem__(self, key: Key) -> dict[str, Tensor | str]:
+        """The sample for the key, or one of the ten after it.
 
         Raises:
             DatasetError: none of them can be read.
         """
-        epoch, index = key
+        epoch, index, *size = key
         fault = ""
         for offset in range(self._TRIES):
             try:
-                sample = self.dataset[epoch, (index + offset) % len(self.dataset)]
+                sample = self.dataset[(epoch, (index + offset) % len(self.dataset), *size)]
                 return {**sample, "fault": fault}
             except DatasetError as error:
                 fault = fault or str(error)

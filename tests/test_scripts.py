@@ -23,7 +23,7 @@ import evaluate
 import pretrain
 import train
 import utils.ablate
-from datasets.layout import read_mask, still_images, video_sequences
+from datasets.layout import DatasetError, read_mask, still_images, video_sequences
 from datasets.samples import StillImages, load_frame
 from datasets.simulated_motion import MotionSimulation
 from models import MODELS, build_model
@@ -164,6 +164,7 @@ def test_both_stages_leave_settings_checkpoints_and_a_log(chain):
 def test_the_stages_say_what_they_train_and_what_was_loaded(chain):
     assert "5 images for training, 1 for validation, on cpu" in chain.pretrain
     assert "DAVIS_train: 2 sequences, validation on DAVIS_test: 2, on cpu" in chain.train
+    assert chain.train.startswith("note: TRAIN_SETS is DAVIS_train; the paper's is DAVIS_train YT")
     stage1 = load_checkpoint(chain.stage1)["weights"]
     stage2 = load_checkpoint(chain.stage2)["weights"]
     stream = sum(name.startswith("rgb_stream.") for name in stage1)
@@ -487,15 +488,13 @@ def test_a_video_that_is_stopped_leaves_nothing_behind(
     monkeypatch.setattr(evaluate, "build_estimator", lambda *_: stopping)
     frames = video_sequences(tiny_root, "DAVIS_test")[0].frames[0].image.parent
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as stop:
-            call(
-                *(evaluate, "--config", chain.settings, "--checkpoint", chain.stage2),
-                *("--video", frames, "--output", "clip", "--num-references", "2"),
-            )
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(SystemExit) as stop:
+        call(
+            *(evaluate, "--config", chain.settings, "--checkpoint", chain.stage2),
+            *("--video", frames, "--output", "clip", "--num-references", "2"),
+        )
     assert stop.value.code == code and len(calls) >= at
+    assert signal.getsignal(signal.SIGTERM) == before
     assert list((tmp_path / "clip").iterdir()) == []
 
 
@@ -524,6 +523,7 @@ def test_names_of_a_video_may_be_in_any_encoding(chain, tmp_path):
         (("--compare", "x", "y", "--output", "z", "--image-size", "64"), "--image-size: without"),
         (("--masks", "x", "--tta-flip", "--channels", "8"), "--channels, --tta-flip: without"),
         (("--compare", "x", "y"), "--compare needs --output"),
+        (("--masks", "x", "--set", "y", "--val-set", "z"), "--set takes the place of --val-set"),
         (("--compare", "x", "y", "--output", "z"), "x holds no evaluation.json"),
     ],
 )
@@ -683,11 +683,27 @@ def test_resuming_a_finished_run_leaves_its_checkpoints_and_settings(chain, call
         run_dir = tmp_path / name
         shutil.copytree(chain.folder / "runs" / name, run_dir)
         before = files(run_dir)
-        printed = call(module, "--resume", run_dir)
-        assert f"resuming {run_dir} after epoch" in printed
-        after = files(run_dir)
-        changed = {path for path in before if after[path] != before[path]}
-        assert changed <= {"log.txt", "record.json"}
+        printed = call(module, "--resume", run_dir, "--learning-rate", "0.5")
+        assert f"{run_dir} is finished, with {2 if name == 'pretrain' else 1} epochs" in printed
+        assert "best validation J" in printed
+        assert files(run_dir) == before
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_run_of_the_other_script_is_refused_and_left_alone(named, chain, refusal, tmp_path):
+    for own, other, module in (("pretrain", "train", train), ("train", "pretrain", pretrain)):
+        run_dir = tmp_path / own
+        shutil.copytree(chain.folder / "runs" / own, run_dir)
+        if not named:  # as before checkpoints named their script
+            if own == "train":
+                continue
+            checkpoint = load_checkpoint(run_dir / "last.pt")
+            del checkpoint["script"]
+            torch.save(checkpoint, run_dir / "last.pt")
+        before = files(run_dir)
+        message = refusal(module, "--resume", run_dir, "--epochs", "3")
+        assert f"{run_dir} is a run of {own}.py, not of {other}.py" in message
+        assert files(run_dir) == before
 
 
 @pytest.mark.parametrize("module", [pretrain, train])
@@ -700,7 +716,7 @@ def test_resuming_needs_nothing_that_the_run_started_from(module, chain, call, t
         stage1_checkpoint=str(tmp_path / "gone.pt"),
     )
     write_settings(settings, run_dir / "settings.py")
-    assert "resuming" in call(module, "--resume", run_dir)
+    assert "resuming" in call(module, "--resume", run_dir, "--epochs", "3")
 
 
 def test_flags_beside_resume_take_effect_and_are_written_down(chain, call, tmp_path):
@@ -738,8 +754,10 @@ def test_auto_begins_a_run_and_goes_on_with_it_by_the_same_command(chain, call, 
     flags = ("--config", chain.settings, "--epochs", "2", "--resume", "auto")
     assert "resuming" not in call(pretrain, *flags)
     weights = (tmp_path / "runs/pretrain/last.pt").read_bytes()
-    assert "resuming runs/pretrain after epoch 2 of 2" in call(pretrain, *flags)
+    assert "runs/pretrain is finished" in call(pretrain, *flags)
     assert (tmp_path / "runs/pretrain/last.pt").read_bytes() == weights
+    more = (*flags[:3], "3", *flags[4:])
+    assert "resuming runs/pretrain after epoch 2 of 3" in call(pretrain, *more)
     starts = json.loads((tmp_path / "runs/pretrain/record.json").read_text())["starts"]
     assert len(starts) == 2
 
@@ -850,6 +868,30 @@ def test_a_loader_process_that_dies_is_named_whatever_it_breaks_into(kind):
         with pytest.raises(SystemExit) as stop:
             run_script(script)
         assert stop.value.code.startswith(f"error: {said}\n") and "WORKERS" in stop.value.code
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
+        "dataloader's workers are out of shared memory. Please try to raise your limit.",
+        "Caught RuntimeError in DataLoader worker process 0.\nTraceback (most recent call):\n"
+        "RuntimeError: unable to allocate shared memory(shm) for file </torch_7_3_0>: No space "
+        "left on device (28)",
+        "unable to write to file </torch_7_3_0>: No space left on device (28)",
+    ],
+)
+def test_shared_memory_that_is_full_is_said_with_what_to_do(said):
+    def main():
+        try:
+            raise RuntimeError(said)
+        except RuntimeError as error:
+            raise DatasetError("cannot be read") from error
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code.startswith("error: ") and "Traceback" not in stop.value.code
+    assert "--shm-size" in stop.value.code and "fewer WORKERS" in stop.value.code
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ class Job:
             there = last.is_file() and record.is_file()
             return there and record.stat().st_mtime_ns >= last.stat().st_mtime_ns
         try:
-            return load_checkpoint(last)["progress"]["epoch"] >= self.settings.epochs
+            return load_checkpoint(last).get("progress", {}).get("epoch", 0) >= self.settings.epochs
         except CheckpointError:
             return False
 

@@ -56,12 +56,13 @@ def _parse_with(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
-def _whole(expected: str, allowed: Callable[[int], bool]) -> Rule:
+def _whole(lowest: int, highest: int = 1_000_000, step: int = 1) -> Rule:
+    multiple = f", a multiple of {step}" if step > 1 else ""
     return Rule(
-        f"a whole number{expected}",
+        f"a whole number from {lowest} to {highest}{multiple}",
         "N",
         # bool is a kind of int to Python, but BATCH_SIZE = True is a mistake.
-        lambda value: type(value) is int and allowed(value),
+        lambda value: type(value) is int and lowest <= value <= highest and value % step == 0,
         _parse_with(int),
     )
 
@@ -84,8 +85,28 @@ def _optional(rule: Rule) -> Rule:
         rule,
         expected=f"{rule.expected}, or None",
         accepts=lambda value: value is None or rule.accepts(value),
-        parse=lambda text: None if text.lower() == "none" else rule.parse(text),
+        # The one text of a value, or those of a list.
+        parse=lambda text: None if "".join(text).lower() == "none" else rule.parse(text),
         convert=lambda value: None if value is None else rule.convert(value),
+    )
+
+
+def _list_of(rule: Rule, example: str) -> Rule:
+    def accepts(values: Any) -> bool:
+        # In this order, since what the rule refuses may have no place in a set.
+        return (
+            isinstance(values, list | tuple)
+            and all(map(rule.accepts, values))
+            and 0 < len(values) == len(set(values))
+        )
+
+    return Rule(
+        f"a list, {example}, of different values, each {rule.expected}",
+        rule.metavar,
+        accepts,
+        lambda texts: [rule.parse(text) for text in texts],
+        lambda values: [rule.convert(value) for value in values],
+        several=True,
     )
 
 
@@ -116,12 +137,13 @@ def _is_gpu_list(value: Any) -> bool:
 
 _SWITCHES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
-_positive_int = _whole(" above 0", lambda value: value > 0)
-_non_negative_int = _whole(", 0 or above", lambda value: value >= 0)
+_positive_int = _whole(1)
+_non_negative_int = _whole(0)
 _positive_float = _number(" above 0", lambda value: value > 0)
 _non_negative_float = _number(", 0 or above", lambda value: value >= 0)
 _share = _number(" from 0 to 1", lambda value: 0 <= value <= 1)
 _degrees = _number(" from 0 to 180", lambda value: 0 <= value <= 180)
+_image_size = _whole(32, 8192, step=32)
 _scale = _number(" above 0, at most 4", lambda value: 0 < value <= 4)
 _adam_decay = _number(" from 0 to below 1", lambda value: 0 <= value < 1)
 _text = Rule("text in quotes, not empty", "TEXT", _is_text, lambda text: text)
@@ -131,24 +153,6 @@ _flag = Rule(
     "true|false",
     lambda value: isinstance(value, bool),
     lambda text: _SWITCHES.get(text.lower(), text),
-)
-_names = Rule(
-    'a list of names, such as ["DAVIS_train"]',
-    "NAME",
-    lambda value: isinstance(value, list | tuple) and len(value) > 0 and all(map(_is_text, value)),
-    lambda texts: texts,
-    list,
-    several=True,
-)
-_scales = Rule(
-    "a list of numbers above 0, at most 4, such as [0.75, 1.0]",
-    "X",
-    lambda value: (
-        isinstance(value, list | tuple) and len(value) > 0 and all(map(_scale.accepts, value))
-    ),
-    lambda texts: [_scale.parse(text) for text in texts],
-    lambda values: [float(value) for value in values],
-    several=True,
 )
 _gpu_list = Rule(
     'different GPU indices in quotes, such as "0" or "0,1", or "" for the CPU',
@@ -161,10 +165,11 @@ _gpu_list = Rule(
 RULES: dict[str, Rule] = {
     "DATA_ROOT": _path,
     "PRETRAIN_SET": _text,
-    "TRAIN_SETS": _names,
+    "TRAIN_SETS": _list_of(_text, 'such as ["DAVIS_train"]'),
     "BALANCE_SETS": _flag,
     "VAL_SET": _text,
-    "IMAGE_SIZE": _whole(", a multiple of 32", lambda value: value >= 32 and value % 32 == 0),
+    "IMAGE_SIZE": _image_size,
+    "IMAGE_SIZES": _optional(_list_of(_image_size, "such as [384, 416, 448, 480, 512]")),
     "WORKERS": _non_negative_int,
     "FLIP_PROBABILITY": _share,
     "CROP_SCALE": _number(" above 0, at most 1", lambda value: 0 < value <= 1),
@@ -190,8 +195,8 @@ RULES: dict[str, Rule] = {
     "BACKBONE": _text,
     "PRETRAINED_BACKBONE": _flag,
     "BACKBONE_WEIGHTS": _optional(_path),
-    "CHANNELS": _whole(" above 0, a multiple of 4", lambda value: value > 0 and value % 4 == 0),
-    "NUM_SLOTS": _whole(", 2 or above", lambda value: value >= 2),
+    "CHANNELS": _whole(4, step=4),
+    "NUM_SLOTS": _whole(2),
     "NUM_CLUSTERS": _positive_int,
     "KMEANS": _choice("batched", "package"),
     "NUM_REFERENCES": _positive_int,
@@ -221,7 +226,7 @@ RULES: dict[str, Rule] = {
     "ADAM_EPSILON": _positive_float,
     "CLIP_GRADIENT": _optional(_positive_float),
     "EMA_DECAY": _optional(_number(" above 0, below 1", lambda value: 0 < value < 1)),
-    "SEED": _whole(" from 0 to 4294967295", lambda value: 0 <= value < 2**32),
+    "SEED": _whole(0, 2**32 - 1),
     "GPU": _gpu_list,
     "MIXED_PRECISION": _flag,
     "COMPILE": _flag,
@@ -238,7 +243,7 @@ RULES: dict[str, Rule] = {
     "STRETCH_MASKS": _flag,
     "PANEL_STEP": _non_negative_int,
     "PROTOCOL": _optional(_choice(*PROTOCOLS)),
-    "TTA_SCALES": _scales,
+    "TTA_SCALES": _list_of(_scale, "such as [0.75, 1.0]"),
     "TTA_FLIP": _flag,
     "FLOW_ESTIMATOR": _choice("raft", "dis"),
     "FLOW_WEIGHTS": _optional(_path),
@@ -320,7 +325,7 @@ def load_settings(config: ModuleType) -> Settings:
         SettingsError: names that do not exist, are missing or are set twice, and values that are
             not allowed; all of them, a line each.
     """
-    lines = _read_lines(Path(config.__file__).read_text(encoding="utf-8"))
+    lines = _read_lines(_text_of(Path(config.__file__)))
     values = {line.name: getattr(config, line.name, None) for line in lines}
     return _settings_of_file(values, lines, Path(config.__file__).name)
 
@@ -333,13 +338,15 @@ def read_settings_file(path: Path) -> Settings:
             anything but ``NAME = value`` lines with plain values.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _text_of(path)
         lines = _read_lines(text)
         statements = ast.parse(text).body
     except OSError as error:
         raise SettingsError(f"{path}: cannot read this settings file: {error.strerror}") from error
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, tokenize.TokenError) as error:
         raise SettingsError(f"{path}: not a settings file in Python's syntax: {error}") from error
+    except (RecursionError, MemoryError) as error:  # the one or the other, as Python's version is
+        raise SettingsError(f"{path}: not a settings file: too deeply nested") from error
     values = {}
     for position, statement in enumerate(statements):
         match statement:
@@ -398,7 +405,7 @@ def settings_parser(config: ModuleType, description: str) -> argparse.ArgumentPa
         help=f"take the settings from this file, such as a run's, instead of {file.name}",
     )
     groups: dict[str, Any] = {}
-    for line in _read_lines(file.read_text(encoding="utf-8")):
+    for line in _read_lines(_text_of(file)):
         flag = _flag_of(line.name)
         if line.name not in RULES or flag in parser._option_string_actions:
             continue
@@ -430,7 +437,9 @@ def parse_settings(
     """
     try:
         settings = load_settings(config)
-        arguments, unknown = parser.parse_known_args(argv)
+        typed = sys.argv[1:] if argv is None else argv
+        _refuse_empty(typed)
+        arguments, unknown = parser.parse_known_args(typed)
         if unknown:
             raise SettingsError(_unknown_argument(unknown[0], parser))
         own = vars(arguments)
@@ -448,6 +457,16 @@ def parse_settings(
         return Settings(values, settings._lines), arguments
     except SettingsError as error:
         parser.exit(2, f"{parser.prog}: {error}\n{parser.prog} --help lists every setting.\n")
+
+
+def _refuse_empty(argv: Sequence[str]) -> None:
+    """Raise SettingsError if an argument that is no setting is empty; a path would be "."."""
+    flag = ""
+    for text in argv:
+        if text.startswith("--"):
+            flag = text.partition("=")[0]
+        if text in ("", f"{flag}=") and flag[2:].upper().replace("-", "_") not in RULES:
+            raise SettingsError(f'{flag} "": expected a name or a path, not an empty text')
 
 
 def _checked(name: str, value: Any, found: str) -> Any:
@@ -499,6 +518,11 @@ def _settings_of_file(values: Mapping[str, Any], lines: Sequence[Line], file: st
     if problems:
         raise SettingsError("\n".join(problems))
     return Settings(checked, lines)
+
+
+def _text_of(path: Path) -> str:
+    """A settings file's text, without the mark that some editors put at the beginning."""
+    return path.read_text(encoding="utf-8-sig")
 
 
 def _read_lines(text: str) -> list[Line]:

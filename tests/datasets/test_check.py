@@ -275,8 +275,8 @@ def test_damage_inside_a_file_is_found_by_decoding_alone(videos, name, replaceme
     damage(videos / name, replacement)
     assert problems_of(videos.parent) == {}
     found = problems_of(videos.parent, deep=True)
-    assert list(found) == ["file that is damaged inside"]
-    (item,) = found["file that is damaged inside"]
+    assert list(found) == ["file that cannot be decoded"]
+    (item,) = found["file that cannot be decoded"]
     assert item.startswith(f"{videos / name}: ")
     assert capfd.readouterr().err == ""  # libjpeg's messages are in the list, not between the lines
 
@@ -287,7 +287,7 @@ def test_damage_inside_a_mask_as_jpeg_and_an_image_as_png(tmp_path):
     assert problems_of(tmp_path, "set", deep=True) == {}
     damage(image, bytes([image.read_bytes()[image.stat().st_size // 2] ^ 1]))
     damage(mask, bytes(100))
-    found = problems_of(tmp_path, "set", deep=True)["file that is damaged inside"]
+    found = problems_of(tmp_path, "set", deep=True)["file that cannot be decoded"]
     assert [item.split(": ")[0] for item in found] == [str(image), str(mask)]
 
 
@@ -298,7 +298,7 @@ def test_a_png_mask_that_decodes_in_spite_of_a_wrong_checksum(videos):
     path.write_bytes(content[:end] + bytes(4) + content[end + 4 :])
     with Image.open(path) as picture:
         assert np.asarray(picture).shape == (HEIGHT, WIDTH)
-    found = problems_of(videos.parent, deep=True)["file that is damaged inside"]
+    found = problems_of(videos.parent, deep=True)["file that cannot be decoded"]
     assert found[0].startswith(f"{path}: ")
 
 
@@ -393,7 +393,7 @@ def test_program_decodes_and_writes_nothing(videos):
         [*arguments, "--deep"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert result.returncode == 1, result.stderr
-    assert "1 x file that is damaged inside" in result.stdout
+    assert "1 x file that cannot be decoded" in result.stdout
     assert f"    {damaged}: " in result.stdout
     assert "48/48" in result.stderr and "Traceback" not in result.stderr
     assert len(result.stderr.replace("\r", "\n").strip().splitlines()) < 6

@@ -43,11 +43,12 @@ def objects(*labels: int) -> np.ndarray:
 
 
 def write(path: Path, pixels: np.ndarray, palette: bool = False, size: tuple | None = None) -> Path:
-    """Write pixels as a picture of the path's format; with a palette where label 0 is not black."""
+    """Write pixels as a picture of the path's format; with random colours for labels but 0."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(pixels)
     if palette:
-        picture.putpalette(np.random.default_rng(1).integers(1, 256, 768).tolist())
+        colours = np.random.default_rng(1).integers(1, 256, 765).tolist()
+        picture.putpalette([0, 0, 0, *colours])
     if size is not None:
         picture = picture.resize(size, Image.Resampling.NEAREST)
     picture.save(path, **({"quality": 100} if path.suffix == ".jpg" else {}))
@@ -243,7 +244,7 @@ def test_youtube_vos_takes_annotated_frames_of_all_objects(source: Path) -> None
     train = source / "train"
     for t in range(0, 20, 5):
         write(train / f"JPEGImages/003234408d/{t:05d}.jpg", image(t))
-    for t, labels in ((0, (1,)), (5, (2, 1, 255)), (10, ())):
+    for t, labels in ((0, (1,)), (5, (2, 1, 6)), (10, ())):
         write(train / f"Annotations/003234408d/{t:05d}.png", objects(*labels), palette=True)
     (train / "meta.json").write_text('{"videos": {"003234408d": {}}}')
     (train / "JPEGImages/.DS_Store").write_text("")
@@ -253,7 +254,7 @@ def test_youtube_vos_takes_annotated_frames_of_all_objects(source: Path) -> None
     assert prepared.converted == 0
     (video,) = video_sequences(data_root(source), "YTVOS_train", flow=False)
     assert [f.name for f in video.frames] == [f"003234408d_{t:05d}" for t in (0, 5, 10)]
-    for frame, labels in zip(video.frames, [(1,), (2, 1, 255), ()]):
+    for frame, labels in zip(video.frames, [(1,), (2, 1, 6), ()]):
         np.testing.assert_array_equal(read_mask(frame.mask), objects(*labels) != 0)
 
 

@@ -160,7 +160,9 @@ class Script:
 
 def write_checkpoint(folder: Path, epoch: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = {"model": "", "arguments": {}, "weights": {"a": torch.zeros(1)}, "settings": {}}
+    settings = {"IMAGE_SIZE": 64, "NUM_REFERENCES": 3, "RECOLOUR_FLOW": True}
+    checkpoint = {"model": "", "arguments": {"motion": True}, "settings": settings}
+    checkpoint["weights"] = {"a": torch.zeros(1)}
     save_checkpoint(folder / "last.pt", {**checkpoint, "progress": {"epoch": epoch}})
 
 

@@ -101,7 +101,7 @@ def test_replace_checks_and_leaves_the_original():
     assert type(changed.learning_rate) is float
     assert settings.batch_size == config.BATCH_SIZE
     assert changed != settings
-    with pytest.raises(SettingsError, match=r"batch_size=0: expected a whole number above 0"):
+    with pytest.raises(SettingsError, match=r"batch_size=0: expected a whole number from 1 to"):
         settings.replace(batch_size=0)
 
 
@@ -123,16 +123,16 @@ def test_settings_survive_pickling():
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("BATCH_SIZE", '"12"', "a whole number above 0"),
-        ("BATCH_SIZE", "1.5", "a whole number above 0"),
-        ("BATCH_SIZE", "0", "a whole number above 0"),
-        ("BATCH_SIZE", "-4", "a whole number above 0"),
-        ("BATCH_SIZE", "True", "a whole number above 0"),
-        ("BATCH_SIZE", "None", "a whole number above 0"),
-        ("WORKERS", "-1", "a whole number, 0 or above"),
+        ("BATCH_SIZE", '"12"', "a whole number from 1 to 1000000"),
+        ("BATCH_SIZE", "1.5", "a whole number from 1 to 1000000"),
+        ("BATCH_SIZE", "0", "a whole number from 1 to 1000000"),
+        ("BATCH_SIZE", "-4", "a whole number from 1 to 1000000"),
+        ("BATCH_SIZE", "True", "a whole number from 1 to 1000000"),
+        ("BATCH_SIZE", "None", "a whole number from 1 to 1000000"),
+        ("WORKERS", "-1", "a whole number from 0"),
         ("IMAGE_SIZE", "100", "a multiple of 32"),
         ("IMAGE_SIZE", "0", "a multiple of 32"),
-        ("NUM_SLOTS", "1", "2 or above"),
+        ("NUM_SLOTS", "1", "from 2 to"),
         ("SEED", "2**32", "from 0 to 4294967295"),
         ("LEARNING_RATE", '"1e-4"', "a number above 0"),
         ("LEARNING_RATE", "0", "a number above 0"),
@@ -151,9 +151,16 @@ def test_settings_survive_pickling():
         ("MODEL", "None", "text in quotes"),
         ("KNN_FILTERING", "1", "True or False"),
         ("KNN_FILTERING", '"false"', "True or False"),
-        ("TRAIN_SETS", '"DAVIS_train"', "a list of names"),
-        ("TRAIN_SETS", "[]", "a list of names"),
-        ("TRAIN_SETS", "[1]", "a list of names"),
+        ("TRAIN_SETS", '"DAVIS_train"', "a list, such as"),
+        ("TRAIN_SETS", "[]", "a list, such as"),
+        ("TRAIN_SETS", "[1]", "a list, such as"),
+        ("TRAIN_SETS", '["A", "A"]', "of different values"),
+        ("TTA_SCALES", "[1, 1.0]", "of different values"),
+        ("IMAGE_SIZES", "[]", "or None"),
+        ("IMAGE_SIZES", "[64, 100]", "each a whole number from 32 to 8192, a multiple of 32"),
+        ("IMAGE_SIZES", "[[64]]", "each a whole number"),
+        ("IMAGE_SIZE", "10**9 // 32 * 32", "from 32 to 8192"),
+        ("BATCH_SIZE", "10**20", "a whole number from 1 to 1000000"),
         ("GPU", "0", "GPU indices in quotes"),
         ("GPU", '"0,"', "GPU indices in quotes"),
         ("GPU", '"1, 01"', "different GPU indices"),
@@ -182,6 +189,8 @@ def test_a_wrong_value_in_config_is_named_with_its_line(edited, name, value, exp
         ("GPU", '" 0, 10 "', "0,10"),
         ("TRAIN_SETS", '("A", "B")', ["A", "B"]),
         ("STAGE1_CHECKPOINT", "None", None),
+        ("IMAGE_SIZES", "None", None),
+        ("IMAGE_SIZES", "(64, 96)", [64, 96]),
         ("BACKBONE_WEIGHTS", '"weights/mit"', "weights/mit"),
     ],
 )
@@ -222,7 +231,7 @@ def test_all_faults_of_a_file_are_named_at_once(edited):
         f"config.py, line {line_number('BATCH_SIZE') + 3}: BATCH_SIZE is set again after line "
         f"{line + 3}",
         f"config.py, line {line_number('SEED') + 3}: SEED is set again after line {line}",
-        "config.py: EPOCHS is missing; add it, set to a whole number above 0",
+        "config.py: EPOCHS is missing; add it, set to a whole number from 1 to 1000000",
     }
 
 
@@ -252,7 +261,7 @@ def test_flags_change_settings():
     settings = parse(
         *["--batch-size", "4", "--backbone=mit_b0", "--learning-rate", "1e-3", "--sigma", "2"],
         *["--knn-filtering", "No", "--guided-slots", "1", "--train-sets", "A", "B", "--gpu", ""],
-        *["--stage1-checkpoint", "none", "--run-name", "x"],
+        *["--stage1-checkpoint", "none", "--run-name", "x", "--image-sizes", "64", "96"],
     )
     expected = load_settings(config).as_dict() | {
         "BATCH_SIZE": 4,
@@ -265,7 +274,9 @@ def test_flags_change_settings():
         "GPU": "",
         "STAGE1_CHECKPOINT": None,
         "RUN_NAME": "x",
+        "IMAGE_SIZES": [64, 96],
     }
+    assert parse("--image-sizes", "none").image_sizes is None
     assert settings.as_dict() == expected
 
 
@@ -285,13 +296,17 @@ def test_the_scripts_own_arguments_come_back_alone():
         (["--batch_size=4"], "--batch_size: no such flag; the nearest is --batch-size"),
         (["--batch", "4"], "--batch: no such flag; the nearest is --batch-size"),
         (["stray"], "'stray': expected a flag before it"),
-        (["--batch-size", "1.5"], "--batch-size 1.5: expected a whole number above 0"),
-        (["--batch-size", "-1"], "--batch-size -1: expected a whole number above 0"),
+        (["--batch-size", "1.5"], "--batch-size 1.5: expected a whole number from 1 to 1000000"),
+        (["--batch-size", "-1"], "--batch-size -1: expected a whole number from 1 to 1000000"),
         (["--knn-filtering", "maybe"], "--knn-filtering maybe: expected True or False"),
         (["--learning-rate", "nan"], "--learning-rate nan: expected a number above 0"),
         (["--data-root", ""], "--data-root '': expected a path"),
-        (["--train-sets", "A", ""], "--train-sets A : expected a list of names"),
+        (["--train-sets", "A", ""], "--train-sets A : expected a list, such as"),
         (["--learning-rate", "1e-9"], "MIN_LEARNING_RATE = 1e-05 is above LEARNING_RATE = 1e-09"),
+        (["--resume", ""], '--resume "": expected a name or a path, not an empty text'),
+        (["--seed", "1", "--resume", "x", ""], '--resume "": expected'),
+        (["--config="], '--config "": expected a name or a path'),
+        (["--batch-size", "9" * 5000], "expected a whole number from 1 to 1000000"),
         (["--config", "no/such.py"], "no/such.py: cannot read this settings file: No such file"),
     ],
 )
@@ -367,6 +382,8 @@ def test_a_written_file_gives_the_same_settings(tmp_path, edited):
     assert parse("--config", str(path), "--seed", "9") == settings.replace(seed=9)
     write_settings(load_settings(config), path)
     assert read_settings_file(path) == load_settings(config)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as editors on Windows do
+    assert read_settings_file(path) == load_settings(config) == load_settings(import_file(path))
 
 
 @pytest.mark.parametrize(
@@ -377,7 +394,9 @@ def test_a_written_file_gives_the_same_settings(tmp_path, edited):
         ("A = B = 1", "line 1: expected NAME = value"),
         ("EPOCHS = [", "not a settings file in Python's syntax"),
         ("EPOCHS = 1\0", "not a settings file in Python's syntax"),
-        ("EPOCHS = 1.5", "line 1: EPOCHS = 1.5: expected a whole number above 0"),
+        (f"EPOCHS = {'[' * 5000}{']' * 5000}", "not a settings file"),
+        (f"EPOCHS = {'-' * 50000}1", "not a settings file"),
+        ("EPOCHS = 1.5", "line 1: EPOCHS = 1.5: expected a whole number from 1 to 1000000"),
     ],
 )
 def test_a_settings_file_is_not_run(tmp_path, capsys, line, message):

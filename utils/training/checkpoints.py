@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import zipfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,8 +21,13 @@ from torch import Tensor, nn
 
 from models import build_model, model_class
 from models.interface import Network
+from utils.settings import RULES
 
-LAST, PREVIOUS = "last.pt", "previous.pt"
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+# What a checkpoint must hold, and those settings of its run that an evaluation cannot do without.
+_PARTS = {"model": str, "arguments": dict, "weights": dict, "settings": dict}
+_SETTINGS = ("IMAGE_SIZE", "NUM_REFERENCES", "RECOLOUR_FLOW")
 
 
 class CheckpointError(ValueError):
@@ -64,8 +70,11 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any], keep_previous: bool 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint that ``save_checkpoint`` wrote, onto the CPU; code in it is never run.
 
+    Its parts have the types that the code expects, and all of its tensors are finite.
+
     Raises:
-        CheckpointError: no such file, a damaged one, or not a checkpoint of this project.
+        CheckpointError: no such file, a damaged one, one with NaN or infinite numbers, or not a
+            checkpoint of this project.
     """
     path = Path(path)
     if path.is_dir():
@@ -82,13 +91,24 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint: {_read_failure(error)}"
         ) from error
-    wanted = {"model", "arguments", "weights", "settings"}
-    if not isinstance(checkpoint, dict) or not wanted <= checkpoint.keys():
+    if fault := _fault(checkpoint):
+        raise CheckpointError(f"{path} is not a checkpoint of this project: {fault}")
+    if spoilt := list(not_finite(checkpoint)):
         raise CheckpointError(
-            f"{path} is not a checkpoint of this project: it lacks "
-            f"{', '.join(sorted(wanted - set(checkpoint if isinstance(checkpoint, dict) else ())))}"
+            f"{path} holds numbers that are not finite (NaN or infinity), in {len(spoilt)} tensors "
+            f"such as {spoilt[0]}: its training has broken down; use an earlier checkpoint"
         )
     return checkpoint
+
+
+def not_finite(value: Any, name: str = "") -> Iterator[str]:
+    """Names of the tensors with NaN or infinity in them, at any depth of dictionaries and lists."""
+    if isinstance(value, Tensor):
+        if not value.isfinite().all():
+            yield name
+    elif isinstance(value, dict | list | tuple):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from not_finite(part, f"{name}.{key}" if name else str(key))
 
 
 def load_last(run_dir: Path) -> tuple[dict[str, Any], Path, str | None]:
@@ -135,6 +155,9 @@ def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> Network
             f"the checkpoint's network has {', '.join(unknown)}, which this code's "
             f"{checkpoint['model']} does not know: it was made by another version of the code"
         )
+    for name, value in arguments.items():
+        if accepted[name].annotation is bool and not isinstance(value, bool):
+            raise CheckpointError(f"the network's {name} is {value!r}, not True or False")
     network = build_model(
         checkpoint["model"], **(arguments | changes | {"pretrained_backbone": False})
     )
@@ -153,7 +176,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     except RuntimeError as error:
         raise CheckpointError(
             "the checkpoint's weights do not fit the network that its settings describe; it was "
-            f"made by another version of the code ({str(error).splitlines()[-1].strip()})"
+            f"made by another version of the code ({str(error).splitlines()[-1].strip()[:300]})"
         ) from error
 
 
@@ -174,6 +197,22 @@ def check_same_network(checkpoint: dict[str, Any], model: str, arguments: dict[s
         )
 
 
+def check_same_script(checkpoint: dict[str, Any], identity: dict[str, Any], folder: Path) -> None:
+    """Raise CheckpointError if the checkpoint in the run's folder is of another script's run.
+
+    Older checkpoints do not name their script; a network of stage 1 can only be pretrain.py's.
+    """
+    own = identity.get("script")
+    stage1 = (model_class(checkpoint["model"]).stage1 or {"": None}).items()
+    of_stage1 = stage1 <= checkpoint["arguments"].items()
+    other = checkpoint.get("script", "pretrain.py" if of_stage1 else own)
+    if own is not None and other != own:
+        raise CheckpointError(
+            f"{folder} is a run of {other}, not of {own}: python {other} --resume {folder} goes "
+            "on with it, and nothing in it is changed"
+        )
+
+
 def check_same_order(checkpoint: dict[str, Any], model: nn.Module) -> None:
     """Raise CheckpointError unless tensors come in the same order in the checkpoint and ``model``.
 
@@ -187,6 +226,25 @@ def check_same_order(checkpoint: dict[str, Any], model: nn.Module) -> None:
             "state cannot be used; resume with the versions that the run was started with "
             "(record.json in its folder has them)"
         )
+
+
+def _fault(checkpoint: Any) -> str | None:
+    """What of a checkpoint the rest of the code could not use, in words."""
+    parts = checkpoint if isinstance(checkpoint, dict) else {}
+    if lacking := sorted(_PARTS.keys() - parts.keys()):
+        return f"it lacks {', '.join(lacking)}"
+    optional = {"progress": dict, "training": dict, "flow": str | None, "script": str}
+    for name, kind in {**_PARTS, **optional}.items():
+        if name in parts and not isinstance(parts[name], kind):
+            return f"its {name} is of the type {type(parts[name]).__name__}"
+    if not all(isinstance(n, str) and isinstance(w, Tensor) for n, w in parts["weights"].items()):
+        return "its weights are not all tensors with names"
+    arguments = {str(name).upper(): value for name, value in parts["arguments"].items()}
+    settings = {name: parts["settings"].get(name) for name in _SETTINGS}
+    for name, value in {**settings, **arguments}.items():
+        if name in RULES and not RULES[name].accepts(value):
+            return f"its {name} is {value!r}, not {RULES[name].expected}"
+    return None
 
 
 def _check_records(file: BinaryIO) -> None:

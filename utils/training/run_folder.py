@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from utils.processes import Process
 from utils.settings import Settings, SettingsError, read_settings_file
-from utils.training.checkpoints import LAST, PREVIOUS, CheckpointError
+from utils.training.checkpoints import BEST, LAST, PREVIOUS, CheckpointError
 
 SETTINGS, LOG = "settings.py", "log.txt"
 
@@ -64,7 +64,7 @@ def check_run(
     """The run's folder, new or resumed; nothing is written yet. A dry run may name any folder.
 
     Raises:
-        CheckpointError: the folder to resume holds no run, or a new run's folder exists.
+        CheckpointError: a new run's folder exists, or the run to resume has only a best.pt left.
         SettingsError: the batch cannot be shared by the processes, or the folder's name is not
             UTF-8.
     """
@@ -84,6 +84,12 @@ def check_run(
             "it; choose another OUTPUT_DIR or RUN_NAME, or rename the folder"
         ) from None
     if resume is not None:
+        if (resume / BEST).exists() and not has_checkpoint(resume):
+            raise CheckpointError(
+                f"{resume} holds {BEST}, but neither {LAST} nor {PREVIOUS}, from one of which a "
+                f"run goes on; beginning anew would replace {BEST}. Put {LAST} back, begin another "
+                f"run by --run-name NAME, or move {BEST} elsewhere to begin this one anew"
+            )
         return resume
     # What a process that was killed at once has left half-written is nothing to protect.
     present = folder.exists() and any(

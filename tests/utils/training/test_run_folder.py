@@ -105,6 +105,18 @@ def test_auto_finds_the_run_of_that_name_if_it_was_begun(tmp_path, tiny_settings
     assert find_run("train", named, "auto") is None
 
 
+def test_a_run_with_nothing_left_but_its_best_checkpoint_does_not_begin_anew(
+    tmp_path, tiny_settings
+):
+    write_settings(tiny_settings, tmp_path / "settings.py")
+    assert check_run("train", tiny_settings, tmp_path, CPU) == tmp_path
+    (tmp_path / "best.pt").touch()
+    with pytest.raises(CheckpointError, match=r"holds best\.pt, but neither last\.pt nor previous"):
+        check_run("train", tiny_settings, tmp_path, CPU)
+    (tmp_path / "previous.pt").touch()
+    assert check_run("train", tiny_settings, tmp_path, CPU) == tmp_path
+
+
 def test_a_run_has_a_checkpoint_while_the_one_before_is_there(tmp_path):
     assert not has_checkpoint(tmp_path)
     (tmp_path / "previous.pt").touch()
@@ -132,7 +144,8 @@ def test_what_a_killed_process_has_left_half_written_does_not_block_a_new_run(
 def test_one_process_at_a_time_trains_into_a_folder(tmp_path):
     """The lock ends with its process, even if a child of that one lives on."""
     holder = (
-        "import os, sys, time; from pathlib import Path; from utils.training.run_folder import locked\n"
+        "import os, sys, time; from pathlib import Path\n"
+        "from utils.training.run_folder import locked\n"
         "with locked(Path(sys.argv[1])):\n"
         "    child = os.fork()\n"
         "    if child: print(child, flush=True)\n"
