@@ -72,6 +72,35 @@ class Loaded:
         )
 
 
+@dataclass(frozen=True)
+class Ablation:
+    """The variants of one network that its ablation compares.
+
+    Attributes:
+        switches: settings that leave out a part of the network, by the part's short name.
+        rows: the parts that each variant has, by its letter.
+        table: file name of the rows' table.
+        stage1_switches: the parts that stage 1's network has, too. Rows that agree in them share
+            their stage 1.
+        swept, symbol: a setting that can change after training, and the letter for it.
+        sweep: its values.
+        sweep_needs: the part that it belongs to; the last row which has it is tested with them.
+        sweep_table: file name of the table by these values.
+        paper: G, J and F on DAVIS 2016 in the paper, of every row; empty where they are not known.
+    """
+
+    switches: dict[str, str]
+    rows: dict[str, tuple[str, ...]]
+    table: str
+    stage1_switches: tuple[str, ...]
+    swept: str
+    symbol: str
+    sweep: tuple[int, ...]
+    sweep_needs: str
+    sweep_table: str
+    paper: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+
+
 class Video(Protocol):
     """The frames of one video, as a network asks for them.
 
@@ -98,11 +127,13 @@ class Network(nn.Module):
         size_step: height and width of the input are multiples of this.
         looks_ahead: whether ``segment_video`` needs the whole video before it gives the first
             result. Other networks segment a video of any length in bounded memory.
+        ablation: the variants that ``python -m utils.ablate`` compares.
     """
 
     stage1: dict[str, Any] | None = None
     size_step: int = 32
     looks_ahead: bool = False
+    ablation: Ablation | None = None
 
     @classmethod
     def upgraded(cls, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The ablation of MODEL, as ``models.ablations`` describes it: its rows, and a sweep in the test.
+"""The ablation of MODEL, as the network describes it: its rows, and a sweep in the test.
 
 ``python -m utils.ablate --output DIR --seeds 0 1 --jobs 2``, with any setting of config.py as a
 flag; ``--help`` lists them. However it was stopped, the same command goes on.
@@ -23,7 +23,8 @@ from subprocess import Popen
 from typing import Any
 
 import config
-from models.ablations import ABLATIONS, Ablation
+from models import MODELS
+from models.interface import Ablation
 from utils.evaluation.protocols import Row
 from utils.evaluation.results import RECORD, read_evaluation
 from utils.evaluation.set_evaluation import check_folder
@@ -43,6 +44,9 @@ from utils.training.run_folder import RESUMABLE, SETTINGS
 
 _OWN = {"OUTPUT_DIR", "PANEL_STEP", "RUN_NAME", "SEED", "STAGE1_CHECKPOINT"}
 _TAIL = 15  # lines of a script that has failed which are shown
+
+
+ABLATIONS = {name: one.ablation for name, one in MODELS.items() if one.ablation}
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +160,7 @@ def ablation_of(settings: Settings) -> Ablation:
         raise SettingsError(
             f"MODEL is {settings.model!r}, which has no ablation; these have one: "
             f"{', '.join(ABLATIONS)}. Choose one of them, or describe another in "
-            "models/ablations.py"
+            "the network's ``ablation``"
         )
     return ABLATIONS[settings.model]
 

@@ -16,6 +16,7 @@ from models.backbones import (
     check_size,
     stage_strides,
 )
+from models.dpa.ablation import ABLATION
 from models.dpa.inter_frame_attention import InterFrameAttention
 from models.dpa.inter_modality_attention import InterModalityAttention
 from models.dpa.refinement_decoder import RefinementDecoder, StreamEmbedding
@@ -45,6 +46,8 @@ class DPA(TwoStreams):
     Raises:
         ModelError: more neighbours than prototypes, or a backbone that cannot be built.
     """
+
+    ablation = ABLATION
 
     def __init__(
         self,

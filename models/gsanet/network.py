@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.backbones import STRIDES, ModelError, Normalise, build_backbone, check_size
 from models.blocks import conv_norm_relu
+from models.gsanet.ablation import ABLATION
 from models.gsanet.fat import FeatureAggregationTransformer
 from models.gsanet.global_extractor import GlobalExtractor
 from models.gsanet.guided_slot_attention import GuidedSlotAttention
@@ -41,6 +42,8 @@ class GSANet(TwoStreams):
         num_references, reference_gradient, loss, sigma, supervise_slot_maps: see
             :class:`models.two_streams.TwoStreams`; without a loss, that of eq. 5.
     """
+
+    ablation = ABLATION
 
     @property
     def changeable(self) -> tuple[str, ...]:

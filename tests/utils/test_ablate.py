@@ -21,9 +21,8 @@ import evaluate
 import pretrain
 import train
 from models import build_model, model_class
-from models.ablations import ABLATIONS
 from utils import ablate
-from utils.ablate import check_begun, plan, run_jobs
+from utils.ablate import ABLATIONS, check_begun, plan, run_jobs
 from utils.evaluation.protocols import PROTOCOLS, SequenceScores
 from utils.evaluation.results import Evaluation, read_evaluation, write_evaluation
 from utils.scripts import run_script
