@@ -603,7 +603,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, stills, tiny_sett
     """One step with this rate, whose own numbers are good, takes them to infinity."""
     settings = tiny_settings.replace(learning_rate=1e38, min_learning_rate=1e38, epochs=3)
     with pytest.raises(TrainingError, match=r"weights are not finite .* lower LEARNING_RATE"):
-        fit(Toy(), stills, scores(0.5), settings, IDENTITY, tmp_path, CPU)
+        fit(Toy(), stills, scores(), settings, IDENTITY, tmp_path, CPU)  # before any validation
     assert not list(tmp_path.glob("*.pt"))
     with pytest.raises(TrainingError, match="of the dry run's steps is not finite"):
         fit(Toy(), stills, scores(0.5), settings, IDENTITY, tmp_path, CPU, dry_run=True)
