@@ -41,6 +41,7 @@ from utils.training.checkpoints import CheckpointError, build_from_checkpoint, l
 from utils.training.interrupts import terminated_in_order
 from utils.training.record import fingerprint
 from utils.training.run_folder import locked
+from utils.training.samples import network_name
 
 # Settings of the network's run that a flag changes for an evaluation.
 _OF_THE_RUN = ("IMAGE_SIZE", "NUM_REFERENCES", "NUM_ITERATIONS", "RECOLOUR_FLOW")
@@ -49,7 +50,8 @@ _MASKS = ("THRESHOLD", "STRETCH_MASKS", "MIXED_PRECISION", "COMPILE")
 _TTA = ("TTA_SCALES", "TTA_FLIP")
 _MACHINE = ("GPU", "WORKERS", "EVAL_BATCH_SIZE")
 _SET = ("DATA_ROOT", "VAL_SET", "PROTOCOL")
-_VIDEO = ("FLOW_ESTIMATOR", "FLOW_WEIGHTS", "REMOVE_CAMERA_MOTION", "FRAME_RATE")
+_FLOW = ("FLOW_ESTIMATOR", "FLOW_WEIGHTS", "REMOVE_CAMERA_MOTION")
+_VIDEO = (*_FLOW, "FRAME_RATE")
 _NOT_THE_MASKS = ("OUTPUT_DIR", "RUN_NAME", "PANEL_STEP")
 
 
@@ -284,7 +286,7 @@ def load_segmenter(
     heard = {*_OF_THE_RUN, *_MASKS, *_MACHINE, *where, *(_TTA if arguments.tta else ())}
     heard -= {"NUM_REFERENCES", "NUM_ITERATIONS"} - {name.upper() for name in changeable}
     if not needs.flow:
-        heard.remove("RECOLOUR_FLOW")
+        heard -= {"RECOLOUR_FLOW", *_FLOW}
     _refuse_unheard(
         {name for name in given if name not in heard and trained.get(name) != given[name]}
     )
@@ -311,7 +313,7 @@ def load_segmenter(
         WINDOWS: "whole videos",
     }
     method = (
-        f"{checkpoint['model']} with {checkpoint['arguments']['backbone']}, "
+        f"{network_name(checkpoint['model'], checkpoint['arguments'])}, "
         f"{', '.join(map(str, sizes))} pixels{' and mirrored' if views.get('flip') else ''}, "
         f"{seen[needs.samples]}"
     )
@@ -322,16 +324,20 @@ def segment_clip(arguments: argparse.Namespace, settings: Settings) -> None:
     """Masks and a playable overlay of any video."""
     process = start_process(settings.gpu.split(",")[0])
     segmenter, method, used = load_segmenter(arguments, settings, process)
-    made_by = origin_in_words(settings.flow_estimator, settings.remove_camera_motion)
-    print(f"{method}, from {arguments.checkpoint}, on {process.device}; flow: {made_by}")
-    compare_flow(used.get("FLOW_MAPS"), made_by)
-    weights = settings.flow_weights
-    estimator = build_estimator(
-        settings.flow_estimator,
-        weights and Path(weights),
-        str(process.device),
-        settings.remove_camera_motion,
-    )
+    what, estimator = f"{method}, from {arguments.checkpoint}, on {process.device}", None
+    if segmenter.network.needs.flow:
+        made_by = origin_in_words(settings.flow_estimator, settings.remove_camera_motion)
+        print(f"{what}; flow: {made_by}")
+        compare_flow(used.get("FLOW_MAPS"), made_by)
+        weights = settings.flow_weights
+        estimator = build_estimator(
+            settings.flow_estimator,
+            weights and Path(weights),
+            str(process.device),
+            settings.remove_camera_motion,
+        )
+    else:
+        print(what)
     with locked(arguments.output, "writing into"), terminated_in_order():
         result = segment_video(
             segmenter,

@@ -19,7 +19,7 @@ from utils.settings import SettingsError
 from utils.training.checkpoints import BEST
 from utils.training.dry_run import count_parameters
 from utils.training.loop import fit
-from utils.training.samples import augmentation_from, split_frames, stills_of
+from utils.training.samples import augmentation_from, network_name, split_frames, stills_of
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     network = build_model(settings.model, **arguments)
     if process.is_main:
         print(
-            f"stage 1: {settings.model} with {settings.backbone}, {count_parameters(network)}, "
+            f"stage 1: {network_name(settings.model, arguments)}, {count_parameters(network)}, "
             f"{'simulated motion, ' if simulated else ''}"
             f"{len(train_frames)} images for training, {len(val_frames)} for validation, "
             f"on {process.device}; run folder {run.folder}"

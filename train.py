@@ -17,7 +17,7 @@ from utils.scripts import check_data, compare_flow, frames_of, run_script, start
 from utils.training.checkpoints import BEST, CheckpointError, check_same_network, load_checkpoint
 from utils.training.dry_run import count_parameters
 from utils.training.loop import fit
-from utils.training.samples import augmentation_from, videos_of
+from utils.training.samples import augmentation_from, network_name, videos_of
 
 
 def main() -> None:
@@ -56,7 +56,8 @@ def main() -> None:
     if process.is_main:
         counts = [f"{name}: {len(s)} sequences" for name, s in zip(settings.train_sets, train_sets)]
         print(
-            f"stage 2: {settings.model} with {settings.backbone}, {count_parameters(network)}, "
+            f"{'stage 2: ' if has_stage1 else ''}{network_name(settings.model, arguments)}, "
+            f"{count_parameters(network)}, "
             f"{', '.join(counts)}, validation on {settings.val_set}: {len(val_sequences)}, "
             f"on {process.device}; run folder {run.folder}"
         )

@@ -68,7 +68,9 @@ class Run:
     def network_arguments(self, **arguments: Any) -> dict[str, Any]:
         """What builds the network; a checkpoint's needs no ImageNet weights."""
         arguments = network_arguments(self.settings, **arguments)
-        return arguments | {"pretrained_backbone": False} if self.has_weights else arguments
+        if self.has_weights and "pretrained_backbone" in arguments:
+            arguments["pretrained_backbone"] = False
+        return arguments
 
     def locked(self) -> AbstractContextManager[None]:
         """Keeps other processes out of the run's folder; a dry run does not need that."""

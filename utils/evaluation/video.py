@@ -59,7 +59,7 @@ def segment_video(
     source: Path,
     output: Path,
     *,
-    estimator: Estimator,
+    estimator: Estimator | None,
     batch_size: int = 4,
     threshold: float = 0.5,
     stretch: bool = False,
@@ -72,17 +72,18 @@ def segment_video(
     ``datasets.flow`` makes it: to the next frame, and for the last frame back, negated. Memory does
     not grow with the clip.
 
-    ``output/masks/<name>.png`` are 0 and 255, as large as the upright frames; names are numbers
-    from 00000, or in a folder the pictures' own. ``output/overlay.mp4`` is H.264 that browsers
-    play, without sound, upright, with the source's frame times and shape of pixels. H.264 in
-    yuv420p needs even sides: odd ones are repeated once at the right or bottom, in the film alone.
+    ``output/masks/<name>.png`` are as large as the upright frames: 0 and 255, or label maps of
+    several objects. Names are numbers from 00000, or in a folder the pictures' own.
+    ``output/overlay.mp4`` is H.264 that browsers play, without sound, upright, with the source's
+    frame times and shape of pixels. H.264 in yuv420p needs even sides: odd ones are repeated once
+    at the right or bottom, in the film alone.
     Both appear, and take the place of an earlier run's, when they are whole.
 
     Args:
         segmenter: the network.
         source: what ``datasets.clips.check_clip`` takes.
         output: folder; made where it is missing.
-        estimator: of flow, from ``datasets.flow``.
+        estimator: of flow, from ``datasets.flow``; ``None`` for a network that needs no flow.
         batch_size: frames that go through the network together.
         threshold, stretch: of ``utils.evaluation.segmenting.to_labels``.
         frame_rate: frames per second of a folder of frames.
@@ -135,7 +136,9 @@ class _ClipFrames:
         waiting: frames whose batch has been read and whose result has not been used yet.
     """
 
-    def __init__(self, segmenter: Segmenter, clip: Clip, estimator: Estimator, batch_size: int):
+    def __init__(
+        self, segmenter: Segmenter, clip: Clip, estimator: Estimator | None, batch_size: int
+    ):
         self.segmenter = segmenter
         self.clip = clip
         self.estimator = estimator if segmenter.network.needs.flow else None

@@ -158,9 +158,10 @@ def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> Network
     for name, value in arguments.items():
         if accepted[name].annotation is bool and not isinstance(value, bool):
             raise CheckpointError(f"the network's {name} is {value!r}, not True or False")
-    network = build_model(
-        checkpoint["model"], **(arguments | changes | {"pretrained_backbone": False})
-    )
+    arguments |= changes
+    if "pretrained_backbone" in accepted:
+        arguments["pretrained_backbone"] = False
+    network = build_model(checkpoint["model"], **arguments)
     load_weights(network, checkpoint["weights"])
     return network
 

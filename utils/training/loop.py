@@ -150,6 +150,7 @@ class Training:
         self.average = None if s.ema_decay is None else copy.deepcopy(self.network)
         self.averaged = torch.zeros((), device=process.device)  # number of averaged steps
         self.accounts = Accounts(s, self.dataset, run_dir, process, len(self.batches))
+        self.rate = s.learning_rate  # of the last step
         self.begun: Step | None = None
         self.interrupts = Interrupts()
         self.saved_at = time.monotonic()
@@ -256,7 +257,7 @@ class Training:
         s, p, device = self.settings, self.accounts.progress, self.process.device
         seed = np.random.SeedSequence([s.seed, p.step, self.process.rank]).generate_state(1)
         torch.manual_seed(int(seed[0]))
-        rate = self._set_learning_rate()
+        self._set_learning_rate()
         if self.buffers:
             torch._foreach_copy_(self.buffers_before, self.buffers)
         faults = [fault for part in parts for fault in part.pop("fault", []) if fault]
@@ -285,7 +286,7 @@ class Training:
         with torch.no_grad():
             self.network.after_step(p.step)
 
-        begun = Step(p.step, rate, list(sums), fetch([told]), keys, faults)
+        begun = Step(p.step, self.rate, list(sums), fetch([told]), keys, faults)
         self.finish_step()
         self.begun = begun
         if any(asked) and self.process.world_size == 1:
@@ -297,13 +298,13 @@ class Training:
         if step is not None:
             self.accounts.finish(step)
 
-    def _set_learning_rate(self) -> float:
+    def _set_learning_rate(self) -> None:
         s = self.settings
         steps, floor = s.epochs * len(self.batches), s.min_learning_rate / s.learning_rate
-        rate = s.learning_rate * cosine_factor(self.accounts.progress.step, steps, floor)
+        factor = cosine_factor(self.accounts.progress.step, steps, floor)
+        self.rate = s.learning_rate * factor
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("rate", 1.0)
-        return rate
+            group["lr"] = self.rate * group.get("rate", 1.0)
 
     def _gradients_kept_here(self, more_to_come: bool):
         """Context of a part of a batch: processes share gradients with the last part alone."""
@@ -369,7 +370,7 @@ class Training:
         is_best = validation is not None and validation.score > p.best
         if is_best:
             p.best = validation.score
-        accounts.finish_epoch(validation, is_best, pace, self.optimizer.param_groups[0]["lr"])
+        accounts.finish_epoch(validation, is_best, pace, self.rate)
         if is_best:
             self._save(best=True)
         self._save()

@@ -37,6 +37,11 @@ def network_arguments(settings: Settings, **arguments: Any) -> dict[str, Any]:
     return {**{name: given[name] for name in accepted if name in given}, **arguments}
 
 
+def network_name(model: str, arguments: dict[str, Any]) -> str:
+    """For example "gsanet with mit_b2"; a network may have no choice of backbone."""
+    return f"{model} with {arguments['backbone']}" if "backbone" in arguments else model
+
+
 def without_effect(names: Iterable[str], model: str) -> list[str]:
     """Those of the settings, by upper-case name, that only other networks' constructors take.
 
