@@ -17,7 +17,6 @@ from datasets.layout import still_images
 from datasets.samples import StillImages
 from models import MODELS
 from models.backbones.mix_transformer import MixTransformer
-from models.losses import segmentation_loss
 from models.precision import with_weights_as
 from tests.gpu_traffic import Counted, OneAttention
 from tests.models.fake_gpu import bfloat16_autocast, fake_gpu, works
@@ -31,7 +30,6 @@ from utils.transfer import fetch
 pytestmark = pytest.mark.skipif(not works(), reason="this torch wants a GPU for fake tensors")
 
 SIZE = 64
-KINDS = ("images", "flows")  # of reference frames
 GSANET_SWITCHES = ("guided_slots", "knn_filtering", "slot_attention", "aggregation_transformer")
 DPA_SWITCHES = ("inter_modality_attention", "inter_frame_attention")
 
@@ -39,6 +37,17 @@ DPA_SWITCHES = ("inter_modality_attention", "inter_frame_attention")
 def frames(motion):
     shapes = [(2, 3, SIZE, SIZE)] * 2 + [(2, 3, 3, SIZE, SIZE)] * 2
     return [torch.empty(shape, device="cuda") for shape in (shapes if motion else shapes[:1])]
+
+
+def samples(motion, device="cpu"):
+    """A batch as the loader gives it."""
+    shapes = {"image": (2, 3), "labels": (2,)}
+    if motion:
+        shapes |= {"flow": (2, 3), "reference_images": (2, 3, 3), "reference_flows": (2, 3, 3)}
+    return {
+        name: torch.empty(*shape, SIZE, SIZE, dtype=torch.uint8, device=device)
+        for name, shape in shapes.items()
+    }
 
 
 class Seen(TorchDispatchMode):
@@ -92,12 +101,9 @@ def leaves(tensor):
 def test_a_training_step_s_forward_pass_stays_on_the_gpu(name, arguments, mixed_precision):
     model = network(name, **arguments).train()
     motion = arguments.get("motion", True)
-    with fake_gpu(model):
-        with Seen() as seen, bfloat16_autocast() if mixed_precision else nullcontext():
-            prediction = model(*frames(motion))
-        mask = torch.empty(2, 1, SIZE, SIZE, device="cuda")
-        loss = segmentation_loss(prediction, mask, **model.loss_settings)
-        total = sum(loss.values())
+    autocast = bfloat16_autocast() if mixed_precision else nullcontext()
+    with fake_gpu(model), Seen() as seen, autocast:
+        total = sum(model.loss(samples(motion, "cuda")).values())
     assert total.device.type == "cuda" and total.dtype == torch.float32
     # Gradients of what is resized are summed up in its type.
     assert set(seen.types_of("upsample_bilinear2d")) == {torch.float32}
@@ -189,17 +195,15 @@ def test_a_training_step_waits_only_when_its_numbers_are_wanted(
         monkeypatch.setattr(torch.Tensor, "backward", backward)
         monkeypatch.setattr(nn.Module, "to", lambda module, device: module)  # it is there already
         process = Process(torch.device("cuda", 0))
-        training = Training(model, dataset, None, settings, {}, tmp_path, process)
+        training = Training(model, dataset, settings, process, tmp_path)
         # A copy of fake tensors does not go together with them.
         training.average, training.settings = average, settings.replace(ema_decay=0.9)
-        shapes = {"image": (2, 3), "flow": (2, 3), "mask": (2, 1)}
-        shapes |= {"reference_images": (2, 3, 3), "reference_flows": (2, 3, 3)}
-        sample = {name: torch.empty(*shape, SIZE, SIZE) for name, shape in shapes.items()}
+        sample = samples(motion=True)
         with Seen() as seen:
-            training.optimise([sample], [[(0, 0)] * 2])
+            training.step([sample], [[(0, 0)] * 2])
         assert events == ["record"]
         with pytest.raises(DataDependentOutputException):  # there are no numbers
-            training.optimise([sample], [[(0, 0)] * 2])
+            training.step([sample], [[(0, 0)] * 2])
     assert events == ["record", "record", "wait"]
     assert len([options for options in seen.copies if options["device"].type == "cpu"]) == 1
     assert all(options["non_blocking"] for options in seen.copies)
@@ -252,10 +256,7 @@ def test_stills_are_predicted_one_batch_ahead_of_what_is_waited_for(motion, even
     model = network("gsanet", motion=motion).eval()
     calls = model.register_forward_pre_hook(lambda *_: events.append("network"))
     with fake_gpu(model):
-        batch = {"image": torch.empty(2, 3, SIZE, SIZE), "mask": torch.empty(2, 1, SIZE, SIZE)}
-        if motion:
-            batch |= {"flow": batch["image"]}
-            batch |= {f"reference_{kind}": torch.empty(2, 3, 3, SIZE, SIZE) for kind in KINDS}
+        batch = samples(motion)
         results = list(predict_stills(model, [batch] * 2))
     calls.remove()
     assert events == ["network", "record"] * 2 + ["wait"] * 2

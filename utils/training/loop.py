@@ -226,7 +226,7 @@ class Training:
             leave=False,
             dynamic_ncols=True,
         )
-        accounts.pace = pace = Pace()
+        accounts.pace = pace = Pace(time.perf_counter())
         with bar:
             for keys in self.batches.epoch(p.epoch, p.batch):
                 before = time.perf_counter()

@@ -9,6 +9,7 @@ import pickle
 import random
 import resource
 import signal
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -16,7 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import build_model
+import train
+from models import ModelError, build_model
+from utils.settings import write_settings
 from utils.training.checkpoints import (
     CheckpointError,
     build_from_checkpoint,
@@ -25,7 +28,6 @@ from utils.training.checkpoints import (
     load_checkpoint,
     load_last,
     save_checkpoint,
-    start_from_stage1,
 )
 from utils.training.samples import network_arguments
 
@@ -333,7 +335,6 @@ def test_a_foreign_file_is_refused_with_what_it_lacks(tmp_path):
         ("training", None, "x", "its training is of the type str"),
         ("weights", "x", "abc", "its weights are not all tensors"),
         ("weights", 7, torch.zeros(1), "its weights are not all tensors with names"),
-        ("arguments", "motion", None, "motion is None, not True or False"),
         ("arguments", "channels", "many", "CHANNELS is 'many', not a whole number"),
         ("settings", "RECOLOUR_FLOW", None, "RECOLOUR_FLOW is None, not True or False"),
         ("settings", "IMAGE_SIZE", [64], r"IMAGE_SIZE is \[64\], not a whole number"),
@@ -361,6 +362,35 @@ def test_an_argument_that_the_network_does_not_have_is_refused(tiny_settings):
     checkpoint = {**CHECKPOINT, "arguments": {**arguments, "depth": 3, 4: 5}}
     message = complaint(build_from_checkpoint, {**checkpoint, "weights": model.state_dict()})
     assert "the checkpoint's network has 4, depth, which this code's gsanet does not" in message
+
+
+def test_a_switch_of_the_network_that_is_neither_on_nor_off_is_refused(tiny_settings):
+    model, arguments = make(tiny_settings, motion=False, seed=1)
+    checkpoint = {**CHECKPOINT, "weights": model.state_dict()}
+    message = complaint(
+        build_from_checkpoint, {**checkpoint, "arguments": {**arguments, "motion": None}}
+    )
+    assert "motion is None, not True or False" in message
+
+
+def test_a_checkpoint_of_an_older_version_takes_what_it_lacks_from_its_run_s_settings(
+    tiny_settings,
+):
+    model, arguments = make(tiny_settings, motion=True, seed=1)
+    newer = ("num_references", "loss", "sigma", "supervise_slot_maps")
+    older = {name: value for name, value in arguments.items() if name not in newer}
+    settings = {**tiny_settings.as_dict(), "NUM_REFERENCES": 5, "SIGMA": 0.25, "LOSS": "bce"}
+    checkpoint = {**CHECKPOINT, "weights": model.state_dict(), "settings": settings}
+    checkpoint["arguments"] = {**older, "kmeans": "batched", "num_slots": 2}
+    again = build_from_checkpoint(checkpoint)
+    assert again.num_references == 5
+    assert again.loss_settings == {"sigma": 0.25, "supervise_maps": True, "loss": "bce"}
+    assert all(torch.equal(t, again.state_dict()[name]) for name, t in model.state_dict().items())
+    own = {**checkpoint, "arguments": {**checkpoint["arguments"], "num_references": 4}}
+    assert build_from_checkpoint(own).num_references == 4
+    checkpoint["arguments"]["num_slots"] = 3
+    with pytest.raises(ModelError, match="has 3 slots; this version has 2"):
+        build_from_checkpoint(checkpoint)
 
 
 def test_the_network_of_a_checkpoint_computes_the_same_again(tmp_path, tiny_settings):
@@ -420,7 +450,7 @@ def test_a_checkpoint_says_how_images_are_normalised(tiny_settings, kept, expect
             for k, v in stills.state_dict().items()
         }
     again = build_from_checkpoint({**CHECKPOINT, "arguments": arguments, "weights": weights})
-    start_from_stage1(video, weights)
+    video.start_from(weights)
     check_same_order({"weights": weights}, again)
     for model, streams in ((again, ["rgb"]), (video, ["rgb", "flow"])):
         found = statistics_of(model)
@@ -456,7 +486,7 @@ def test_stage_1_goes_into_both_streams_and_everything_is_counted(tiny_settings)
     weights = make(tiny_settings, motion=False, seed=1)[0].state_dict()
     model = make(tiny_settings, motion=True, seed=2)[0]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    result = start_from_stage1(model, weights)
+    result = model.start_from(weights)
     after = model.state_dict()
 
     stream = [name.removeprefix("rgb_stream.") for name in weights if "rgb_stream." in name]
@@ -487,7 +517,7 @@ def test_stage_1_goes_into_both_streams_and_everything_is_counted(tiny_settings)
 def test_the_streams_are_copies_that_training_changes_independently(tiny_settings):
     weights = make(tiny_settings, motion=False, seed=1)[0].state_dict()
     model = make(tiny_settings, motion=True, seed=2)[0]
-    start_from_stage1(model, weights)
+    model.start_from(weights)
     name = "laterals.0.weight"
     with torch.no_grad():
         model.rgb_stream.laterals[0].weight.add_(1)
@@ -499,26 +529,36 @@ def test_the_streams_are_copies_that_training_changes_independently(tiny_setting
 def test_a_flow_stream_in_the_file_is_taken_rather_than_copied_from_rgb(tiny_settings):
     weights = make(tiny_settings, motion=True, seed=1)[0].state_dict()
     model = make(tiny_settings, motion=True, seed=2)[0]
-    result = start_from_stage1(model, weights)
+    result = model.start_from(weights)
     assert vars(result) == {"loaded": len(weights), "copied": 0, "fresh": 0, "unused": 0}
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
 def test_tensors_of_another_name_or_shape_are_counted_as_unused(tiny_settings):
     weights = dict(make(tiny_settings, motion=False, seed=1)[0].state_dict())
-    whole = start_from_stage1(make(tiny_settings, motion=True, seed=2)[0], weights)
+    whole = make(tiny_settings, motion=True, seed=2)[0].start_from(weights)
     weights["elsewhere.weight"] = torch.zeros(3)
     weights["rgb_stream.laterals.0.weight"] = torch.zeros(1, 1, 1, 1)
-    result = start_from_stage1(make(tiny_settings, motion=True, seed=2)[0], weights)
+    result = make(tiny_settings, motion=True, seed=2)[0].start_from(weights)
     assert result.loaded == whole.loaded - 1
     assert result.copied == whole.copied - 1
     assert result.fresh == whole.fresh + 2
     assert result.unused == 2
 
 
-def test_a_checkpoint_of_which_nothing_fits_is_an_error(tiny_settings):
+def test_a_checkpoint_of_which_nothing_fits_changes_nothing(tiny_settings):
     model = make(tiny_settings, motion=True, seed=2)[0]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    message = complaint(start_from_stage1, model, {"backbone.x": torch.zeros(3)})
-    assert f"none of the 1 tensors in the checkpoint fits the {len(before)}" in message
+    result = model.start_from({"backbone.x": torch.zeros(3)})
+    assert vars(result) == {"loaded": 0, "copied": 0, "fresh": len(before), "unused": 1}
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_training_refuses_a_checkpoint_of_which_nothing_fits(tmp_path, tiny_settings, monkeypatch):
+    stage1 = tmp_path / "best.pt"
+    save_checkpoint(stage1, {**CHECKPOINT, "arguments": make(tiny_settings, False, seed=1)[1]})
+    settings = {"stage1_checkpoint": str(stage1), "output_dir": str(tmp_path / "runs")}
+    write_settings(tiny_settings.replace(**settings), tmp_path / "settings.py")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(tmp_path / "settings.py")])
+    assert f"none of the 2 tensors in {stage1} fits the network" in complaint(train.main)
+    assert not (tmp_path / "runs").exists()

@@ -20,10 +20,11 @@ from torch import nn
 import utils.training.loop
 from datasets.layout import DatasetError, still_images, video_sequences
 from datasets.samples import StillImages, VideoFrames
-from models import build_model
+from models import MODELS, build_model
 from models.backbones import build_backbone
 from models.gsanet.network import GSANet
-from models.interface import Prediction
+from models.interface import STILLS, Needs, Network, Prediction
+from models.losses import foreground, segmentation_loss
 from utils.processes import Process
 from utils.settings import read_settings_file
 from utils.training.accounts import TrainingError, Validation
@@ -37,10 +38,10 @@ CPU = Process(torch.device("cpu"))
 IDENTITY = {"model": "toy", "arguments": {"motion": False}}
 
 
-class Toy(nn.Module):
+class Toy(Network):
     """Stands in for stage 1's network; notes in which mode it was called, and with what."""
 
-    loss = "iou+bce"
+    needs = Needs(STILLS)
 
     def __init__(self):
         super().__init__()
@@ -53,10 +54,16 @@ class Toy(nn.Module):
         self.seen.append(image.clone())
         return Prediction([self.layer(image)])
 
+    def loss(self, batch):
+        image = batch["image"]
+        image = image / 255 if image.dtype == torch.uint8 else image
+        return segmentation_loss(self(image), foreground(batch["labels"]))
+
 
 @pytest.fixture
-def stills(tiny_root):
-    """Six still images as samples."""
+def stills(tiny_root, monkeypatch):
+    """Six still images as samples; the toy is one of the networks."""
+    monkeypatch.setitem(MODELS, "toy", Toy)
     return StillImages(still_images(tiny_root, "DUTS_train"), 32)
 
 
@@ -127,12 +134,12 @@ def test_the_cosine_goes_from_1_to_the_floor():
 def test_adam_and_the_schedule_follow_the_settings(tmp_path, stills, tiny_settings, monkeypatch):
     used = []
 
-    class Recorder(torch.optim.Adam):
+    class Recorder(torch.optim.AdamW):
         def step(self, closure=None):
             used.append({**self.param_groups[0]})
             return super().step(closure)
 
-    monkeypatch.setattr(utils.training.loop, "Adam", Recorder)
+    monkeypatch.setattr(utils.training.loop, "AdamW", Recorder)
     settings = tiny_settings.replace(
         epochs=3,
         batch_size=2,
@@ -263,7 +270,7 @@ def test_samples_reach_the_network_in_the_samplers_order(tmp_path, stills, tiny_
     expected = []
     for epoch in range(2):
         parts = [part for batch in batches.epoch(epoch) for part in batch]
-        expected += [torch.stack([stills[key]["image"] for key in part]) for part in parts]
+        expected += [torch.stack([stills[key]["image"] for key in part]) / 255 for part in parts]
     assert len(model.seen) == len(expected) == 4
     assert all(torch.equal(a, b) for a, b in zip(model.seen, expected))
     assert {tuple(seen.shape[-2:]) for seen in model.seen} <= {(s, s) for s in sizes or [32]}
@@ -506,6 +513,7 @@ class Spoilt(StillImages):
     def __getitem__(self, key):
         sample = super().__getitem__(key)
         if key in self.bad:
+            sample["image"] = sample["image"] / 255
             sample["image"][0, 3, 4] = math.nan
         return sample
 
@@ -641,13 +649,13 @@ def test_the_gradient_is_clipped_to_its_largest_norm_only_if_wanted(
 ):
     norms = []
 
-    class Recorder(torch.optim.Adam):
+    class Recorder(torch.optim.AdamW):
         def step(self, closure=None):
             gradients = [p.grad.flatten() for group in self.param_groups for p in group["params"]]
             norms.append(torch.cat(gradients).norm().item())
             return super().step(closure)
 
-    monkeypatch.setattr(utils.training.loop, "Adam", Recorder)
+    monkeypatch.setattr(utils.training.loop, "AdamW", Recorder)
     for number, limit in enumerate((None, 1e-3, 1e6)):
         torch.manual_seed(0)
         settings = tiny_settings.replace(clip_gradient=limit)
