@@ -118,7 +118,7 @@ def ours(options: argparse.Namespace) -> Callable[[], float]:
         def step() -> None:
             optimizer.zero_grad(set_to_none=True)
             prediction = model(image, image, references, references)
-            segmentation_loss(prediction, mask, 1.0, True).total.backward()
+            sum(segmentation_loss(prediction, mask).values()).backward()
             optimizer.step()
 
         return lambda: timed(options, step) / len(image)

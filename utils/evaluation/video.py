@@ -95,8 +95,8 @@ def segment_video(
     _check_output(source, output)
     clip = check_clip(source, frame_rate)
     with _published_when_whole(output) as partial, _film(partial / OVERLAY, clip) as add_to_film:
-        video = _ClipFrames(segmenter, clip, estimator, batch_size)
-        with _progress("segmenting", clip.count) as bar:
+        frames = _ClipFrames(segmenter, clip, estimator, batch_size)
+        with closing(frames) as video, _progress("segmenting", clip.count) as bar:
             start = None  # the references come first
             for results in one_ahead(segmenter.segment(video)):
                 start = start or time.monotonic()
@@ -132,6 +132,8 @@ def read_ahead(items: Generator[Item], count: int) -> Iterator[Item]:
 class _ClipFrames:
     """A clip as a ``ViewedVideo``, with flow made on the way; read ahead while it is segmented.
 
+    Its batches can be read once.
+
     Attributes:
         waiting: frames whose batch has been read and whose result has not been used yet.
     """
@@ -144,6 +146,11 @@ class _ClipFrames:
         self.estimator = estimator if segmenter.network.needs.flow else None
         self.batch_size = batch_size
         self.waiting: deque[ClipFrame] = deque()
+        self._ahead = read_ahead(self._shown(), 2 * batch_size)
+
+    def close(self) -> None:
+        """End the reading ahead; a network that fails does not read to the end."""
+        self._ahead.close()
 
     def __len__(self) -> int:
         return self.clip.count
@@ -160,10 +167,9 @@ class _ClipFrames:
         return default_collate([views[position] for position in positions])
 
     def __iter__(self) -> Iterator[Views]:
-        with closing(read_ahead(self._shown(), 2 * self.batch_size)) as frames:
-            while batch := list(islice(frames, self.batch_size)):
-                self.waiting.extend(frame for frame, _ in batch)
-                yield default_collate([views for _, views in batch])
+        while batch := list(islice(self._ahead, self.batch_size)):
+            self.waiting.extend(frame for frame, _ in batch)
+            yield default_collate([views for _, views in batch])
 
     def _shown(self) -> Generator[tuple[ClipFrame, Views]]:
         with closing(self.clip.frames()) as frames:

@@ -19,8 +19,8 @@ from datasets.clips import VideoError
 from datasets.colour_wheel import flow_to_picture
 from datasets.flow import build_estimator
 from datasets.samples import show
-from models.interface import Prediction
-from models.two_streams import References, uniform_references
+from models.interface import REFERENCES, Needs, Network, Prediction
+from models.two_streams import uniform_references
 from utils.evaluation.segmenting import Segmenter
 from utils.evaluation.video import read_ahead, segment_video
 from utils.pictures import OVERLAY_COLOUR
@@ -29,25 +29,30 @@ SIZE = 64
 HEIGHT, WIDTH = 48, 80
 
 
-class Bright(nn.Module):
+class Bright(Network):
     """Takes what is bright for the object, notes what it was given, and may fail at a batch."""
 
-    def __init__(self, fail_at=None, error=None):
+    needs = Needs(REFERENCES, flow=True)
+
+    def __init__(self, fail_at=None, error=None, num_references=3):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
         self.fail_at, self.error = fail_at, error
+        self.num_references = num_references
         self.references, self.images, self.flows = [], [], []
 
-    def encode_references(self, images, flows):
-        self.references.append((images[0].clone(), flows[0].clone()))
-        return References({"mean": images.mean(dim=(1, 2, 3, 4))})
+    def segment_video(self, video):
+        frames = video.at(uniform_references(len(video), self.num_references))
+        self.references.append((frames["image"].clone(), frames["flow"].clone()))
+        for batch in video:
+            if len(self.images) == self.fail_at:
+                raise self.error
+            self.note(batch)
+            yield Prediction([20 * (batch["image"].float().mean(dim=1, keepdim=True) / 255 - 0.5)])
 
-    def segment(self, image, flow, references):
-        if len(self.images) == self.fail_at:
-            raise self.error
-        self.images.append(image.clone())
-        self.flows.append(flow.clone())
-        return Prediction([20 * (image.mean(dim=1, keepdim=True) - 0.5)], maps={})
+    def note(self, batch):
+        self.images.append(batch["image"].clone())
+        self.flows.append(batch["flow"].clone())
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -115,7 +120,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 def run(source, output, model=None, *, views=None, **settings):
     segmenter = Segmenter(model or Bright(), SIZE, **(views or {}))
-    settings = {"num_references": 3, "estimator": difference, "batch_size": 4} | settings
+    settings = {"estimator": difference, "batch_size": 4} | settings
     return segment_video(segmenter, source, output, **settings)
 
 
@@ -240,18 +245,17 @@ def test_the_network_sees_every_frame_with_its_flow_and_references_of_the_whole_
     source = write_clip(tmp_path / "clip.mp4", count)
     frames = decoded(source)
     model = Bright()
-    run(source, tmp_path, model, views={"flip": flip}, num_references=3, batch_size=4)
+    run(source, tmp_path, model, views={"flip": flip}, batch_size=4)
     views = Segmenter(model, SIZE, flip=flip).views
     assert len(model.references) == len(views)
     for number, view in enumerate(views):
         expected = [shown(frames, position, view) for position in range(count)]
         for name, given in (("image", model.images), ("flow", model.flows)):
-            torch.testing.assert_close(
-                torch.cat(given[number :: len(views)]), torch.stack([e[name] for e in expected])
-            )
+            everything = torch.stack([one[name] for one in expected])
+            assert torch.equal(torch.cat(given[number :: len(views)]), everything)
         chosen = [expected[position] for position in uniform_references(count, 3)]
         for name, given in zip(("image", "flow"), model.references[number]):
-            torch.testing.assert_close(given, torch.stack([one[name] for one in chosen]))
+            assert torch.equal(given, torch.stack([one[name] for one in chosen]))
     batches = [len(images) for images in model.images[:: len(views)]]
     assert batches == {2: [2], 7: [4, 3], 8: [4, 4]}[count]
 
@@ -343,10 +347,10 @@ def test_a_film_of_unknown_origin_is_not_replaced(tmp_path):
 def test_results_that_cannot_be_written_are_a_clear_error(tmp_path, monkeypatch):
     source = write_clip(tmp_path / "clip.mp4", 3)
 
-    def full(path, mask):
+    def full(path, labels, num_objects):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("utils.evaluation.video.write_picture", full)
+    monkeypatch.setattr("utils.evaluation.video.write_mask", full)
     with pytest.raises(VideoError, match=r"out: the results could not be written.*No space"):
         run(source, tmp_path / "out")
     assert files_in(tmp_path / "out") == []
@@ -385,17 +389,14 @@ from test_video import Bright, Segmenter, segment_video
 torch.set_num_threads(1)
 
 class Forgetful(Bright):
-    def segment(self, *inputs):
-        prediction = super().segment(*inputs)
-        self.images.clear(), self.flows.clear()
-        return prediction
+    def note(self, batch):
+        pass
 
 def still(first, second):
     return np.zeros((*first.shape[:2], 2), np.float32)
 
 for clip in map(Path, sys.argv[1:]):
-    segment_video(Segmenter(Forgetful(), 32), clip, clip.with_suffix(""),
-                  num_references=3, estimator=still)
+    segment_video(Segmenter(Forgetful(), 32), clip, clip.with_suffix(""), estimator=still)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
@@ -403,7 +404,7 @@ for clip in map(Path, sys.argv[1:]):
 def test_memory_does_not_grow_with_the_clip(tmp_path):
     # 450 frames more are 104 MB as RGB and 52 MB as YUV; the process has some 850.
     clips = [write_clip(tmp_path / f"{n}.mp4", n, size=(240, 320)) for n in (50, 500)]
-    folders = [str(Path(__file__).parents[up]) for up in (0, 2)]
+    folders = [str(Path(__file__).parents[up]) for up in (0, 3)]
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, *map(str, clips)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
