@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import config
-from datasets.flow import build_estimator, flow_origin, origin_in_words
+from datasets.flow.estimators import build_estimator
+from datasets.flow.origin import flow_origin, origin_in_words
 from datasets.layout import DatasetError, Sequence, flow_note, video_sequences
-from datasets.sources import published_sequences
+from datasets.prepare.sources import published_sequences
 from models.interface import REFERENCES, STILLS, WINDOWS
 from utils.evaluation.protocols import Protocol, choose_protocol
 from utils.evaluation.results import Evaluation, score_table, write_evaluation
@@ -34,7 +35,7 @@ from utils.evaluation.set_evaluation import (
 )
 from utils.evaluation.video import segment_video
 from utils.processes import Process, launch_processes, start_process
-from utils.report import write_comparison, write_report
+from utils.reports.pages import write_comparison, write_report
 from utils.scripts import check_data, compare_flow, frames_of, run_script
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
 from utils.training.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import config
-from datasets.flow import origin_in_words
+from datasets.flow.origin import origin_in_words
 from datasets.layout import DatasetError, still_images
 from models import build_model, model_class
 from utils.evaluation.validation import validate_stills

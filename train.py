@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import config
-from datasets.flow import flow_origin
+from datasets.flow.origin import flow_origin
 from datasets.layout import flow_note, video_sequences
 from models import build_model, model_class
 from utils.evaluation.validation import validate_videos

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from datasets.colour_wheel import change_motion
+from datasets.flow.colour_wheel import change_motion
 
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114])
 BLUR = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13  # what Pillow calls SMOOTH

@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from datasets.flow import sequence_problems, stale_flow
+from datasets.flow.origin import stale_flow
+from datasets.flow.pairs import sequence_problems
 from datasets.layout import (
     IMAGE_SUFFIXES,
     PARTS,

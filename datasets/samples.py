@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.augmentation import Augmentation, Geometry, whole_frame
-from datasets.colour_wheel import change_motion
+from datasets.flow.colour_wheel import change_motion
 from datasets.layout import DatasetError, Frame, Sequence, read_image, read_mask
 from datasets.sampling import Key
 from datasets.simulated_motion import MotionSimulation

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from datasets.augmentation import affine_field, resize
-from datasets.colour_wheel import flow_to_picture
+from datasets.flow.colour_wheel import flow_to_picture
 
 NODES = 17  # a side of the grid that motion is computed on; it is interpolated in between
 FLOW_SHARE = 0.5  # side of the flow maps, as a share of the frame's

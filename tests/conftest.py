@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import config
-from datasets.flow import dis_estimator, make_flow
+from datasets.flow.estimators import dis_estimator
+from datasets.flow.making import make_flow
 from datasets.synthetic import write_synthetic
 from utils.settings import load_settings
 

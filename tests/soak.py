@@ -20,7 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from datasets.flow import dis_estimator, make_flow  # noqa: E402
+from datasets.flow.estimators import dis_estimator  # noqa: E402
+from datasets.flow.making import make_flow  # noqa: E402
 from datasets.synthetic import write_synthetic  # noqa: E402
 from utils.training.checkpoints import load_checkpoint  # noqa: E402
 

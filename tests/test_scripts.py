@@ -980,7 +980,7 @@ def test_a_file_that_breaks_later_stops_training_with_its_path_alone(chain, tiny
         *("--data-root", root, "--workers", "1"),
     )
     assert result.returncode == 1
-    assert re.search(rf"error: {root}/DUTS_train/GT/still_\d+\.png: cannot be read", result.stderr)
+    assert re.search(rf"error: {root}/DUTS_train/GT/still_\d+\.png: damaged inside", result.stderr)
     assert "Traceback" not in result.stderr + result.stdout
 
 

@@ -23,12 +23,12 @@ from subprocess import Popen
 from typing import Any
 
 import config
+from datasets.files import write_text
 from models import MODELS
 from models.interface import Ablation
 from utils.evaluation.protocols import Row
 from utils.evaluation.results import RECORD, read_evaluation
 from utils.evaluation.set_evaluation import check_folder
-from utils.files import write_text
 from utils.scripts import run_script
 from utils.settings import (
     Settings,

@@ -49,7 +49,9 @@ from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
 import config
-from datasets.flow import build_estimator, make_flow
+from datasets.files import write_picture, write_text
+from datasets.flow.estimators import build_estimator
+from datasets.flow.making import make_flow
 from datasets.layout import (
     Frame,
     Sequence,
@@ -69,9 +71,8 @@ from models.two_streams import uniform_references
 from utils.evaluation.protocols import PROTOCOLS
 from utils.evaluation.scoring import score_masks
 from utils.evaluation.segmenting import FramePrediction, Segmenter, Views, to_labels
-from utils.files import write_text
-from utils.pictures import write_mask, write_picture
 from utils.processes import Process, gpu_indices, num_cores, start_process
+from utils.reports.pictures import write_mask
 from utils.scripts import USER_ERRORS, run_script
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
 from utils.training.accounts import peak_memory

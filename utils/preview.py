@@ -12,15 +12,16 @@ import numpy as np
 from torch import Tensor
 
 import config
-from datasets.colour_wheel import picture_to_flow
-from datasets.flow import flow_origin, origin_in_words
+from datasets.files import write_picture
+from datasets.flow.colour_wheel import picture_to_flow
+from datasets.flow.origin import flow_origin, origin_in_words
 from datasets.layout import still_images, video_sequences
 from datasets.progress import progress_bar
 from datasets.samples import StillImages, VideoFrames
 from models import build_model, model_class
 from models.interface import Needs
 from utils.evaluation.set_evaluation import check_output
-from utils.pictures import draw_overlay, draw_row, write_picture
+from utils.reports.pictures import draw_overlay, draw_row
 from utils.scripts import run_script
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
 from utils.training.samples import (

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from datasets.clips import VideoError
-from datasets.flow import FlowError
+from datasets.flow.estimators import FlowError
 from datasets.layout import DatasetError, Frame, Sequence, check_files
 from datasets.progress import print_any_name
 from models import ModelError
@@ -125,7 +125,7 @@ def start_training(config: ModuleType, name: str, description: str) -> Run | Non
 def compare_flow(trained_on: str | None, given: str | None) -> None:
     """Say when a network is shown another kind of flow maps than it was trained on.
 
-    Both as ``datasets.flow.origin_in_words`` tells them, or ``None``, unknown. Simulated flow maps
+    Both as ``origin_in_words`` tells them, or ``None``, unknown. Simulated flow maps
     may stand for any estimator's, but not for those with another camera motion.
     """
     if not trained_on or not given:

@@ -20,8 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+from datasets.files import write_text
 from utils.evaluation.protocols import PROTOCOLS
-from utils.files import write_text
 
 
 class SettingsError(ValueError):

@@ -13,7 +13,7 @@ from datasets.augmentation import (
     resize,
     whole_frame,
 )
-from datasets.colour_wheel import flow_to_picture, picture_to_flow
+from datasets.flow.colour_wheel import flow_to_picture, picture_to_flow
 
 OFF = {
     "flip_probability": 0.0,

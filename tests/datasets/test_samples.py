@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets.augmentation import Augmentation, whole_frame
-from datasets.colour_wheel import flow_to_picture, picture_to_flow
+from datasets.flow.colour_wheel import flow_to_picture, picture_to_flow
 from datasets.layout import DatasetError, Frame, Sequence, still_images, video_sequences
 from datasets.samples import (
     StillImages,

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.colour_wheel import flow_to_picture
+from datasets.flow.colour_wheel import flow_to_picture
 from datasets.simulated_motion import (
     NODES,
     Clip,

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.colour_wheel import flow_to_picture, picture_to_flow
+from datasets.flow.colour_wheel import flow_to_picture, picture_to_flow
 from datasets.layout import DatasetError
 from datasets.samples import StillImages, VideoFrames
-from utils.pictures import LABEL_HEIGHT, PANEL_WIDTH
 from utils.preview import draw_sample, flow_traits, main, samples_of, table
+from utils.reports.pictures import LABEL_HEIGHT, PANEL_WIDTH
 from utils.settings import SettingsError
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from datasets.layout import Frame, Sequence
-from datasets.sources import YOUTUBE_OBJECTS_CLASSES
+from datasets.prepare.sources import YOUTUBE_OBJECTS_CLASSES
 from utils.evaluation.metrics import Statistics, statistics
 
 

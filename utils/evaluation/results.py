@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from datasets.files import write_text
 from utils.evaluation.protocols import PROTOCOLS, Protocol, Row, SequenceScores, summarise
-from utils.files import write_text
 
 SCORES, FRAMES, RECORD = "scores.csv", "frames.csv", "evaluation.json"
 REPORT = "report.html"

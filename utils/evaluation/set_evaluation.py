@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from datasets.files import write_picture, write_text
 from datasets.layout import DatasetError, Sequence, frame_label, read_image, read_mask, read_size
 from datasets.progress import progress_bar
 from utils.evaluation.protocols import Protocol, SequenceScores
 from utils.evaluation.results import RECORD, remove_evaluation
 from utils.evaluation.scoring import collect_scores, overlap, score_frame
 from utils.evaluation.segmenting import FrameResult, Segmenter, predict_sequences, to_labels
-from utils.files import write_text
-from utils.pictures import draw_panels, write_mask, write_picture
 from utils.processes import Process, gather, num_cores, wait_for_all
+from utils.reports.pictures import draw_panels, write_mask
 
 MASKS, PANELS = "masks", "panels"
 _PARTS, _WHAT = ".parts", "evaluation.json"

@@ -17,8 +17,8 @@ from utils.evaluation.segmenting import (
     sequence_frames,
     to_labels,
 )
-from utils.pictures import draw_iterations, draw_panels
 from utils.processes import Process, gather
+from utils.reports.pictures import draw_iterations, draw_panels
 from utils.settings import Settings
 from utils.training.accounts import Validation
 from utils.training.samples import make_loader, stills_of

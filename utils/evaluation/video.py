@@ -21,12 +21,13 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from datasets.clips import Clip, ClipFrame, VideoError, check_clip
-from datasets.colour_wheel import flow_to_picture
-from datasets.flow import Estimator, motion_pairs
+from datasets.flow.colour_wheel import flow_to_picture
+from datasets.flow.estimators import Estimator
+from datasets.flow.pairs import motion_pairs
 from datasets.progress import progress_bar
 from datasets.samples import show
 from utils.evaluation.segmenting import Segmenter, Views, to_labels
-from utils.pictures import draw_overlay, write_mask
+from utils.reports.pictures import draw_overlay, write_mask
 from utils.transfer import one_ahead
 
 MASKS, OVERLAY = "masks", "overlay.mp4"

@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from datasets.files import printable
 from datasets.layout import DatasetError
 from datasets.sampling import Key
-from utils.files import printable
 from utils.processes import Process, gather
 from utils.settings import Settings
 from utils.training.checkpoints import LAST, PREVIOUS

@@ -25,8 +25,8 @@ import timm
 import torch
 import torchvision
 
+from datasets.files import write_text
 from datasets.layout import DatasetError, Frame
-from utils.files import write_text
 
 RECORD = "record.json"
 

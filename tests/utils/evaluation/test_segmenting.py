@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from datasets.augmentation import whole_frame
-from datasets.colour_wheel import picture_to_flow
+from datasets.flow.colour_wheel import picture_to_flow
 from datasets.layout import (
     DatasetError,
     Frame,

@@ -16,14 +16,14 @@ from PIL import Image
 from torch import nn
 
 from datasets.clips import VideoError
-from datasets.colour_wheel import flow_to_picture
-from datasets.flow import build_estimator
+from datasets.flow.colour_wheel import flow_to_picture
+from datasets.flow.estimators import build_estimator
 from datasets.samples import show
 from models.interface import REFERENCES, Needs, Network, Prediction
 from models.two_streams import uniform_references
 from utils.evaluation.segmenting import Segmenter
 from utils.evaluation.video import read_ahead, segment_video
-from utils.pictures import OVERLAY_COLOUR
+from utils.reports.pictures import OVERLAY_COLOUR
 
 SIZE = 64
 HEIGHT, WIDTH = 48, 80

@@ -1,4 +1,4 @@
-"""Tests of datasets/colour_wheel.py."""
+"""Tests of datasets/flow/colour_wheel.py."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.utils import flow_to_image
 
-from datasets.colour_wheel import change_motion, flow_to_picture, picture_to_flow
+from datasets.flow.colour_wheel import change_motion, flow_to_picture, picture_to_flow
 
 
 def disc(size: int = 101) -> np.ndarray:
@@ -181,19 +181,12 @@ def test_motion_may_grow_to_1_without_being_shortened() -> None:
     assert lengths(read - 0.8 * disc()).max() < 0.02
 
 
-def test_bad_input_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(H, W, 2\).*\(2, 5, 5\)"):
-        flow_to_picture(np.zeros((2, 5, 5), np.float32))
+def test_motion_that_is_not_finite_is_refused() -> None:
     for value in (np.nan, np.inf):
         with pytest.raises(ValueError, match="not finite"):
             flow_to_picture(np.full((5, 5, 2), value, np.float32))
         with pytest.raises(ValueError, match="not finite"):
             change_motion(np.full((5, 5, 3), (9, 200, 40), np.uint8), np.diag([value, 1]))
-    for read in (picture_to_flow, lambda picture: change_motion(picture, np.eye(2))):
-        with pytest.raises(ValueError, match=r"uint8 .*float32 of shape\s+\(5, 5, 3\)"):
-            read(np.zeros((5, 5, 3), np.float32))
-        with pytest.raises(ValueError, match=r"\(H, W, 3\).*\(5, 5\)"):
-            read(np.zeros((5, 5), np.uint8))
 
 
 def test_a_picture_may_be_normalised_by_more_than_its_largest_motion():

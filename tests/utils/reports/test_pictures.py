@@ -1,19 +1,17 @@
 """Result pictures: panels with labels, heat maps, and files."""
 
 import numpy as np
-import pytest
-from PIL import Image
 
 from datasets.augmentation import resize
-from utils.pictures import (
+from utils.reports.pictures import (
     LABEL_HEIGHT,
     OVERLAY_COLOUR,
     PANEL_WIDTH,
     draw_iterations,
+    draw_mask,
     draw_overlay,
     draw_panels,
     heat_map,
-    write_picture,
 )
 
 NAMES = [
@@ -117,23 +115,49 @@ def test_an_overlay_tints_and_outlines_the_object_and_nothing_else():
     np.testing.assert_array_equal(draw_overlay(image, mask & False), image)
 
 
-def test_pictures_are_written_as_rgb_into_folders_that_are_made(tmp_path):
-    picture = np.zeros((4, 5, 3), np.uint8)
-    picture[..., 0], picture[0, 0] = 200, (1, 2, 3)
-    path = tmp_path / "deep/er/x.png"
-    write_picture(path, picture)
-    np.testing.assert_array_equal(np.asarray(Image.open(path)), picture)
-    grey = np.arange(20, dtype=np.uint8).reshape(4, 5)
-    write_picture(path, grey)
-    written = Image.open(path)
-    assert written.mode == "L"
-    np.testing.assert_array_equal(np.asarray(written), grey)
+def test_a_label_map_of_one_object_looks_like_its_mask():
+    image, flow, prediction, truth = scene()
+    image[::2] = 90
+    labels = prediction.astype(np.uint8)
+    expected = draw_panels(image, flow, prediction, truth, {})
+    labels[:, -3:] = 255  # void is not drawn
+    np.testing.assert_array_equal(draw_panels(image, flow, labels, truth, {}), expected)
+    np.testing.assert_array_equal(draw_overlay(image, labels), draw_overlay(image, prediction))
 
 
-def test_a_picture_that_cannot_be_written_raises(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError):
-        write_picture(tmp_path / "file/x.png", np.zeros((4, 5), np.uint8))
+def test_several_objects_have_the_colours_of_the_davis_palette():
+    expected = {
+        1: (128, 0, 0),
+        2: (0, 128, 0),
+        7: (128, 128, 128),
+        8: (64, 0, 0),
+        9: (191, 0, 0),
+        15: (191, 128, 128),
+        21: (128, 64, 128),
+        22: (0, 0, 0),  # the video has 21 objects
+        255: (0, 0, 0),
+    }
+    for label, colour in expected.items():
+        mask = draw_mask(np.full((30, 40), label, np.uint8), num_objects=21)
+        assert mask.shape == (180, PANEL_WIDTH, 3) and (mask == colour).all()
+    panels = draw_panels(*scene()[:3], np.full((48, 64), 2, np.uint8), {}, num_objects=2)
+    pictures, _ = split(panels)
+    assert (pictures[2][:, :100] == (128, 0, 0)).all() and (pictures[3] == (0, 128, 0)).all()
+
+
+def test_objects_that_touch_are_tinted_and_outlined_one_by_one():
+    image = np.full((20, 30, 3), 200, np.uint8)
+    labels = np.zeros((20, 30), np.uint8)
+    labels[5:15, :15], labels[5:15, 15:25], labels[5:15, 25:] = 1, 2, 255
+    overlay = draw_overlay(image, labels, num_objects=2)
+    assert (overlay[:5] == 200).all() and (overlay[:, 25:] == 200).all()
+    for colour, left, right in (((128, 0, 0), 0, 15), ((0, 128, 0), 15, 25)):
+        assert (overlay[[5, 14], left:right] == colour).all()
+        assert (overlay[5:15, right - 1] == colour).all()
+        tint = (np.array(colour) + 200) / 2
+        assert (overlay[6:14, left + 1 : right - 1] == tint).all()
+    assert (overlay[5:15, 15] == (0, 128, 0)).all()
+    assert (overlay[6:14, 0] == (164, 100, 100)).all()  # the picture's edge is no outline
 
 
 def test_iterations_are_shown_from_left_to_right_with_a_row_for_each_map():

@@ -1,6 +1,5 @@
-"""Pictures: the eight result panels A to H, side by side and labelled; a mask over its frame."""
+"""Pictures of a frame: a row of labelled panels, and the frame with its objects tinted."""
 
-import os
 import string
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import cv2
 import numpy as np
 
 from datasets.augmentation import resize
+from datasets.files import write_picture
 
 PANEL_WIDTH = 240
 LABEL_HEIGHT = 22
@@ -20,25 +20,28 @@ def draw_panels(
     prediction: np.ndarray,
     truth: np.ndarray | None,
     maps: dict[str, np.ndarray],
+    num_objects: int = 1,
 ) -> np.ndarray:
     """A row of labelled panels: image, flow map, predicted mask, true mask, then the maps.
 
     Args:
         image, flow: uint8 RGB (H, W, 3); no flow map for still images.
-        prediction: bool (H, W).
-        truth: bool (H, W), or ``None`` where there is no annotation.
+        prediction: as :func:`draw_mask` takes it.
+        truth: likewise, or ``None`` where there is no annotation.
         maps: by name, float (h, w) in [0, 1], shown as heat maps over the image; for GSA-Net the
             foreground and background slot of both streams.
+        num_objects: of the video (K).
 
     Returns:
         uint8 RGB.
     """
-    small = _small(image)
+    small = panel_sized(image)
+    no_truth = np.full_like(small, 128)
     panels = [
         ("RGB image", small),
         *([] if flow is None else [("optical flow", flow)]),
-        ("prediction", _grey(prediction)),
-        ("ground truth", np.full_like(small, 128) if truth is None else _grey(truth)),
+        ("prediction", draw_mask(prediction, num_objects)),
+        ("ground truth", no_truth if truth is None else draw_mask(truth, num_objects)),
         *((name, heat_map(values, small)) for name, values in maps.items()),
     ]
     return draw_row(
@@ -58,7 +61,7 @@ def draw_row(panels: list[tuple[str, np.ndarray]]) -> np.ndarray:
     Returns:
         uint8 RGB.
     """
-    height = _small(panels[0][1]).shape[0]
+    height = panel_sized(panels[0][1]).shape[0]
     return np.hstack(
         [_with_label(resize(picture, height, PANEL_WIDTH), label) for label, picture in panels]
     )
@@ -74,7 +77,7 @@ def draw_iterations(image: np.ndarray, maps: list[dict[str, np.ndarray]]) -> np.
     Returns:
         uint8 RGB.
     """
-    small = _small(image)
+    small = panel_sized(image)
     rows = [
         [
             _with_label(heat_map(after[name], small), f"{name}, t = {count}")
@@ -94,23 +97,43 @@ def heat_map(values: np.ndarray, image: np.ndarray) -> np.ndarray:
     return cv2.addWeighted(image, 0.5, colours, 0.5, 0)
 
 
-def draw_overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A frame with its object half tinted and outlined in OVERLAY_COLOUR.
+def draw_mask(labels: np.ndarray, num_objects: int = 1) -> np.ndarray:
+    """A mask as a panel: a single object white on black, several in the colours of DAVIS's palette.
+
+    Args:
+        labels: bool (H, W), or uint8 (H, W) with 0 for background, 1 to K for the objects and 255
+            for void, which is drawn as background.
+        num_objects: of the video (K), so that colours stay the same in all of its frames.
+
+    Returns:
+        uint8 RGB, PANEL_WIDTH wide.
+    """
+    if num_objects > 1:
+        return panel_sized(_coloured(labels, num_objects))
+    white = cv2.inRange(labels.astype(np.uint8), 1, 1)
+    # One channel is resized faster than three.
+    return cv2.cvtColor(panel_sized(white), cv2.COLOR_GRAY2RGB)
+
+
+def draw_overlay(image: np.ndarray, labels: np.ndarray, num_objects: int = 1) -> np.ndarray:
+    """A frame with its objects half tinted and outlined: in OVERLAY_COLOUR if there is only one.
 
     Args:
         image: uint8 RGB (H, W, 3).
-        mask: bool (H, W); the outline lies inside it.
+        labels, num_objects: as in :func:`draw_mask`; outlines lie inside the objects.
 
     Returns:
-        uint8 RGB (H, W, 3), equal to the image outside the mask.
+        uint8 RGB (H, W, 3), equal to the image outside the objects.
     """
-    overlay = image.copy()
-    tint = cv2.addWeighted(image, 0.5, np.full_like(image, OVERLAY_COLOUR), 0.5, 0)
-    overlay[mask] = tint[mask]
-    width = max(1, round(min(mask.shape) / 250))  # pixels
-    inside = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=width)
-    overlay[mask & (inside == 0)] = OVERLAY_COLOUR
-    return overlay
+    labels = labels.astype(np.uint8)
+    objects = cv2.inRange(labels, 1, num_objects)
+    colours = _coloured(labels, num_objects)
+    overlay = cv2.copyTo(cv2.addWeighted(image, 0.5, colours, 0.5, 0), objects, image.copy())
+    width = max(1, round(min(labels.shape) / 250))  # pixels
+    # Labels change where an object ends, but not within it.
+    kernel = np.ones((3, 3), np.uint8)
+    changes = cv2.morphologyEx(labels & objects, cv2.MORPH_GRADIENT, kernel, iterations=width)
+    return cv2.copyTo(colours, changes & objects, overlay)
 
 
 def write_mask(path: Path, labels: np.ndarray, num_objects: int) -> None:
@@ -118,32 +141,23 @@ def write_mask(path: Path, labels: np.ndarray, num_objects: int) -> None:
     write_picture(path, labels * np.uint8(255) if num_objects == 1 else labels)
 
 
-def write_picture(path, picture: np.ndarray) -> None:
-    """Write uint8 RGB (H, W, 3) or grey (H, W), whole or not at all; the folder is made.
-
-    Raises:
-        OSError: it could not be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if picture.ndim == 3:
-        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    done, encoded = cv2.imencode(path.suffix, picture)
-    if not done:
-        raise OSError(f"{path} could not be encoded")
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(encoded.tobytes())
-    os.replace(partial, path)
-
-
-def _small(picture: np.ndarray) -> np.ndarray:
-    """The picture as large as a panel."""
+def panel_sized(picture: np.ndarray) -> np.ndarray:
+    """The picture (H, W) or (H, W, 3), PANEL_WIDTH wide."""
     height = max(1, round(PANEL_WIDTH * picture.shape[0] / picture.shape[1]))
     return resize(picture, height, PANEL_WIDTH)
 
 
-def _grey(mask: np.ndarray) -> np.ndarray:
-    """A mask as a panel."""
-    return np.repeat(_small(mask.astype(np.uint8) * 255)[..., None], 3, axis=2)
+def _coloured(labels: np.ndarray, num_objects: int) -> np.ndarray:
+    """Labels (H, W) as colours, uint8 RGB: DAVIS's palette, or OVERLAY_COLOUR if K = 1."""
+    palette = np.zeros((256, 3), np.uint8)
+    objects = np.arange(1, num_objects + 1)
+    # The bits of a label, three by three, are the bits of its colour from the highest on.
+    for bit in range(8):
+        palette[objects, bit % 3] |= ((objects >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
+    palette = palette.clip(max=191)
+    if num_objects == 1:
+        palette[1] = OVERLAY_COLOUR
+    return cv2.LUT(cv2.cvtColor(labels.astype(np.uint8), cv2.COLOR_GRAY2RGB), palette[None])
 
 
 def _with_label(picture: np.ndarray, label: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Tests of datasets/sources.py; its readers are tested through tests/datasets/test_prepare.py."""
+"""Tests of datasets/prepare/masks.py."""
 
 from pathlib import Path
 
@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from datasets.layout import DatasetError
-from datasets.sources import SOURCES, read_foreground, read_labels, read_regions
+from datasets.prepare.fbms import read_regions
+from datasets.prepare.masks import read_foreground, read_labels
 
 LABELS = np.array([[0, 1, 2], [3, 200, 255]], np.uint8)
 
@@ -56,13 +57,3 @@ def test_file_that_is_no_picture(tmp_path: Path) -> None:
         (tmp_path / "mask.png").write_bytes(content)
         with pytest.raises(DatasetError, match=r"mask\.png: cannot be read"):
             read_labels(tmp_path / "mask.png")
-
-
-def test_known_counts_add_up_to_those_of_the_whole_data_sets() -> None:
-    def total(name: str, what: str) -> int:
-        return sum(getattr(known, what) for known in SOURCES[name].known.values())
-
-    assert total("davis2016", "images") == total("davis2017", "masks") == 3455
-    assert total("davis2016", "sequences") == 50
-    assert total("duts", "images") == total("duts", "masks") == 15572
-    assert total("fbms", "sequences") == 59

@@ -1,0 +1,63 @@
+"""Writing files whole or not at all."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+
+def write_bytes(path: Path, content: bytes, durable: bool = False) -> None:
+    """Write a file so that it is at any time the old one or the new one; makes its folder.
+
+    Args:
+        path: the file.
+        content: all of it.
+        durable: return only when the content is on the disk, so that no power failure loses it.
+
+    Raises:
+        OSError: the file could not be written, as on a full disk. Its ``filename`` is ``path``,
+            whichever step failed. Nothing half-written is left.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, durably, as :func:`write_bytes` does.
+
+    Names of files that are not UTF-8 keep their bytes.
+    """
+    write_bytes(path, text.encode(errors="surrogateescape"), durable=True)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write uint8 RGB (H, W, 3) or grey (H, W) in the format of the suffix, as :func:`write_bytes`.
+
+    Raises:
+        OSError: the file could not be encoded or written.
+    """
+    if picture.ndim == 3:
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    done, encoded = cv2.imencode(path.suffix, picture)
+    if not done:
+        raise OSError(f"{path} could not be encoded")
+    write_bytes(path, encoded.tobytes())
+
+
+def printable(text: str) -> str:
+    r"""The text with bytes of names that are not UTF-8 escaped, as ``\udcff``."""
+    return text.encode(errors="backslashreplace").decode()

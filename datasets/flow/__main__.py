@@ -1,0 +1,153 @@
+"""Write the folder `FLOW/` that belongs beside `RGB/`.
+
+    python -m datasets.flow --data-root data --set DAVIS_train --estimator raft
+
+The flow of a frame is its motion to the next image of the video: the next frame of the set, or the
+frame's image in the folder NEXT, which `datasets.prepare` fills where the set leaves images out.
+The flow of the last frame is its motion to the frame before, negated.
+
+The program can be stopped and started again. Maps that are there are kept unless `--overwrite` is
+given. A map carries checksums of the two images that it was made from, as a JPEG comment, and is
+made anew when they have changed. Maps without a comment were made elsewhere and are kept.
+
+Several processes, on one machine or more that see the same folder, share a set's frames:
+
+    torchrun --standalone --nproc-per-node 2 -m datasets.flow --data-root data --set DAVIS_train
+"""
+
+import argparse
+import atexit
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from datasets.flow.estimators import FlowError, build_estimator
+from datasets.flow.making import check_set, convert_flo, make_share
+from datasets.flow.origin import begin_origin, origin_in_words, set_origin
+from datasets.layout import DatasetError, video_sequences
+from datasets.progress import print_any_name
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command with arguments as in `sys.argv[1:]`. Returns its exit code."""
+    options = _parse(arguments)
+    print_any_name()
+    rank, processes = _join()
+    try:
+        if options.from_flo:
+            if rank == 0:
+                count = convert_flo(options.data_root, options.set)
+                print(f"{options.set}: {count} flow maps written from .flo files")
+        else:
+            _make_flow(options, rank, processes)
+    except (DatasetError, FlowError, OSError) as error:
+        # Not at the end of the line that the first process's progress bar is on.
+        print(f"\n{error}" if rank > 0 else error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets.flow", description="Write the flow maps (FLOW/) of a video set."
+    )
+    parser.add_argument("--data-root", type=Path, required=True, help="folder that holds the sets")
+    parser.add_argument("--set", required=True, help="a video set in it, such as DAVIS_train")
+    parser.add_argument(
+        "--estimator",
+        choices=("raft", "dis"),
+        default="raft",
+        help="raft (default): the paper's choice, wants weights and a GPU; dis: OpenCV's, "
+        "needs neither",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="make existing flow maps anew")
+    parser.add_argument(
+        "--from-flo",
+        action="store_true",
+        help="make the pictures from Middlebury files FLOW/<frame>.flo, and estimate nothing",
+    )
+    parser.add_argument(
+        "--weights", type=Path, help="raft: state-dict file, in place of a download"
+    )
+    parser.add_argument(
+        "--remove-camera-motion",
+        action="store_true",
+        help="show motion relative to a robust affine fit of the whole frame's",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="raft: default is a GPU if any")
+    options = parser.parse_args(arguments)
+    if options.estimator == "dis" and (options.weights or options.device):
+        parser.error("--weights and --device are for --estimator raft")
+    return options
+
+
+def _make_flow(options: argparse.Namespace, rank: int, processes: int) -> None:
+    """Make this process's share of the flow maps. The first process checks, notes and reports."""
+    folder = options.data_root / options.set
+    made_by = origin_in_words(options.estimator, options.remove_camera_motion)
+    if rank > 0:
+        _add_up(0, processes=processes)  # waits until the set is checked and weights are there
+    sequences = video_sequences(options.data_root, options.set, masks="none", flow=False)
+    if rank == 0:
+        check_set(folder, sequences, options.overwrite)
+    device = _device(options.device)
+    estimator = build_estimator(
+        options.estimator, options.weights, device, options.remove_camera_motion
+    )
+    if rank == 0:
+        begin_origin(folder, made_by, sequences, options.overwrite)
+        _add_up(0, processes=processes)
+    share, title = (rank, processes), f"{options.set} flow"
+    counts = make_share(sequences, estimator, options.overwrite, share, title)
+    written, kept, renewed = _add_up(*counts, processes=processes)
+    if rank > 0:
+        return
+    if options.overwrite:  # until now the set was a mixture
+        set_origin(folder, made_by)
+    print(f"{options.set}: {written} flow maps written, {kept} were there already")
+    if renewed:
+        print(f"  {renewed} of those written replace maps of other images than are there now")
+
+
+def _join() -> tuple[int, int]:
+    """Meet the other processes that torchrun has started. Returns this one's rank, and how many."""
+    if "LOCAL_RANK" not in os.environ:
+        return 0, 1
+    processes = int(os.environ["WORLD_SIZE"])
+    if processes > 1:
+        import torch.distributed
+
+        # The slowest process may take days. When one fails, torchrun ends them all.
+        torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
+        atexit.register(torch.distributed.destroy_process_group)  # ends the group's threads
+    return int(os.environ["RANK"]), processes
+
+
+def _add_up(*counts: int, processes: int) -> list[int]:
+    """The sums of all processes' counts. Returns when every process has called this function."""
+    if processes == 1:
+        return list(counts)
+    import torch.distributed
+
+    sums = torch.tensor(counts)
+    try:
+        torch.distributed.all_reduce(sums)
+    except RuntimeError as error:  # torch's own message is about a connection
+        raise FlowError("stopped, as another process has ended; its message tells why") from error
+    return sums.tolist()
+
+
+def _device(wanted: str | None) -> str | None:
+    """A GPU of its own for each process that torchrun has started, unless the CPU is wanted."""
+    if "LOCAL_RANK" not in os.environ or wanted == "cpu":
+        return wanted
+    import torch
+
+    return f"cuda:{os.environ['LOCAL_RANK']}" if wanted or torch.cuda.is_available() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Optical flow: DIS, RAFT, and the removal of the camera's motion."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+# Maps two frames, (H, W, 3) uint8 RGB, to the motion from the first to the second, (H, W, 2)
+# float32 in pixels, x to the right and y down.
+Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+_FLAGS = (
+    "The flags are --weights FILE and --estimator dis for datasets.flow, --flow-weights FILE and "
+    "--flow-estimator dis for evaluate.py."
+)
+_RAFT_SMALLEST = 128  # pixels; below, RAFT's coarsest correlation map would be empty
+_DIS_SMALLEST = 32  # pixels; below, OpenCV fails or crashes, depending on the width
+
+
+class FlowError(RuntimeError):
+    """A flow estimator cannot be set up or gives no usable motion; the message says what to do."""
+
+
+def build_estimator(
+    name: str,
+    weights: Path | None = None,
+    device: str | None = None,
+    remove_camera_motion: bool = False,
+) -> Estimator:
+    """An estimator by its name, "raft" or "dis"; `raft_estimator` takes the weights and the device.
+
+    Raises:
+        FlowError: it cannot be set up.
+    """
+    makers = {"dis": dis_estimator, "raft": partial(raft_estimator, weights, device)}
+    estimator = makers[name]()
+    if not remove_camera_motion:
+        return estimator
+    return lambda first, second: without_camera_motion(estimator(first, second))
+
+
+def dis_estimator() -> Estimator:
+    """DIS optical flow of OpenCV (Kroeger et al., ECCV 2016), medium preset, on grey frames."""
+
+    def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second)]
+        # A new one for each pair: on frames below 48 pixels a used one remembers the last pair.
+        dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        return dis.calc(*grey, None)
+
+    return _of_any_size(estimate, _DIS_SMALLEST)
+
+
+def raft_estimator(weights: Path | None = None, device: str | None = None) -> Estimator:
+    """RAFT (Teed and Deng, ECCV 2020), torchvision's `raft_large`: the paper's choice (Sec. 4.1).
+
+    Args:
+        weights: file with the network's state dict. None takes torchvision's published weights
+            from torch's cache, or downloads them.
+        device: "cpu", "cuda" or "cuda:<index>"; None takes a GPU if there is one.
+
+    Raises:
+        FlowError: there is no such device, or the weights cannot be loaded.
+    """
+    # Imported here because it takes seconds and DIS does not need it.
+    import torch
+    from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
+
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = device or ("cuda" if num_gpus else "cpu")
+    if device.startswith("cuda") and (torch.device(device).index or 0) >= num_gpus:
+        raise FlowError(
+            f"there is no device {device!r}, as torch finds {num_gpus or 'no'} GPU(s) on this "
+            "machine: start as many processes (torchrun's --nproc-per-node), or use --device cpu"
+        )
+    url = Raft_Large_Weights.DEFAULT.url
+    try:
+        model = raft_large(weights=None if weights else Raft_Large_Weights.DEFAULT)
+        if weights is not None:
+            model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    except Exception as error:  # no network, no such file, or nearly anything for another file
+        reason = str(error).strip().split("\n")[0]
+        raise FlowError(
+            f"the weights of torchvision's raft_large cannot be loaded from {weights or url} "
+            f"({reason}): give a copy of {url}, or use DIS, which needs none. {_FLAGS}"
+        ) from error
+    model.to(device).eval()
+
+    @torch.inference_mode()
+    def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        pair = torch.from_numpy(np.stack([first, second])).to(device)
+        pair = pair.permute(0, 3, 1, 2).float() / 127.5 - 1
+        flow = model(pair[:1], pair[1:])[-1][0]  # RAFT returns each of its refinements
+        return flow.permute(1, 2, 0).cpu().numpy()
+
+    return _of_any_size(estimate, _RAFT_SMALLEST, multiple=8)
+
+
+def without_camera_motion(flow: np.ndarray) -> np.ndarray:
+    """Subtract a robust affine fit of the whole frame's motion; (H, W, 2) float32 in pixels.
+
+    The paper's flow maps keep the camera's motion. Without it, everything that rests in the scene
+    is nearly white in a flow map, whatever the camera does.
+    """
+    height, width = flow.shape[:2]
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    terms = np.stack([np.ones_like(x), x, y], axis=-1)
+    step = max(1, min(height, width) // 60)  # the fit needs no more than some thousand points
+    points, motion = (a[::step, ::step].reshape(-1, a.shape[-1]) for a in (terms, flow))
+    weights = np.ones(len(points), np.float32)
+    for _ in range(20):  # iteratively reweighted least squares, Cauchy weights
+        root = np.sqrt(weights)[:, None]
+        affine = np.linalg.lstsq(points * root, motion * root, rcond=None)[0]
+        residual = np.linalg.norm(motion - points @ affine, axis=1)
+        scale = max(1.5 * float(np.median(residual)), 0.05)  # pixels
+        weights = 1 / (1 + (residual / scale) ** 2)
+    return flow - (terms @ affine).astype(np.float32)
+
+
+def _of_any_size(estimator: Estimator, smallest: int, multiple: int = 1) -> Estimator:
+    """Lets an estimator take frames of any size, and gives equal frames no motion.
+
+    Frames are padded with their border to at least `smallest` pixels and to a multiple of
+    `multiple`. The flow is cropped. The estimator returned raises FlowError where the motion is not
+    finite.
+    """
+
+    def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        height, width = first.shape[:2]
+        if np.array_equal(first, second):
+            return np.zeros((height, width, 2), np.float32)
+        pad_y, pad_x = (
+            max(smallest, -(-side // multiple) * multiple) - side for side in (height, width)
+        )
+        top, left = pad_y // 2, pad_x // 2
+        sides = top, pad_y - top, left, pad_x - left
+        padded = [cv2.copyMakeBorder(x, *sides, cv2.BORDER_REPLICATE) for x in (first, second)]
+        flow = estimator(*padded)[top : top + height, left : left + width]
+        if not np.isfinite(flow).all():
+            raise FlowError(
+                f"the motion between frames of {width} x {height} pixels is not finite: look at "
+                f"the frames, and use other weights or DIS. {_FLAGS}"
+            )
+        return flow
+
+    return estimate

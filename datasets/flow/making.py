@@ -1,0 +1,169 @@
+"""Writing the flow maps of a video set."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from datasets.files import write_bytes
+from datasets.flow.colour_wheel import flow_to_picture
+from datasets.flow.estimators import Estimator, FlowError
+from datasets.flow.origin import image_record, is_of_other_images, set_origin, stale_flow
+from datasets.flow.pairs import image_pairs, images_of, sequence_problems
+from datasets.layout import (
+    DatasetError,
+    Problems,
+    Sequence,
+    format_problems,
+    read_image,
+    read_size,
+    unwritable,
+    video_sequences,
+)
+from datasets.progress import progress_bar
+
+# The direction of motion is in the chroma, which JPEG by default stores at half the resolution.
+_JPEG = [
+    *(cv2.IMWRITE_JPEG_QUALITY, 95),
+    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+]
+
+# Neighbouring frames that one process makes: neighbouring pairs share an image, which is then read
+# once, and few enough that all processes end at about the same time.
+_RUN = 8
+
+
+def make_flow(
+    data_root: Path, set_name: str, estimator: Estimator, overwrite: bool = False
+) -> tuple[int, int, int]:
+    """Write the flow map of every frame of a video set as `FLOW/<frame>.jpg`.
+
+    Args:
+        data_root: folder that holds the set.
+        set_name: a video set, flat or with a folder per sequence. It needs no masks.
+        estimator: of the motion between two frames.
+        overwrite: make flow maps anew that are there already, whatever their extension.
+
+    Returns, Raises: as `check_set` and `make_share`. DatasetError also for a wrong layout.
+    """
+    sequences = video_sequences(data_root, set_name, masks="none", flow=False)
+    check_set(data_root / set_name, sequences, overwrite)
+    return make_share(sequences, estimator, overwrite, title=f"{set_name} flow")
+
+
+def check_set(folder: Path, sequences: list[Sequence], overwrite: bool) -> None:
+    """Refuse a set whose flow maps cannot be made, before anything is written.
+
+    Sequences that keep all their flow maps are not checked.
+
+    Raises:
+        DatasetError: a sequence has a single frame, or an image is unreadable or of another size
+            than the others of its sequence.
+    """
+    problems: Problems = {}
+    with ThreadPoolExecutor() as pool:
+        for sequence, stale in zip(sequences, pool.map(stale_flow, sequences)):
+            if not (overwrite or stale or any(frame.flow is None for frame in sequence.frames)):
+                continue
+            images = images_of(sequence)
+            sizes = {path: size[::-1] for path, size in zip(images, pool.map(read_size, images))}
+            for kind, item in sequence_problems(sequence, sizes):
+                problems.setdefault(kind, []).append(item)
+    if problems:
+        raise DatasetError(format_problems(str(folder), problems))
+
+
+def make_share(
+    sequences: list[Sequence],
+    estimator: Estimator,
+    overwrite: bool,
+    share: tuple[int, int] = (0, 1),
+    title: str = "flow",
+) -> tuple[int, int, int]:
+    """Write the flow maps of one process's share of the frames, checked with `check_set`.
+
+    Args:
+        sequences, estimator, overwrite: as for `make_flow`.
+        share: which process this is, from 0, and how many there are. The first shows its progress.
+        title: of the progress bar.
+
+    Returns:
+        The numbers of flow maps that were written, that were kept, and of those written that took
+        the place of a map of other images.
+
+    Raises:
+        DatasetError: an image cannot be read, or a file not be written.
+        FlowError: the estimator gives motion that is not finite.
+    """
+    rank, processes = share
+    pairs = [pair for sequence in sequences for pair in image_pairs(sequence)]
+    mine = [pair for number, pair in enumerate(pairs) if number // _RUN % processes == rank]
+    if processes > 1:
+        title += f", share 1 of {processes}"
+    written = kept = renewed = 0
+    read = lru_cache(maxsize=2)(read_image)  # neighbouring pairs share an image
+    for frame, other, sign in progress_bar(mine, desc=title, unit="frame", shown=rank == 0):
+        if frame.flow is not None and not overwrite:
+            if not is_of_other_images(frame, other):
+                kept += 1
+                continue
+            renewed += 1
+        try:
+            flow = sign * estimator(read(frame.image), read(other))
+        except FlowError as error:
+            raise FlowError(f"{frame.image}: {error}") from error
+        path = frame.image.parent.parent / "FLOW" / f"{frame.name}.jpg"
+        if frame.flow not in (None, path):
+            frame.flow.unlink()  # two flow maps of one frame would be an error in the layout
+        _write_map(path, flow, image_record(frame.image, other))
+        written += 1
+    return written, kept, renewed
+
+
+def convert_flo(data_root: Path, set_name: str) -> int:
+    """Write `FLOW/<frame>.jpg` for every Middlebury file `FLOW/<frame>.flo`; returns their number.
+
+    Raises:
+        DatasetError: there is none, or one cannot be read or its picture not be written.
+    """
+    folder = data_root / set_name
+    paths = [path for part in ("FLOW", "*/FLOW") for path in sorted(folder.glob(f"{part}/*.flo"))]
+    if not paths:
+        raise DatasetError(
+            f"{folder} has no .flo files: expected FLOW/<frame>.flo, or <sequence>/FLOW/<frame>.flo"
+        )
+    set_origin(folder, None)  # nobody knows what made them
+    for path in progress_bar(paths, desc=f"{set_name} flow", unit="frame"):
+        _write_map(path.with_suffix(".jpg"), read_flo(path))
+    return len(paths)
+
+
+def read_flo(path: Path) -> np.ndarray:
+    """Read a flow map in Middlebury's format (Baker et al., IJCV 2011).
+
+    Returns:
+        (H, W, 2) float32 motion in pixels, x to the right and y down; 0 where it is unknown.
+
+    Raises:
+        DatasetError: the file has another format, or is cut off.
+    """
+    content = path.read_bytes()
+    width, height = np.frombuffer(content[4:12].ljust(8, b"\0"), "<i4").tolist()
+    if content[:4] != b"PIEH" or min(width, height) < 1 or len(content) != 12 + 8 * width * height:
+        raise DatasetError(f"{path}: no whole .flo file (Middlebury's format); replace this file")
+    flow = np.frombuffer(content, "<f4", offset=12).reshape(height, width, 2)
+    return np.where(np.abs(flow).max(axis=2, keepdims=True) < 1e9, flow, np.float32(0))
+
+
+def _write_map(path: Path, flow: np.ndarray, comment: bytes = b"") -> None:
+    """Write a flow map as JPEG, with a comment."""
+    picture = cv2.cvtColor(flow_to_picture(flow), cv2.COLOR_RGB2BGR)
+    jpeg = cv2.imencode(".jpg", picture, _JPEG)[1].tobytes()
+    if comment:  # the first segment after the file's start
+        jpeg = jpeg[:2] + b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment + jpeg[2:]
+    try:
+        write_bytes(path, jpeg)
+    except OSError as error:
+        raise unwritable(path, error) from error

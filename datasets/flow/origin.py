@@ -1,0 +1,97 @@
+"""Where flow maps come from: what made those of a set, and which images each was made from."""
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+from datasets.files import write_text
+from datasets.flow.pairs import image_pairs
+from datasets.layout import DatasetError, Frame, Sequence, unwritable
+
+_ORIGIN = ".flow.json"  # the file in a set's folder that tells what made its flow maps
+
+# Begins the JPEG comment of a flow map. The sizes and checksums of its two images follow.
+_RECORD = b"flow between images "
+_TAIL = 8192  # bytes at a file's end; with the file's size they tell one image from another
+
+
+def flow_origin(data_root: Path, set_name: str) -> str | None:
+    """What made a set's flow maps, in words, as "dis, camera motion removed"; None if unknown."""
+    try:
+        return json.loads((data_root / set_name / _ORIGIN).read_text(encoding="utf-8"))["made_by"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def origin_in_words(estimator: str, remove_camera_motion: bool) -> str:
+    """The estimator's name and whether camera motion is kept, as `flow_origin` tells it."""
+    return f"{estimator}, camera motion {'removed' if remove_camera_motion else 'kept'}"
+
+
+def begin_origin(folder: Path, made_by: str, sequences: list[Sequence], overwrite: bool) -> None:
+    """Note what makes a set's flow maps, before the first of them is written.
+
+    Until the last map is overwritten, the note tells that the set is a mixture. `set_origin` must
+    follow then. Where nobody knows what made the maps that are kept, nothing is noted.
+
+    Raises:
+        DatasetError: maps that something else made would be kept, or the note cannot be written.
+    """
+    known = flow_origin(folder.parent, folder.name)
+    if not any(frame.flow for sequence in sequences for frame in sequence.frames):
+        set_origin(folder, made_by)
+    elif known not in (None, made_by):
+        if not overwrite:
+            raise DatasetError(
+                f"{folder}: its flow maps are of another kind ({known}) than those that are to be "
+                f"made ({made_by}); pass --overwrite to make all of them anew"
+            )
+        set_origin(folder, f"{known}, in part replaced by {made_by}")
+
+
+def set_origin(folder: Path, made_by: str | None) -> None:
+    """Note what made all flow maps of a set; None removes the note.
+
+    Raises:
+        DatasetError: the note cannot be written.
+    """
+    path = folder / _ORIGIN
+    try:
+        if made_by is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_text(path, json.dumps({"made_by": made_by}) + "\n")
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def image_record(*images: Path) -> bytes:
+    """The comment of a flow map that is made from these images. It tells nothing of their names."""
+    identities = []
+    for path in images:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL))
+            identities.append(f"{size}-{zlib.crc32(file.read()):08x}")
+    return _RECORD + " ".join(identities).encode()
+
+
+def is_of_other_images(frame: Frame, other: Path) -> bool:
+    """Whether a frame's flow map says that it was made from other images than these two."""
+    try:
+        with frame.flow.open("rb") as file:
+            head = file.read(256)
+        return _RECORD in head and image_record(frame.image, other) not in head
+    except OSError:  # whoever reads the file reports it
+        return False
+
+
+def stale_flow(sequence: Sequence) -> list[Path]:
+    """Flow maps of a sequence that say that they were made from other images than those there."""
+    return [
+        frame.flow
+        for frame, other, _ in image_pairs(sequence)
+        # The last frame may be shown the map of the frame before.
+        if frame.flow and frame.flow.stem == frame.name and is_of_other_images(frame, other)
+    ]

@@ -1,0 +1,78 @@
+"""The two images that each flow map of a video is made from."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+from datasets.layout import Frame, Sequence
+
+Item = TypeVar("Item")
+
+_SINGLE = (
+    "sequence of a single frame, which has no flow",
+    "add the frames that follow, or remove it; photographs need no flow",
+)
+_SIZES_DIFFER = (
+    "frame of another size than most of its sequence",
+    "bring them to the same size; photographs are no sequence and need no flow",
+)
+
+
+def motion_pairs(frames: Iterable[Item]) -> Iterator[tuple[Item, Item, int]]:
+    """Pairs each frame with the frame after it, and the last frame with the one before it.
+
+    Args:
+        frames: at least two of anything, in order in time. They are read one ahead.
+
+    Yields:
+        (frame, other, sign). The frame's flow is sign * the motion from the frame to the other.
+
+    Raises:
+        ValueError: fewer than two frames.
+    """
+    pair = None
+    for pair in pairwise(frames):
+        yield *pair, 1
+    if pair is None:
+        raise ValueError("a single frame has no motion: expected at least two")
+    yield pair[1], pair[0], -1
+
+
+def image_pairs(sequence: Sequence) -> Iterator[tuple[Frame, Path, int]]:
+    """Pairs each frame of a sequence with another image, as `motion_pairs` does.
+
+    Where a frame has a `following` image, that image takes the place of the next frame. A sequence
+    of a single frame gives no pair.
+    """
+    for frame, other, sign in motion_pairs(sequence.frames) if len(sequence.frames) > 1 else ():
+        yield (frame, frame.following, 1) if frame.following else (frame, other.image, sign)
+
+
+def images_of(sequence: Sequence) -> list[Path]:
+    """All images that a sequence's flow maps are made from."""
+    return [path for frame in sequence.frames for path in (frame.image, frame.following) if path]
+
+
+def sequence_problems(
+    sequence: Sequence, sizes: Mapping[Path, tuple[int, int] | None]
+) -> Iterator[tuple[tuple[str, str], str]]:
+    """Tells why no flow maps can be made for a sequence.
+
+    Args:
+        sequence: of a video set.
+        sizes: (width, height) by image. Images whose size is unknown are missing or have None.
+
+    Yields:
+        (kind of problem and advice, image concerned).
+    """
+    if len(sequence.frames) == 1 and sequence.frames[0].flow is None:
+        yield _SINGLE, str(sequence.frames[0].image)
+    known = {path: size for path in images_of(sequence) if (size := sizes.get(path)) is not None}
+    if len(set(known.values())) > 1:
+        ((usual, _),) = Counter(known.values()).most_common(1)
+        for path, size in known.items():
+            if size != usual:
+                item = f"{path}: {size[0]} x {size[1]}, most {usual[0]} x {usual[1]}"
+                yield _SIZES_DIFFER, item

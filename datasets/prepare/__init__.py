@@ -1,0 +1,1 @@
+"""Official downloads, brought into this project's layout (see `datasets.layout`)."""

@@ -1,0 +1,181 @@
+"""Finding the frames and masks of an unpacked archive."""
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.layout import IMAGE_SUFFIXES, Problems
+from datasets.prepare.masks import Reader
+
+# Kinds of problem: what is wrong, what to do. These mean that a part of a data set is missing.
+_COMPLETE = "complete the download, or take what is there with --partial"
+FEWER = ("count below the known one", _COMPLETE)
+MISSING_SEQUENCE = ("sequence without frames", _COMPLETE)
+MISSING_FRAME = ("frame or mask that a list names and that is not there", _COMPLETE)
+NO_MASK = ("image without mask", _COMPLETE)
+NO_IMAGE = ("mask without image", _COMPLETE)
+PARTIAL = {FEWER, MISSING_SEQUENCE, MISSING_FRAME, NO_MASK, NO_IMAGE}
+
+_SOURCE = "check that --source is the unpacked archive"
+MISSING = ("folder or file missing", _SOURCE)
+_EMPTY = ("folder without pictures", _SOURCE)
+_AMBIGUOUS = ("folder found twice", "give the one that is meant as --source")
+DUPLICATE = ("second file for the same frame", "keep one of the two")
+_NUMBERLESS = ("file whose name does not end in a frame number", "remove it")
+UNREADABLE_LIST = ("list that cannot be read", "unpack the archive again")
+
+_PICTURES = (*IMAGE_SUFFIXES, ".ppm", ".pgm", ".bmp")
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """One image of a data set, what belongs to it, and where it goes."""
+
+    folder: str  # that will hold its RGB and GT, relative to the data root: "DAVIS_test/cows"
+    sequence: str  # "" for still images
+    name: str  # without suffix, as "cows_00012"
+    image: Path
+    mask: Path | None
+    read_mask: Reader | None = None  # None: the mask's format and the data set's rules tell
+    following: Path | None = None  # the next image of the video, where no next frame has it
+
+    @property
+    def set_name(self) -> str:
+        return self.folder.partition("/")[0]
+
+
+def add(problems: Problems, kind: tuple[str, str], *items: str | Path) -> None:
+    """Note files or folders that have this kind of problem."""
+    for item in items:
+        problems.setdefault(kind, []).append(str(item))
+
+
+def entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the files in a folder, sorted, without hidden ones.
+
+    There are none where the folder is missing. What macOS adds to archives is hidden too.
+    """
+    _, folders, files = next(os.walk(folder), ("", [], []))
+    return tuple(
+        sorted(name for name in names if not name.startswith((".", "__MACOSX")))
+        for names in (folders, files)
+    )
+
+
+def locate(
+    source: Path, names: Iterable[str], problems: Problems, required: bool = True
+) -> Path | None:
+    """The only folder that holds one of these folders: the source, or one or two levels below."""
+    names, level, found = list(names), [source], {}
+    for depth in range(3):
+        if depth > 0:
+            level = [folder / name for folder in level for name in entries(folder)[0]]
+        pairs = [(folder, folder / name) for folder in level for name in reversed(names)]
+        found = {folder: path for folder, path in pairs if path.is_dir()}
+        if found:
+            break
+    if len(found) > 1:
+        add(problems, _AMBIGUOUS, *found.values())
+    elif required and not found:
+        wanted = " or ".join(names[:2])
+        add(problems, MISSING, f"{wanted}, neither in {source} nor in folders of it")
+    return next(iter(found)) if len(found) == 1 else None
+
+
+def first(root: Path, names: Iterable[str], problems: Problems) -> Path | None:
+    """The first of several files or folders that is there."""
+    paths = [root / name for name in names]
+    for path in paths:
+        if path.exists():
+            return path
+    add(problems, MISSING, " or ".join(map(str, paths)))
+    return None
+
+
+def pictures(folder: Path, problems: Problems) -> dict[str, Path]:
+    """Pictures of a folder by stem; of two forms of one, the form that needs no conversion."""
+    found: dict[str, Path] = {}
+    paths = [folder / name for name in entries(folder)[1]]
+    paths = [path for path in paths if path.suffix.lower() in _PICTURES]
+    for path in sorted(paths, key=lambda path: path.suffix.lower() not in IMAGE_SUFFIXES):
+        if path.stem not in found:
+            found[path.stem] = path
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            add(problems, DUPLICATE, f"{path} beside {found[path.stem].name}")
+    return found
+
+
+def numbered(folder: Path, problems: Problems) -> dict[int, Path]:
+    """Pictures of a folder by the number at the end of their names."""
+    found: dict[int, Path] = {}
+    for path in pictures(folder, problems).values():
+        number = number_of(path.stem)
+        if number is None:
+            add(problems, _NUMBERLESS, path)
+        elif number in found:
+            add(problems, DUPLICATE, f"{path} beside {found[number].name}")
+        else:
+            found[number] = path
+    return found
+
+
+def number_of(stem: str) -> int | None:
+    """The number at the end of a name."""
+    digits = _digits(stem)
+    return int(digits) if digits else None
+
+
+def paired(
+    images_folder: Path,
+    masks_folder: Path,
+    problems: Problems,
+    every: bool = False,
+    by: Callable[[Path, Problems], dict] = numbered,
+) -> tuple[dict, dict]:
+    """Images and masks of two folders, by number or by stem.
+
+    Masks without an image are problems, and where `every` image must have a mask, images without a
+    mask. An empty folder is one problem, and not one for each file of the other folder.
+    """
+    images, masks = by(images_folder, problems), by(masks_folder, problems)
+    for folder, files, others in ((images_folder, images, masks), (masks_folder, masks, images)):
+        if not files and (others or every):
+            add(problems, _EMPTY if folder.is_dir() else MISSING, folder)
+            return images, masks
+    add(problems, NO_IMAGE, *(masks[key] for key in sorted(masks.keys() - images.keys())))
+    if every:
+        add(problems, NO_MASK, *(images[key] for key in sorted(images.keys() - masks.keys())))
+    return images, masks
+
+
+def frames_of(
+    folder: str,
+    sequence: str,
+    images: dict[int, Path],
+    masks: dict[int, Path],
+    read_mask: Reader | None = None,
+) -> list[SourceFrame]:
+    """Frames of a sequence in their order in time, named <sequence>_<number as in the source>."""
+    return [
+        SourceFrame(
+            folder, sequence, f"{sequence}_{_digits(path.stem)}", path, masks.get(number), read_mask
+        )
+        for number, path in sorted(images.items())
+    ]
+
+
+def partly_annotated(
+    set_name: str, sequence: str, images_folder: Path, masks_folder: Path, problems: Problems
+) -> list[SourceFrame]:
+    """All frames of a sequence of a test set, of which some have a mask."""
+    if not entries(images_folder)[1]:
+        add(problems, MISSING_SEQUENCE, images_folder)
+        return []
+    images, masks = paired(images_folder, masks_folder, problems)
+    return frames_of(f"{set_name}/{sequence}", sequence, images, masks)
+
+
+def _digits(stem: str) -> str:
+    return re.search(r"\d*$", stem).group()

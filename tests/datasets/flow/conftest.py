@@ -1,0 +1,26 @@
+"""Fixtures for the tests of flow maps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models.optical_flow import raft_large
+
+from tests.datasets.flow.frames import moving_frames, write_frames
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """Data root with the flat set DAVIS_train: sequences of 4 and of 3 frames, without masks."""
+    write_frames(tmp_path / "DAVIS_train" / "RGB", "dog-run", moving_frames(4))
+    write_frames(tmp_path / "DAVIS_train" / "RGB", "a_cat", moving_frames(3, 96, 100))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def raft_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """File with random weights for raft_large."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("raft") / "weights.pth"
+    torch.save(raft_large().state_dict(), path)
+    return path

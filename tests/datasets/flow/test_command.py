@@ -1,0 +1,175 @@
+"""Tests of datasets/flow/__main__.py; tests/test_many_processes.py has those of torchrun."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.models.optical_flow import Raft_Large_Weights
+
+from datasets.flow.__main__ import _device, main
+from datasets.flow.colour_wheel import flow_to_picture
+from datasets.flow.estimators import FlowError, raft_estimator
+from datasets.flow.origin import flow_origin
+from datasets.layout import read_image
+from tests.datasets.flow.frames import moving_frames, names, write_frames
+
+ROOT = Path(__file__).parents[3]
+
+
+def run_program(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run datasets.flow as a user would, with additional environment variables."""
+    return subprocess.run(
+        [sys.executable, "-m", "datasets.flow", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_motion_that_is_not_finite_names_the_frame(
+    flat: Path, raft_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    state = torch.load(raft_weights, weights_only=True)
+    torch.save({name: value * np.nan for name, value in state.items()}, tmp_path / "nan.pth")
+    arguments = ["--data-root", str(flat), "--set", "DAVIS_train", "--device", "cpu"]
+    assert main([*arguments, "--weights", str(tmp_path / "nan.pth")]) == 1
+    message = capsys.readouterr().err
+    assert "a_cat_00000.png: the motion between frames of 100 x 96 pixels is not finite" in message
+
+
+def test_the_program_tells_of_maps_that_it_made_anew(
+    flat: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["--data-root", str(flat), "--set", "DAVIS_train", "--estimator", "dis"]
+    main(arguments)
+    write_frames(flat / "DAVIS_train" / "RGB", "dog-run", moving_frames(5))
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "2 flow maps written, 6 were there already\n  1 of those" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder", ["FLOW", "bear/FLOW"])
+def test_flo_files_become_pictures(
+    tmp_path: Path, folder: str, capsys: pytest.CaptureFixture
+) -> None:
+    flow = np.random.default_rng(0).normal(0, 3, (24, 40, 2)).astype(np.float32)
+    unknown = np.where(np.arange(40)[:, None] < 3, np.float32(1e10), flow)
+    target = tmp_path / "set" / folder
+    target.mkdir(parents=True)
+    cv2.writeOpticalFlow(str(target / "bear_00000.flo"), flow)
+    cv2.writeOpticalFlow(str(target / "bear_00001.flo"), unknown)
+    (tmp_path / "set" / ".flow.json").write_text('{"made_by": "dis"}')
+    arguments = ["--data-root", str(tmp_path), "--set", "set", "--from-flo"]
+    assert main(arguments) == 0
+    assert "2 flow maps written" in capsys.readouterr().out
+    assert flow_origin(tmp_path, "set") is None
+    known = np.where(np.arange(40)[:, None] < 3, np.float32(0), flow)
+    for name, motion in (("bear_00000", flow), ("bear_00001", known)):
+        apart = read_image(target / f"{name}.jpg").astype(int) - flow_to_picture(motion)
+        assert np.abs(apart).mean() < 6
+    whole = (target / "bear_00001.flo").read_bytes()
+    for content in (b"", whole[:-1], whole[:10], b"P" + whole[:-1], whole[:4] + bytes(8)):
+        (target / "bear_00001.flo").write_bytes(content)
+        assert main(arguments) == 1
+        assert "bear_00001.flo: no whole .flo file" in capsys.readouterr().err
+    for path in target.iterdir():
+        path.unlink()
+    assert main(arguments) == 1
+    assert "has no .flo files" in capsys.readouterr().err
+
+
+def test_names_that_are_not_utf8_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "set" / "FLOW" / os.fsdecode(b"b\xffr_00000.flo")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PIEH" + np.int32([4, 3]).tobytes() + bytes(8 * 4 * 3))
+    assert main(["--data-root", str(tmp_path), "--set", "set", "--from-flo"]) == 0
+    with path.with_suffix(".jpg").open("rb") as file:
+        assert (np.asarray(Image.open(file)) == 255).all()
+
+
+def test_photographs_are_refused_before_anything_is_written(
+    flat: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_frames(flat / "photos" / "RGB", "n01", [frame[:90] for frame in moving_frames(2)])
+    write_frames(flat / "photos" / "RGB", "n02", moving_frames(1))
+    path = flat / "photos" / "RGB" / "n01_00002.png"
+    cv2.imwrite(str(path), np.zeros((50, 60, 3), np.uint8))
+    assert main(["--data-root", str(flat), "--set", "photos", "--estimator", "dis"]) == 1
+    message = capsys.readouterr().err
+    assert "n02_00000.png" in message and "n01_00002.png: 60 x 50, most 144 x 90" in message
+    assert message.count("need no flow") == 2
+    assert not (flat / "photos" / "FLOW").exists()
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _device("cuda") == "cuda" and _device(None) is None
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert _device(None) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [_device(wanted) for wanted in (None, "cuda", "cpu")] == ["cuda:1", "cuda:1", "cpu"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(FlowError, match=r"no device 'cuda:1', as torch finds 1 GPU\(s\)"):
+        raft_estimator(device=_device(None))
+
+
+def test_program_with_raft_and_a_weights_file(
+    tmp_path: Path, raft_weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_frames(tmp_path / "DAVIS_train" / "RGB", "dog", moving_frames(2, 128, 128))
+    arguments = ["--data-root", str(tmp_path), "--set", "DAVIS_train", "--estimator", "raft"]
+    assert main([*arguments, "--weights", str(raft_weights), "--device", "cpu"]) == 0
+    assert "2 flow maps written" in capsys.readouterr().out
+    assert names(tmp_path / "DAVIS_train" / "FLOW") == ["dog_00000.jpg", "dog_00001.jpg"]
+
+
+def test_program_with_dis(flat: Path) -> None:
+    arguments = ("--data-root", flat, "--set", "DAVIS_train", "--estimator", "dis")
+    result = run_program(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "7 flow maps written, 0 were there already" in result.stdout
+    assert "7/7" in result.stderr  # the progress bar
+    (flat / "DAVIS_train" / "FLOW" / "a_cat_00001.jpg").unlink()
+    assert "1 flow maps written, 6 were there already" in run_program(*arguments).stdout
+    assert "7 flow maps written, 0" in run_program(*arguments, "--overwrite").stdout
+
+
+def test_program_says_what_to_do_without_network(flat: Path, tmp_path: Path) -> None:
+    closed = "http://127.0.0.1:9"
+    proxies = {"https_proxy": closed, "HTTPS_PROXY": closed, "no_proxy": "", "NO_PROXY": ""}
+    result = run_program(
+        *("--data-root", flat, "--set", "DAVIS_train", "--estimator", "raft"),
+        **proxies,
+        TORCH_HOME=str(tmp_path / "torch"),
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    message = result.stderr.strip().splitlines()[-1]
+    assert Raft_Large_Weights.DEFAULT.url in message
+    assert "--weights FILE" in message
+    assert not (flat / "DAVIS_train" / "FLOW").exists()
+
+
+def test_program_reports_what_is_wrong_with_the_data(
+    flat: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["--data-root", str(flat), "--estimator", "dis", "--set"]
+    assert main([*arguments, "DAVIS_trian"]) == 1
+    assert "DAVIS_trian" in capsys.readouterr().err
+    (flat / "DAVIS_train" / "RGB" / "dog-run_00002.png").write_bytes(b"")
+    assert main([*arguments, "DAVIS_train"]) == 1
+    assert "dog-run_00002.png" in capsys.readouterr().err
+
+
+def test_program_refuses_raft_flags_for_dis(flat: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--data-root", str(flat), "--set", "X", "--estimator", "dis", "--weights", "w.pth"])
+    assert "--estimator raft" in capsys.readouterr().err

@@ -1,0 +1,314 @@
+"""Tests of datasets/prepare/sources.py and fbms.py, through what is written."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.flow.making import make_flow
+from datasets.layout import (
+    DatasetError,
+    read_image,
+    read_mask,
+    video_sequences,
+)
+from datasets.prepare.sources import SOURCES, Known
+from datasets.prepare.writing import prepare
+from tests.datasets.prepare.archives import (
+    SIZE,
+    coloured,
+    data_root,
+    image,
+    objects,
+    run,
+    write,
+    write_davis,
+    write_fbms,
+    write_lists,
+)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_davis_2016(source: Path, inside: bool) -> None:
+    write_davis(source, {"bear": [objects(255)] * 3, "dance-jump": [objects(0)] * 2})
+    write_davis(source, {"dog": [objects(255, 255)] * 2, "unlisted": [objects(255)]})
+    # bear/00077.png of the archive has four channels, too.
+    transparent = np.dstack([objects(255)] * 3 + [np.full(SIZE, 255, np.uint8)])
+    write(source / "DAVIS/Annotations/480p/bear/00001.png", transparent)
+    listed = [("bear", 3), ("dance-jump", 2)]
+    train = [
+        f"/JPEGImages/480p/{name}/{t:05d}.jpg /Annotations/480p/{name}/{t:05d}.png \n"
+        for name, count in listed
+        for t in range(count)
+    ]
+    write_lists(source, "480p", train="".join(train), val="dog\n\n")
+    archive = source / "DAVIS" if inside else source
+    prepared = prepare(
+        archive,
+        data_root(source),
+        dataclasses.replace(SOURCES["davis2016"], known={"DAVIS_train": Known(2, 5, 5)}),
+    )
+    assert [(p.set_name, p.sequences, p.images, p.masks) for p in prepared] == [
+        ("DAVIS_test", 1, 2, 2),
+        ("DAVIS_train", 2, 5, 5),
+    ]
+    assert sum(p.files["converted"] for p in prepared) == 0
+
+    train = video_sequences(data_root(source), "DAVIS_train", flow=False)
+    assert [s.name for s in train] == ["bear", "dance-jump"]
+    assert [f.name for f in train[0].frames] == ["bear_00000", "bear_00001", "bear_00002"]
+    for frame in train[0].frames:
+        np.testing.assert_array_equal(read_mask(frame.mask), objects(1) != 0)
+    assert not read_mask(train[1].frames[0].mask).any()
+    (dog,) = video_sequences(data_root(source), "DAVIS_test", flow=False)
+    rgb = data_root(source) / "DAVIS_test" / "dog" / "RGB"
+    assert [f.image for f in dog.frames] == [rgb / "dog_00000.jpg", rgb / "dog_00001.jpg"]
+    np.testing.assert_array_equal(read_mask(dog.frames[1].mask), objects(1, 1) != 0)
+
+
+@pytest.mark.parametrize("annotations", ["Annotations", "Annotations_unsupervised"])
+def test_davis_2017_merges_objects_and_takes_void_out(source: Path, annotations: str) -> None:
+    masks = {"bear": [objects(1, 2), objects(1, 255, 2), objects(0, 255)], "lady": [objects(3)]}
+    write_davis(source, masks, annotations, palette=True)
+    write_davis(source, {"dog": [objects(255)] * 2}, annotations)  # no palette: 255 is the object
+    write_lists(source, "2016", train="bear\n", val="dog\n")
+    test, train = run("davis2017", source)
+    assert (train.files["linked"], train.files["converted"]) == (4, 2)
+    assert (test.files["linked"], test.files["converted"]) == (4, 0)
+    (bear,) = video_sequences(data_root(source), "DAVIS_train", flow=False)
+    for frame, expected in zip(bear.frames, [objects(1, 2), objects(1, 0, 2), objects(0)]):
+        np.testing.assert_array_equal(read_mask(frame.mask), expected != 0)
+    (dog,) = video_sequences(data_root(source), "DAVIS_test", flow=False)
+    np.testing.assert_array_equal(read_mask(dog.frames[0].mask), objects(1) != 0)
+
+
+def test_youtube_vos_takes_annotated_frames_of_all_objects(source: Path) -> None:
+    train = source / "train"
+    for t in range(0, 20, 5):
+        write(train / f"JPEGImages/003234408d/{t:05d}.jpg", image(t))
+    for t, labels in ((0, (1,)), (5, (2, 1, 6)), (10, ())):
+        write(train / f"Annotations/003234408d/{t:05d}.png", objects(*labels), palette=True)
+    (train / "meta.json").write_text('{"videos": {"003234408d": {}}}')
+    (train / "JPEGImages/.DS_Store").write_text("")
+    write(source / "valid/Annotations/aa/00000.png", objects(1))
+    (prepared,) = run("youtube_vos", source)
+    assert (prepared.sequences, prepared.images, prepared.masks) == (1, 3, 3)
+    assert prepared.files["converted"] == 0
+    (video,) = video_sequences(data_root(source), "YTVOS_train", flow=False)
+    assert [f.name for f in video.frames] == [f"003234408d_{t:05d}" for t in (0, 5, 10)]
+    for frame, labels in zip(video.frames, [(1,), (2, 1, 6), ()]):
+        np.testing.assert_array_equal(read_mask(frame.mask), objects(*labels) != 0)
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_flow_of_youtube_vos_belongs_to_the_next_image(source: Path, every: bool) -> None:
+    """Images 0 to 20 by fives, of which 10 is not annotated, and with `every` those between."""
+    for t in range(0, 25, 5):
+        write(source / f"train/JPEGImages/aa/{t:05d}.jpg", image(t))
+    for t in (0, 5, 15, 20):
+        write(source / f"train/Annotations/aa/{t:05d}.png", objects(1))
+    write(source / "train/JPEGImages/b/00000.jpg", image())
+    write(source / "train/Annotations/b/00000.png", objects(1))
+    for t in range(22) if every else ():
+        write(source / f"train_all_frames/JPEGImages/aa/{t:05d}.jpg", image(t))
+    (prepared,) = run("youtube_vos", source)
+    assert (prepared.sequences, prepared.images, prepared.others) == (1, 4, 0)
+    pairs = []
+
+    def estimator(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        pairs.append(tuple(round(float(x.mean()), 3) for x in (first, second)))
+        return np.zeros((*SIZE, 2), np.float32)
+
+    make_flow(data_root(source), "YTVOS_train", estimator)
+    folder = source / ("train_all_frames" if every else "train") / "JPEGImages/aa"
+    means = {int(x.stem): round(float(read_image(x).mean()), 3) for x in folder.iterdir()}
+    after = {0: 1, 5: 6, 15: 16, 20: 21} if every else {0: 5, 5: 10, 15: 20, 20: 15}
+    assert pairs == [(means[frame], means[other]) for frame, other in after.items()]
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"videos": ["aa"]}', b'{"videos": 3}', b"[]", b"\xff", b"[" * 100000]
+)
+def test_lists_that_cannot_be_read_are_named(source: Path, content: bytes) -> None:
+    for t in (0, 5):
+        write(source / f"train/JPEGImages/aa/{t:05d}.jpg", image(t))
+        write(source / f"train/Annotations/aa/{t:05d}.png", objects(1))
+    (source / "train/meta.json").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"1 x list that cannot be read(.|\n)*meta\.json"):
+        run("youtube_vos", source)
+    write_davis(source, {"bear": [objects(255)] * 2})
+    write_lists(source, "480p", train="bear", val="bear")
+    (source / "DAVIS/ImageSets/480p/val.txt").write_bytes(b"b\xe4r")
+    with pytest.raises(DatasetError, match=r"1 x list that cannot be read(.|\n)*val\.txt"):
+        run("davis2016", source)
+
+
+@pytest.mark.parametrize("labels", [(1, 2), (1, 255)])
+def test_davis_2017_is_no_davis_2016(source: Path, labels: tuple[int, int]) -> None:
+    write_davis(source, {"bear": [objects(1), objects(*labels)]}, palette=True)
+    write_lists(source, "2016", train="bear\n", val="bear\n")
+    with pytest.raises(DatasetError, match=r"00001\.png: mask of several objects.*davis2017"):
+        run("davis2016", source)
+    assert not data_root(source).exists()
+
+
+def test_fbms_by_definition_file(source: Path) -> None:
+    """Grey and coloured labels; neither the background's value nor an unknown one is foreground."""
+    grey = objects(0, 200, 77) + np.uint8(0)
+    grey[grey == 0] = 30
+    truths = {
+        "cars1_01.pgm": (0, grey),
+        "cars1_03.pgm": (2, objects(200) + (objects(200) == 0) * 30),
+    }
+    truths = {name: (i, drawn.astype(np.uint8)) for name, (i, drawn) in truths.items()}
+    write_fbms(source / "Testset/cars1", truths, (30, 200))
+    colours = {0: (255, 255, 255), 1: (255, 0, 1), 2: (0, 0, 0), 3: (9, 9, 9)}
+    drawn = coloured(objects(1, 2, 3), colours)
+    folder = source / "Testset/cats01"
+    write_fbms(folder, {"cats01_02_gt.ppm": (1, drawn)}, (0xFFFFFF, 0xFF0001, 0))
+    write(folder / "GroundTruth/cats01_02_gt.pgm", objects(255))  # not the labels
+    write(folder / "GroundTruth/PROB_cats01_02_gt.ppm", coloured(objects(1), {1: (3, 3, 3)}))
+    write(folder / "cats01_02.ppm", image(7))  # beside the .jpg of the same frame
+    write_fbms(source / "Trainingset/bear01", {"bear01_01.pgm": (0, objects(9))}, (0, 9))
+
+    test, train = run("fbms", source)
+    assert (test.sequences, test.images, test.masks, test.files["converted"]) == (2, 8, 3, 3)
+    assert (train.set_name, train.images, train.masks) == ("FBMS_train", 4, 1)
+    cars, cats = video_sequences(data_root(source), "FBMS_test", masks="some", flow=False)
+    assert [f.name for f in cars.frames] == ["cars1_01", "cars1_02", "cars1_03", "cars1_04"]
+    assert [f.mask is not None for f in cars.frames] == [True, False, True, False]
+    np.testing.assert_array_equal(read_mask(cars.frames[0].mask), objects(0, 1) != 0)
+    np.testing.assert_array_equal(read_mask(cars.frames[2].mask), objects(1) != 0)
+    np.testing.assert_array_equal(read_mask(cats.frames[1].mask), objects(1, 1) != 0)
+    stored = np.asarray(Image.open(cats.frames[1].mask))
+    assert sorted(np.unique(stored)) == [0, 255]
+    assert all(f.image.suffix == ".jpg" for f in cats.frames)
+
+
+def test_fbms_background_of_several_regions_and_masks_found_by_index(source: Path) -> None:
+    grey = objects(10, 20, 30, 40)
+    for name in ("marple2", "marple4"):
+        truths = {f"{name}_101.pgm": (2, grey)}  # no image has that number
+        write_fbms(source / "Testset" / name, truths, (0, 10, 20, 30, 40))
+    run("fbms", source)
+    marple2, marple4 = video_sequences(data_root(source), "FBMS_test", masks="some", flow=False)
+    assert [f.mask is not None for f in marple2.frames] == [False, False, True, False]
+    np.testing.assert_array_equal(read_mask(marple2.frames[2].mask), np.isin(grey, (10, 30)))
+    np.testing.assert_array_equal(read_mask(marple4.frames[2].mask), grey != 0)
+
+
+def test_fbms_without_definition_file(source: Path) -> None:
+    write_fbms(source / "FBMS/Testset/cars1", {"cars1_01.pgm": (0, objects(1, 90))})
+    drawn = coloured(objects(1, 2), {0: (255, 255, 255), 1: (255, 0, 0)})
+    folder = source / "FBMS/Testset/cats01"
+    write_fbms(folder, {"cats01_02_gt.ppm": (1, drawn), "cats01_02_gt.pgm": (1, objects(7))})
+    write_fbms(source / "FBMS/Testset/dogs01", {"dogs01_04.png": (3, objects(255))})
+    (prepared,) = run("fbms", source)
+    assert prepared.files["converted"] == 2
+    cars, cats, dogs = video_sequences(data_root(source), "FBMS_test", masks="some", flow=False)
+    np.testing.assert_array_equal(read_mask(cars.frames[0].mask), objects(1, 1) != 0)
+    np.testing.assert_array_equal(read_mask(cats.frames[1].mask), objects(1, 1) != 0)
+    np.testing.assert_array_equal(read_mask(dogs.frames[3].mask), objects(1) != 0)
+
+
+def test_fbms_definition_file_that_does_not_fit(source: Path) -> None:
+    write_fbms(source / "Testset/cars1", {"cars1_01.pgm": (0, objects(1))}, (0, 1))
+    write_fbms(source / "Testset/cars4", {"cars4_01.pgm": (0, objects(1))}, (0, 1))
+    (source / "Testset/cars1/GroundTruth/cars1Def.dat").write_text("Frame number:\nx\n")
+    (source / "Testset/cars4/GroundTruth/cars4_01.pgm").unlink()
+    with pytest.raises(DatasetError) as error:
+        run("fbms", source)
+    assert "cars1Def.dat" in str(error.value)
+    assert "cars4_01.pgm, named in cars4Def.dat" in str(error.value)
+    assert not data_root(source).exists()
+
+
+def test_youtube_objects_with_all_frames_and_smaller_masks(source: Path) -> None:
+    for name, video, shot in (
+        ("bird", "0001", "001"),
+        ("bird", "0002", "001"),
+        ("cow", "3", "002"),
+    ):
+        shots = source / "youtube_masks" / name / "data" / video / "shots" / shot
+        for t in range(1, 4):
+            write(shots / f"images/frame{t:04d}.jpg", image(t))
+        write(shots / "labels/00001.jpg", objects(255))
+        half = (8, 6) if video == "0002" else None
+        write(shots / "labels/00003.jpg", np.full(SIZE, 255, np.uint8), size=half)
+    (prepared,) = run("youtube_objects", source)
+    assert (prepared.sequences, prepared.images, prepared.masks) == (3, 9, 6)
+    assert prepared.files["converted"] == 1
+    sequences = video_sequences(data_root(source), "YTOBJ_test", masks="some", flow=False)
+    assert [s.name for s in sequences] == ["bird_0001", "bird_0002", "cow_3-002"]
+    for sequence in sequences:
+        assert [f.name for f in sequence.frames] == [f"{sequence.name}_{t:04d}" for t in (1, 2, 3)]
+        assert [f.mask is not None for f in sequence.frames] == [True, False, True]
+        np.testing.assert_array_equal(read_mask(sequence.frames[0].mask), objects(1) != 0)
+        assert read_mask(sequence.frames[2].mask).shape == SIZE
+        assert read_mask(sequence.frames[2].mask).all()
+
+
+def test_youtube_objects_as_tmo_has_it(source: Path) -> None:
+    for t in (0, 10):
+        write(source / f"JPEGImages/train/0004/{t:05d}.jpg", image(t))
+    write(source / "Annotations/train/0004/00010.png", objects(255))
+    # A sequence of one frame has no flow.
+    write(source / "JPEGImages/cow/0019/00000.jpg", image(0))
+    write(source / "Annotations/cow/0019/00000.png", objects(255))
+    run("youtube_objects", source)
+    (train,) = video_sequences(data_root(source), "YTOBJ_test", masks="some", flow=False)
+    assert [f.name for f in train.frames] == ["train_0004_00000", "train_0004_00010"]
+    np.testing.assert_array_equal(read_mask(train.frames[1].mask), objects(1) != 0)
+
+
+@pytest.mark.parametrize("palette", [True, False])
+@pytest.mark.parametrize("between", ["", "480p"])
+def test_long_videos(source: Path, between: str, palette: bool) -> None:
+    for video in ("blueboy", "dressage", "rat"):
+        for t in range(4):
+            folder = source / "long_videos" / "JPEGImages" / between / video
+            write(folder / f"{t}.png", image(t))
+        for t, labels in ((0, (1,)), (3, (1, 255))):
+            path = source / "long_videos" / "Annotations" / between / video / f"{t}.png"
+            write(path, objects(*labels), palette)
+    (prepared,) = run("long_videos", source)
+    assert (prepared.sequences, prepared.images, prepared.masks) == (3, 12, 6)
+    assert prepared.files["converted"] == 3
+    for video in video_sequences(data_root(source), "LongVideos_test", masks="some", flow=False):
+        assert [f.name for f in video.frames] == [f"{video.name}_{t}" for t in range(4)]
+        for frame in (video.frames[0], video.frames[3]):
+            np.testing.assert_array_equal(read_mask(frame.mask), objects(1) != 0)
+
+
+def test_long_videos_whose_objects_are_white(source: Path) -> None:
+    for video in ("blueboy", "dressage", "rat"):
+        for t in range(2):
+            write(source / f"JPEGImages/{video}/{t}.png", image(t))
+            write(source / f"Annotations/{video}/{t}.png", objects(1 if video == "rat" else 255))
+    with pytest.raises(DatasetError, match=r"2 x video whose masks hold nothing but void"):
+        run("long_videos", source)
+
+
+def test_videos_that_meta_names_and_long_videos_that_are_missing(source: Path) -> None:
+    for name in ("00000", "00005"):
+        write(source / f"train/JPEGImages/aa/{name}.jpg", image())
+        write(source / f"train/Annotations/aa/{name}.png", objects(1))
+    (source / "train/meta.json").write_text('{"videos": {"aa": {}, "bb": {}}}')
+    with pytest.raises(DatasetError, match=r"1 x sequence without frames(.|\n)*bb, named in"):
+        run("youtube_vos", source)
+    with pytest.raises(DatasetError, match=r"3 x sequence without frames(.|\n)*blueboy"):
+        run("long_videos", source)
+    assert not data_root(source).exists()
+    assert [p.images for p in run("youtube_vos", source, accept_partial=True)] == [2]
+
+
+def test_known_counts_add_up_to_those_of_the_whole_data_sets() -> None:
+    def total(name: str, what: str) -> int:
+        return sum(getattr(known, what) for known in SOURCES[name].known.values())
+
+    assert total("davis2016", "images") == total("davis2017", "masks") == 3455
+    assert total("davis2016", "sequences") == 50
+    assert total("duts", "images") == total("duts", "masks") == 15572
+    assert total("fbms", "sequences") == 59

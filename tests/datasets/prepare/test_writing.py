@@ -1,0 +1,382 @@
+"""Tests of datasets/prepare/writing.py and of the command."""
+
+import dataclasses
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.layout import (
+    DatasetError,
+    read_image,
+    read_mask,
+    still_images,
+    video_sequences,
+)
+from datasets.prepare.__main__ import main
+from datasets.prepare.sources import SOURCES, Known
+from datasets.prepare.writing import prepare
+from tests.datasets.prepare.archives import (
+    command,
+    data_root,
+    image,
+    objects,
+    run,
+    tree,
+    write,
+    write_davis,
+    write_duts,
+    write_lists,
+    write_mixed,
+)
+
+ROOT = Path(__file__).parents[3]
+
+
+def no_links(*_: object) -> None:
+    raise OSError(18, "Invalid cross-device link")
+
+
+def test_duts_from_the_command_line(source: Path) -> None:
+    write_duts(source, ("TR", "TE"), images=2)
+    before = tree(source)
+    result = subprocess.run(
+        [sys.executable, "-m", "datasets.prepare", *command("duts", source, "--partial")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "DUTS_train: 2 images, 2 masks (known: 10,553 images, 10,553 masks)" in result.stdout
+    assert "4 files linked, 0 copied, 0 converted, 0 were there already" in result.stdout
+    assert "writing files" in result.stderr  # the progress bar
+    assert tree(source) == before
+    assert sorted(p.name for p in data_root(source).iterdir()) == ["DUTS_test", "DUTS_train"]
+    for part, set_name in (("TR", "DUTS_train"), ("TE", "DUTS_test")):
+        frames = still_images(data_root(source), set_name)
+        assert [frame.name for frame in frames] == [f"sun_{part}0", f"sun_{part}1"]
+        for frame in frames:  # one mask has 0 and 255, the other 0 and 1
+            np.testing.assert_array_equal(read_mask(frame.mask), objects(1) != 0)
+            folder = source / f"DUTS-{part}" / f"DUTS-{part}-Image"
+            assert frame.image.samefile(folder / frame.image.name)
+            assert not frame.image.is_symlink()
+
+
+def test_sequences_of_one_frame_are_left_out_and_named(
+    source: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("aa/00000", "b/00000", "b/00005"):
+        write(source / f"train/JPEGImages/{name}.jpg", image())
+        write(source / f"train/Annotations/{name}.png", objects(1))
+    (prepared,) = run("youtube_vos", source)
+    assert (prepared.sequences, prepared.images) == (1, 2)
+    assert "left out: 1 x sequence of a single frame" in (said := capsys.readouterr().out)
+    assert "aa_00000" in said
+
+
+def test_what_macos_adds_to_archives_is_ignored(source: Path) -> None:
+    write_duts(source)
+    for folder in ("DUTS-TR/DUTS-TR-Image", "DUTS-TR/DUTS-TR-Mask"):
+        for name in ("__MACOSX/" + folder, folder):
+            (source / name).mkdir(parents=True, exist_ok=True)
+            (source / name / "._sun_TR0.jpg").write_bytes(b"Mac OS X")
+    (prepared,) = run("duts", source)
+    assert (prepared.images, prepared.masks) == (3, 3)
+
+
+def test_a_full_disk_is_said_with_the_file(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mixed(source)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(DatasetError, match=r"GT/\w+\.png cannot be written: No space left"):
+        run("davis2017", source)
+
+
+def test_pictures_of_other_formats_are_converted_without_loss(source: Path) -> None:
+    write(source / "DUTS-TR/DUTS-TR-Image/a.ppm", image(3))
+    write(source / "DUTS-TR/DUTS-TR-Mask/a.bmp", objects(1))
+    (prepared,) = run("duts", source)
+    assert (prepared.files["converted"], prepared.files["linked"]) == (2, 0)
+    (frame,) = still_images(data_root(source), "DUTS_train")
+    assert (frame.image.name, frame.mask.name) == ("a.png", "a.png")
+    np.testing.assert_array_equal(read_image(frame.image), image(3))
+    np.testing.assert_array_equal(read_mask(frame.mask), objects(1) != 0)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_second_run_changes_nothing(
+    source: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    write_mixed(source)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    first = run("davis2017", source)
+    assert sum(p.files["converted"] for p in first) == 4
+    assert (sum(p.files["linked"] for p in first), sum(p.files["copied"] for p in first)) == (
+        (8, 0) if links else (0, 8)
+    )
+    paths = "JPEGImages/480p/bear/00000.jpg", "DAVIS_train/RGB/bear_00000.jpg"
+    original, written = source / "DAVIS" / paths[0], data_root(source) / paths[1]
+    assert original.samefile(written) == links
+    assert original.read_bytes() == written.read_bytes()
+
+    before = tree(data_root(source))
+    second = run("davis2017", source)
+    assert tree(data_root(source)) == before
+    assert [p.files["kept"] for p in second] == [4, 8]
+    assert [p.files["linked"] + p.files["copied"] + p.files["converted"] for p in second] == [0, 0]
+
+
+def test_copies_with_another_time_are_compared_by_content(source: Path) -> None:
+    write_duts(source)
+    shutil.copytree(source / "DUTS-TR/DUTS-TR-Image", data_root(source) / "DUTS_train/RGB")
+    for path in (data_root(source) / "DUTS_train/RGB").iterdir():
+        os.utime(path, (1, 1))
+    before = tree(data_root(source) / "DUTS_train/RGB")
+    (prepared,) = run("duts", source)
+    assert (prepared.files["kept"], prepared.files["linked"]) == (3, 3)
+    assert tree(data_root(source) / "DUTS_train/RGB") == before
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 7])
+@pytest.mark.parametrize("links", [True, False])
+def test_stopped_and_started_again(
+    source: Path, monkeypatch: pytest.MonkeyPatch, links: bool, stop_at: int
+) -> None:
+    write_mixed(source)
+    name, calls = "link" if links else "replace", []
+    function = getattr(os, name)
+
+    def stopped(*arguments: object) -> None:
+        calls.append(1)
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        function(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", no_links)
+        patch.setattr(os, name, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run("davis2017", source)
+    written = {name: entry for name, entry in tree(data_root(source)).items() if not entry[0]}
+
+    prepared = run("davis2017", source)
+    assert sum(p.files["kept"] for p in prepared) == len(written) < 12
+    complete = tree(data_root(source))
+    assert len([name for name in complete if not complete[name][0]]) == 12
+    assert all(complete[name] == written[name] for name in written)
+    (bear,) = video_sequences(data_root(source), "DAVIS_train", flow=False)
+    assert len(bear.frames) == 4
+    for frame in bear.frames:
+        np.testing.assert_array_equal(read_mask(frame.mask), objects(1) != 0)
+
+
+def test_wrong_folder_is_explained(source: Path, capsys: pytest.CaptureFixture) -> None:
+    write(source / "holiday/beach.jpg", image())
+    for name, expected in (
+        ("duts", "DUTS-TR/{DUTS-TR-Image,DUTS-TR-Mask}"),
+        ("davis2016", "DAVIS/ImageSets/480p/{train,val}.txt"),
+        ("davis2017", "Annotations_unsupervised"),
+        ("youtube_vos", "train/{JPEGImages,Annotations}/<video>"),
+        ("fbms", "Testset/<sequence>/GroundTruth"),
+        ("youtube_objects", "youtube_masks/<class>/data"),
+        ("long_videos", "{JPEGImages,Annotations}/<video>"),
+    ):
+        for flags in ((), ("--partial",)):
+            assert main(command(name, source, *flags)) == 1
+            captured = capsys.readouterr()
+            assert captured.out == ""
+            assert expected in captured.err
+            assert "Found there: holiday/" in captured.err
+    assert main(command("duts", source / "nowhere")) == 1
+    assert "no such folder" in capsys.readouterr().err
+    assert not data_root(source).exists()
+
+
+def test_incomplete_source_is_listed_and_can_be_accepted(
+    source: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_davis(source, {"bear": [objects(255)] * 3, "dog": [objects(255)] * 2})
+    lines = [f"/JPEGImages/480p/bear/{t:05d}.jpg /Annotations/480p/bear/x.png" for t in range(4)]
+    lines.append("/JPEGImages/480p/swing/00000.jpg /Annotations/480p/swing/00000.png")
+    write_lists(source, "480p", train="\n".join(lines), val="dog\ngoat\n")
+    (source / "DAVIS/Annotations/480p/bear/00001.png").unlink()
+    assert main(command("davis2016", source)) == 1
+    message = capsys.readouterr().err
+    for part in (
+        "JPEGImages/480p/swing, named in",
+        "JPEGImages/480p/goat, named in",
+        "image without mask",
+        "JPEGImages/480p/bear/00001.jpg",
+        "DAVIS_train: 1 sequences, 30 are known",
+        "DAVIS_test: 2 images, 1,376 are known",
+        "--partial",
+    ):
+        assert part in message
+    assert not data_root(source).exists()
+
+    assert main(command("davis2016", source, "--partial")) == 0
+    output = capsys.readouterr().out.splitlines()
+    assert "DAVIS_train: 1 sequences, 2 images, 2 masks (known: 30 seq" in "\n".join(output)
+    assert output[-1] == (
+        f"next: python -m datasets.flow --data-root {data_root(source)} --set DAVIS_train"
+    )
+    (bear,) = video_sequences(data_root(source), "DAVIS_train", flow=False)
+    assert [f.name for f in bear.frames] == ["bear_00000", "bear_00002"]
+
+
+def test_images_and_masks_that_do_not_pair_up(source: Path, capsys: pytest.CaptureFixture) -> None:
+    write_duts(source)
+    (source / "DUTS-TR/DUTS-TR-Mask/sun_TR1.png").unlink()
+    write(source / "DUTS-TR/DUTS-TR-Mask/other.png", objects(1))
+    write(source / "DUTS-TR/DUTS-TR-Image/sun_TR0.png", image())
+    with pytest.raises(DatasetError) as error:
+        run("duts", source)
+    message = str(error.value)
+    assert message.startswith("3 problems in")
+    assert "image without mask" in message and "sun_TR1.jpg" in message
+    assert "mask without image" in message and "other.png" in message
+    assert "second file for the same frame" in message and "sun_TR0.png" in message
+    # Two files for one frame are no part of a set; what lacks its partner can be left out.
+    with pytest.raises(DatasetError, match="1 problem in"):
+        run("duts", source, accept_partial=True)
+    (source / "DUTS-TR/DUTS-TR-Image/sun_TR0.png").unlink()
+    capsys.readouterr()
+    prepared = run("duts", source, accept_partial=True)
+    (train,) = [one for one in prepared if one.set_name == "DUTS_train"]
+    kept = {frame.name for frame in still_images(data_root(source), "DUTS_train")}
+    assert "sun_TR1" not in kept and train.images == train.masks == len(kept) > 0
+    printed = capsys.readouterr().out
+    assert "left out: 1 x image without mask" in printed and "sun_TR1.jpg" in printed
+    assert "left out: 1 x mask without image" in printed and "other.png" in printed
+
+
+def test_folder_that_is_there_twice(source: Path) -> None:
+    write_duts(source)
+    shutil.copytree(source / "DUTS-TR", source / "copy")
+    with pytest.raises(DatasetError, match=r"2 x folder found twice(.|\n)*copy/DUTS-TR-Image"):
+        run("duts", source)
+
+
+def test_damaged_files_and_masks_of_another_size_stop_before_anything_is_written(
+    source: Path,
+) -> None:
+    write_duts(source)
+    path = source / "DUTS-TR/DUTS-TR-Image/sun_TR0.jpg"
+    path.write_bytes(path.read_bytes()[:-40])
+    write(source / "DUTS-TR/DUTS-TR-Mask/sun_TR1.png", objects(1), size=(8, 6))
+    with pytest.raises(DatasetError) as error:
+        run("duts", source)
+    assert "sun_TR0.jpg: truncated" in str(error.value)
+    assert "sun_TR1.png: 8 x 6, its image 16 x 12" in str(error.value)
+
+    write_mixed(source)
+    mask = write(source / "DAVIS/Annotations/480p/bear/00000.png", objects(1, 255), True, (8, 6))
+    (source / "DAVIS/Annotations/480p/dog/00001.png").write_bytes(b"")
+    with pytest.raises(DatasetError) as error:
+        run("davis2017", source)
+    assert f"{mask}: 8 x 6, its image 16 x 12" in str(error.value)
+    assert "dog/00001.png: cannot be read" in str(error.value)
+    assert not data_root(source).exists()
+
+
+def test_files_of_another_origin_are_listed_and_kept(source: Path) -> None:
+    write_mixed(source)
+    train, test = data_root(source) / "DAVIS_train", data_root(source) / "DAVIS_test"
+    write(train / "RGB/bear_00000.jpg", image(50))
+    write(train / "GT/bear_00000.png", objects(0, 1))
+    write(train / "RGB/bear_00001.png", image(1))
+    write(test / "dog/GT/dog_00000.png", (objects(1) != 0) * np.uint8(255))  # what would be written
+    before = tree(data_root(source))
+    with pytest.raises(DatasetError) as error:
+        run("davis2017", source)
+    assert str(error.value).startswith("3 problems in")
+    for path in ("RGB/bear_00000.jpg", "GT/bear_00000.png", "RGB/bear_00001.png"):
+        assert str(train / path) in str(error.value)
+    assert "choose another data root" in str(error.value)
+    assert tree(data_root(source)) == before
+
+
+def test_other_files_in_the_set_are_left_alone_and_mentioned(
+    source: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_mixed(source)
+    write(data_root(source) / "DAVIS_train/RGB/mine_00000.png", image())
+    write(data_root(source) / "DAVIS_train/FLOW/bear_00000.jpg", image())
+    write(data_root(source) / "DAVIS_test/mine/GT/mine_00000.png", objects(1))
+    before = tree(data_root(source))
+    assert main(command("davis2017", source, "--partial")) == 0
+    output = capsys.readouterr().out
+    assert output.count("1 other pictures") == 2
+    after = tree(data_root(source))
+    mine = [name for name, entry in before.items() if not entry[0]]
+    assert len(mine) == 3
+    assert all(after[name] == before[name] for name in mine)
+
+
+def test_more_than_the_known_number_is_mentioned(
+    source: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_duts(source)
+    tiny = dataclasses.replace(SOURCES["duts"], known={"DUTS_train": Known(images=2, note="why")})
+    monkeypatch.setitem(SOURCES, "duts", tiny)
+    assert main(command("duts", source)) == 0
+    output = capsys.readouterr().out
+    assert "DUTS_train: 3 images, 3 masks (known: 2 images)" in output
+    assert "more than the known 2 images" in output
+    assert "  why\n" in output
+
+
+def test_links_in_the_data_root_are_not_followed(source: Path) -> None:
+    write_duts(source)
+    data_root(source).mkdir()
+    for elsewhere, message in (
+        (data_root(source) / "other", r"2 x folder that is a link"),
+        (source / "DUTS-TR", "sources are never changed"),
+    ):
+        elsewhere.mkdir(exist_ok=True)
+        before = tree(elsewhere)
+        (data_root(source) / "DUTS_train").symlink_to(elsewhere, target_is_directory=True)
+        with pytest.raises(DatasetError, match=message):
+            run("duts", source)
+        assert tree(elsewhere) == before
+        (data_root(source) / "DUTS_train").unlink()
+
+
+def test_source_and_data_root_within_each_other(source: Path) -> None:
+    write_duts(source)
+    tiny = dataclasses.replace(SOURCES["duts"], known={})
+    before = tree(source)
+    for root in (source, source / "data"):
+        with pytest.raises(DatasetError, match="sources are never changed"):
+            prepare(source, root, tiny)
+    inside = data_root(source) / "DUTS_train"
+    shutil.copytree(source, inside)
+    with pytest.raises(DatasetError, match="move the source elsewhere"):
+        prepare(inside, data_root(source), tiny)
+    assert tree(source) == before
+    # A source beside the sets is fine.
+    beside = data_root(source) / "downloads"
+    inside.rename(beside)
+    (prepared,) = prepare(beside, data_root(source), tiny)
+    assert prepared.files["linked"] == 6
+
+
+def test_symbolic_links_in_the_source_give_files(source: Path) -> None:
+    write_duts(source)
+    path = source / "DUTS-TR/DUTS-TR-Image/sun_TR0.jpg"
+    target = path.rename(source / "elsewhere.jpg")
+    path.symlink_to("../../elsewhere.jpg")
+    run("duts", source)
+    frame = still_images(data_root(source), "DUTS_train")[0]
+    assert not frame.image.is_symlink()
+    assert frame.image.samefile(target)
