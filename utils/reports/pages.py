@@ -105,8 +105,8 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
     """Write ``comparison.html``: several evaluations of one set side by side, per sequence.
 
     Args:
-        folders: of two or more evaluations, as ``write_evaluation`` of utils.evaluation.results left them; the
-            plots tell up to six apart.
+        folders: of two or more evaluations, as ``write_evaluation`` left them; the plots tell up to
+            six apart.
         output: the folder for the page; it is made if it does not exist.
 
     Returns:
