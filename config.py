@@ -44,9 +44,7 @@ BACKBONE = "mit_b2"  # resnet101, mit_b0 to mit_b5, or any timm name with a four
 PRETRAINED_BACKBONE = True  # start from ImageNet weights; False starts from random ones
 BACKBONE_WEIGHTS = None  # local file or folder with the ImageNet weights, instead of a download
 CHANNELS = 128  # channels of the embedded features and of the slots (C_L = C_G)
-NUM_SLOTS = 2  # slots: foreground first, then background (N_S, Sec. 3.2)
 NUM_CLUSTERS = 64  # k-means clusters of the local extractor (M, called D in Sec. 3.3)
-KMEANS = "batched"  # batched: never waits for the GPU; package: fast_pytorch_kmeans, same masks
 NUM_REFERENCES = 3  # reference frames (N_R, Sec. 4.4)
 NUM_NEIGHBOURS = 16  # features that KNN filtering keeps for each slot (N, Sec. 3.5)
 NUM_ITERATIONS = 3  # rounds of guided slot attention (T, Sec. 3.5)

@@ -196,9 +196,7 @@ RULES: dict[str, Rule] = {
     "PRETRAINED_BACKBONE": _flag,
     "BACKBONE_WEIGHTS": _optional(_path),
     "CHANNELS": _whole(4, step=4),
-    "NUM_SLOTS": _whole(2),
     "NUM_CLUSTERS": _positive_int,
-    "KMEANS": _choice("batched", "package"),
     "NUM_REFERENCES": _positive_int,
     "NUM_NEIGHBOURS": _positive_int,
     "NUM_ITERATIONS": _non_negative_int,
@@ -250,6 +248,9 @@ RULES: dict[str, Rule] = {
     "REMOVE_CAMERA_MOTION": _flag,
     "FRAME_RATE": _number(" from 0.1 to 1000", lambda value: 0.1 <= value <= 1000),
 }
+
+
+_RETIRED = ("KMEANS", "NUM_SLOTS")  # in the files of older runs; they no longer change anything
 
 
 @dataclass(frozen=True)
@@ -493,6 +494,7 @@ def _check_together(values: Mapping[str, Any]) -> None:
 
 def _settings_of_file(values: Mapping[str, Any], lines: Sequence[Line], file: str) -> Settings:
     """Check names and values of a file, and report every fault in it at once."""
+    lines = [line for line in lines if line.name not in _RETIRED]
     problems = []
     suggested = set()
     seen: dict[str, int] = {}

@@ -132,7 +132,6 @@ def test_settings_survive_pickling():
         ("WORKERS", "-1", "a whole number from 0"),
         ("IMAGE_SIZE", "100", "a multiple of 32"),
         ("IMAGE_SIZE", "0", "a multiple of 32"),
-        ("NUM_SLOTS", "1", "from 2 to"),
         ("SEED", "2**32", "from 0 to 4294967295"),
         ("LEARNING_RATE", '"1e-4"', "a number above 0"),
         ("LEARNING_RATE", "0", "a number above 0"),
