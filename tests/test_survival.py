@@ -228,13 +228,14 @@ FROZEN = """
 import os, signal, sys
 from pathlib import Path
 import torch
+import config
 import utils.training
 from datasets.layout import video_sequences
 from datasets.samples import VideoFrames
 from models.gsanet import GSANet
 from utils.distributed import end_process, start_process
 from utils.interrupts import Interrupted
-from utils.settings import read_settings_file
+from utils.settings import load_settings, read_settings_file
 from utils.training import Validation, fit, network_arguments
 
 class Frozen(GSANet):
@@ -262,7 +263,7 @@ class Spoilt(VideoFrames):
         return sample
 
 utils.training.LOG_INTERVAL = 1
-settings = read_settings_file(Path(sys.argv[1]))
+settings = read_settings_file(Path(sys.argv[1]), load_settings(config))
 process = start_process("")
 torch.manual_seed(0)
 model = Frozen(**network_arguments(settings, motion=True))

@@ -29,7 +29,7 @@ from utils.files import write_text
 from utils.interrupts import Interrupted, Interrupts
 from utils.protocols import Row
 from utils.results import RECORD, read_evaluation
-from utils.runs import RESUMABLE, SETTINGS
+from utils.runs import SETTINGS
 from utils.scripts import run_script
 from utils.settings import (
     Settings,
@@ -206,9 +206,10 @@ def check_begun(jobs: Iterable[Job]) -> None:
         file = job.folder / SETTINGS
         if job.evaluation is not None or not file.is_file():
             continue
-        there, here = read_settings_file(file).as_dict(), job.settings.as_dict()
+        there = read_settings_file(file, job.settings.defaults()).as_dict()
+        here = job.settings.as_dict()
         # A run made longer has had another schedule than one of that length.
-        fixed = here.keys() - (RESUMABLE - {"EPOCHS"})
+        fixed = here.keys() - set(job.settings.marked("resume")) | {"EPOCHS"}
         differing = sorted(name for name in fixed if there[name] != here[name])
         if differing:
             changes = [
