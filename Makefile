@@ -1,8 +1,15 @@
 # make demo: the whole pipeline on synthetic data (MODEL=dpa: of that network).  make test: lint and tests.
+# make test-oldest: tests of models and training with the oldest packages that requirements.txt allows.
 PYTHON ?= python3
 DEMO ?= demo
 MODEL ?= gsanet
 PY := .venv/bin/python
+OLDEST := .venv-oldest
+# Newer ones have no wheels of the oldest packages.
+OLDEST_PYTHON ?= python3.11
+OLDEST_TESTS := tests/models tests/utils/test_training.py tests/utils/test_checkpoints.py \
+	tests/utils/test_distributed.py tests/utils/test_evaluation.py tests/utils/test_losses.py \
+	tests/utils/test_transfer.py
 
 # Small enough for two CPU cores; everything else is as in config.py.
 DEMO_SETTINGS := --model $(MODEL) --data-root $(DEMO)/data --output-dir $(DEMO)/runs --gpu "" --workers 1 \
@@ -10,9 +17,9 @@ DEMO_SETTINGS := --model $(MODEL) --data-root $(DEMO)/data --output-dir $(DEMO)/
 	--num-clusters 16 --num-neighbours 8 --batch-size 4 --learning-rate 1e-3
 
 # At these sizes a second thread costs more than it saves; a second process does not.
-demo test: export OMP_NUM_THREADS := 1
+demo test test-oldest: export OMP_NUM_THREADS := 1
 
-.PHONY: demo test clean
+.PHONY: demo test test-oldest clean
 
 .venv/.demo: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -22,6 +29,14 @@ demo test: export OMP_NUM_THREADS := 1
 
 .venv/.test: .venv/.demo requirements-dev.txt
 	$(PY) -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+# Package >= 1.2 becomes package == 1.2.*, the last release of the oldest version.
+$(OLDEST)/.test: requirements.txt requirements-dev.txt
+	$(OLDEST_PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
+	for file in $^; do sed 's/>=\([0-9.]*\)/==\1.*/' $$file > $(OLDEST)/$$file || exit 1; done
+	$(OLDEST)/bin/python -m pip install --quiet -r $(OLDEST)/requirements-dev.txt
 	touch $@
 
 demo: .venv/.demo
@@ -40,5 +55,8 @@ test: .venv/.test
 	.venv/bin/ruff format --check .
 	$(PY) -m pytest -n 2 --dist worksteal
 
+test-oldest: $(OLDEST)/.test
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal $(OLDEST_TESTS)
+
 clean:
-	rm -rf .venv $(DEMO)
+	rm -rf .venv $(OLDEST) $(DEMO)

@@ -46,12 +46,13 @@ PROTOCOL: optional(protocol) = None  # davis2016, fbms, youtube_objects, long_vi
 PANEL_STEP: whole(0) = 1  # evaluate.py draws the picture panel of every n-th frame; 0 draws none
 
 # Input and references [test]
-IMAGE_SIZE: multiple_of(32) = 384  # side of the square network input in pixels (Sec. 4.4)
+IMAGE_SIZE: multiple_of(32, 8192) = 384  # side of the square network input in pixels (Sec. 4.4)
 NUM_REFERENCES: whole(1) = 3  # reference frames (N_R, Sec. 4.4)
 NUM_ITERATIONS: whole(0) = 3  # rounds of guided slot attention (T, Sec. 3.5)
 RECOLOUR_FLOW: bool = True  # colours of flow maps follow mirroring and rotation, as motion does
 
 # Augmentation in training
+IMAGE_SIZES: optional(list_of(multiple_of(32, 8192))) = None  # a step draws one; None: IMAGE_SIZE
 FLIP_PROBABILITY: share = 0.5  # how often a frame is mirrored left to right
 CROP_SCALE: number(above=0, most=1) = 0.8  # smallest side of the random crop, as a share; 1: none
 ROTATION_PROBABILITY: share = 0.2  # how often a frame is rotated
@@ -82,6 +83,7 @@ BACKBONE_WEIGHTS: optional(path) = None  # file or folder with these weights; No
 CHANNELS: multiple_of(4) = 128  # channels of the embedded features and the slots (C_L = C_G)
 NUM_CLUSTERS: whole(1) = 64  # k-means clusters of the local extractor (M, called D in Sec. 3.3)
 NUM_NEIGHBOURS: whole(1) = 16  # features that KNN filtering keeps for each slot (N, Sec. 3.5)
+DECODER_IMAGE: bool = True  # the mask decoder's finest level sees the image again
 REFERENCE_GRADIENT: bool = False  # train the encoder through the references too; costs memory
 
 # Ablation switches (Table 2)

@@ -9,6 +9,7 @@
 """
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,19 +17,23 @@ from typing import Any
 
 import config
 from datasets.flow import build_estimator, flow_origin, origin_in_words
-from datasets.layout import DatasetError, Sequence, video_sequences
+from datasets.layout import DatasetError, Sequence, flow_note, video_sequences
 from datasets.sources import published_sequences
 from utils.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
 from utils.distributed import Process, launch_processes, start_process
 from utils.evaluation import Segmenter
-from utils.protocols import Protocol, check_classes, choose_protocol
+from utils.interrupts import terminated_in_order
+from utils.protocols import Protocol, choose_protocol
+from utils.record import fingerprint
 from utils.report import write_comparison, write_report
 from utils.results import Evaluation, score_table, write_evaluation
-from utils.scoring import score_masks
+from utils.runs import locked
+from utils.scoring import check_scored, score_masks
 from utils.scripts import check_data, compare_flow, frames_of, run_script
 from utils.set_evaluation import (
     MASKS,
     PANELS,
+    check_folder,
     check_output,
     evaluate_sequences,
     finish_evaluation,
@@ -77,6 +82,8 @@ def main() -> None:
     )
     settings, arguments = parse_settings(parser, config)
     _check_together(arguments, settings)
+    if arguments.output is not None:
+        check_folder(arguments.output)
     if arguments.compare:
         report = write_comparison(arguments.compare, arguments.output)
         print(f"comparison: {report}")
@@ -104,29 +111,39 @@ def evaluate_set(arguments: argparse.Namespace, settings: Settings) -> None:
     if process.is_main:
         print(f"{method}, from {arguments.checkpoint}, on {process.device}")
         compare_flow(used.get("FLOW_MAPS"), flow_origin(data_root, set_name))
-    scores = evaluate_sequences(
-        segmenter,
-        sequences,
-        protocol,
-        output,
-        process,
-        {
-            "checkpoint": _identity(arguments.checkpoint),
-            "set": set_name,
-            "flow": flow_origin(data_root, set_name),
-            "panel_step": settings.panel_step,
-            **used,
-        },
-        num_references=used["NUM_REFERENCES"],
-        batch_size=settings.eval_batch_size,
-        workers=settings.workers,
-        threshold=settings.threshold,
-        stretch=settings.stretch_masks,
-        panel_step=settings.panel_step,
-    )
-    if not process.is_main:
-        return
-    if scores:
+    with locked(output, "evaluating into") if process.is_main else nullcontext():
+        scores = evaluate_sequences(
+            segmenter,
+            sequences,
+            protocol,
+            output,
+            process,
+            {
+                "checkpoint": _identity(arguments.checkpoint),
+                "set": set_name,
+                "data": fingerprint({set_name: frames_of(sequences)}, data_root),
+                "flow": flow_origin(data_root, set_name),
+                "panel_step": settings.panel_step,
+                "rule": protocol.rule,
+                **used,
+            },
+            num_references=used["NUM_REFERENCES"],
+            batch_size=settings.eval_batch_size,
+            workers=settings.workers,
+            threshold=settings.threshold,
+            stretch=settings.stretch_masks,
+            panel_step=settings.panel_step,
+        )
+        if not process.is_main:
+            return
+        print(f"masks: {output / MASKS}")
+        if settings.panel_step:
+            print(f"panels: {output / PANELS}")
+        if not any(frame.mask for frame in frames_of(sequences)):
+            # Its notes stay, so that a repetition knows these masks as its own.
+            print(f"{set_name} has no masks, so nothing was scored")
+            return
+        check_scored(scores, sequences, protocol)
         evaluation = Evaluation(
             method=method,
             set_name=set_name,
@@ -138,14 +155,8 @@ def evaluate_set(arguments: argparse.Namespace, settings: Settings) -> None:
             settings=used,
         )
         show_scores(evaluation, output)
-    finish_evaluation(output)
-    print(f"masks: {output / MASKS}")
-    if settings.panel_step:
-        print(f"panels: {output / PANELS}")
-    if scores:
-        print_result(evaluation)
-    else:
-        print(f"{set_name} has no masks, so nothing was scored")
+        finish_evaluation(output)
+    print_result(evaluation)
 
 
 def score_set(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -158,16 +169,18 @@ def score_set(arguments: argparse.Namespace, settings: Settings) -> None:
     check_data([replace(frame, flow=None) for frame in frames_of(sequences)])
     if not any(frame.mask for frame in frames_of(sequences)):
         raise DatasetError(f"{set_name} has no ground truth to score masks against")
-    evaluation = Evaluation(
-        method=f"masks in {arguments.masks}",
-        set_name=set_name,
-        data_root=str(data_root.resolve()),
-        protocol=protocol,
-        masks=str(arguments.masks.resolve()),
-        scores=score_masks(arguments.masks, sequences, protocol, binarize=arguments.binarize),
-        settings={"BINARIZE": arguments.binarize},
-    )
-    show_scores(evaluation, arguments.output)
+    output = arguments.output
+    with nullcontext() if output is None else locked(output, "evaluating into"):
+        evaluation = Evaluation(
+            method=f"masks in {arguments.masks}",
+            set_name=set_name,
+            data_root=str(data_root.resolve()),
+            protocol=protocol,
+            masks=str(arguments.masks.resolve()),
+            scores=score_masks(arguments.masks, sequences, protocol, binarize=arguments.binarize),
+            settings={"BINARIZE": arguments.binarize},
+        )
+        show_scores(evaluation, output)
     print_result(evaluation)
 
 
@@ -176,14 +189,21 @@ def read_set(
 ) -> tuple[list[Sequence], Protocol]:
     """A set's sequences and the rules of its scores, which are printed.
 
-    A set without any masks is none that is scored; one with some has some in every sequence.
+    A set without any masks is not scored; one with some has some in every sequence.
+
+    Raises:
+        DatasetError: the masks do not fit the frames, or are too few for the rules.
     """
     sequences = video_sequences(data_root, set_name, masks="none", flow=flow)
+    if process.is_main and flow and (note := flow_note(sequences)):
+        print(f"note: {set_name}: {note}")
     annotated = [frame.mask is not None for frame in frames_of(sequences)]
     protocol, why = choose_protocol(set_name, chosen, all(annotated))
     if not any(annotated):
+        truths = {frame.image.parent.with_name("GT") for frame in frames_of(sequences)}
+        if any(file for folder in truths for file in folder.glob("[!.]*")):
+            video_sequences(data_root, set_name, masks="some", flow=flow)  # says why none fits
         return sequences, protocol
-    check_classes(protocol, [sequence.name for sequence in sequences])
     try:
         wanted = "all" if protocol.every_frame else "some"
         sequences = video_sequences(data_root, set_name, masks=wanted, flow=flow)
@@ -250,8 +270,9 @@ def load_segmenter(
     masks = ("masks", "tta") if arguments.tta else ("masks",)
     where = "video" if arguments.video else "set"
     heard = set(settings.marked("test", "machine", where, *masks))
-    if "num_iterations" not in checkpoint["arguments"]:
-        heard.remove("NUM_ITERATIONS")  # not every network has rounds of slot attention
+    network = checkpoint["arguments"]
+    if not (network.get("slot_attention") and network.get("num_iterations")):
+        heard.remove("NUM_ITERATIONS")  # no slot attention, or none that was trained
     if not motion:
         heard -= {"NUM_REFERENCES", "NUM_ITERATIONS", "RECOLOUR_FLOW"}
     _refuse_unheard(
@@ -293,22 +314,24 @@ def segment_clip(arguments: argparse.Namespace, settings: Settings) -> None:
     print(f"{method}, from {arguments.checkpoint}, on {process.device}; flow: {made_by}")
     compare_flow(used.get("FLOW_MAPS"), made_by)
     weights = settings.flow_weights
-    result = segment_video(
-        segmenter,
-        arguments.video,
-        arguments.output,
-        num_references=used["NUM_REFERENCES"],
-        estimator=build_estimator(
-            settings.flow_estimator,
-            weights and Path(weights),
-            str(process.device),
-            settings.remove_camera_motion,
-        ),
-        batch_size=settings.eval_batch_size,
-        threshold=settings.threshold,
-        stretch=settings.stretch_masks,
-        frame_rate=settings.frame_rate,
+    estimator = build_estimator(
+        settings.flow_estimator,
+        weights and Path(weights),
+        str(process.device),
+        settings.remove_camera_motion,
     )
+    with locked(arguments.output, "writing into"), terminated_in_order():
+        result = segment_video(
+            segmenter,
+            arguments.video,
+            arguments.output,
+            num_references=used["NUM_REFERENCES"],
+            estimator=estimator,
+            batch_size=settings.eval_batch_size,
+            threshold=settings.threshold,
+            stretch=settings.stretch_masks,
+            frame_rate=settings.frame_rate,
+        )
     print(f"{result.frames} frames, {result.rate:.1f} a second")
     print(f"masks: {result.masks}")
     print(f"overlay: {result.overlay}")
@@ -335,6 +358,7 @@ def _check_together(arguments: argparse.Namespace, settings: Settings) -> None:
         (arguments.binarize, arguments.masks, "--binarize needs --masks"),
         (arguments.compare, arguments.output, "--compare needs --output"),
         (arguments.compare, not arguments.set, "--compare takes no --set"),
+        (arguments.set, "VAL_SET" not in arguments.given, "--set takes the place of --val-set"),
     ):
         if given and not needed:
             raise SettingsError(f"{names}; python evaluate.py --help says more")

@@ -4,6 +4,7 @@ With PRETRAIN_MOTION = "simulated" both streams and all modules, on motion simul
 Edit config.py and run ``python pretrain.py``; ``--help`` lists every setting.
 """
 
+import datasets  # noqa: F401  # isort: skip  first, for the sake of Ctrl-C
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import config
 from datasets.flow import origin_in_words
 from datasets.layout import DatasetError, Frame, still_images
 from models import build_model
+from utils.checkpoints import BEST
 from utils.distributed import Process, gather
 from utils.evaluation import predict_stills
 from utils.metrics import region_similarity
@@ -57,20 +59,21 @@ def main() -> None:
         )
     flow = origin_in_words("simulated", settings.remove_camera_motion) if model.motion else None
     dataset = stills_of(train_frames, settings, augmentation_from(settings))
-    with run.recorded({settings.pretrain_set: frames}):
+    with run.locked():
         progress = fit(
             model,
             dataset,
             lambda model, quick: validate(model, val_frames, settings, process, quick),
             settings,
-            {"model": settings.model, "arguments": network, "flow": flow},
+            {"script": "pretrain.py", "model": settings.model, "arguments": network, "flow": flow},
             run.folder,
             process,
             resume=run.resumed,
             dry_run=run.dry_run,
+            record=lambda: run.record({settings.pretrain_set: frames}),
         )
     if process.is_main and not run.dry_run:
-        print(f"best validation J {progress.best:.4f}: {run.folder / 'best.pt'}")
+        print(f"best validation J {progress.best:.4f}: {run.folder / BEST}")
 
 
 def validate(

@@ -3,6 +3,7 @@
 Edit config.py and run ``python train.py``; ``--help`` lists every setting.
 """
 
+import datasets  # noqa: F401  # isort: skip  first, for the sake of Ctrl-C
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ import torch
 
 import config
 from datasets.flow import flow_origin
-from datasets.layout import Sequence, read_image, read_mask, video_sequences
+from datasets.layout import Sequence, flow_note, read_image, read_mask, video_sequences
 from models import build_model
-from utils.checkpoints import check_same_network, load_checkpoint, start_from_stage1
+from utils.checkpoints import BEST, check_same_network, load_checkpoint, start_from_stage1
 from utils.distributed import Process, gather
 from utils.evaluation import Segmenter, maps_by_iteration, predict_sequences, to_mask
 from utils.metrics import boundary_accuracy, region_similarity
@@ -36,6 +37,11 @@ def main() -> None:
     settings, process = run.settings, run.process
 
     data_root = Path(settings.data_root)
+    if process.is_main and "YTVOS_train" not in settings.train_sets:
+        print(
+            f"note: TRAIN_SETS is {' '.join(settings.train_sets)}; the paper's is DAVIS_train "
+            "YTVOS_train (Sec. 4.1)"
+        )
     train_sets = [video_sequences(data_root, name) for name in settings.train_sets]
     val_sequences = video_sequences(data_root, settings.val_set, masks="some")
     check_data([frame for s in [*train_sets, val_sequences] for frame in frames_of(s)], process)
@@ -62,22 +68,26 @@ def main() -> None:
             print(f"stage 1 from {settings.stage1_checkpoint}: {loaded}")
             compare_flow(checkpoint.get("flow"), made_by)
     sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
+    for name, sequences in sets.items() if process.is_main else ():
+        if note := flow_note(sequences):
+            print(f"note: {name}: {note}")
     frames = {name: frames_of(sequences) for name, sequences in sets.items()}
     dataset = videos_of(train_sets, settings, augmentation_from(settings))
-    with run.recorded(frames):
+    with run.locked():
         progress = fit(
             model,
             dataset,
             lambda model, quick: validate(model, val_sequences, settings, process, quick),
             settings,
-            {"model": settings.model, "arguments": network, "flow": made_by},
+            {"script": "train.py", "model": settings.model, "arguments": network, "flow": made_by},
             run.folder,
             process,
             resume=run.resumed,
             dry_run=run.dry_run,
+            record=lambda: run.record(frames),
         )
     if process.is_main and not run.dry_run:
-        print(f"best validation J {progress.best:.4f}: {run.folder / 'best.pt'}")
+        print(f"best validation J {progress.best:.4f}: {run.folder / BEST}")
 
 
 def validate(

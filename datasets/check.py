@@ -5,8 +5,8 @@
 
 Prints a table of the sets, what is still to do, and all problems. Nothing is written. By default
 the files are not decoded: what is missing, truncated or of another size is found, damage inside a
-file is not. `--deep` decodes every file. PNG has checksums, so there any damage is found; JPEG has
-none, so a few changed bytes of it can go unnoticed.
+file is not. `--deep` decodes every file, as training and evaluation do. PNG has checksums, so there
+any damage is found; JPEG has none, so a few changed bytes of it can go unnoticed.
 
 A set is nested if it has a folder per sequence, otherwise flat. A flat set with flow maps is a
 video set; without, its names and sizes tell (see `looks_like_video`). A flat set must have a mask
@@ -14,24 +14,18 @@ for every image. A nested one need not: test sets may be annotated on some frame
 """
 
 import argparse
-import multiprocessing
 import os
-import signal
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
 
-from PIL import Image
-
+from datasets.flow import sequence_problems, stale_flow
 from datasets.layout import (
+    IMAGE_SUFFIXES,
     PARTS,
     DatasetError,
     Frame,
@@ -41,23 +35,22 @@ from datasets.layout import (
     find_still_images,
     find_video_sequences,
     flow_command,
+    flow_note,
     format_problems,
     read_image,
     read_mask,
     subfolders,
 )
-from datasets.progress import progress_bar
+from datasets.progress import print_any_name, progress_bar
 
 STILLS, FLAT, NESTED = "stills", "video, flat", "video, nested"  # kinds of set
 
 _HEADER_THREADS = 8  # more than cores: they wait for the disk
-_CHUNK = 16  # frames that a process is given at a time
 
-_DAMAGED = "file that is damaged inside", "look at it; replace it, or remove its frame"
-_SIZES_DIFFER = "frame of another size than most of its sequence", "bring them to the same size"
-_SINGLE = (
-    "sequence of a single frame, which has no flow",
-    "add the frames that follow, or remove it",
+_UNREADABLE = "file that cannot be decoded", "look at it; replace it, or remove its frame"
+_STALE = (
+    "flow map of other images than are there now",
+    "run python -m datasets.flow, which makes it anew",
 )
 
 
@@ -137,34 +130,38 @@ def check_sets(
     Args:
         data_root: folder that holds the sets.
         names: of the sets.
-        deep: decode every file, in a process per core; else only headers and ends are read.
+        deep: decode every file; else only headers and ends are read.
         progress: show a progress bar on stderr.
 
     Returns:
         A report for each set, in the order of `names`.
 
     Raises:
-        DatasetError: there is no such set, or a process that decodes was killed.
+        DatasetError: there is no such set.
     """
     listings = [_list_set(data_root, name) for name in names]
     total = sum(len(listing.frames) for listing in listings)
     reports = []
-    with (
-        _workers(deep, total) as pool,
-        progress_bar(
+    # Threads are enough: decoders give other threads way.
+    pool = ThreadPoolExecutor((os.cpu_count() or 1) if deep else _HEADER_THREADS)
+    try:
+        with progress_bar(
             total=total,
             desc="decoding" if deep else "checking",
             unit="frame",
             shown=progress,
-        ) as bar,
-    ):
-        for listing in listings:
-            look = _decode_frame if deep else _look_at_frame
-            checked = []
-            for result in pool.map(look, listing.frames, chunksize=_CHUNK):
-                checked.append(result)
-                bar.update()
-            reports.append(_report(data_root, listing, checked))
+        ) as bar:
+            for listing in listings:
+                look = _decode_frame if deep else _look_at_frame
+                checked = []
+                for result in pool.map(look, listing.frames):
+                    checked.append(result)
+                    bar.update()
+                found = pool.map(stale_flow, listing.sequences)
+                stale = [str(path) for paths in found for path in paths]
+                reports.append(_report(data_root, listing, checked, stale))
+    finally:
+        pool.shutdown(cancel_futures=True)
     return reports
 
 
@@ -224,38 +221,15 @@ def _is_flat(folder: Path) -> bool:
 def _list_set(data_root: Path, name: str) -> _Listing:
     """Read a set's folders; what must be there depends on what is."""
     sequences, _ = find_video_sequences(data_root, name, masks="none", flow=False)
-    frames = [frame for sequence in sequences for frame in sequence.frames]
     nested = not _is_flat(data_root / name)
-    has_masks = any(frame.mask is not None for frame in frames)
-    has_flow = any(frame.flow is not None for frame in frames)
+    has_masks = any(frame.mask for sequence in sequences for frame in sequence.frames)
+    # Flow maps that fit no frame count, so that they are reported.
+    flow_maps = (data_root / name).glob("*/FLOW/[!.]*" if nested else "FLOW/[!.]*")
+    has_flow = any(path.suffix.lower() in IMAGE_SUFFIXES for path in flow_maps)
     masks = "all" if not nested else "some" if has_masks else "none"
     sequences, problems = find_video_sequences(data_root, name, masks=masks, flow=has_flow)
     stills = None if nested or has_flow else find_still_images(data_root, name)
     return _Listing(name, nested, sequences, problems, stills)
-
-
-@contextmanager
-def _workers(deep: bool, num_frames: int) -> Iterator[Executor]:
-    """Threads to look at headers; processes to decode, as each watches its own stderr."""
-    if deep:
-        pool: Executor = ProcessPoolExecutor(
-            max(1, min(os.cpu_count() or 1, num_frames // _CHUNK)),
-            # A fork would copy the threads' locks of whoever calls this. Ctrl-C is for the main
-            # process, which then ends the others.
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=signal.signal,
-            initargs=(signal.SIGINT, signal.SIG_IGN),
-        )
-    else:
-        pool = ThreadPoolExecutor(_HEADER_THREADS)
-    try:
-        yield pool
-    except BrokenProcessPool as error:
-        raise DatasetError(
-            "a process that decoded files was killed; is there memory for one process per core?"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _look_at_frame(frame: Frame) -> _Checked:
@@ -270,55 +244,19 @@ def _decode_frame(frame: Frame) -> _Checked:
         if part not in sizes:  # it is not there, or its header is a problem already
             continue
         try:
-            picture_format = _verify(path)
-            # Pillow, which reads masks, is silent about JPEGs; a mask as PNG needs no second look.
-            if part != "mask" or picture_format == "JPEG":
-                _decode(path)
             if part == "mask":
                 mask = read_mask(path)
                 foreground = "all" if mask.all() else None if mask.any() else "none"
+            else:
+                read_image(path)
         except DatasetError as error:
-            problems.append((_DAMAGED, str(error)))
+            problems.append((_UNREADABLE, str(error)))
     return _Checked(sizes.get("image"), problems, foreground)
 
 
-def _verify(path: Path) -> str | None:
-    """Compare a PNG's checksums, which Pillow skips when it decodes; returns the file's format."""
-    try:
-        with Image.open(path) as picture:
-            picture.verify()
-            return picture.format
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DatasetError(f"{path}: {error}; replace this file") from error
-
-
-def _decode(path: Path) -> None:
-    """Decode a picture; pixels that libjpeg invented in place of damaged ones are an error too."""
-    with _caught_stderr() as messages:  # the one place where libjpeg tells
-        read_image(path)
-        messages.seek(0)
-        lines = messages.read().decode(errors="replace").splitlines()
-    for line in lines:
-        if line.startswith(("Corrupt JPEG data", "Premature end of JPEG")):
-            raise DatasetError(f"{path}: {line}")
-
-
-@contextmanager
-def _caught_stderr() -> Iterator[BinaryIO]:
-    """A file that gets what this process, C libraries included, writes to stderr."""
-    before = os.dup(2)
-    try:
-        with tempfile.TemporaryFile() as messages:
-            os.dup2(messages.fileno(), 2)
-            try:
-                yield messages
-            finally:
-                os.dup2(before, 2)
-    finally:
-        os.close(before)
-
-
-def _report(data_root: Path, listing: _Listing, checked: list[_Checked]) -> SetReport:
+def _report(
+    data_root: Path, listing: _Listing, checked: list[_Checked], stale: list[str]
+) -> SetReport:
     """Put together what the folders and the files of a set have shown."""
     frames, sequences, problems = listing.frames, listing.sequences, listing.problems
     sizes = {frame.image: result.size for frame, result in zip(frames, checked)}
@@ -330,19 +268,23 @@ def _report(data_root: Path, listing: _Listing, checked: list[_Checked]) -> SetR
         for problem, item in result.problems:
             problems.setdefault(problem, []).append(item)
     for sequence in sequences:
-        for problem, item in _sequence_problems(sequence, sizes):
+        for problem, item in sequence_problems(sequence, sizes):
             problems.setdefault(problem, []).append(item)
+    if stale:
+        problems[_STALE] = stale
     report = SetReport(
         listing.name,
         kind,
         None if kind == STILLS else len(sequences),
         len(frames),
         sum(frame.mask is not None for frame in frames),
-        None if kind == STILLS else sum(frame.flow is not None for frame in frames),
+        None if kind == STILLS else len({frame.flow for frame in frames} - {None}),
         problems,
     )
     if report.frames and report.flow_maps == 0:
         report.notes.append(f"no flow maps yet: {flow_command(data_root, listing.name)}")
+    if note := flow_note(sequences):
+        report.notes.append(note)
     if kind == NESTED and report.masks < report.frames:
         report.notes.append(
             f"masks for {report.masks} of {report.frames} frames: it can be segmented"
@@ -359,21 +301,6 @@ def _report(data_root: Path, listing: _Listing, checked: list[_Checked]) -> SetR
     return report
 
 
-def _sequence_problems(
-    sequence: Sequence, sizes: Mapping[Path, tuple[int, int] | None]
-) -> Iterator[tuple[tuple[str, str], str]]:
-    """What would stop `datasets.flow`."""
-    if len(sequence.frames) == 1 and sequence.frames[0].flow is None:
-        yield _SINGLE, str(sequence.frames[0].image)
-    known = {f.image: sizes[f.image] for f in sequence.frames if sizes[f.image] is not None}
-    if len(set(known.values())) > 1:
-        ((usual, _),) = Counter(known.values()).most_common(1)
-        for path, size in known.items():
-            if size != usual:
-                item = f"{path}: {size[0]} x {size[1]}, most {usual[0]} x {usual[1]}"
-                yield _SIZES_DIFFER, item
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line of this module.
 
@@ -383,6 +310,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code: 0; 1 if something is wrong with a set or there is none; 130 after Ctrl-C.
     """
+    print_any_name()
     parser = argparse.ArgumentParser(
         prog="python -m datasets.check",
         description="Check the sets of a data root: what is there, what is missing or damaged.",

@@ -8,12 +8,14 @@ FFmpeg reads the files, by way of PyAV. Frames are turned upright as the file's 
 EXIF orientation of pictures in a folder is ignored, as in data sets (``datasets.layout``).
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, partial
+from itertools import dropwhile
 from pathlib import Path
 
 import av
@@ -22,10 +24,15 @@ from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideData
 from tqdm import tqdm
 
-from datasets.layout import IMAGE_SUFFIXES, DatasetError, Frame, check_frame, read_image, subfolders
+from datasets.containers import is_cut_off
+from datasets.layout import IMAGE_SUFFIXES, DatasetError, read_image, subfolders
 from datasets.progress import progress_bar
 
-_MATROSKA = "matroska,webm"
+# Suffixes of pictures that are not read, and that must not be left out in silence.
+_OTHER_FORMATS = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl"),
+    *(".pbm", ".pgm", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
 _COVER = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 _REPAIR = "get a whole copy, or keep what can be read: ffmpeg -i FILE -c:v libx264 repaired.mp4"
 
@@ -101,7 +108,7 @@ class Clip:
         number = start = 0
         # Frame threads are faster, but lose errors at a file's end; it has been checked already.
         with _open_video(self.source, threads="AUTO") as (container, stream):
-            for packet in container.demux(stream):
+            for packet in _from_keyframe(container.demux(stream)):
                 for frame in _decoded(packet, self.source, number):
                     name, read = f"{number:05d}", partial(_upright, frame, self.orientation)
                     if self.constant:
@@ -136,7 +143,11 @@ def check_clip(source: Path, frame_rate: float = 24.0) -> Clip:
     if source.is_dir():
         return _check_folder(source, frame_rate)
     if not source.is_file():
-        raise VideoError(f"{source}: no such file; expected a video file or a folder of pictures")
+        fault = "neither a file nor a folder" if source.exists() else "no such file"
+        raise VideoError(
+            f"{source}: {fault}; expected a video file or a folder of pictures on this machine "
+            "(download a stream or a web address first)"
+        )
     if source.stat().st_size == 0:
         raise VideoError(f"{source}: empty (0 bytes); get a whole copy")
     return _check_file(source)
@@ -145,11 +156,14 @@ def check_clip(source: Path, frame_rate: float = 24.0) -> Clip:
 def _check_folder(folder: Path, frame_rate: float) -> Clip:
     if not frame_rate > 0:
         raise VideoError(f"frame rate {frame_rate}: expected frames per second, such as 24")
-    paths = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    ]
+    shown = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    paths = [path for path in shown if path.suffix.lower() in IMAGE_SUFFIXES]
+    stems = {path.stem for path in paths}
+    for path in shown:
+        if path.suffix.lower() in _OTHER_FORMATS and path.stem not in stems:
+            raise VideoError(
+                f"{path}: a picture of another format; convert it to PNG, or to JPEG, or remove it"
+            )
     if not paths:
         inside = [folder / name for name in subfolders(folder)]
         hint = f"; it holds folders, is one of them meant, as {inside[0]}?" if inside else ""
@@ -162,32 +176,23 @@ def _check_folder(folder: Path, frame_rate: float) -> Clip:
             raise VideoError(
                 f"{path} and {names[path.stem].name} would give masks of one name; keep one of them"
             )
-        sizes, problems = check_frame(Frame(path.stem, path, None, None))
-        if problems:
-            raise VideoError(problems[0][1])
-        width, height = sizes["image"]
-        if (height, width) != (size or (height, width)):
-            raise _size_error(str(path), (height, width), size)
-        size = height, width
+        found = _read_picture(path).shape[:2]
+        size = size or found
+        if found != size:
+            raise _size_error(str(path), found, size)
     _expect_two(folder, len(paths))
     rate = Fraction(frame_rate).limit_denominator(1001)
     return Clip(folder, len(paths), size, rate, True, 1 / rate, pictures=tuple(paths))
 
 
 def _check_file(path: Path) -> Clip:
-    count = packets = 0
-    span = latest = Fraction(0)  # seconds: of the video so far, and where any stream has got to
+    count = 0
     size = orientation = None
     # Without frame threads every decoding error is seen, also those at the end.
     with _open_video(path, threads="SLICE") as (container, stream):
         times = _Times(stream)
         with _progress(total=stream.frames or None) as bar:
-            for packet in container.demux():
-                if packet.pts is not None and packet.time_base:
-                    latest = max(latest, (packet.pts + (packet.duration or 0)) * packet.time_base)
-                if packet.stream.index != stream.index:
-                    continue
-                packets += packet.size > 0
+            for packet in _from_keyframe(container.demux(stream)):
                 for frame in _decoded(packet, path, count):
                     if frame.is_corrupt:
                         raise VideoError(f"{path}: frame {count} is damaged; {_REPAIR}")
@@ -196,23 +201,19 @@ def _check_file(path: Path) -> Clip:
                         where = f"{path}: frame {count}"
                         raise _size_error(where, (frame.height, frame.width), size)
                     orientation = orientation or _orientation(frame)
-                    span = times.add(frame)
+                    times.add(frame)
                     count += 1
                     bar.update()
                 if packet.is_corrupt:
                     raise VideoError(f"{path}: cut off or damaged after {count} frames; {_REPAIR}")
         aspect = stream.sample_aspect_ratio or Fraction(1)
-        stated = slack = Fraction(0)
-        if stream.duration and packets < stream.frames:  # an MP4's index, as its header has it
-            stated, slack = stream.duration * stream.time_base, 0.5 / times.guess
-        elif container.duration and container.format.name == _MATROSKA:
-            span = latest - Fraction(container.start_time or 0, av.time_base)
-            stated, slack = Fraction(container.duration, av.time_base), 0.1 + 1 / times.guess
-        if span + slack < stated:
-            raise VideoError(
-                f"{path}: cut off: it ends after {float(span):.2f} of the {float(stated):.2f} "
-                f"seconds that its header states, {count} frames; {_REPAIR}"
-            )
+        codec = stream.codec_context.name
+    if not count:
+        raise VideoError(
+            f"{path}: no frame of it can be decoded ({codec}): it is damaged, or FFmpeg cannot "
+            "decode its kind, as animated WebP; get a whole copy, or convert it to MP4 or to a "
+            "folder of PNG pictures with another program"
+        )
     _expect_two(path, count)
     rate, constant = times.rate()
     time_base = 1 / rate if constant else times.time_base
@@ -221,11 +222,19 @@ def _check_file(path: Path) -> Clip:
     return Clip(path, count, size, rate, constant, time_base, aspect, orientation)
 
 
+def _from_keyframe(packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+    """Packets without those before the first keyframe, which need frames that the clip lacks.
+
+    A recorded broadcast begins so, and a clip that was cut out of another without encoding it anew.
+    """
+    return dropwhile(lambda packet: not packet.is_keyframe, packets)
+
+
 def _decoded(packet: av.Packet, path: Path, count: int) -> list[av.VideoFrame]:
     """The frames that a packet completes; ``count`` have come before.
 
-    What cannot be decoded before the first frame is left out, as players do: a clip that was cut
-    out of another without encoding it anew may begin with frames that need earlier ones.
+    Before the first whole frame, those that cannot be decoded are left out: they are shown before
+    the clip's first keyframe, and need frames before it.
     """
     try:
         frames = packet.decode()
@@ -250,8 +259,8 @@ class _Times:
         self.count = 0
         self.first = self.last = 0
 
-    def add(self, frame: av.VideoFrame) -> Fraction:
-        """Note the next frame; returns the seconds from the first one's beginning to its end."""
+    def add(self, frame: av.VideoFrame) -> None:
+        """Note the next frame."""
         if frame.pts is None or (self.count and frame.pts <= self.last):
             self.ordered = False
         if self.ordered:
@@ -261,9 +270,6 @@ class _Times:
             passed = self.last - self.first
             self.candidates = [rate for rate in self.candidates if self._fits(rate, passed)]
         self.count += 1
-        if not self.ordered:
-            return self.count / self.guess
-        return (passed + (frame.duration or 0)) * self.time_base
 
     def _fits(self, rate: Fraction, passed: int) -> bool:
         """Whether this many units have passed at a constant rate, up to the units' rounding."""
@@ -287,23 +293,26 @@ def _open_video(path: Path, threads: str) -> Iterator[tuple[InputContainer, av.V
     try:
         # The prefix keeps a colon in a name from being taken for a protocol.
         with av.open(f"file:{path}", metadata_errors="replace") as container:
-            videos = [s for s in container.streams.video if not s.disposition & _COVER]
+            is_text = container.format.name == "tty"  # FFmpeg films what a terminal would show
+            kind = "text" if is_text else "cover picture"
+            videos = [s for s in container.streams.video if not (is_text or s.disposition & _COVER)]
             if not videos:
-                kinds = {
-                    "cover picture" if s.type == "video" else s.type for s in container.streams
-                }
+                kinds = {kind if s.type == "video" else s.type for s in container.streams}
                 raise VideoError(
                     f"{path}: no video stream, only {', '.join(sorted(kinds)) or 'an empty file'}; "
                     "expected a video file or a folder of pictures"
                 )
             best = container.streams.best("video")
             stream = best if best in videos else videos[0]
+            if is_cut_off(path, stream):
+                raise VideoError(f"{path}: cut off, its end is missing; {_REPAIR}")
             if stream.codec_context is None:
                 raise VideoError(
                     f"{path}: FFmpeg has no decoder for its video; convert it to H.264 elsewhere"
                 )
             stream.thread_type = threads
-            stream.codec_context.options = {"err_detect": "explode"}  # conceal nothing
+            if threads == "SLICE":  # frame threads never go on after an error
+                stream.codec_context.options = {"err_detect": "explode"}  # conceal nothing
             fault, advice = "cut off or damaged", _REPAIR
             yield container, stream
     except av.FFmpegError as error:
@@ -318,11 +327,15 @@ def _orientation(frame: av.VideoFrame) -> Orientation:
     PyAV's side data and its frame refer to one another, so that frames which have been asked for
     them stay in memory until Python looks for such cycles.
     """
-    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
-    if matrix is None:
-        return False, False, False
     # Row vectors: (x, y) is shown at (a x + c y, b x + d y).
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    try:
+        matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
+        if matrix is None:
+            return False, False, False
+        a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    except ValueError:  # other side data of a kind that PyAV does not know, such as EXIF
+        angle = math.radians(frame.rotation)
+        a, b, c, d = math.cos(angle), -math.sin(angle), math.sin(angle), math.cos(angle)
     turned = abs(b) > abs(a)
     return turned, (c if turned else a) < 0, (b if turned else d) < 0
 

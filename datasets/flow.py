@@ -2,11 +2,18 @@
 
     python -m datasets.flow --data-root data --set DAVIS_train --estimator raft
 
-Each frame's flow is its motion to the next frame. The last frame has no next one: its flow is the
-one to its predecessor, negated, so that it shows the same motion as the frames before it. Flow maps
-are stored as colour-wheel pictures (`datasets.colour_wheel`), each normalised by its own largest
-motion. The program can be stopped at any time and started again: a flow map is there whole or not
-at all, and those that are there are kept unless `--overwrite` is given.
+Each frame's flow is its motion to the next image of the video: the next frame of the set, or the
+frame's image in the folder NEXT, which `datasets.prepare` fills where the set leaves images out.
+The last frame has no next image: its flow is the one to its predecessor, negated, so that it shows
+the same motion as the frames before it. Flow maps are stored as colour-wheel pictures
+(`datasets.colour_wheel`), each normalised by its own largest motion.
+
+The program can be stopped at any time and started again: a flow map is there whole or not at all,
+and those that are there are kept unless `--overwrite` is given. Each map carries checksums of the
+two images that it was made from, as a JPEG comment. Where they are not the images of today, the map
+is made anew. Maps without such a comment come from elsewhere and are kept.
+
+`--from-flo` makes the pictures from Middlebury `.flo` files, `FLOW/<frame>.flo`, instead.
 
 Several processes, on one machine or more that see the same folder, share a set's frames:
 
@@ -17,7 +24,11 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -29,8 +40,18 @@ import cv2
 import numpy as np
 
 from datasets.colour_wheel import flow_to_picture
-from datasets.layout import DatasetError, Frame, format_problems, read_image, video_sequences
-from datasets.progress import progress_bar
+from datasets.layout import (
+    DatasetError,
+    Frame,
+    Problems,
+    Sequence,
+    format_problems,
+    read_image,
+    read_size,
+    unwritable,
+    video_sequences,
+)
+from datasets.progress import print_any_name, progress_bar
 
 Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Item = TypeVar("Item")
@@ -47,6 +68,19 @@ _ORIGIN = ".flow.json"
 # A file being written; the leading dot hides it from the layout's scan.
 _PARTIAL = ".{stem}.jpg.partial"
 
+# Begins the JPEG comment of a flow map; the sizes and checksums of its two images follow.
+_RECORD = b"flow between images "
+_TAIL = 8192  # bytes at a file's end that tell, with its size, one image from another
+
+_SINGLE = (
+    "sequence of a single frame, which has no flow",
+    "add the frames that follow, or remove it; photographs need no flow",
+)
+_SIZES_DIFFER = (
+    "frame of another size than most of its sequence",
+    "bring them to the same size; photographs are no sequence and need no flow",
+)
+
 _FLAGS = (
     "The flags are --weights FILE and --estimator dis for datasets.flow, --flow-weights FILE and "
     "--flow-estimator dis for evaluate.py."
@@ -57,6 +91,7 @@ _FLAGS = (
 _RUN = 64
 
 _RAFT_SMALLEST = 128  # pixels; RAFT's coarsest correlation map would be empty below
+_DIS_SMALLEST = 32  # pixels; OpenCV fails or crashes below, depending on the width
 
 
 class FlowError(RuntimeError):
@@ -71,7 +106,7 @@ def make_flow(
     made_by: str | None = None,
     share: tuple[int, int] = (0, 1),
     wait: Callable[[], object] = lambda: None,
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Write the flow map of every frame of a video set as `FLOW/<frame>.jpg`.
 
     Args:
@@ -88,46 +123,86 @@ def make_flow(
         wait: returns when all processes have called it as often.
 
     Returns:
-        The number of flow maps of this share that were written, and that were there already.
+        The numbers of flow maps of this share that were written, that were there already, and of
+        those written that took the place of a map of other images.
 
     Raises:
-        DatasetError: if the set's layout is wrong, a sequence has a single frame, a frame is
-            unreadable, two neighbouring frames differ in size, or flow maps of another origin would
-            be kept.
+        DatasetError: if the set's layout is wrong, a sequence has a single frame, an image is
+            unreadable or of another size than the others of its sequence, flow maps of another
+            origin would be kept, or a file cannot be written.
+        FlowError: if the estimator gives motion that is not finite.
     """
     rank, processes = share
     if rank > 0:
         wait()  # what is wrong with the set is said once, by the first process
     sequences = video_sequences(data_root, set_name, masks="none", flow=False)
-    single = [str(s.frames[0].image) for s in sequences if len(s.frames) == 1]
-    if single:
-        kind = "sequence of a single frame, which has no flow"
-        advice = "add the frames that follow, or remove it"
-        raise DatasetError(format_problems(str(data_root / set_name), {(kind, advice): single}))
     if rank == 0:
+        _check_images(data_root / set_name, sequences, overwrite)
         if made_by is not None:
             some = any(frame.flow for sequence in sequences for frame in sequence.frames)
             _begin_origin(data_root / set_name, made_by, some, overwrite)
             if some and not overwrite and flow_origin(data_root, set_name) is None:
                 made_by = None  # nobody knows what made those that are kept
         wait()
-    pairs = [pair for sequence in sequences for pair in motion_pairs(sequence.frames)]
+    pairs = [pair for sequence in sequences for pair in image_pairs(sequence)]
     mine = [pair for run in runs_of(share, len(pairs)) for pair in pairs[run.start : run.stop]]
     _prepare_folders([frame for frame, _, _ in pairs], [frame for frame, _, _ in mine])
 
-    written = kept = 0
+    written = kept = renewed = 0
     read = lru_cache(maxsize=2)(read_image)  # neighbouring pairs share a frame
     title = f"{set_name} flow" + (f", share 1 of {processes}" if processes > 1 else "")
     for frame, other, sign in progress_bar(mine, desc=title, unit="frame", shown=rank == 0):
-        if frame.flow is not None and not overwrite:
+        stale = frame.flow is not None and not overwrite and is_of_other_images(frame, other)
+        if frame.flow is not None and not overwrite and not stale:
             kept += 1
-        else:
-            _write(frame, sign * _estimate(estimator, frame, other, read))
-            written += 1
+            continue
+        flow = sign * _estimate(estimator, frame.image, other, read)
+        path = _flow_folder(frame) / f"{frame.name}.jpg"
+        _write(path, flow, _record(frame.image, other), replaced=frame.flow)
+        written += 1
+        renewed += stale
     wait()  # until the last one is done, the set may be a mixture
     if made_by is not None and rank == 0:
         _write_origin(data_root / set_name, made_by)
-    return written, kept
+    return written, kept, renewed
+
+
+def convert_flo(data_root: Path, set_name: str) -> int:
+    """Write `FLOW/<frame>.jpg` for every Middlebury file `FLOW/<frame>.flo` of a video set.
+
+    Returns:
+        Their number.
+
+    Raises:
+        DatasetError: there is none, or one cannot be read or its picture not be written.
+    """
+    folder = data_root / set_name
+    paths = [path for part in ("FLOW", "*/FLOW") for path in sorted(folder.glob(f"{part}/*.flo"))]
+    if not paths:
+        raise DatasetError(
+            f"{folder} has no .flo files: expected FLOW/<frame>.flo, or <sequence>/FLOW/<frame>.flo"
+        )
+    (folder / _ORIGIN).unlink(missing_ok=True)  # nobody knows what made them
+    for path in progress_bar(paths, desc=f"{set_name} flow", unit="frame"):
+        _write(path.with_suffix(".jpg"), read_flo(path))
+    return len(paths)
+
+
+def read_flo(path: Path) -> np.ndarray:
+    """Read a flow map in Middlebury's format (Baker et al., IJCV 2011).
+
+    Returns:
+        (H, W, 2) float32 motion in pixels, x to the right and y down; 0 where it is unknown.
+
+    Raises:
+        DatasetError: the file is another one, or cut off.
+    """
+    content = path.read_bytes()
+    width, height = np.frombuffer(content[4:12].ljust(8, b"\0"), "<i4").tolist()
+    if content[:4] != b"PIEH" or min(width, height) < 1 or len(content) != 12 + 8 * width * height:
+        raise DatasetError(f"{path}: no whole .flo file (Middlebury's format); replace this file")
+    flow = np.frombuffer(content, "<f4", offset=12).reshape(height, width, 2)
+    return np.where(np.abs(flow).max(axis=2, keepdims=True) < 1e9, flow, np.float32(0))
 
 
 def runs_of(share: tuple[int, int], total: int) -> list[range]:
@@ -178,9 +253,8 @@ def _begin_origin(folder: Path, made_by: str, some: bool, overwrite: bool) -> No
 
 
 def _write_origin(folder: Path, made_by: str) -> None:
-    partial = folder / f"{_ORIGIN}.partial"
-    partial.write_text(json.dumps({"made_by": made_by}) + "\n", encoding="utf-8")
-    os.replace(partial, folder / _ORIGIN)
+    content = json.dumps({"made_by": made_by}) + "\n"
+    _replace(folder / _ORIGIN, folder / f"{_ORIGIN}.partial", content.encode())
 
 
 def motion_pairs(frames: Iterable[Item]) -> Iterator[tuple[Item, Item, int]]:
@@ -203,13 +277,124 @@ def motion_pairs(frames: Iterable[Item]) -> Iterator[tuple[Item, Item, int]]:
     yield pair[1], pair[0], -1
 
 
+def image_pairs(sequence: Sequence) -> Iterator[tuple[Frame, Path, int]]:
+    """Each frame of a sequence with the other image that its flow needs, as `motion_pairs` has it.
+
+    A frame's `following` image comes before the next frame. A single frame has no pair.
+    """
+    for frame, other, sign in motion_pairs(sequence.frames) if len(sequence.frames) > 1 else ():
+        yield (frame, frame.following, 1) if frame.following else (frame, other.image, sign)
+
+
+def sequence_problems(
+    sequence: Sequence, sizes: Mapping[Path, tuple[int, int] | None]
+) -> Iterator[tuple[tuple[str, str], str]]:
+    """What keeps a sequence from having flow maps made.
+
+    Args:
+        sequence: of a video set.
+        sizes: (width, height) by image, without those that are unknown or with None for them.
+
+    Yields:
+        (kind of problem and advice, image concerned).
+    """
+    if len(sequence.frames) == 1 and sequence.frames[0].flow is None:
+        yield _SINGLE, str(sequence.frames[0].image)
+    images = [path for frame in sequence.frames for path in (frame.image, frame.following) if path]
+    known = {path: size for path in images if (size := sizes.get(path)) is not None}
+    if len(set(known.values())) > 1:
+        ((usual, _),) = Counter(known.values()).most_common(1)
+        for path, size in known.items():
+            if size != usual:
+                item = f"{path}: {size[0]} x {size[1]}, most {usual[0]} x {usual[1]}"
+                yield _SIZES_DIFFER, item
+
+
+def is_of_other_images(frame: Frame, other: Path) -> bool:
+    """Whether a frame's flow map says that it was made from other images than these two."""
+    try:
+        with frame.flow.open("rb") as file:
+            head = file.read(256)
+        return _RECORD in head and _record(frame.image, other) not in head
+    except OSError:  # whoever reads the file says so
+        return False
+
+
+def stale_flow(sequence: Sequence) -> list[Path]:
+    """Flow maps of a sequence that say that they were made from other images than those there."""
+    return [
+        frame.flow
+        for frame, other, _ in image_pairs(sequence)
+        # The last frame may be shown the map of the frame before.
+        if frame.flow and frame.flow.stem == frame.name and is_of_other_images(frame, other)
+    ]
+
+
+def _record(*images: Path) -> bytes:
+    """What a flow map's comment says of the images that it was made from, whatever their names."""
+    identities = []
+    for path in images:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL))
+            identities.append(f"{size}-{zlib.crc32(file.read()):08x}")
+    return _RECORD + " ".join(identities).encode()
+
+
+def _check_images(folder: Path, sequences: list[Sequence], overwrite: bool) -> None:
+    """Refuse, before anything is written, sequences that can have no flow."""
+    todo = [s for s in sequences if overwrite or any(frame.flow is None for frame in s.frames)]
+    images = [
+        path for s in todo for frame in s.frames for path in (frame.image, frame.following) if path
+    ]
+    with ThreadPoolExecutor() as pool:
+        sizes = {path: size[::-1] for path, size in zip(images, pool.map(read_size, images))}
+    problems: Problems = {}
+    for sequence in todo:
+        for kind, item in sequence_problems(sequence, sizes):
+            problems.setdefault(kind, []).append(item)
+    if problems:
+        raise DatasetError(format_problems(str(folder), problems))
+
+
+def _of_any_size(estimator: Estimator, smallest: int, multiple: int = 1) -> Estimator:
+    """An estimator for frames of any size of one that wants sides of at least `smallest` pixels.
+
+    Frames are padded with their border to that, and to a multiple; the flow is cropped. Equal
+    frames have no motion.
+
+    Raises:
+        FlowError: from the estimator returned, if motion is not finite.
+    """
+
+    def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        height, width = first.shape[:2]
+        if np.array_equal(first, second):
+            return np.zeros((height, width, 2), np.float32)
+        pad_y, pad_x = (
+            max(smallest, -(-side // multiple) * multiple) - side for side in (height, width)
+        )
+        top, left = pad_y // 2, pad_x // 2
+        sides = top, pad_y - top, left, pad_x - left
+        padded = [cv2.copyMakeBorder(x, *sides, cv2.BORDER_REPLICATE) for x in (first, second)]
+        flow = estimator(*padded)[top : top + height, left : left + width]
+        if not np.isfinite(flow).all():
+            raise FlowError(
+                f"the motion between frames of {width} x {height} pixels is not finite: look at "
+                f"the frames, and use other weights or DIS. {_FLAGS}"
+            )
+        return flow
+
+    return estimate
+
+
 def dis_estimator() -> Estimator:
     """DIS optical flow of OpenCV (Kroeger et al., ECCV 2016), medium preset, on grey frames.
 
     Needs no weights and no GPU.
 
     Returns:
-        An estimator for `make_flow`.
+        An estimator for `make_flow`, for frames of any size.
     """
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
@@ -217,7 +402,7 @@ def dis_estimator() -> Estimator:
         grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second)]
         return dis.calc(*grey, None)
 
-    return estimate
+    return _of_any_size(estimate, _DIS_SMALLEST)
 
 
 def raft_estimator(weights: Path | None = None, device: str | None = None) -> Estimator:
@@ -229,14 +414,13 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
         device: "cpu", "cuda" or "cuda:<index>"; None takes a GPU if there is one.
 
     Returns:
-        An estimator for `make_flow`. It pads frames of any size to what RAFT needs.
+        An estimator for `make_flow`, for frames of any size.
 
     Raises:
         FlowError: if the weights cannot be had or do not fit, or the device is not there.
     """
     # Imported here because DIS needs none of it, and it takes seconds.
     import torch
-    import torch.nn.functional as F
     from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
     has_gpu = torch.cuda.is_available()
@@ -276,17 +460,12 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
 
     @torch.inference_mode()
     def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        height, width = first.shape[:2]
-        pad_y, pad_x = (max(_RAFT_SMALLEST, -(-side // 8) * 8) - side for side in (height, width))
-        top, left = pad_y // 2, pad_x // 2
         pair = torch.from_numpy(np.stack([first, second])).to(device)
         pair = pair.permute(0, 3, 1, 2).float() / 127.5 - 1
-        pair = F.pad(pair, (left, pad_x - left, top, pad_y - top), mode="replicate")
         flow = model(pair[:1], pair[1:])[-1][0]  # RAFT returns each of its refinements
-        flow = flow[:, top : top + height, left : left + width]
         return flow.permute(1, 2, 0).cpu().numpy()
 
-    return estimate
+    return _of_any_size(estimate, _RAFT_SMALLEST, multiple=8)
 
 
 def build_estimator(
@@ -362,27 +541,43 @@ def _prepare_folders(frames: list[Frame], mine: list[Frame]) -> None:
 
 
 def _estimate(
-    estimator: Estimator, first: Frame, second: Frame, read: Callable[[Path], np.ndarray]
+    estimator: Estimator, first: Path, second: Path, read: Callable[[Path], np.ndarray]
 ) -> np.ndarray:
-    """Motion from one frame to another, (H, W, 2)."""
-    a, b = read(first.image), read(second.image)
+    """Motion from one image to another, (H, W, 2)."""
+    a, b = read(first), read(second)
     if a.shape != b.shape:
         raise DatasetError(
-            f"frames of one sequence differ in size: {first.image} is {a.shape[1]} x {a.shape[0]}, "
-            f"{second.image} is {b.shape[1]} x {b.shape[0]}; bring them to the same size"
+            f"frames of one sequence differ in size: {first} is {a.shape[1]} x {a.shape[0]}, "
+            f"{second} is {b.shape[1]} x {b.shape[0]}; bring them to the same size"
         )
-    return estimator(a, b)
+    try:
+        return estimator(a, b)
+    except FlowError as error:
+        raise FlowError(f"{first}: {error}") from error
 
 
-def _write(frame: Frame, flow: np.ndarray) -> None:
-    """Write a flow map whole or not at all, in place of the one that the frame may have."""
+def _write(
+    path: Path, flow: np.ndarray, comment: bytes = b"", replaced: Path | None = None
+) -> None:
+    """Write a flow map as JPEG whole or not at all, in place of another one."""
     picture = cv2.cvtColor(flow_to_picture(flow), cv2.COLOR_RGB2BGR)
-    path = _flow_folder(frame) / f"{frame.name}.jpg"
-    partial = _partial(frame)
-    partial.write_bytes(cv2.imencode(".jpg", picture, _JPEG)[1].tobytes())
-    if frame.flow not in (None, path):
-        frame.flow.unlink()  # two flow maps of one frame would be an error in the layout
-    os.replace(partial, path)
+    jpeg = cv2.imencode(".jpg", picture, _JPEG)[1].tobytes()
+    if comment:  # the first segment after the file's start
+        jpeg = jpeg[:2] + b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment + jpeg[2:]
+    _replace(path, path.with_name(_PARTIAL.format(stem=path.stem)), jpeg, replaced)
+
+
+def _replace(path: Path, partial: Path, content: bytes, replaced: Path | None = None) -> None:
+    """Write a file whole or not at all, in place of another one."""
+    try:
+        partial.write_bytes(content)
+        if replaced not in (None, path):
+            replaced.unlink()  # two flow maps of one frame would be an error in the layout
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
 
 
 @dataclass(frozen=True)
@@ -459,6 +654,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, or 1 after a message on stderr.
     """
+    print_any_name()
     parser = argparse.ArgumentParser(
         prog="python -m datasets.flow", description="Write the flow maps (FLOW/) of a video set."
     )
@@ -473,6 +669,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="make existing flow maps anew")
     parser.add_argument(
+        "--from-flo",
+        action="store_true",
+        help="make the pictures from Middlebury files FLOW/<frame>.flo, and estimate nothing",
+    )
+    parser.add_argument(
         "--weights", type=Path, help="raft: state-dict file, in place of a download"
     )
     parser.add_argument(
@@ -486,6 +687,11 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--weights and --device are for --estimator raft")
     processes = _Processes.join()
     try:
+        if options.from_flo:
+            if processes.rank == 0:
+                count = convert_flo(options.data_root, options.set)
+                print(f"{options.set}: {count} flow maps written from .flo files")
+            return 0
         if processes.local_rank > 0:
             processes.wait()  # for the first one on this machine to check, and fetch the weights
         # Before the weights are fetched.
@@ -507,7 +713,7 @@ def main(arguments: list[str] | None = None) -> int:
             (processes.rank, processes.number),
             processes.wait,
         )
-        written, kept = processes.total(counts)
+        written, kept, renewed = processes.total(counts)
     except (DatasetError, FlowError, OSError) as error:
         # Not at the end of the line that the first process's progress bar is on.
         print(f"\n{error}" if processes.rank > 0 else error, file=sys.stderr)
@@ -518,6 +724,8 @@ def main(arguments: list[str] | None = None) -> int:
         processes.leave()
     if processes.rank == 0:
         print(f"{options.set}: {written} flow maps written, {kept} were there already")
+        if renewed:
+            print(f"  {renewed} of those written replace maps of other images than are there now")
     return 0
 
 

@@ -6,7 +6,8 @@ What the authors' archives hold is described in `datasets.sources`. Files are ha
 file system has them, so that they take no room, and copies where it has not; only what this project
 would not read rightly is converted: pictures that are neither JPEG nor PNG, ground truths of FBMS,
 masks with a void label, masks of another size than their images where that is the data set's own
-way. A set of several objects needs nothing, for any label but 0 is foreground here.
+way. A set of several objects needs nothing, for any label but 0 is foreground here. Sequences of a
+single frame are left out and named: they have no flow.
 
 The source is checked before anything is written and is never changed; nothing is written outside
 the data root. The program can be stopped at any time and started again: a file is there whole or
@@ -20,6 +21,7 @@ import io
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -38,8 +40,9 @@ from datasets.layout import (
     flow_command,
     format_problems,
     read_mask,
+    unwritable,
 )
-from datasets.progress import progress_bar
+from datasets.progress import print_any_name, progress_bar
 from datasets.sources import (
     FEWER,
     PARTIAL,
@@ -55,6 +58,10 @@ from datasets.sources import (
 _PARTIAL_FILE = ".{name}.partial"
 
 _UNUSABLE = ("file that cannot be used", "unpack the archive again")
+_SEVERAL_OBJECTS = (
+    "mask of several objects or with a void label, as DAVIS 2017 has them",
+    "if this is that archive, prepare it as davis2017",
+)
 _OTHER_SIZE = ("mask of another size than its image", "unpack the archive again")
 _OTHER_FILE = (
     "file that is there with another content or suffix",
@@ -110,8 +117,8 @@ def prepare(
 
     Raises:
         DatasetError: the source is not what was expected, a file in it cannot be used, or the data
-            root holds other files where these should go. Nothing has been written then.
-        OSError: a file cannot be written.
+            root holds other files where these should go; nothing has been written then. Or a file
+            cannot be written.
     """
     source, data_root = Path(source), Path(data_root)
     if not source.is_dir():
@@ -128,9 +135,10 @@ def prepare(
     if accept_partial:
         left_out = {kind: items for kind, items in problems.items() if kind in PARTIAL - {FEWER}}
         for (kind, _), items in left_out.items():
-            more = f", ... and {len(items) - 3} more" if len(items) > 3 else ""
-            print(f"left out: {len(items)} x {kind}: {', '.join(items[:3])}{more}")
+            print(f"left out: {len(items)} x {kind}: {_some(items)}")
         problems = {kind: items for kind, items in problems.items() if kind not in PARTIAL}
+    if description.video and not problems:
+        frames = _without_single(frames)
     if problems or not frames:
         raise DatasetError(_explain(source, description, problems))
 
@@ -150,7 +158,10 @@ def prepare(
         for leftover in folder.glob(_PARTIAL_FILE.format(name="*")):
             leftover.unlink()
     for file in progress_bar(missing, desc="writing files", unit="file", shown=progress):
-        done[file.destination] = _write(file)
+        try:
+            done[file.destination] = _write(file)
+        except OSError as error:
+            raise unwritable(file.destination, error) from error
 
     prepared = []
     for set_name in sorted({frame.folder.partition("/")[0] for frame in frames}):
@@ -178,6 +189,23 @@ def _count(set_name: str, frames: Iterable[SourceFrame]) -> tuple[int, int, int]
     frames = [frame for frame in frames if frame.folder.partition("/")[0] == set_name]
     sequences = {frame.sequence for frame in frames} - {""}
     return len(sequences), len(frames), sum(frame.mask is not None for frame in frames)
+
+
+def _without_single(frames: list[SourceFrame]) -> list[SourceFrame]:
+    """The frames but for those that are alone in their sequence; says which are left out."""
+    lengths = Counter((frame.folder, frame.sequence) for frame in frames)
+    single = [frame.name for frame in frames if lengths[frame.folder, frame.sequence] == 1]
+    if single:
+        print(
+            f"left out: {len(single)} x sequence of a single frame, which has no flow: "
+            f"{_some(single)}"
+        )
+    return [frame for frame in frames if lengths[frame.folder, frame.sequence] > 1]
+
+
+def _some(items: list[str]) -> str:
+    """The first three."""
+    return ", ".join(items[:3]) + (f", ... and {len(items) - 3} more" if len(items) > 3 else "")
 
 
 def _count_others(folder: Path, ours: dict[Path, str]) -> int:
@@ -237,9 +265,15 @@ def _plan(
         folder = data_root / frame.folder
         image_conversion = None if _is_readable(frame.image) else _read_picture
         files.append(_file(frame.image, folder / "RGB" / frame.name, image_conversion))
+        if frame.following is not None:
+            conversion = None if _is_readable(frame.following) else _read_picture
+            files.append(_file(frame.following, folder / "NEXT" / frame.name, conversion))
         if frame.mask is None:
             continue
         try:
+            if description.one_object and _has_several_objects(frame.mask):
+                problems.setdefault(_SEVERAL_OBJECTS, []).append(str(frame.mask))
+                continue
             conversion = _mask_conversion(frame, description)
             if conversion is not None or image_conversion is not None:
                 _check_size(frame, conversion, problems)
@@ -271,7 +305,7 @@ def _mask_conversion(
         return frame.read_mask
     if not _is_readable(frame.mask):
         return read_foreground
-    if description.void is not None and _has_void(frame.mask, description.void):
+    if description.void is not None and _has_void(frame.mask, description):
         return partial(read_foreground, void=description.void)
     if description.resize_masks:
         size = _size(frame.image)
@@ -280,10 +314,17 @@ def _mask_conversion(
     return None
 
 
-def _has_void(path: Path, void: int) -> bool:
-    """Whether a mask has the void label; in a mask without palette, 255 is foreground."""
+def _has_void(path: Path, description: Source) -> bool:
+    """Whether a mask has the void label; else a mask without palette has 255 for foreground."""
     with open_picture(path) as picture:
-        return picture.mode == "P" and bool((np.asarray(picture) == void).any())
+        may_have = picture.mode == "P" or description.void_in_grey
+        return may_have and bool((np.asarray(picture) == description.void).any())
+
+
+def _has_several_objects(path: Path) -> bool:
+    """Whether a mask with a palette has several labels, of which one may be void."""
+    with open_picture(path) as picture:
+        return picture.mode == "P" and len(np.unique(np.asarray(picture))) > 2
 
 
 def _size(path: Path) -> tuple[int, int]:
@@ -374,6 +415,8 @@ def _check_sources(frames: list[SourceFrame], missing: list[_File], progress: bo
     checked = []
     for frame in frames:
         mask = frame.mask if frame.mask in unconverted else None
+        if frame.following in unconverted and _is_readable(frame.following):
+            checked.append(Frame(frame.name, frame.following, None, None))
         if _is_readable(frame.image) and (frame.image in unconverted or mask is not None):
             checked.append(Frame(frame.name, frame.image, mask, None))
         elif mask is not None:
@@ -447,6 +490,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, or 1 after a message on stderr.
     """
+    print_any_name()
     parser = argparse.ArgumentParser(
         prog="python -m datasets.prepare",
         description="Bring a downloaded data set into this project's layout.",

@@ -1,5 +1,9 @@
-"""Progress bars: one look everywhere, and lines now and then where the output is no terminal."""
+"""What programs print: progress bars, one look everywhere, and any file's name.
 
+Where the output is no terminal, a bar is a line now and then.
+"""
+
+import io
 import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
@@ -22,6 +26,12 @@ class _Lines:
 
     def flush(self) -> None:
         self.stream.flush()
+
+
+def print_any_name() -> None:
+    """Let ``print`` escape what the output cannot show, as names that are not UTF-8."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # it is None where it was closed
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def progress_bar(items: Iterable[Any] | None = None, *, shown: bool = True, **options: Any) -> tqdm:

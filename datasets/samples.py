@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from datasets.augmentation import Augmentation, Geometry, whole_frame
 from datasets.colour_wheel import change_motion
 from datasets.layout import DatasetError, Frame, Sequence, read_image, read_mask
+from datasets.sampling import Key
 from datasets.simulated_motion import MotionSimulation
 
 Pictures = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]  # image, flow map, mask
@@ -21,7 +22,7 @@ class StillImages(Dataset):
 
     Args:
         frames: images with masks, from ``datasets.layout.still_images``.
-        size: side of the square samples in pixels.
+        size: side of the square samples in pixels, of keys that do not have another.
         augmentation: random changes; ``None`` only resizes. The frames of a pseudo-clip are cropped
             and rotated alike, before anything moves, so that references are resampled only once;
             the rest is drawn anew for each of them.
@@ -56,8 +57,8 @@ class StillImages(Dataset):
         """The frame that sample ``index`` is of."""
         return self.frames[index].name
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        """Sample ``index`` of ``epoch``, for the key (epoch, index).
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        """Sample ``index`` of ``epoch``, for the key (epoch, index) or (epoch, index, size).
 
         Returns:
             ``image`` float (3, S, S) in [0, 1]; ``mask`` float (1, S, S) of zeros and ones. With
@@ -66,17 +67,17 @@ class StillImages(Dataset):
         Raises:
             DatasetError: a file cannot be read.
         """
-        epoch, index = key
+        epoch, index, size = (*key, self.size)[:3]
         rng = np.random.default_rng([self.seed, epoch, index])
         image, _, mask = _read_frame(self.frames[index], mask=True)
         if self.simulation is None:
-            image, _, mask = _augmented((image, None, mask), self.size, self.augmentation, rng)
+            image, _, mask = _augmented((image, None, mask), size, self.augmentation, rng)
             return {"image": to_tensor(image), "mask": _mask_tensor(mask)}
-        image, _, mask = _augmented((image, None, mask), self.size, self._of_clips, rng)
+        image, _, mask = _augmented((image, None, mask), size, self._of_clips, rng)
         clip = self.simulation.draw(rng, image, mask)
         times = self.simulation.draw_times(rng, self.num_references)
         target, *references = (
-            _augmented(pictures, self.size, self._of_frames, rng)
+            _augmented(pictures, size, self._of_frames, rng)
             for pictures in [
                 (image, clip.flow_picture(rng, 0), mask),
                 *((clip.frame(time), clip.flow_picture(rng, time), None) for time in times),
@@ -90,7 +91,7 @@ class VideoFrames(Dataset):
 
     Args:
         sets: for each training set its sequences, from ``datasets.layout.video_sequences``.
-        size: side of the square samples in pixels.
+        size: side of the square samples in pixels, of keys that do not have another.
         num_references: N_R, random other frames of the target's sequence (Sec. 4.4). A sequence
             that has fewer gives some of them twice.
         augmentation: random changes, drawn anew for the target and each reference; ``None`` only
@@ -126,8 +127,8 @@ class VideoFrames(Dataset):
         sequence, position = self.targets[index]
         return sequence.frames[position].name
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        """Sample ``index`` of ``epoch``, for the key (epoch, index).
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        """Sample ``index`` of ``epoch``, for the key (epoch, index) or (epoch, index, size).
 
         Returns:
             ``image``, ``flow`` float (3, S, S) and ``reference_images``, ``reference_flows`` float
@@ -136,18 +137,18 @@ class VideoFrames(Dataset):
         Raises:
             DatasetError: a file cannot be read.
         """
-        epoch, index = key
+        epoch, index, size = (*key, self.size)[:3]
         rng = np.random.default_rng([self.seed, epoch, index])
         sequence, position = self.targets[index]
-        target = self._load(rng, sequence.frames[position], mask=True)
+        target = self._load(rng, size, sequence.frames[position], mask=True)
         references = [
-            self._load(rng, sequence.frames[other], mask=False)
+            self._load(rng, size, sequence.frames[other], mask=False)
             for other in random_references(len(sequence.frames), position, self.num_references, rng)
         ]
         return _sample(target, references)
 
-    def _load(self, rng: np.random.Generator, frame: Frame, mask: bool) -> Pictures:
-        return _augmented(_read_frame(frame, mask), self.size, self.augmentation, rng)
+    def _load(self, rng: np.random.Generator, size: int, frame: Frame, mask: bool) -> Pictures:
+        return _augmented(_read_frame(frame, mask), size, self.augmentation, rng)
 
 
 class Tolerant(Dataset):
@@ -169,17 +170,17 @@ class Tolerant(Dataset):
         """The frame that sample ``index`` is of."""
         return self.dataset.name(index)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | str]:
-        """The sample for the key (epoch, index), or one of the ten after it.
+    def __getitem__(self, key: Key) -> dict[str, Tensor | str]:
+        """The sample for the key, or one of the ten after it.
 
         Raises:
             DatasetError: none of them can be read.
         """
-        epoch, index = key
+        epoch, index, *size = key
         fault = ""
         for offset in range(self._TRIES):
             try:
-                sample = self.dataset[epoch, (index + offset) % len(self.dataset)]
+                sample = self.dataset[(epoch, (index + offset) % len(self.dataset), *size)]
                 return {**sample, "fault": fault}
             except DatasetError as error:
                 fault = fault or str(error)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-Key = tuple[int, int]  # (epoch, index), what datasets.samples takes
+# (epoch, index) or (epoch, index, size in pixels): what datasets.samples takes.
+Key = tuple[int, int] | tuple[int, int, int]
 
 
 class EpochBatches:
@@ -19,6 +20,7 @@ class EpochBatches:
         balance: take from each set at most as many samples as the first has, anew every epoch.
         rank, world_size: this process, and how many there are.
         parts: into how many a process's share is cut, for gradient accumulation.
+        sizes: one of them is drawn for each batch, and is in its keys; none gives keys without.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class EpochBatches:
         rank: int = 0,
         world_size: int = 1,
         parts: int = 1,
+        sizes: list[int] | None = None,
     ):
         self.set_sizes = set_sizes
         self.batch_size = batch_size
@@ -38,6 +41,7 @@ class EpochBatches:
         self.rank = rank
         self.world_size = world_size
         self.parts = parts
+        self.sizes = sizes
 
     def __len__(self) -> int:
         return max(1, sum(self._taken()) // self.batch_size)
@@ -52,10 +56,13 @@ class EpochBatches:
         ]
         order = rng.permutation(np.concatenate(chosen))
         order = np.resize(order, len(self) * self.batch_size)  # cuts, or repeats
-        shares = order.reshape(-1, self.batch_size)[start:, self.rank :: self.world_size]
+        shares = order.reshape(-1, self.batch_size)[:, self.rank :: self.world_size]
+        sizes = [()] * len(self)
+        if self.sizes:
+            sizes = [(int(size),) for size in rng.choice(self.sizes, len(self))]
         return [
-            [[(epoch, int(index)) for index in part] for part in np.split(share, self.parts)]
-            for share in shares
+            [[(epoch, int(index), *size) for index in part] for part in np.split(share, self.parts)]
+            for share, size in list(zip(shares, sizes))[start:]
         ]
 
     def _taken(self) -> list[int]:

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -37,11 +37,16 @@ _AMBIGUOUS = ("folder found twice", "give the one that is meant as --source")
 _DUPLICATE = ("second file for the same frame", "keep one of the two")
 _NUMBERLESS = ("file whose name does not end in a frame number", "remove it")
 _NO_MASKS = ("sequence without any mask", "unpack the archive again")
+_LIST = ("list that cannot be read", "unpack the archive again")
+_ONLY_VOID = (
+    "video whose masks hold nothing but void (255)",
+    "give its objects labels of their own, from 1",
+)
 _DEFINITION = ("definition file (Def.dat) that cannot be read", "unpack the archive again")
 
 _PICTURES = (*IMAGE_SUFFIXES, ".ppm", ".pgm", ".bmp")
 
-_CLASSES = (  # of YouTube-Objects
+YOUTUBE_OBJECTS_CLASSES = (
     "aeroplane",
     "bird",
     "boat",
@@ -66,6 +71,7 @@ class SourceFrame:
     mask: Path | None
     # Makes (H, W) bool of a mask that this project would not read rightly; None: it is kept.
     read_mask: Callable[[Path], np.ndarray] | None = None
+    following: Path | None = None  # the next image of the video, where no next frame has it
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,9 @@ class Source:
     read: Callable[[Path, Problems], list[SourceFrame]]
     known: dict[str, Known] = field(default_factory=dict)  # by the name of this project's set
     video: bool = True
-    void: int | None = None  # label of palette masks that means neither object nor background
+    void: int | None = None  # label that means neither object nor background
+    void_in_grey: bool = False  # masks without a palette have the void label too
+    one_object: bool = False  # masks hold one object and no void
     resize_masks: bool = False  # masks may be smaller than their images
 
 
@@ -121,8 +129,13 @@ def read_labels(path: Path) -> np.ndarray:
 
 
 def read_foreground(path: Path, void: int | None = None) -> np.ndarray:
-    """Mask with any number of objects as foreground, (H, W) bool: labels but 0 and `void`."""
+    """Mask with any number of objects as foreground, (H, W) bool: labels but 0 and `void`.
+
+    In a colour picture, void is that value in all channels.
+    """
     labels = read_labels(path)
+    if void is not None and labels.max(initial=0) > 0xFFFF:
+        void *= 0x010101
     return (labels != 0) & (labels != void)
 
 
@@ -179,7 +192,7 @@ def _read_davis(
         list_file = _first(root, names, problems)
         if masks_root is None or list_file is None:
             continue
-        for sequence, listed in _read_list(list_file).items():
+        for sequence, listed in _read_list(list_file, problems).items():
             if not (images_root / sequence).is_dir():
                 _add(problems, MISSING_SEQUENCE, f"{images_root / sequence}, named in {list_file}")
                 continue
@@ -203,8 +216,10 @@ def _read_youtube_vos(source: Path, problems: Problems) -> list[SourceFrame]:
     """YouTube-VOS (Xu et al., 2018 or 2019), the `train` archive: palette masks, a label an object.
 
     train/{JPEGImages,Annotations}/<video>/<frame> and meta.json, {"videos": {<video>: ...}}; every
-    fifth frame of the video is there (`train_all_frames` has the others) and is annotated while an
-    object is in view. 3,471 videos: https://youtube-vos.org/dataset/vos/.
+    fifth image of the video is there and is annotated while an object is in view. The archive
+    `train_all_frames` has all images, train_all_frames/JPEGImages/<video>/<frame>. Annotated images
+    become frames. Flow is the motion to the next image of the two archives, annotated or not.
+    3,471 videos: https://youtube-vos.org/dataset/vos/.
     """
     # Beside train there often are valid and test, which have an Annotations folder too.
     masks_root = _locate(source, "train/Annotations", problems, required=False)
@@ -216,18 +231,24 @@ def _read_youtube_vos(source: Path, problems: Problems) -> list[SourceFrame]:
     meta = masks_root.with_name("meta.json")
     if meta.is_file():
         try:
-            listed = set(json.loads(meta.read_text())["videos"])
-        except (ValueError, KeyError, TypeError):
-            _add(problems, ("list that cannot be read", "unpack the archive again"), str(meta))
+            listed = set(json.loads(meta.read_text(encoding="utf-8"))["videos"].keys())
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            _add(problems, _LIST, str(meta))
             listed = set()
         for video in sorted(listed - videos):
             _add(problems, MISSING_SEQUENCE, f"{masks_root / video}, named in {meta}")
+    all_root = _locate(source, "train_all_frames/JPEGImages", problems, required=False)
     frames = []
     for video in sorted(videos):
         images_folder, masks_folder = images_root / video, masks_root / video
         images, masks = _numbered(images_folder, problems), _numbered(masks_folder, problems)
         _unpaired(images_folder, images, masks_folder, masks, problems)
-        frames += _frames("YTVOS_train", video, images, masks, only_annotated=True)
+        every = (_numbered(all_root / video, problems) if all_root else {}) | images
+        following = dict(pairwise(sorted(every)))
+        for frame in _frames("YTVOS_train", video, images, masks, only_annotated=True):
+            after = following.get(_number(frame.image.stem))
+            own = after is None or (after in images and after in masks)
+            frames.append(replace(frame, following=None if own else every[after]))
     return frames
 
 
@@ -350,23 +371,25 @@ def _read_youtube_objects(source: Path, problems: Problems) -> list[SourceFrame]
     The archives of https://data.vision.ee.ethz.ch/cvl/youtube-objects/ (v2.x: frames of a class in
     one folder, shots in ranges_<class>.mat) have no masks and are not read.
 
-    126 sequences of 10 classes; two of them, cow 0019 and motorbike 0007, with a single mask. Where
-    that leaves a single frame, the sequence is left out: without a second frame it has no flow.
+    126 sequences of 10 classes; two of them, cow 0019 and motorbike 0007, with a single mask.
     """
     for form, folders_of in (
         ("{}/data", _youtube_shots),
         ("JPEGImages/{}", _youtube_videos),
     ):
         roots = _roots(
-            source, lambda root, form=form: any((root / form.format(c)).is_dir() for c in _CLASSES)
+            source,
+            lambda root, form=form: any(
+                (root / form.format(name)).is_dir() for name in YOUTUBE_OBJECTS_CLASSES
+            ),
         )
         if len(roots) == 1:
-            sequences = [
-                _partly_annotated("YTOBJ_test", sequence, images, masks, problems)
-                for name in _CLASSES
+            return [
+                frame
+                for name in YOUTUBE_OBJECTS_CLASSES
                 for sequence, images, masks in folders_of(roots[0], name)
+                for frame in _partly_annotated("YTOBJ_test", sequence, images, masks, problems)
             ]
-            return [frame for frames in sequences if len(frames) > 1 for frame in frames]
         if roots:
             problems.setdefault(_AMBIGUOUS, []).extend(map(str, roots))
             return []
@@ -396,9 +419,10 @@ def _youtube_videos(root: Path, name: str) -> Iterator[tuple[str, Path, Path]]:
 def _read_long_videos(source: Path, problems: Problems) -> list[SourceFrame]:
     """Long-Videos (Liang et al., NeurIPS 2020), https://www.kaggle.com/gvclsu/long-videos.
 
-    {JPEGImages,Annotations}/<video>, some copies with 480p between; jpg or png images, palette
-    masks of a part of the frames in which 255 is void (dataset/LongVideo_DS.py and
-    longvideo_evaluation/dataset.py of the authors' xmlyqing00/AFB-URR).
+    {JPEGImages,Annotations}/<video>, some copies with 480p between; jpg or png images, masks of a
+    part of the frames, in which 255 is void, whether they have a palette or not
+    (dataset/LongVideo_DS.py and longvideo_evaluation/dataset.py of the authors' xmlyqing00/AFB-URR,
+    which read every mask as labels).
     """
     masks_root = _locate(source, "Annotations", problems)
     images_root = masks_root and _first(masks_root.parent, ["JPEGImages"], problems)
@@ -409,13 +433,16 @@ def _read_long_videos(source: Path, problems: Problems) -> list[SourceFrame]:
     for video in ("blueboy", "dressage", "rat"):
         if not (images_root / video).is_dir():
             _add(problems, MISSING_SEQUENCE, str(images_root / video))
-    return [
-        frame
-        for video in _subfolders(images_root)
-        for frame in _partly_annotated(
-            "LongVideos_test", video, images_root / video, masks_root / video, problems
-        )
-    ]
+    frames = []
+    for video in _subfolders(images_root):
+        folders = images_root / video, masks_root / video
+        found = _partly_annotated("LongVideos_test", video, *folders, problems)
+        masks = [frame.mask for frame in found if frame.mask]
+        # As objects drawn in white would be.
+        if masks and not any(read_foreground(path, void=255).any() for path in masks):
+            _add(problems, _ONLY_VOID, str(folders[1]))
+        frames += found
+    return frames
 
 
 def _partly_annotated(
@@ -478,10 +505,15 @@ def _unpaired(
         _add(problems, NO_MASK, str(images[key]))
 
 
-def _read_list(path: Path) -> dict[str, set[int]]:
+def _read_list(path: Path, problems: Problems) -> dict[str, set[int]]:
     """Sequences of a split by name, with the numbers of those frames that the list names."""
     sequences: dict[str, set[int]] = {}
-    for line in path.read_text().splitlines():
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        _add(problems, _LIST, str(path))
+        lines = []
+    for line in lines:
         first = Path(line.split()[0] if line.split() else "")
         if len(first.parts) > 1:
             number = _number(first.stem)
@@ -607,6 +639,7 @@ SOURCES: dict[str, Source] = {
         ),
         read=partial(_read_davis, annotations=("Annotations",), lists=("480p", "2016")),
         known=_DAVIS_KNOWN,
+        one_object=True,
     ),
     "davis2017": Source(
         layout=(
@@ -624,12 +657,15 @@ SOURCES: dict[str, Source] = {
         layout=(
             "train/{JPEGImages,Annotations}/<video>/<frame>.jpg, .png",
             "train/meta.json (names the videos; may be missing)",
+            "train_all_frames/JPEGImages/<video>/<frame>.jpg (for flow; may be missing)",
         ),
         read=_read_youtube_vos,
         known={
             "YTVOS_train": Known(
                 3471,
-                note="94,588 images, says the author of MATNet (issue 3 of tfzhou/MATNet)",
+                note="94,588 images, says the author of MATNet (issue 3 of tfzhou/MATNet). Flow is "
+                "the motion to the next image: five frames later with the archive train alone, one "
+                "with train_all_frames beside it. The two differ in size: do not mix them",
             )
         },
     ),
@@ -655,7 +691,7 @@ SOURCES: dict[str, Source] = {
             "YTOBJ_test": Known(
                 124,
                 note="126 where every frame is there: of annotated frames alone cow_0019 and "
-                "motorbike_0007 have one each, which has no flow, and are left out",
+                "motorbike_0007 have one each and are left out",
             )
         },
         resize_masks=True,
@@ -669,6 +705,7 @@ SOURCES: dict[str, Source] = {
             )
         },
         void=255,
+        void_in_grey=True,
     ),
 }
 

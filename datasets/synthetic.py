@@ -276,8 +276,7 @@ def _write_frame(folder: Path, stem: str, picture: np.ndarray, coverage: np.ndar
         (folder / "GT" / f"{stem}.png", mask),
     ]:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(path), image):
-            raise OSError(f"{path}: could not be written. Is the disk full or read-only?")
+        path.write_bytes(cv2.imencode(path.suffix, image)[1])
 
 
 def _paths(

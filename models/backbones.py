@@ -9,14 +9,13 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_data_config
 from torch import Tensor, nn
 
 from models.mix_transformer import MIX_TRANSFORMERS, MixTransformer, published_weights
 
 STRIDES = (4, 8, 16, 32)
 VGG_STRIDES = (1, 2, 4, 8, 16)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 class ModelError(ValueError):
@@ -47,8 +46,9 @@ def build_backbone(
         strides: of the maps, finest first; other ones than the usual four only with timm's.
 
     Returns:
-        A module with ``channels``, the maps' widths, whose ``forward`` takes (B, 3, H, W) and
-        returns a list of (B, C_l, H / stride_l, W / stride_l).
+        A module with ``channels``, the maps' widths, and with ``mean`` and ``deviation``, three
+        numbers each, of the images that its weights were trained with. Its ``forward`` takes
+        (B, 3, H, W) and returns a list of (B, C_l, H / stride_l, W / stride_l).
 
     Raises:
         ModelError: unknown name, no such pyramid, or weights that are missing or do not fit.
@@ -63,18 +63,27 @@ def build_backbone(
 
 
 class Normalise(nn.Module):
-    """Images in [0, 1] to the mean and deviation that ImageNet weights expect."""
+    """Images in [0, 1], with a mean and deviation of each channel subtracted and divided by.
 
-    def __init__(self):
+    They are a part of the network's state, so a checkpoint keeps those that it was trained with.
+    """
+
+    def __init__(self, mean: tuple[float, ...], deviation: tuple[float, ...]):
         super().__init__()
-        mean, deviation = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_DEVIATION)
-        self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("deviation", deviation.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("deviation", torch.tensor(deviation).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) to the same, channels last."""
         images = images.contiguous(memory_format=torch.channels_last)
         return (images - self.mean) / self.deviation
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *arguments) -> None:
+        # Older checkpoints do not hold the statistics: all were trained with those of ImageNet.
+        older = Normalise(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        for name, buffer in older.named_buffers():
+            state.setdefault(prefix + name, buffer)
+        super()._load_from_state_dict(state, prefix, *arguments)
 
 
 def check_size(images: Tensor) -> None:
@@ -107,6 +116,9 @@ class TimmPyramid(nn.Module):
         self.encoder = _create_timm_pyramid(name, pretrained, weights, strides)
         self.channels = self.encoder.feature_info.channels()
         self.channels_last = getattr(self.encoder, "output_fmt", "NCHW") == "NHWC"
+        # Random weights, too, get the statistics of the published ones.
+        published = resolve_data_config({}, pretrained_cfg=self.encoder.pretrained_cfg)
+        self.mean, self.deviation = published["mean"], published["std"]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) to the maps, finest first."""

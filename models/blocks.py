@@ -10,26 +10,35 @@ from models.precision import without_autocast
 
 
 class Outline(nn.Module):
-    """The finest mask: features at stride 4 and the image itself, met at stride 2.
+    """The finest mask: features at stride 4 and the image itself, brought together at stride 2.
 
     A convolution at stride 4 cannot follow an outline between its cells. Here the features of a
-    cell are spread over its four quarters, which see the image again and predict their four pixels.
+    cell are spread over its four quarters. Each quarter sees the image again and predicts its four
+    pixels.
+
+    Args:
+        channels: C, of the features.
+        image: False leaves the image out; the quarters then have the features alone.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, image: bool = True):
         super().__init__()
-        spread, seen = channels // 4, 16
-        self.look = nn.Sequential(
-            nn.Conv2d(3, seen, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(seen),
-            nn.ReLU(inplace=True),
-        )
+        spread, seen = channels // 4, 16 if image else 0
+        self.look = None
+        if image:
+            self.look = nn.Sequential(
+                nn.Conv2d(3, seen, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(seen),
+                nn.ReLU(inplace=True),
+            )
         self.mix = conv_norm_relu(spread + seen, spread + seen, 3)
         self.to_mask = nn.Conv2d(spread + seen, 4, 3, padding=1)
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
         """(B, C, H / 4, W / 4) and (B, 3, H, W) to logits (B, 1, H, W)."""
-        x = torch.cat([F.pixel_shuffle(x, 2), self.look(image)], dim=1)
+        x = F.pixel_shuffle(x, 2)
+        if self.look is not None:
+            x = torch.cat([x, self.look(image)], dim=1)
         return F.pixel_shuffle(self.to_mask(self.mix(x)), 2)
 
 

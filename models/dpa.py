@@ -19,6 +19,7 @@ from models.backbones import (
 )
 from models.inter_frame_attention import InterFrameAttention
 from models.inter_modality_attention import InterModalityAttention
+from models.precision import without_weight_cache
 from models.prediction import Prediction, References
 from models.refinement_decoder import RefinementDecoder, StreamEmbedding
 
@@ -38,6 +39,8 @@ class DPA(nn.Module):
         graph_rounds: rounds of message passing.
         inter_modality_attention, inter_frame_attention: IMA and IFA; False leaves them out.
         reference_gradient: train the encoder through the reference frames too.
+        decoder_image: the mask decoder's finest level sees the image again. With a VGG network it
+            never does, because the first stage has the image's size.
 
     Attributes:
         loss: of the paper, see ``utils.losses``.
@@ -63,6 +66,7 @@ class DPA(nn.Module):
         inter_modality_attention: bool = True,
         inter_frame_attention: bool = True,
         reference_gradient: bool = False,
+        decoder_image: bool = True,
     ):
         super().__init__()
         if inter_modality_attention and graph_neighbours > channels:
@@ -90,7 +94,9 @@ class DPA(nn.Module):
         self.rgb_stream = stream()
         self.flow_stream = stream() if motion else None
         skips = self.rgb_stream.encoder.channels[:-ATTENDED]
-        self.decoder = RefinementDecoder(channels, skips, 2 if motion else 1, strides[0] > 1)
+        self.decoder = RefinementDecoder(
+            channels, skips, 2 if motion else 1, strides[0] > 1, decoder_image
+        )
         # The layout that convolutions are fastest in; features follow that of the weights.
         self.to(memory_format=torch.channels_last)
 
@@ -186,7 +192,7 @@ class Stream(nn.Module):
     ):
         super().__init__()
         self.encoder = encoder
-        self.normalise = Normalise()
+        self.normalise = Normalise(encoder.mean, encoder.deviation)
         self.reference_gradient = reference_gradient
         widths = encoder.channels[-ATTENDED:]
         self.inter_modality = nn.ModuleList(
@@ -246,9 +252,10 @@ class Stream(nn.Module):
 
     def encode_references(self, images: Tensor) -> Tensor:
         """Reference images (B, R, 3, H, W) to IFA's keys and values (B, R, 2, C, C)."""
-        with nullcontext() if self.reference_gradient else torch.no_grad():
-            stages = self.encoder(self.normalise(images.flatten(0, 1)))
-        return self.inter_frame.encode_references(stages[-1]).unflatten(0, images.shape[:2])
+        with without_weight_cache():
+            with nullcontext() if self.reference_gradient else torch.no_grad():
+                stages = self.encoder(self.normalise(images.flatten(0, 1)))
+            return self.inter_frame.encode_references(stages[-1]).unflatten(0, images.shape[:2])
 
 
 def summary(correlation: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from models.guided_slot_attention import GuidedSlotAttention
 from models.local_extractor import LocalExtractor
 from models.mask_decoder import MaskDecoder
 from models.plain_transformer import PlainTransformer
+from models.precision import without_weight_cache
 from models.prediction import Prediction, References
 from models.slot_decoder import correlation_maps
 from models.slot_generator import RandomSlots, SlotGenerator
@@ -38,6 +39,7 @@ class GSANet(nn.Module):
             and FAT. With slot attention off, guided slots are used as they are, and random slots
             not at all: then the correlation maps of the aggregated features remain.
         reference_gradient: train the encoder through the reference frames too.
+        decoder_image: the mask decoder's finest level sees the image again.
 
     Attributes:
         loss: of eq. 5, see ``utils.losses``.
@@ -65,6 +67,7 @@ class GSANet(nn.Module):
         slot_attention: bool = True,
         aggregation_transformer: bool = True,
         reference_gradient: bool = False,
+        decoder_image: bool = True,
     ):
         super().__init__()
         self.motion = motion
@@ -90,7 +93,7 @@ class GSANet(nn.Module):
         self.norms = nn.ModuleList(
             nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True)) for _ in STRIDES
         )
-        self.decoder = MaskDecoder(channels, len(STRIDES))
+        self.decoder = MaskDecoder(channels, len(STRIDES), decoder_image)
         # The layout that convolutions are fastest in; features follow that of the weights.
         self.to(memory_format=torch.channels_last)
 
@@ -200,7 +203,7 @@ class Stream(nn.Module):
     ):
         super().__init__()
         self.encoder = encoder
-        self.normalise = Normalise()
+        self.normalise = Normalise(encoder.mean, encoder.deviation)
         self.reference_gradient = reference_gradient
         # No biases where batch normalisation follows (``GSANet.norms``): it would cancel them.
         self.laterals = nn.ModuleList(
@@ -223,10 +226,11 @@ class Stream(nn.Module):
 
     def encode_references(self, images: Tensor) -> Tensor:
         """Reference images (B, R, 3, H, W) to their global features P_G (B, R, C, C)."""
-        with nullcontext() if self.reference_gradient else torch.no_grad():
-            pyramid = self.encoder(self.normalise(images.flatten(0, 1)))
-        features = self._embed(pyramid)
-        return self.slots.global_extractor(features.unflatten(0, images.shape[:2]))
+        with without_weight_cache():
+            with nullcontext() if self.reference_gradient else torch.no_grad():
+                pyramid = self.encoder(self.normalise(images.flatten(0, 1)))
+            features = self._embed(pyramid)
+            return self.slots.global_extractor(features.unflatten(0, images.shape[:2]))
 
     def _embed(self, pyramid: list[Tensor]) -> Tensor:
         """X_T or X_R: the slot level, with what the coarsest level knows of the whole scene."""

@@ -14,7 +14,8 @@ class GuidedSlotAttention(nn.Module):
     Args:
         channels: C_L.
         num_neighbours: N, the features that KNN filtering keeps for each slot.
-        num_iterations: T; may be changed after training (Figure 7).
+        num_iterations: T; may be changed after training (Figure 7). With 0 the slots stay as they
+            are and nothing here is trained.
         knn_filtering: Table 2's "KNN"; without it every slot attends to all features.
         aggregation_transformer: Table 2's "FAT"; without it slots are updated as in slot attention.
     """
@@ -37,6 +38,8 @@ class GuidedSlotAttention(nn.Module):
             if aggregation_transformer
             else PlainTransformer(channels)
         )
+        # Training on several processes waits for the gradient of every parameter that wants one.
+        self.requires_grad_(num_iterations > 0)
 
     def forward(self, slots: Tensor, features: Tensor) -> Tensor:
         """P_S (B, S, C) and aggregated features P_A (B, M, C) to refined slots P_Sr (B, S, C)."""

@@ -9,18 +9,22 @@ class MaskDecoder(nn.Module):
     """From four feature maps to a mask at each of the four scales, coarse to fine.
 
     The paper says only "CNN-based". Context is gathered at the coarsest level, then every finer
-    level is added and mixed by two 3 x 3 convolutions; each level has its own mask. The finest one
-    is drawn with another look at the image.
+    level is added and mixed by two 3 x 3 convolutions; each level has its own mask.
+
+    Args:
+        channels: C, of the feature maps.
+        levels: number of feature maps and masks.
+        image: the finest level sees the image again, see :class:`Outline`.
     """
 
-    def __init__(self, channels: int, levels: int = 4):
+    def __init__(self, channels: int, levels: int = 4, image: bool = True):
         super().__init__()
         self.context = AtrousPyramid(channels)
         self.mix = nn.ModuleList(ResidualBlock(channels) for _ in range(levels))
         self.to_coarse_mask = nn.ModuleList(
             nn.Conv2d(channels, 1, 3, padding=1) for _ in range(levels - 1)
         )
-        self.outline = Outline(channels)
+        self.outline = Outline(channels, image)
 
     def forward(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
         """Masks of all scales, from features of both streams.

@@ -11,6 +11,7 @@ from pathlib import Path
 import timm.models
 import torch
 import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -40,7 +41,10 @@ class MixTransformer(nn.Module):
 
     Attributes:
         channels: widths of the four levels.
+        mean, deviation: of the images that the published weights were trained with.
     """
+
+    mean, deviation = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     def __init__(self, name: str):
         super().__init__()

@@ -24,10 +24,11 @@ def global_weighted_average_pooling(features: Tensor, masks: Tensor) -> Tensor:
 
 
 class AttentivePooling(nn.Module):
-    """Weighted mean of a set of features, with weights from the features themselves.
+    """Weighted mean of a set of features, with weights from the features themselves (Sec. 3.4).
 
-    As in RandLA-Net (Hu et al., CVPR 2020), cited in Sec. 3.4: one learned score per feature,
-    softmax over the set.
+    A linear layer gives each feature one score, and the softmax over the set makes weights of the
+    scores. RandLA-Net (Hu et al., CVPR 2020), which the paper cites, scores every channel of a
+    feature by itself and has a perceptron after the sum.
     """
 
     def __init__(self, channels: int):

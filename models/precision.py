@@ -17,6 +17,18 @@ def without_autocast(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
+def without_weight_cache() -> torch.autocast:
+    """Context in which autocast keeps no converted weights and uses none that it has kept.
+
+    Before torch 2.11, autocast hands a copy of a weight that it made without gradient to every
+    later operation of the same autocast region, and the weight then gets no gradient. So whatever
+    may run without gradient before a training pass runs in this context.
+    """
+    # The cache is one for all kinds of devices. Autocast of the CPU stays as it is, and autocast of
+    # GPUs is not touched.
+    return torch.autocast("cpu", enabled=torch.is_autocast_enabled("cpu"), cache_enabled=False)
+
+
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation whose result has autocast's type, on GPUs as on the CPU.
 

@@ -53,10 +53,18 @@ class RefinementDecoder(nn.Module):
         channels: C.
         skips: channels of the RGB stream's stages before its last two, finest first.
         streams: 2, or 1 in stage 1, where there is nothing to fuse.
-        outline: the finest stage is at stride 4, and the last mask is drawn with the image itself.
+        outline: the finest stage is at stride 4, and an :class:`Outline` draws the last mask.
+        image: the outline sees the image again.
     """
 
-    def __init__(self, channels: int, skips: list[int], streams: int, outline: bool):
+    def __init__(
+        self,
+        channels: int,
+        skips: list[int],
+        streams: int,
+        outline: bool,
+        image: bool = True,
+    ):
         super().__init__()
         self.fuse = nn.ModuleList(
             fused(streams * channels, channels) if streams > 1 else nn.Identity() for _ in range(3)
@@ -70,7 +78,7 @@ class RefinementDecoder(nn.Module):
         self.refine = nn.ModuleList(
             Refinement(width, channels // 2, narrow) for width in reversed(skips)
         )
-        self.outline = Outline(narrow) if outline else None
+        self.outline = Outline(narrow, image) if outline else None
 
     def forward(
         self, streams: list[list[Tensor]], skips: list[Tensor], image: Tensor

@@ -4,7 +4,8 @@ docs/paper.md lists where the release differs from the paper.
 """
 
 TRAIN_SETS = ["DAVIS_train", "YTVOS_train"]
-IMAGE_SIZE = 512  # the release draws sizes from 384 to 512 in training
+IMAGE_SIZE = 512
+IMAGE_SIZES = [384, 416, 448, 480, 512]
 NUM_REFERENCES = 4
 BATCH_SIZE = 16
 SHARPNESS = 2.0

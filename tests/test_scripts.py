@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,8 @@ import config
 import evaluate
 import pretrain
 import train
-from datasets.layout import read_mask, still_images, video_sequences
+import utils.ablate
+from datasets.layout import DatasetError, read_mask, still_images, video_sequences
 from datasets.samples import StillImages, load_frame
 from datasets.simulated_motion import MotionSimulation
 from models import MODELS, build_model
@@ -39,21 +41,22 @@ FRAMES = 5
 STATISTICS = [f"{measure}_{column}" for measure in "JF" for column in ("mean", "recall", "decay")]
 
 
-def run(folder: Path, *command) -> subprocess.CompletedProcess:
+def run(folder: Path, *command, **environment: str) -> subprocess.CompletedProcess:
     """A Python command in a process of its own, on the CPU, started elsewhere than in the code."""
     return subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
         capture_output=True,
         text=True,
+        errors="backslashreplace",
         timeout=300,
     )
 
 
-def done(folder: Path, *command) -> str:
+def done(folder: Path, *command, **environment: str) -> str:
     """What a command that must succeed prints."""
-    result = run(folder, *command)
+    result = run(folder, *command, **environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -112,11 +115,11 @@ def refusal(call):
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Contents of all files below a folder."""
+    """Contents of all files below a folder but its lock."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != ".lock"
     }
 
 
@@ -162,6 +165,7 @@ def test_both_stages_leave_settings_checkpoints_and_a_log(chain):
 def test_the_stages_say_what_they_train_and_what_was_loaded(chain):
     assert "5 images for training, 1 for validation, on cpu" in chain.pretrain
     assert "DAVIS_train: 2 sequences, validation on DAVIS_test: 2, on cpu" in chain.train
+    assert chain.train.startswith("note: TRAIN_SETS is DAVIS_train; the paper's is DAVIS_train YT")
     stage1 = load_checkpoint(chain.stage1)["weights"]
     stage2 = load_checkpoint(chain.stage2)["weights"]
     stream = sum(name.startswith("rgb_stream.") for name in stage1)
@@ -322,6 +326,18 @@ def test_size_references_and_iterations_are_the_checkpoints_unless_given(
     assert asked == [(64, 3, 2), (32, 1, 4)]
 
 
+@pytest.mark.parametrize("untrained", [{"num_iterations": 0}, {"slot_attention": False}])
+def test_rounds_of_slot_attention_that_was_not_trained_are_refused(
+    chain, refusal, tmp_path, untrained
+):
+    checkpoint = load_checkpoint(chain.stage2)
+    checkpoint["arguments"] |= untrained
+    torch.save(checkpoint, tmp_path / "best.pt")
+    flags = ("--config", chain.settings, "--checkpoint", tmp_path / "best.pt")
+    message = refusal(evaluate, *flags, "--num-iterations", "4")
+    assert "--num-iterations: without effect" in message
+
+
 def test_results_go_beside_the_checkpoint_by_default(chain, call, tmp_path):
     shutil.copy(chain.stage2, tmp_path / "best.pt")
     printed = call(
@@ -329,7 +345,8 @@ def test_results_go_beside_the_checkpoint_by_default(chain, call, tmp_path):
         *("--config", chain.settings, "--checkpoint", tmp_path / "best.pt", "--panel-step", "0"),
     )
     written = {path.name for path in (tmp_path / "DAVIS_test").iterdir()}
-    assert written == {"masks", "scores.csv", "frames.csv", "evaluation.json", "report.html"}
+    results = {"scores.csv", "frames.csv", "evaluation.json", "report.html"}
+    assert written == {"masks", ".lock"} | results
     assert files(tmp_path / "DAVIS_test/masks") == files(chain.masks)
     assert "panels" not in printed
     # What an earlier evaluation has left there is not taken for this one's.
@@ -456,6 +473,46 @@ def test_the_frames_of_a_sequence_are_segmented_as_a_video(chain, tiny_root, tmp
         assert iou(read_mask(tmp_path / f"clip/masks/{frame.name}.png"), expected) > 0.9
 
 
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("at", [1, 4])  # while references are encoded, and while it is segmented
+def test_a_video_that_is_stopped_leaves_nothing_behind(
+    chain, tiny_root, call, tmp_path, monkeypatch, signum, code, at
+):
+    calls = []
+
+    def stopping(first, second):
+        calls.append(1)
+        if len(calls) == at:
+            os.kill(os.getpid(), signum)
+        return np.zeros((*first.shape[:2], 2), np.float32)
+
+    monkeypatch.setattr(evaluate, "build_estimator", lambda *_: stopping)
+    frames = video_sequences(tiny_root, "DAVIS_test")[0].frames[0].image.parent
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        call(
+            *(evaluate, "--config", chain.settings, "--checkpoint", chain.stage2),
+            *("--video", frames, "--output", "clip", "--num-references", "2"),
+        )
+    assert stop.value.code == code and len(calls) >= at
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert list((tmp_path / "clip").iterdir()) == []
+
+
+def test_names_of_a_video_may_be_in_any_encoding(chain, tmp_path):
+    clip, output = (os.fsdecode(name + b"\xff") for name in ("ä".encode(), "ö".encode()))
+    pictures = [Image.new("RGB", (64, 48), (50 * number, 90, 120)) for number in range(3)]
+    pictures[0].save(tmp_path / clip, "GIF", save_all=True, append_images=pictures[1:])
+    printed = done(
+        tmp_path,
+        *(ROOT / "evaluate.py", "--config", chain.settings, "--checkpoint", chain.stage2),
+        *("--video", clip, "--output", output, "--flow-estimator", "dis"),
+        **{"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )
+    assert printed.endswith("overlay.mp4\n")
+    assert len(files(tmp_path / output)) == 3 + 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -467,6 +524,7 @@ def test_the_frames_of_a_sequence_are_segmented_as_a_video(chain, tiny_root, tmp
         (("--compare", "x", "y", "--output", "z", "--image-size", "64"), "--image-size: without"),
         (("--masks", "x", "--tta-flip", "--channels", "8"), "--channels, --tta-flip: without"),
         (("--compare", "x", "y"), "--compare needs --output"),
+        (("--masks", "x", "--set", "y", "--val-set", "z"), "--set takes the place of --val-set"),
         (("--compare", "x", "y", "--output", "z"), "x holds no evaluation.json"),
     ],
 )
@@ -555,8 +613,14 @@ def test_results_never_replace_what_no_evaluation_has_made(chain, refusal, tiny_
     assert files(tmp_path) == {"mine/masks/important.txt": b"x"}
     (tmp_path / "file").write_text("x")
     assert "is a file; --output takes a folder" in refusal(evaluate, *flags, "file/results")
-    masks = ("--config", chain.settings, "--masks", chain.masks, "--output", tmp_path / "file")
-    assert "is a file; --output takes a folder" in refusal(evaluate, *masks)
+    for module, given in (
+        (evaluate, ("--config", chain.settings, "--masks", chain.masks)),
+        (evaluate, ("--config", chain.settings, "--checkpoint", chain.stage2, "--video", "clip")),
+        (evaluate, ("--compare", "a", "b")),
+        (utils.ablate, ("--config", chain.settings)),
+    ):
+        message = refusal(module, *given, "--output", tmp_path / "file")
+        assert "is a file; --output takes a folder" in message
     inside = tiny_root / "DAVIS_test/results"
     assert "lies in the data set" in refusal(evaluate, *flags, inside)
     assert not inside.exists()
@@ -567,19 +631,47 @@ def test_a_set_without_masks_is_segmented_and_not_scored(chain, call, tiny_root,
     for folder in (tmp_path / "data/own").glob("*/GT"):
         shutil.rmtree(folder)
     flags = ("--config", chain.settings, "--data-root", tmp_path / "data", "--set", "own")
-    printed = call(evaluate, *flags, "--checkpoint", chain.stage2, "--output", tmp_path / "out")
-    assert printed.splitlines()[-1] == "own has no masks, so nothing was scored"
+    flags = (*flags, "--checkpoint", chain.stage2, "--output", tmp_path / "out")
+    for _ in range(2):  # the same again, and after its masks have gone
+        printed = call(evaluate, *flags)
+        assert printed.splitlines()[-1] == "own has no masks, so nothing was scored"
+        assert files(tmp_path / "out/masks") == files(chain.masks)
+    shutil.rmtree(tmp_path / "out/masks")
+    call(evaluate, *flags)
     assert files(tmp_path / "out/masks") == files(chain.masks)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"masks", "panels"}
+    # With ground truth it is another evaluation.
+    shutil.rmtree(tmp_path / "data")
+    shutil.copytree(tiny_root / "DAVIS_test", tmp_path / "data/own")
+    assert call(evaluate, *flags).splitlines()[-1] == chain.evaluate.splitlines()[-1]
 
 
-def test_classes_must_be_told_by_the_sequences_names(chain, refusal, tiny_root, tmp_path):
-    for index, folder in enumerate(sorted((tiny_root / "DAVIS_test").iterdir())):
-        if folder.is_dir():
-            shutil.copytree(folder, tmp_path / f"data/YTOBJ_test/cat{index}")
-    flags = ("--config", chain.settings, "--data-root", tmp_path / "data", "--set", "YTOBJ_test")
-    message = refusal(evaluate, *flags, "--checkpoint", chain.stage2)
-    assert "the names of 2 sequences say none, as cat" in message
+@pytest.mark.parametrize("name", ["{}_mask.png", "{}.bmp"])
+def test_masks_that_fit_no_frame_are_an_error(name, chain, refusal, tiny_root, tmp_path):
+    shutil.copytree(tiny_root / "DAVIS_test", tmp_path / "data/own")
+    for path in (tmp_path / "data/own").glob("*/GT/*"):
+        path.rename(path.with_name(name.format(path.stem)))
+    flags = ("--config", chain.settings, "--data-root", tmp_path / "data", "--set", "own")
+    message = refusal(evaluate, *flags, "--checkpoint", chain.stage2, "--output", tmp_path / "out")
+    assert "GT" in message and name.format("00000") in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_evaluation_at_a_time_writes_into_a_folder(chain, refusal, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
+    command = [sys.executable, "-c", f"{hold}; print(flush=True); sys.stdin.read()", out / ".lock"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        for given in (
+            ("--checkpoint", chain.stage2),
+            ("--masks", chain.masks),
+            ("--checkpoint", chain.stage2, "--video", "clip", "--flow-estimator", "dis"),
+        ):
+            message = refusal(evaluate, "--config", chain.settings, *given, "--output", out)
+            assert f"another process is {'writing' if 'clip' in given else 'evaluating'}" in message
+            assert files(out) == {}
+        other.stdin.close()
 
 
 # Going on with a run
@@ -590,11 +682,27 @@ def test_resuming_a_finished_run_leaves_its_checkpoints_and_settings(chain, call
         run_dir = tmp_path / name
         shutil.copytree(chain.folder / "runs" / name, run_dir)
         before = files(run_dir)
-        printed = call(module, "--resume", run_dir)
-        assert f"resuming {run_dir} after epoch" in printed
-        after = files(run_dir)
-        changed = {path for path in before if after[path] != before[path]}
-        assert changed <= {"log.txt", "record.json"}
+        printed = call(module, "--resume", run_dir, "--learning-rate", "0.5")
+        assert f"{run_dir} is finished, with {2 if name == 'pretrain' else 1} epochs" in printed
+        assert "best validation J" in printed
+        assert files(run_dir) == before
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_run_of_the_other_script_is_refused_and_left_alone(named, chain, refusal, tmp_path):
+    for own, other, module in (("pretrain", "train", train), ("train", "pretrain", pretrain)):
+        run_dir = tmp_path / own
+        shutil.copytree(chain.folder / "runs" / own, run_dir)
+        if not named:  # as before checkpoints named their script
+            if own == "train":
+                continue
+            checkpoint = load_checkpoint(run_dir / "last.pt")
+            del checkpoint["script"]
+            torch.save(checkpoint, run_dir / "last.pt")
+        before = files(run_dir)
+        message = refusal(module, "--resume", run_dir, "--epochs", "3")
+        assert f"{run_dir} is a run of {own}.py, not of {other}.py" in message
+        assert files(run_dir) == before
 
 
 @pytest.mark.parametrize("module", [pretrain, train])
@@ -607,7 +715,7 @@ def test_resuming_needs_nothing_that_the_run_started_from(module, chain, call, t
         stage1_checkpoint=str(tmp_path / "gone.pt"),
     )
     write_settings(settings, run_dir / "settings.py")
-    assert "resuming" in call(module, "--resume", run_dir)
+    assert "resuming" in call(module, "--resume", run_dir, "--epochs", "3")
 
 
 def test_flags_beside_resume_take_effect_and_are_written_down(chain, call, tmp_path):
@@ -645,8 +753,10 @@ def test_auto_begins_a_run_and_goes_on_with_it_by_the_same_command(chain, call, 
     flags = ("--config", chain.settings, "--epochs", "2", "--resume", "auto")
     assert "resuming" not in call(pretrain, *flags)
     weights = (tmp_path / "runs/pretrain/last.pt").read_bytes()
-    assert "resuming runs/pretrain after epoch 2 of 2" in call(pretrain, *flags)
+    assert "runs/pretrain is finished" in call(pretrain, *flags)
     assert (tmp_path / "runs/pretrain/last.pt").read_bytes() == weights
+    more = (*flags[:3], "3", *flags[4:])
+    assert "resuming runs/pretrain after epoch 2 of 3" in call(pretrain, *more)
     starts = json.loads((tmp_path / "runs/pretrain/record.json").read_text())["starts"]
     assert len(starts) == 2
 
@@ -757,6 +867,30 @@ def test_a_loader_process_that_dies_is_named_whatever_it_breaks_into(kind):
         with pytest.raises(SystemExit) as stop:
             run_script(script)
         assert stop.value.code.startswith(f"error: {said}\n") and "WORKERS" in stop.value.code
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
+        "dataloader's workers are out of shared memory. Please try to raise your limit.",
+        "Caught RuntimeError in DataLoader worker process 0.\nTraceback (most recent call):\n"
+        "RuntimeError: unable to allocate shared memory(shm) for file </torch_7_3_0>: No space "
+        "left on device (28)",
+        "unable to write to file </torch_7_3_0>: No space left on device (28)",
+    ],
+)
+def test_shared_memory_that_is_full_is_said_with_what_to_do(said):
+    def main():
+        try:
+            raise RuntimeError(said)
+        except RuntimeError as error:
+            raise DatasetError("cannot be read") from error
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code.startswith("error: ") and "Traceback" not in stop.value.code
+    assert "--shm-size" in stop.value.code and "fewer WORKERS" in stop.value.code
 
 
 @pytest.mark.parametrize(

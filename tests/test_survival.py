@@ -270,8 +270,9 @@ model = Frozen(**network_arguments(settings, motion=True))
 sequences = video_sequences(Path(settings.data_root), "DAVIS_train")
 dataset = Spoilt([sequences], settings.image_size, 2)
 try:
-    fit(model, dataset, lambda *_: Validation(0.5), settings, {"model": "gsanet", "arguments": {}},
-        Path(sys.argv[2]), process, resume=True)
+    identity = {"model": "gsanet", "arguments": {"motion": True}}
+    fit(model, dataset, lambda *_: Validation(0.5), settings, identity, Path(sys.argv[2]), process,
+        resume=True)
 except Interrupted:
     pass
 end_process()

@@ -31,6 +31,7 @@ from utils.protocols import Row
 from utils.results import RECORD, read_evaluation
 from utils.runs import SETTINGS
 from utils.scripts import run_script
+from utils.set_evaluation import check_folder
 from utils.settings import (
     Settings,
     SettingsError,
@@ -84,7 +85,7 @@ class Job:
             there = last.is_file() and record.is_file()
             return there and record.stat().st_mtime_ns >= last.stat().st_mtime_ns
         try:
-            return load_checkpoint(last)["progress"]["epoch"] >= self.settings.epochs
+            return load_checkpoint(last).get("progress", {}).get("epoch", 0) >= self.settings.epochs
         except CheckpointError:
             return False
 
@@ -118,6 +119,7 @@ def main() -> None:
         raise SettingsError(f"{', '.join(refused)}: the ablation sets this itself; leave it out")
     if arguments.jobs < 1:
         raise SettingsError(f"--jobs {arguments.jobs}: expected a whole number above 0")
+    check_folder(arguments.output)
     output = arguments.output.resolve()
     rows = ablation.rows if arguments.rows is None else arguments.rows
     sweep = ablation.sweep if arguments.sweep is None else arguments.sweep

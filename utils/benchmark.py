@@ -45,7 +45,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import default_collate
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
 import config
 from datasets.flow import build_estimator, make_flow
@@ -94,6 +94,12 @@ _CPU_BATCH = 2  # samples in a training step on the CPU, where BATCH_SIZE would 
 _LOADER_SAMPLES = 16  # that the loader gives in a run
 _MATRIX = {"cpu": 2048, "cuda": 8192}  # rows and columns
 _COPY = {"cpu": 2**25, "cuda": 2**28}  # float32 numbers, too many for any cache
+# The CPU's attention, which not every version of torch counts.
+_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)
+    )
+}
 _ATTEMPTS = 3  # at the highest rate, for each of the repeats
 
 Views = list[dict[str, Tensor]]  # of some frames, as Segmenter takes them
@@ -135,7 +141,7 @@ class _Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if func._overloadpacket in flop_registry:
+        if func._overloadpacket in {*flop_registry, *_ATTENTION}:
             results = result if isinstance(result, tuple | list) else (result,)
             tensors = [*args, *(kwargs or {}).values(), *results]
             self.bytes += sum(one.nbytes for one in tensors if isinstance(one, Tensor))
@@ -614,7 +620,8 @@ def clock(device: torch.device) -> Meter:
 def operations() -> Iterator[Meter]:
     """Operations, and bytes that these read and write, while it is active: int64 (2,)."""
     # The counter takes apart what consists of other operations; the one below sees the result.
-    with _Traffic() as traffic, FlopCounterMode(display=False) as counter:
+    flop = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+    with _Traffic() as traffic, flop as counter:
         yield Meter(
             lambda: np.array([counter.get_total_flops(), traffic.bytes]),
             lambda first, second: second - first,

@@ -6,10 +6,12 @@ tensors alike, carries its CRC-32; torch.load ignores these, ``load_checkpoint``
 """
 
 import errno
+import inspect
 import os
 import pickle
 import re
 import zipfile
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +20,14 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from models import build_model
+from models import build_model, model_class
+from utils.settings import SettingsError, config_kinds
 
-LAST, PREVIOUS = "last.pt", "previous.pt"
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+# What a checkpoint must hold, and those settings of its run that an evaluation cannot do without.
+_PARTS = {"model": str, "arguments": dict, "weights": dict, "settings": dict}
+_SETTINGS = ("IMAGE_SIZE", "NUM_REFERENCES", "RECOLOUR_FLOW")
 
 
 class CheckpointError(ValueError):
@@ -86,8 +93,11 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any], keep_previous: bool 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint that ``save_checkpoint`` wrote, onto the CPU; code in it is never run.
 
+    Its parts have the types that the code expects, and all of its tensors are finite.
+
     Raises:
-        CheckpointError: no such file, a damaged one, or not a checkpoint of this project.
+        CheckpointError: no such file, a damaged one, one with NaN or infinite numbers, or not a
+            checkpoint of this project.
     """
     path = Path(path)
     if path.is_dir():
@@ -104,13 +114,24 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint: {_read_failure(error)}"
         ) from error
-    wanted = {"model", "arguments", "weights", "settings"}
-    if not isinstance(checkpoint, dict) or not wanted <= checkpoint.keys():
+    if fault := _fault(checkpoint):
+        raise CheckpointError(f"{path} is not a checkpoint of this project: {fault}")
+    if spoilt := list(not_finite(checkpoint)):
         raise CheckpointError(
-            f"{path} is not a checkpoint of this project: it lacks "
-            f"{', '.join(sorted(wanted - set(checkpoint if isinstance(checkpoint, dict) else ())))}"
+            f"{path} holds numbers that are not finite (NaN or infinity), in {len(spoilt)} tensors "
+            f"such as {spoilt[0]}: its training has broken down; use an earlier checkpoint"
         )
     return checkpoint
+
+
+def not_finite(value: Any, name: str = "") -> Iterator[str]:
+    """Names of the tensors with NaN or infinity in them, at any depth of dictionaries and lists."""
+    if isinstance(value, Tensor):
+        if not value.isfinite().all():
+            yield name
+    elif isinstance(value, dict | list | tuple):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from not_finite(part, f"{name}.{key}" if name else str(key))
 
 
 def load_last(run_dir: Path) -> tuple[dict[str, Any], Path, str | None]:
@@ -143,8 +164,14 @@ def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> nn.Modu
             ``num_iterations``; they must not change the weights' shapes.
 
     Raises:
-        CheckpointError: the weights do not fit.
+        CheckpointError: the network does not take its arguments, or the weights do not fit.
     """
+    accepted = inspect.signature(model_class(checkpoint["model"])).parameters
+    if unknown := sorted(map(str, checkpoint["arguments"].keys() - accepted.keys())):
+        raise CheckpointError(
+            f"the checkpoint's network has {', '.join(unknown)}, which this code's "
+            f"{checkpoint['model']} does not know: it was made by another version of the code"
+        )
     arguments = {**checkpoint["arguments"], **changes, "pretrained_backbone": False}
     model = build_model(checkpoint["model"], **arguments)
     load_weights(model, checkpoint["weights"])
@@ -162,7 +189,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     except RuntimeError as error:
         raise CheckpointError(
             "the checkpoint's weights do not fit the network that its settings describe; it was "
-            f"made by another version of the code ({str(error).splitlines()[-1].strip()})"
+            f"made by another version of the code ({str(error).splitlines()[-1].strip()[:300]})"
         ) from error
 
 
@@ -183,13 +210,28 @@ def check_same_network(checkpoint: dict[str, Any], model: str, arguments: dict[s
         )
 
 
+def check_same_script(checkpoint: dict[str, Any], identity: dict[str, Any], folder: Path) -> None:
+    """Raise CheckpointError if the checkpoint in the run's folder is of another script's run.
+
+    Checkpoints did not always name their script; one without motion can only be pretrain.py's.
+    """
+    own = identity.get("script")
+    other = checkpoint.get("script", own if checkpoint["arguments"]["motion"] else "pretrain.py")
+    if own is not None and other != own:
+        raise CheckpointError(
+            f"{folder} is a run of {other}, not of {own}: python {other} --resume {folder} goes "
+            "on with it, and nothing in it is changed"
+        )
+
+
 def check_same_order(checkpoint: dict[str, Any], model: nn.Module) -> None:
     """Raise CheckpointError unless tensors come in the same order in the checkpoint and ``model``.
 
     Optimizers keep their state by position: where a version of timm or of this code has changed
     the order of a network's parameters, weights go from one to the other, training does not.
     """
-    if list(checkpoint["weights"]) != list(model.state_dict()):
+    weights = checkpoint["weights"]
+    if list(weights) != [name for name in model.state_dict() if name in weights]:
         raise CheckpointError(
             "the checkpoint's tensors come in another order than the network's, so its optimizer "
             "state cannot be used; resume with the versions that the run was started with "
@@ -225,10 +267,34 @@ def start_from_stage1(model: nn.Module, weights: dict[str, Tensor]) -> Loaded:
             f"none of the {len(weights)} tensors in the checkpoint fits the {len(own)} of the "
             "network; was it made with another MODEL, BACKBONE or CHANNELS?"
         )
-    model.load_state_dict({**own, **loaded, **copied})
+    model.load_state_dict({**loaded, **copied}, strict=False)
     return Loaded(
         len(loaded), len(copied), len(own) - len(loaded) - len(copied), len(weights) - len(used)
     )
+
+
+def _fault(checkpoint: Any) -> str | None:
+    """What of a checkpoint the rest of the code could not use, in words."""
+    parts = checkpoint if isinstance(checkpoint, dict) else {}
+    if lacking := sorted(_PARTS.keys() - parts.keys()):
+        return f"it lacks {', '.join(lacking)}"
+    optional = {"progress": dict, "training": dict, "flow": str | None, "script": str}
+    for name, kind in {**_PARTS, **optional}.items():
+        if name in parts and not isinstance(parts[name], kind):
+            return f"its {name} is of the type {type(parts[name]).__name__}"
+    if not all(isinstance(n, str) and isinstance(w, Tensor) for n, w in parts["weights"].items()):
+        return "its weights are not all tensors with names"
+    arguments = {str(name).upper(): value for name, value in parts["arguments"].items()}
+    if not isinstance(arguments.get("MOTION"), bool):
+        return f"its network's motion is {arguments.get('MOTION')!r}, not True or False"
+    settings = {name: parts["settings"].get(name) for name in _SETTINGS}
+    for name, value in {**settings, **arguments}.items():
+        if kind := config_kinds().get(name):
+            try:
+                kind.check(value, f"its {name} is {value!r}")
+            except SettingsError as error:
+                return str(error)
+    return None
 
 
 def _check_records(file: BinaryIO) -> None:

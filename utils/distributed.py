@@ -87,7 +87,12 @@ def start_process(gpu: str, timeout: timedelta = timedelta(minutes=30)) -> Proce
 
     ``timeout`` is how long one may wait for another; the default is long enough for the main
     process to check a large data set meanwhile.
+
+    Raises:
+        SettingsError: the environment describes some of the processes only, or there are too few
+            GPUs for them.
     """
+    _check_environment()
     if "LOCAL_RANK" in os.environ:
         _die_with_launcher()
     indices = gpu_indices(gpu)
@@ -108,6 +113,22 @@ def start_process(gpu: str, timeout: timedelta = timedelta(minutes=30)) -> Proce
         return Process(device)
     _join_group("nccl" if device.type == "cuda" else "gloo", timeout)
     return Process(device, torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+
+def _check_environment() -> None:
+    """Raise SettingsError unless torchrun's variables are there all together, or RANK is not."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_PORT", "LOCAL_RANK", "MASTER_ADDR")
+    found = {name: os.environ.get(name, "") for name in names}
+    wrong = [f"{n}={found[n]}" for n in names[:-1] if found[n] and not found[n].isdecimal()]
+    if "RANK" in os.environ:
+        wrong += [f"{n} missing" for n in names if not found[n] and n != "LOCAL_RANK"]
+        if not wrong and int(found["RANK"]) >= int(found["WORLD_SIZE"]):
+            wrong = [f"RANK={found['RANK']} of WORLD_SIZE={found['WORLD_SIZE']}"]
+    if wrong:
+        raise SettingsError(
+            f"the environment's variables for several processes do not fit: {', '.join(wrong)}. "
+            "torchrun sets all of them; unset RANK and LOCAL_RANK to train in one process"
+        )
 
 
 def _die_with_launcher() -> None:

@@ -16,6 +16,7 @@ from datasets.samples import TestFrames, uniform_references
 from models.blocks import resize
 from models.precision import with_weights_as
 from models.prediction import References
+from utils.checkpoints import CheckpointError
 from utils.distributed import num_cores
 from utils.interrupts import prepare_loader_process
 from utils.transfer import fetch, one_ahead, send
@@ -285,7 +286,16 @@ def to_mask(probability: np.ndarray, threshold: float = 0.5, stretch: bool = Fal
         threshold: foreground is what lies above it.
         stretch: first stretch the frame's probabilities to [0, 1], as the authors' release does;
             then every frame has some foreground.
+
+    Raises:
+        CheckpointError: a probability is not a number.
     """
+    if np.isnan(probability).any():
+        raise CheckpointError(
+            "the network's probabilities are not numbers (NaN), so they give no mask. Its weights "
+            "are of a training that went wrong; evaluate an earlier checkpoint, or train again "
+            "with a lower LEARNING_RATE"
+        )
     if stretch:
         low, high = probability.min(), probability.max()
         probability = (probability - low) / max(high - low, 1e-8)

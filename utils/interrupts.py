@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -83,6 +84,16 @@ class Interrupts:
             self.pending, self._since = signum, now
         if not self._deferring:
             raise Interrupted(self.pending)
+
+
+@contextmanager
+def terminated_in_order() -> Iterator[None]:
+    """SIGTERM raises SystemExit with status 143, so that unfinished results are removed."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def prepare_loader_process(_: int = 0) -> None:

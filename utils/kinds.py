@@ -32,7 +32,7 @@ class Kind:
         expected: the allowed values, in words.
         metavar: of the flag in ``--help``.
         allows: whether one value of the type is allowed.
-        several: the value is a list that is not empty; texts in it differ from each other.
+        several: the value is a list of different values, at least one.
         optional: None is allowed, too.
     """
 
@@ -56,9 +56,7 @@ class Kind:
         # type(), because bool is a kind of int to Python, but BATCH_SIZE = True is a mistake.
         types = (int, float) if self.type is float else (self.type,)
         allowed = all(type(one) in types and self.allows(one) for one in values)
-        if not (allowed and values and is_list == self.several) or (
-            self.type is str and len(set(values)) < len(values)
-        ):
+        if not allowed or is_list != self.several or not 0 < len(values) == len(set(values)):
             raise SettingsError(f"{found}: expected {self.expected}")
         values = [self.type(one) for one in values]
         return values if self.several else values[0]
@@ -87,6 +85,8 @@ def number(
     """A number. Infinity and NaN are refused, which a settings file could not hold."""
     bounds = {"at least": least, "above": above, "at most": most, "below": below}
     words = " and ".join(f"{word} {n}" for word, n in bounds.items() if abs(n) < _MAX)
+    if abs(least) < _MAX and abs(most) < _MAX:
+        words = f"from {least} to {most}"
     return Kind(
         float,
         f"a number {words}",
@@ -95,20 +95,20 @@ def number(
     )
 
 
-def whole(least: int, most: float = _MAX) -> Kind:
-    """A whole number."""
-    kind = number(least, most)
-    return replace(kind, type=int, expected=kind.expected.replace("a", "a whole", 1), metavar="N")
-
-
-def multiple_of(factor: int, most: float = _MAX) -> Kind:
-    """A whole number above 0 that ``factor`` divides."""
-    kind = whole(factor, most)
-    return replace(
-        kind,
-        expected=f"{kind.expected} and a multiple of {factor}",
-        allows=lambda value: kind.allows(value) and value % factor == 0,
+def whole(least: int, most: int = 1_000_000, factor: int = 1) -> Kind:
+    """A whole number that ``factor`` divides."""
+    multiple = f", a multiple of {factor}" if factor > 1 else ""
+    return Kind(
+        int,
+        f"a whole number from {least} to {most}{multiple}",
+        "N",
+        lambda value: least <= value <= most and value % factor == 0,
     )
+
+
+def multiple_of(factor: int, most: int = 1_000_000) -> Kind:
+    """A whole number above 0 that ``factor`` divides."""
+    return whole(factor, most, factor)
 
 
 def one_of(*choices: str | int) -> Kind:
@@ -118,9 +118,8 @@ def one_of(*choices: str | int) -> Kind:
 
 
 def list_of(kind: Kind) -> Kind:
-    """A list of one or more values; texts in it differ from each other."""
-    different = "different texts" if kind.type is str else "values"
-    return replace(kind, expected=f"a list of {different}, each {kind.expected}", several=True)
+    """A list of one or more values, which differ from each other."""
+    return replace(kind, expected=f"a list of different values, each {kind.expected}", several=True)
 
 
 def optional(kind: Kind) -> Kind:

@@ -67,7 +67,7 @@ def statistics(values: np.ndarray) -> Statistics:
     benchmark's evaluator, neighbouring quarters share a frame, and NaN does not enter the means.
 
     Args:
-        values: of the frames that count (see ``counted``).
+        values: of the frames that count (``Protocol.frames_to_score``).
 
     Raises:
         ValueError: no frames.
@@ -83,15 +83,6 @@ def statistics(values: np.ndarray) -> Statistics:
         recall=float(np.mean(values > 0.5)),
         decay=float(np.nanmean(first) - np.nanmean(last)),
     )
-
-
-def counted(values: np.ndarray, first_and_last: bool) -> np.ndarray:
-    """The values (T,) of a sequence that count.
-
-    DAVIS 2016 leaves the first and the last frame out (``first_and_last=False``); a sequence of one
-    or two frames, of which nothing would be left, then counts whole.
-    """
-    return values if first_and_last or len(values) <= 2 else values[1:-1]
 
 
 def _as_masks(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,16 +4,15 @@ A protocol is chosen by the set's name (:func:`choose_protocol`) and turns the s
 the rows of a score table (:func:`summarise`).
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from utils.metrics import Statistics, counted, statistics
-
-
-class ProtocolError(ValueError):
-    """A set that a protocol does not fit."""
+from datasets.layout import Frame, Sequence
+from datasets.sources import YOUTUBE_OBJECTS_CLASSES
+from utils.metrics import Statistics, statistics
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,9 @@ class Protocol:
         columns: which of ``Statistics`` are reported.
         first_and_last: whether the first and the last frame of a sequence count.
         every_frame: whether every frame must be annotated; otherwise those that are count.
-        by_class: whether frames are averaged by class (a sequence's name up to its first
-            underscore), and then over classes, instead of by sequence and over sequences.
-        rule: what is averaged over what, in words.
+        empty_truths: whether a frame counts whose ground truth holds no object.
+        classes: whether the table also has the mean over the sequences of each class.
+        rule: what is averaged over what, in words, and who averages so.
     """
 
     name: str
@@ -38,8 +37,19 @@ class Protocol:
     columns: tuple[str, ...]
     first_and_last: bool
     every_frame: bool
-    by_class: bool
+    empty_truths: bool
+    classes: bool
     rule: str
+
+    def frames_to_score(self, sequence: Sequence) -> list[Frame]:
+        """The frames of a sequence that need a mask, in order.
+
+        Whether a ground truth is empty is only known when it is read: see
+        ``utils.scoring.score_frame``.
+        """
+        annotated = [frame for frame in sequence.frames if frame.mask is not None]
+        # Of one or two frames nothing would be left.
+        return annotated if self.first_and_last or len(annotated) <= 2 else annotated[1:-1]
 
 
 PROTOCOLS = {
@@ -52,9 +62,10 @@ PROTOCOLS = {
             columns=("mean", "recall", "decay"),
             first_and_last=False,
             every_frame=True,
-            by_class=False,
+            empty_truths=True,
+            classes=False,
             rule="J and F of every frame but the first and last of a sequence: mean, recall and "
-            "decay by sequence, then their means over sequences",
+            "decay by sequence, then their means over sequences (as the DAVIS 2016 benchmark)",
         ),
         Protocol(
             name="fbms",
@@ -63,8 +74,10 @@ PROTOCOLS = {
             columns=("mean",),
             first_and_last=True,
             every_frame=False,
-            by_class=False,
-            rule="J of the annotated frames: mean by sequence, then the mean over sequences",
+            empty_truths=False,
+            classes=False,
+            rule="J of the annotated frames that hold an object: mean by sequence, then the mean "
+            "over sequences (as the published code of TMO and FakeFlow)",
         ),
         Protocol(
             name="youtube_objects",
@@ -73,8 +86,11 @@ PROTOCOLS = {
             columns=("mean",),
             first_and_last=True,
             every_frame=False,
-            by_class=True,
-            rule="J of the annotated frames: mean over all of a class, then the mean over classes",
+            empty_truths=False,
+            classes=True,
+            rule="J of the annotated frames that hold an object: mean by sequence, then the mean "
+            "over all sequences, and over those of each class (as the published code of TMO and "
+            "FakeFlow)",
         ),
         Protocol(
             name="long_videos",
@@ -83,9 +99,11 @@ PROTOCOLS = {
             columns=("mean", "recall", "decay"),
             first_and_last=True,
             every_frame=False,
-            by_class=False,
-            rule="J and F of the annotated frames: mean, recall and decay by sequence, then their "
-            "means over sequences",
+            empty_truths=False,
+            classes=False,
+            rule="J and F of the annotated frames that hold an object: mean, recall and decay by "
+            "sequence, then their means over sequences (the mean of J as the published code of "
+            "TMO and FakeFlow; the rest as DAVIS defines it)",
         ),
     )
 }
@@ -93,7 +111,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class SequenceScores:
-    """The scores of a sequence's annotated frames, in their order in time.
+    """The scores of a sequence's frames that count, in their order in time.
 
     Attributes:
         frames: their names without the sequence's, ``(T,)``.
@@ -151,60 +169,47 @@ def choose_protocol(
     return PROTOCOLS[name], f"as {found} annotated (PROTOCOL takes another)"
 
 
-def check_classes(protocol: Protocol, sequences: Iterable[str]) -> None:
-    """Refuse names that tell no class, for a protocol that needs them.
+def class_of(sequence: str) -> str | None:
+    """The first of YouTube-Objects' classes that a sequence's name has as a word, if any.
 
-    Raises:
-        ProtocolError: a sequence's name has no underscore, with the class before it.
+    ``bird_0001`` and ``my_bird`` are birds, ``birdcage_1`` is not.
     """
-    unnamed = (
-        [name for name in sequences if not name.partition("_")[1]] if protocol.by_class else []
-    )
-    if unnamed:
-        raise ProtocolError(
-            f"{protocol.name} averages over classes, but the names of {len(unnamed)} sequences say "
-            f"none, as {unnamed[0]}; expected <class>_<video>, as bird_0001"
-        )
+    words = re.findall("[a-z]+", sequence.lower())
+    return next((word for word in words if word in YOUTUBE_OBJECTS_CLASSES), None)
 
 
 def summarise(scores: Mapping[str, SequenceScores], protocol: Protocol) -> list[Row]:
     """The rows of a set's score table: sequences, then classes if the protocol has them, then
-    ``average``, the mean of the classes or of the sequences.
+    ``average``, the mean over the sequences.
+
+    A sequence whose name has no class is in the average and in no class.
 
     Raises:
         ValueError: no sequences.
     """
     if not scores:
         raise ValueError("no sequences to summarise: expected at least one")
-    sequences = [_row(name, "sequence", [one], protocol) for name, one in scores.items()]
-    classes: dict[str, list[SequenceScores]] = {}
-    if protocol.by_class:
-        for name, one in scores.items():
-            classes.setdefault(name.partition("_")[0], []).append(one)
-    groups = [_row(name, "class", several, protocol) for name, several in classes.items()]
-    return [*sequences, *groups, _average(groups or sequences)]
-
-
-def _row(name: str, kind: str, scores: list[SequenceScores], protocol: Protocol) -> Row:
-    values = {
-        measure: np.concatenate(
-            [counted(one.values[measure], protocol.first_and_last) for one in scores]
+    sequences = [
+        Row(
+            name,
+            "sequence",
+            len(one.frames),
+            {measure: statistics(one.values[measure]) for measure in protocol.measures},
         )
-        for measure in protocol.measures
-    }
+        for name, one in scores.items()
+    ]
+    classes: dict[str, list[Row]] = {}
+    for row in sequences if protocol.classes else ():
+        if (name := class_of(row.name)) is not None:
+            classes.setdefault(name, []).append(row)
+    means = [_mean(name, "class", rows) for name, rows in classes.items()]
+    return [*sequences, *means, _mean("average", "average", sequences)]
+
+
+def _mean(name: str, kind: str, rows: list[Row]) -> Row:
     return Row(
         name,
         kind,
-        len(values[protocol.measures[0]]),
-        {measure: statistics(v) for measure, v in values.items()},
-    )
-
-
-def _average(rows: Iterable[Row]) -> Row:
-    rows = list(rows)
-    return Row(
-        "average",
-        "average",
         sum(row.frames for row in rows),
         {
             measure: Statistics(

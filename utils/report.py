@@ -27,9 +27,8 @@ from datasets.layout import (
     read_mask,
 )
 from utils.files import write_text
-from utils.metrics import counted
 from utils.pictures import PANEL_WIDTH, draw_panels
-from utils.protocols import Protocol, Row
+from utils.protocols import Row
 from utils.results import REPORT, Evaluation, ResultsError, read_evaluation
 
 COMPARISON = "comparison.html"
@@ -91,7 +90,7 @@ def write_report(evaluation: Evaluation, folder: Path) -> Path:
             name,
             "mean "
             + " ".join(f"{measure} {_three(one.mean)}" for measure, one in row.statistics.items()),
-            [_plot(one.frames, protocol, one.values, " and ".join(protocol.measures), name)],
+            [_plot(one.frames, one.values, " and ".join(protocol.measures), name)],
         )
         for number, ((name, one), row) in enumerate(zip(evaluation.scores.items(), rows))
     ]
@@ -101,7 +100,7 @@ def write_report(evaluation: Evaluation, folder: Path) -> Path:
     best, worst = (
         "".join(
             _panels(evaluation, folder, found, name, position)
-            for name, position in _pick(values, protocol, NUM_EXTREMES, NUM_EXTREMES)
+            for name, position in _pick(values, NUM_EXTREMES, NUM_EXTREMES)
         )
         for values in (means, losses)
     )
@@ -166,7 +165,7 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
             measure: {run.label: run.evaluation.scores[name].values[measure] for run in runs}
             for measure in first.protocol.measures
         }
-        several = [_plot(one.frames, first.protocol, lines[m], m, name) for m in lines]
+        several = [_plot(one.frames, lines[m], m, name) for m in lines]
         plots.append(_figure(number, name, "", several))
     return _write_page(
         output / COMPARISON,
@@ -266,7 +265,7 @@ def _frame_means(evaluation: Evaluation) -> dict[str, np.ndarray]:
 
 
 def _pick(
-    values: Mapping[str, np.ndarray], protocol: Protocol, number: int, per_sequence: int
+    values: Mapping[str, np.ndarray], number: int, per_sequence: int
 ) -> list[tuple[str, int]]:
     """The frames with the highest values (T,) by sequence, highest first: sequence, position.
 
@@ -275,7 +274,7 @@ def _pick(
     """
     ranked = []
     for name, one in values.items():
-        left = counted(np.arange(len(one)), protocol.first_and_last)
+        left = np.arange(len(one))
         for rank in range(per_sequence):
             if len(left):
                 position = int(left[one[left].argmax()])
@@ -373,7 +372,7 @@ def _differences(runs: Sequence[_Run]) -> str:
         found = _find_frames(run.evaluation) | found
     chosen = [
         _side_by_side(runs, found, name, position)
-        for name, position in _pick(spread, first.protocol, NUM_DIFFERENT, PER_SEQUENCE)
+        for name, position in _pick(spread, NUM_DIFFERENT, PER_SEQUENCE)
         if spread[name][position] > 0
     ]
     if not chosen:
@@ -445,7 +444,6 @@ def _picture(picture: np.ndarray, description: str) -> str:
 
 def _plot(
     frames: Sequence[str],
-    protocol: Protocol,
     lines: Mapping[str, np.ndarray],
     measures: str,
     sequence: str,
@@ -457,7 +455,6 @@ def _plot(
     values = list(lines.values())
     kept = _thin(values)
     x = LEFT + (RIGHT - LEFT) * (np.arange(len(frames)) + 0.5) / len(frames)
-    counts = set(counted(np.arange(len(frames)), protocol.first_and_last).tolist())
     parts = []
     for share in (0, 0.5, 1):
         y = BOTTOM + (TOP - BOTTOM) * share
@@ -483,7 +480,7 @@ def _plot(
     parts.append(f'<g class="hover" stroke-width="{(RIGHT - LEFT) / len(kept):.1f}">')
     for i in kept:
         numbers = ", ".join(f"{name} {one[i]:.3f}" for name, one in lines.items())
-        text = f"{frames[i]}{'' if i in counts else ' (does not count)'}: {numbers}"
+        text = f"{frames[i]}: {numbers}"
         parts.append(f'<path d="M{x[i]:.1f} {TOP}V{BOTTOM}"><title>{escape(text)}</title></path>')
     parts.append("</g>")
     return (

@@ -20,6 +20,13 @@ SCORES, FRAMES, RECORD = "scores.csv", "frames.csv", "evaluation.json"
 REPORT = "report.html"
 
 
+_TYPES = {
+    ("method", "set", "data_root", "protocol", "rule", "masks"): str,
+    ("checkpoint",): (str, type(None)),
+    ("settings",): dict,
+}
+
+
 class ResultsError(ValueError):
     """A folder that holds no evaluation, or a damaged one; the message says what to do."""
 
@@ -61,6 +68,7 @@ class Evaluation:
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write the three files, each whole or not at all; the folder is made."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)  # lest it be read beside another one's scores
     protocol = evaluation.protocol
     columns = [(m, column) for m in protocol.measures for column in protocol.columns]
     scores = [["sequence", "kind", "frames", *(f"{m}_{c}" for m, c in columns), "protocol"]]
@@ -94,7 +102,8 @@ def read_evaluation(folder: Path) -> Evaluation:
     """The evaluation that was written to a folder.
 
     Raises:
-        ResultsError: the folder holds none, or one that cannot be read.
+        ResultsError: the folder holds none, one that cannot be read, or one by other rules than
+            this version's.
     """
     for name in (RECORD, FRAMES):
         if not (folder / name).is_file():
@@ -104,8 +113,13 @@ def read_evaluation(folder: Path) -> Evaluation:
             )
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        for names, kinds in _TYPES.items():
+            for name in names:
+                if not isinstance(record[name], kinds):
+                    raise TypeError(f"{name} is {record[name]!r}")
         protocol = PROTOCOLS[record["protocol"]]
-        with (folder / FRAMES).open(newline="", encoding="utf-8") as file:
+        as_written = {"encoding": "utf-8", "errors": "surrogateescape"}
+        with (folder / FRAMES).open(newline="", **as_written) as file:
             lines = list(csv.DictReader(file))
         groups: dict[str, list[dict[str, str]]] = {}
         for line in lines:
@@ -117,24 +131,32 @@ def read_evaluation(folder: Path) -> Evaluation:
             )
             for name, group in groups.items()
         }
+        if not scores:
+            raise ValueError("no frame has a score")
         for name, one in scores.items():
-            if not all(np.isfinite(values).all() for values in one.values.values()):
-                raise ValueError(f"a score of {name} is not a number")
-        return Evaluation(
-            method=record["method"],
-            set_name=record["set"],
-            data_root=record["data_root"],
-            protocol=protocol,
-            masks=record["masks"],
-            scores=scores,
-            checkpoint=record["checkpoint"],
-            settings=record["settings"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
+            for values in one.values.values():
+                if not ((values >= 0) & (values <= 1)).all():
+                    raise ValueError(f"a score of {name} is not a number from 0 to 1")
+    except (KeyError, TypeError, ValueError, RecursionError, csv.Error) as error:
         raise ResultsError(
             f"{folder}: its {RECORD} or {FRAMES} is damaged ({type(error).__name__}: {error}); "
             "run the evaluation again"
         ) from error
+    if record["rule"] != protocol.rule:
+        raise ResultsError(
+            f"{folder} was scored by other rules of {protocol.name} than this version's "
+            f"({record['rule']}); run the evaluation again"
+        )
+    return Evaluation(
+        method=record["method"],
+        set_name=record["set"],
+        data_root=record["data_root"],
+        protocol=protocol,
+        masks=record["masks"],
+        scores=scores,
+        checkpoint=record["checkpoint"],
+        settings=record["settings"],
+    )
 
 
 def remove_evaluation(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.checkpoints import LAST, PREVIOUS, CheckpointError
+from utils.checkpoints import BEST, LAST, PREVIOUS, CheckpointError
 from utils.distributed import Process
 from utils.settings import Settings, SettingsError, read_settings_file
 
@@ -42,8 +42,9 @@ def check_run(
     """The run's folder, new or resumed; nothing is written yet. A dry run may name any folder.
 
     Raises:
-        CheckpointError: the folder to resume holds no run, or a new run's folder exists.
-        SettingsError: the batch cannot be shared by the processes.
+        CheckpointError: a new run's folder exists, or the run to resume has only a best.pt left.
+        SettingsError: the batch cannot be shared by the processes, or the folder's name is not
+            UTF-8.
     """
     shares = process.world_size * settings.accumulation_steps
     if settings.batch_size % shares:
@@ -52,9 +53,22 @@ def check_run(
             f"processes with ACCUMULATION_STEPS = {settings.accumulation_steps}; choose a multiple "
             f"of {shares}"
         )
+    folder = resume or run_folder(name, settings)
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise SettingsError(
+            f"the run folder {folder} is not named in UTF-8, so that TensorBoard cannot write to "
+            "it; choose another OUTPUT_DIR or RUN_NAME, or rename the folder"
+        ) from None
     if resume is not None:
+        if (resume / BEST).exists() and not has_checkpoint(resume):
+            raise CheckpointError(
+                f"{resume} holds {BEST}, but neither {LAST} nor {PREVIOUS}, from one of which a "
+                f"run goes on; beginning anew would replace {BEST}. Put {LAST} back, begin another "
+                f"run by --run-name NAME, or move {BEST} elsewhere to begin this one anew"
+            )
         return resume
-    folder = run_folder(name, settings)
     # What a process that was killed at once has left half-written is nothing to protect.
     present = folder.exists() and any(
         p.suffix != ".partial" and p.name != ".lock" for p in folder.iterdir()
@@ -123,18 +137,22 @@ class RunLog:
         tqdm.write(line)
         sys.stdout.flush()  # into a file, lines would otherwise wait, and be lost with the process
         try:
-            with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            with (self.folder / LOG).open("a", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(f"{line}\n")
         except OSError as error:  # a full disk; the next checkpoint will say so, if it lasts
             tqdm.write(f"{self.folder / LOG} could not be written: {error.strerror}")
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep the folder of a run from a second process that would train into it.
+def locked(folder: Path, busy: str = "training into") -> Iterator[None]:
+    """Keep a folder of results from a second process that would write into it.
 
     The lock is this process's alone: a loader process that outlives it for a moment does not keep
     the run from going on.
+
+    Args:
+        folder: made if need be.
+        busy: what the processes do with it, for the message.
 
     Raises:
         CheckpointError: another process has it.
@@ -145,7 +163,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise CheckpointError(
-                f"another process is training into {folder}; wait until it has ended, or stop it"
+                f"another process is {busy} {folder}; wait until it has ended, or stop it"
             ) from None
         except OSError:  # a file system without locks
             pass

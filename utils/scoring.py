@@ -1,7 +1,7 @@
 """Scores of masks on all cores, and the checks that masks from elsewhere must pass first."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +19,7 @@ from datasets.layout import (
     frame_label,
     read_binary_mask,
     read_mask,
+    read_size,
 )
 from datasets.progress import progress_bar
 from utils.distributed import num_cores
@@ -32,6 +33,7 @@ _NOT_BINARY = (
     "mask that is not binary",
     "write 0 and one other value, or pass --binarize, which cuts grey masks at 0.5",
 )
+_UNREADABLE = "file that cannot be read", "replace it"
 _OTHER_SIZE = (
     "mask of another size than the ground truth",
     "write each mask at its frame's size",
@@ -62,9 +64,16 @@ def overlap(
         pool.shutdown(cancel_futures=True)
 
 
-def score_frame(mask: np.ndarray, truth: np.ndarray, measures: Items[str]) -> tuple[float, ...]:
-    """The measures of one mask against the true one, both (H, W)."""
-    return tuple(MEASURES[measure](mask, truth) for measure in measures)
+def score_frame(
+    mask: np.ndarray, truth: np.ndarray, protocol: Protocol
+) -> tuple[float, ...] | None:
+    """The protocol's measures of one mask against the true one, both (H, W).
+
+    None where the true one holds no object and the protocol leaves such frames out.
+    """
+    if not protocol.empty_truths and not truth.any():
+        return None
+    return tuple(MEASURES[measure](mask, truth) for measure in protocol.measures)
 
 
 def collect_scores(
@@ -95,42 +104,46 @@ def score_masks(
     binarize: bool = False,
     progress: bool = True,
 ) -> dict[str, SequenceScores]:
-    """Score the masks ``folder/<sequence>/<frame>.png`` of a set's annotated frames.
+    """Score the masks ``folder/<sequence>/<frame>.png`` of the frames that count.
 
-    A frame's name may be given with or without its sequence's (``bear_00012`` or ``00012``).
-    Reading and scoring share all cores.
+    A frame's name may be given with or without its sequence's (``bear_00012`` or ``00012``). Masks
+    of other frames are not read. Names and sizes are checked before anything is scored. Once
+    something is wrong, the masks that are left are read and no longer scored.
 
     Args:
         folder: of the masks; they may have one value besides 0, or a palette with one entry
             besides the first.
         sequences: of the set, with masks on the annotated frames.
-        protocol: the set's rules.
+        protocol: the set's rules, which say what frames count.
         binarize: take what lies above the middle of grey masks as foreground.
         progress: show a progress bar.
 
     Raises:
         DatasetError: masks that are missing, belong to no frame, are not binary, are of another
-            size than the ground truth, or cannot be read; the message has all of them.
+            size than the ground truth, or cannot be read; the message has all of them. No frame
+            counts, because all ground truth is empty.
     """
-    jobs, problems = _find_masks(folder, sequences)
+    found, problems = _find_masks(folder, sequences, protocol)
+    jobs = []
+    for job in found:
+        if (problem := _size_problem(job[2], job[1].mask)) is None:
+            jobs.append(job)
+        else:
+            problems.setdefault(problem[0], []).append(problem[1])
 
-    def score(job: tuple[str, Frame, Path]) -> tuple[str, str, tuple[float, ...]] | Problem:
+    def score(job: tuple[str, Frame, Path]) -> tuple[str, str, tuple[float, ...] | None] | Problem:
         sequence, frame, path = job
+        scores = None
         try:
-            mask, truth = read_binary_mask(path, binarize), read_mask(frame.mask)
+            mask = read_binary_mask(path, binarize)
+            if not problems:
+                scores = score_frame(mask, read_mask(frame.mask), protocol)
         except NotBinaryError as error:
             return _NOT_BINARY, str(error)
         except DatasetError as error:
-            return ("file that cannot be read", "replace it"), str(error)
-        if mask.shape != truth.shape:
-            (height, width), (true_height, true_width) = mask.shape, truth.shape
-            return (
-                _OTHER_SIZE,
-                f"{path}: {width} x {height}, {frame.mask} {true_width} x {true_height}",
-            )
+            return _UNREADABLE, str(error)
         nonlocal some_foreground
         some_foreground |= bool(mask.any())
-        scores = score_frame(mask, truth, protocol.measures)
         return sequence, frame_label(sequence, frame), scores
 
     some_foreground = False
@@ -138,7 +151,7 @@ def score_masks(
     bar = progress_bar(
         overlap(score, jobs, num_cores()),
         total=len(jobs),
-        desc="scoring",
+        desc="checking masks" if problems else "scoring",
         unit="frame",
         shown=progress,
     )
@@ -151,16 +164,40 @@ def score_masks(
         raise DatasetError(f"{format_problems(str(folder), problems)}\nNothing was scored.")
     if binarize and not some_foreground:
         raise DatasetError(
-            f"{folder}: no mask reaches 0.5, 127 of 255, anywhere. Are these numbers of objects? "
-            "Write 0 and 255 then. Nothing was scored."
+            f"{folder}: no mask lies above one half of its range (127 of 255, or 32767 of 65535 "
+            "with 16 bits) anywhere. Are these numbers of objects? Write 0 and 255 then. Nothing "
+            "was scored."
         )
-    return collect_scores(results, protocol.measures)
+    scores = collect_scores(results, protocol.measures)
+    check_scored(scores, sequences, protocol)
+    return scores
+
+
+def check_scored(
+    scores: Mapping[str, SequenceScores], sequences: Items[Sequence], protocol: Protocol
+) -> None:
+    """Say which annotated sequences have no frame that counts.
+
+    Raises:
+        DatasetError: none has one.
+    """
+    without = [one.name for one in sequences if one.name not in scores]
+    if not scores:
+        raise DatasetError(
+            f"the ground truth of all {len(without)} sequences is empty, and {protocol.name} "
+            "leaves such frames out: nothing was scored"
+        )
+    if without:
+        print(
+            f"note: {len(without)} of {len(sequences)} sequences do not count, because their "
+            f"ground truth is empty: {', '.join(without)}"
+        )
 
 
 def _find_masks(
-    folder: Path, sequences: Items[Sequence]
+    folder: Path, sequences: Items[Sequence], protocol: Protocol
 ) -> tuple[list[tuple[str, Frame, Path]], dict[tuple[str, str], list[str]]]:
-    """The masks of the annotated frames, as (sequence, frame, file), and what is wrong."""
+    """The masks of the frames that count, as (sequence, frame, file), and what is wrong."""
     if not folder.is_dir():
         raise DatasetError(
             f"{folder} is not a folder: expected the masks as <sequence>/<frame>.png in it"
@@ -175,6 +212,7 @@ def _find_masks(
     for sequence in sequences:
         masks = folder / sequence.name
         files = {path.name for path in masks.iterdir()} if masks.is_dir() else set()
+        wanted = set(protocol.frames_to_score(sequence))
         for frame in sequence.frames:
             names = [f"{frame_label(sequence.name, frame)}.png", f"{frame.name}.png"]
             present = [name for name in dict.fromkeys(names) if name in files]
@@ -182,10 +220,10 @@ def _find_masks(
             if len(present) > 1:
                 kind = "mask that is there twice", "keep one of the two"
                 problems.setdefault(kind, []).append(f"{masks / present[0]} and {present[1]}")
-            elif present and frame.mask is not None:
+            elif present and frame in wanted:
                 found.append((sequence.name, frame, masks / present[0]))
-            elif not present and frame.mask is not None:
-                kind = "mask that is missing", "write one for each annotated frame of the set"
+            elif not present and frame in wanted:
+                kind = "mask that is missing", "write one for each frame that counts"
                 problems.setdefault(kind, []).append(str(masks / names[0]))
         for name in sorted(files):
             if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
@@ -200,3 +238,13 @@ def _find_masks(
             + (f", ... and {len(inside) - 5} more" if len(inside) > 5 else "")
         )
     return found, problems
+
+
+def _size_problem(mask: Path, truth: Path) -> Problem | None:
+    try:
+        (height, width), (true_height, true_width) = read_size(mask), read_size(truth)
+    except DatasetError as error:
+        return _UNREADABLE, str(error)
+    if (height, width) == (true_height, true_width):
+        return None
+    return _OTHER_SIZE, f"{mask}: {width} x {height}, {truth} {true_width} x {true_height}"

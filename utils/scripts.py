@@ -3,8 +3,8 @@
 import errno
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,15 +12,14 @@ from types import ModuleType
 from datasets.clips import VideoError
 from datasets.flow import FlowError
 from datasets.layout import DatasetError, Frame, Sequence, check_files
+from datasets.progress import print_any_name
 from models import ModelError
 from utils.checkpoints import CheckpointError
 from utils.distributed import Process, end_process, launch_processes, start_process
 from utils.interrupts import Interrupted
-from utils.protocols import ProtocolError
 from utils.record import changed_data, fingerprint, write_record
 from utils.results import ResultsError
 from utils.runs import (
-    SETTINGS,
     check_run,
     find_run,
     has_checkpoint,
@@ -32,7 +31,6 @@ from utils.settings import (
     SettingsError,
     parse_settings,
     settings_parser,
-    write_settings,
 )
 from utils.training import TrainingError, network_arguments, without_effect
 
@@ -42,13 +40,17 @@ USER_ERRORS = (
     ModelError,
     CheckpointError,
     SettingsError,
-    ProtocolError,
     ResultsError,
     TrainingError,
     VideoError,
 )
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_SHARED_MEMORY = (
+    "Loader processes hand over samples in shared memory, /dev/shm, which is full. In Docker, "
+    "where it has 64 MB, start the container with --shm-size 8g or --ipc=host; elsewhere fewer "
+    "WORKERS (0 takes none) or a smaller BATCH_SIZE need less of it."
+)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)  # of reading as of writing
 
 
@@ -77,25 +79,18 @@ class Run:
         arguments = network_arguments(self.settings, motion)
         return arguments | {"pretrained_backbone": False} if self.has_weights else arguments
 
-    @contextmanager
-    def recorded(self, sets: dict[str, list[Frame]]) -> Iterator[None]:
-        """Have the run's folder to oneself, with a note in it of how and with what it was started.
+    def locked(self) -> AbstractContextManager[None]:
+        """Keeps other processes out of the run's folder; a dry run does not need that."""
+        writes = self.process.is_main and not self.dry_run
+        return locked(self.folder) if writes else nullcontext()
 
-        Raises:
-            CheckpointError: another process is training into the folder; nothing is changed then.
-        """
-        if not self.process.is_main or self.dry_run:
-            yield
-            return
-        with locked(self.folder):
-            # First, so that a run which is killed right now can go on.
-            write_settings(self.settings, self.folder / SETTINGS)
-            found = fingerprint(sets, Path(self.settings.data_root))
-            changed = changed_data(self.folder, found)
-            if changed:
-                print(changed)
-            write_record(self.folder, found, self.process.world_size)
-            yield
+    def record(self, sets: dict[str, list[Frame]]) -> None:
+        """Write down how and with what data the run was started; say how the data has changed."""
+        found = fingerprint(sets, Path(self.settings.data_root))
+        changed = changed_data(self.folder, found)
+        if changed:
+            print(changed)
+        write_record(self.folder, found, self.process.world_size)
 
 
 def start_training(config: ModuleType, name: str, description: str) -> Run | None:
@@ -148,6 +143,7 @@ def compare_flow(trained_on: str | None, given: str | None) -> None:
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's ``main``; what the user can mend ends it with a message and status 1."""
+    print_any_name()
     try:
         main()
     except Interrupted as interrupted:
@@ -185,6 +181,8 @@ def _loader_death(error: BaseException | None) -> str | None:
         errors += [error.__cause__, error.__context__]
         if re.search(r"DataLoader worker .*(killed|exited)", str(error)):
             death = f"{error}\nA loader process died; is there memory for WORKERS of them?"
+        if re.search(r"Bus error|shared memory|torch_\d+_.*No space left", str(error)):
+            return f"{str(error).strip().splitlines()[-1]}\n{_SHARED_MEMORY}"
     return death
 
 

@@ -51,7 +51,7 @@ def evaluate_sequences(
     stretch: bool = False,
     panel_step: int = 1,
 ) -> dict[str, SequenceScores]:
-    """Write masks and panels of every frame; the main process gets the annotated ones' scores.
+    """Write masks and panels of every frame; the main process gets the scores of those that count.
 
     The processes share the sequences. Sequences that an evaluation of the same kind has finished
     before it was stopped are not done again; what another evaluation left in the folder is removed.
@@ -59,7 +59,7 @@ def evaluate_sequences(
     Args:
         segmenter: the network.
         sequences: of the set, with flow maps if the network takes them.
-        protocol: says which measures are wanted.
+        protocol: says which frames count, and which measures are wanted.
         output: folder; gets ``masks/<sequence>/<frame>.png`` (0 and 255) and ``panels``.
         process: this process.
         what: tells this evaluation from others: network, settings; values that JSON can hold.
@@ -73,13 +73,18 @@ def evaluate_sequences(
     parts = output / _PARTS
     if process.is_main:
         _begin(output, json.loads(json.dumps(what, default=str)))
-    finished = [s.name for s in sequences if (parts / f"{s.name}.json").is_file()]
+    finished = [
+        s.name
+        for s in sequences
+        if (parts / f"{s.name}.json").is_file() and (output / MASKS / s.name).is_dir()
+    ]
     # As the main process saw it: by the time that another looks, more may be finished.
     finished = set(gather(finished, process)[0])
     todo = [s for s in sequences if s.name not in finished]
     # By length, so that the processes end at about the same time.
     shares = sorted(todo, key=lambda s: len(s.frames))
     mine = sorted(shares[process.rank :: process.world_size], key=sequences.index)
+    counting = {frame for s in mine for frame in protocol.frames_to_score(s)}
     with_panel = {frame for s in mine for frame in (s.frames[::panel_step] if panel_step else ())}
 
     def masks() -> Iterator[tuple[FrameResult, np.ndarray]]:
@@ -104,7 +109,7 @@ def evaluate_sequences(
                 result.prediction.maps,
             )
             write_picture(output / PANELS / result.sequence / f"{label}.png", panel)
-        scores = None if truth is None else score_frame(mask, truth, protocol.measures)
+        scores = score_frame(mask, truth, protocol) if frame in counting else None
         return result.sequence, label, scores
 
     lengths = {sequence.name: len(sequence.frames) for sequence in mine}
@@ -163,15 +168,24 @@ def _begin(output: Path, what: dict[str, Any]) -> None:
     write_text(known, json.dumps(what, indent=1))
 
 
-def check_output(output: Path, data_root: Path, set_name: str) -> None:
-    """Refuse, before any work is done, a folder that results cannot or should not go to.
+def check_folder(output: Path) -> None:
+    """Refuse, before any work is done, a folder that results cannot go to.
 
     Raises:
-        DatasetError: it is a file, or lies in the data set.
+        DatasetError: it is a file, or lies in one.
     """
     for folder in (output, *output.parents):
         if folder.exists() and not folder.is_dir():
             raise DatasetError(f"{folder} is a file; --output takes a folder, which may be missing")
+
+
+def check_output(output: Path, data_root: Path, set_name: str) -> None:
+    """:func:`check_folder`, and whether results would become part of the data set.
+
+    Raises:
+        DatasetError: it is a file, or lies in the data set.
+    """
+    check_folder(output)
     if output.resolve().is_relative_to((data_root / set_name).resolve()):
         raise DatasetError(
             f"{output} lies in the data set {data_root / set_name}, where results would be taken "

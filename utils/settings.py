@@ -11,8 +11,10 @@ A script reads::
 import argparse
 import ast
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -142,6 +144,14 @@ def load_settings(config: ModuleType) -> Settings:
     return Settings(values, values, lines)
 
 
+@cache
+def config_kinds() -> dict[str, Kind]:
+    """The kinds of all settings of ``config.py`` by upper-case name. The file does not run."""
+    file = Path(__file__).resolve().parents[1] / "config.py"
+    lines = _read_lines(file.read_text(encoding="utf-8-sig"))
+    return {line.name: line.kind() for line in lines if line.annotation}
+
+
 def read_settings_file(path: Path, settings: Settings) -> Settings:
     """``settings`` with the changes in a file: a recipe, or what ``write_settings`` wrote.
 
@@ -236,10 +246,12 @@ def parse_settings(
     a file or a flag ends the process with a message on stderr and status 2.
     """
     settings = load_settings(config)
+    argv = sys.argv[1:] if argv is None else argv
     arguments, unknown = parser.parse_known_args(argv)
     own = vars(arguments)
     flags = {name: own.pop(name) for name in settings._lines if name in own}
     try:
+        _refuse_empty(argv, {_flag_of(name) for name in settings._lines})
         if unknown:
             raise SettingsError(_unknown_argument(unknown[0], parser))
         changes: dict[str, Any] = {}
@@ -359,6 +371,16 @@ def _unknown_argument(argument: str, parser: argparse.ArgumentParser) -> str:
         return f"{argument!r}: expected a flag before it"
     flag = argument.split("=")[0]
     return f"{flag}: no such flag; the nearest is {_nearest(flag, parser._option_string_actions)}"
+
+
+def _refuse_empty(argv: Sequence[str], may_be_empty: Collection[str]) -> None:
+    """Raise SettingsError for an empty text as an argument of the script; a path would be "."."""
+    flag = ""
+    for text in argv:
+        if text.startswith("--"):
+            flag = text.partition("=")[0]
+        if text in ("", f"{flag}=") and flag not in may_be_empty:
+            raise SettingsError(f'{flag} "": expected a name or a path, not an empty text')
 
 
 def _refuse(parser: argparse.ArgumentParser, error: SettingsError) -> NoReturn:

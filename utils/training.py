@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -31,16 +31,20 @@ from datasets.sampling import EpochBatches, Key
 from datasets.simulated_motion import MotionSimulation
 from models import MODELS, model_class
 from utils.checkpoints import (
+    BEST,
     LAST,
     PREVIOUS,
     CheckpointError,
     check_same_network,
     check_same_order,
+    check_same_script,
     load_last,
     load_weights,
+    not_finite,
     save_checkpoint,
 )
 from utils.distributed import Process, gather, num_cores, wait_for_all
+from utils.files import printable
 from utils.interrupts import Interrupted, Interrupts, prepare_loader_process
 from utils.losses import segmentation_loss
 from utils.runs import LOG, SETTINGS, RunLog, has_checkpoint
@@ -155,6 +159,7 @@ def fit(
     *,
     resume: bool = False,
     dry_run: bool = False,
+    record: Callable[[], None] = lambda: None,
 ) -> Progress:
     """Train ``model`` for ``settings.epochs`` epochs with Adam and a cosine schedule (Sec. 4.4).
 
@@ -170,15 +175,19 @@ def fit(
         dataset: of ``datasets.samples``.
         validate: scores the model, called in every process; with True it only tries one batch.
         settings: see config.py.
-        identity: what rebuilds the network, kept in checkpoints: ``model`` and ``arguments``.
+        identity: what rebuilds the network, kept in checkpoints: ``model`` and ``arguments``; also
+            the ``script`` that trains it, whose runs alone it goes on with.
         run_dir: made if need be.
         process: this process.
-        resume: go on from the run's last checkpoint, or begin if there is none yet.
+        resume: go on from the run's last checkpoint, or begin if there is none yet. Nothing is
+            written before that is known to be possible, nor if the run is finished.
         dry_run: two steps and one batch of validation, with an estimate of the whole run; nothing
             is written.
+        record: called in the main process when training begins, to write down where it comes from.
 
     Raises:
-        TrainingError: too many steps in a row with numbers that are not finite.
+        TrainingError: too many steps in a row, all of the last epoch, a step of the dry run, or the
+            weights have numbers that are not finite.
         DatasetError: a file cannot be read, or more than BAD_FILE_SHARE of them.
         CheckpointError: a checkpoint cannot be read or written.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint has been written.
@@ -188,7 +197,7 @@ def fit(
         training.log = RunLog(None)
         training.try_out()
     else:
-        training.run(resume)
+        training.run(resume, record)
     return training.progress
 
 
@@ -220,11 +229,15 @@ class Training:
             process.rank,
             process.world_size,
             settings.accumulation_steps,
+            settings.image_sizes,
         )
         self.model = model.to(process.device)
         self.wrapped = _wrap(self.model, process)
         if settings.compile:
-            self.wrapped.compile()
+            sizes = len(settings.image_sizes or ())
+            # Each size is compiled by itself, and torch would give up after a few.
+            torch._dynamo.config.cache_size_limit += sizes
+            self.wrapped.compile(dynamic=False if sizes else None)
         # After wrapping, which replaces norms by synchronised ones on GPUs.
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.buffers = list(self.model.buffers())
@@ -255,24 +268,33 @@ class Training:
         """The network that is validated and kept: the moving average if there is one."""
         return self.model if self.average is None else self.average
 
-    def run(self, resume: bool) -> None:
+    def run(self, resume: bool, record: Callable[[], None]) -> None:
         """Train to the end, or until interrupted."""
-        if resume and has_checkpoint(self.run_dir):
-            self._restore()
+        restored = self._restore() if resume and has_checkpoint(self.run_dir) else []
         p = self.progress
         if len(set(gather((p.epoch, p.batch, p.step, p.best), self.process))) > 1:
             raise CheckpointError(
                 f"the processes do not find the same checkpoint in {self.run_dir}; do all nodes "
                 "see the same folder?"
             )
-        if resume and self.settings.epochs < p.epoch + (p.batch > 0):
+        if self.settings.epochs < p.epoch + (p.batch > 0):
             raise SettingsError(
                 f"EPOCHS = {self.settings.epochs}, but {self.run_dir} is in epoch {p.epoch + 1} "
                 "already; choose at least that"
             )
+        if p.epoch == self.settings.epochs:
+            if self.process.is_main:
+                print(
+                    f"{self.run_dir} is finished, with {p.epoch} epochs; nothing in it is changed. "
+                    f"A larger EPOCHS goes on: --resume {self.run_dir} --epochs N"
+                )
+            return
         if self.process.is_main:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
+            # The settings first, so that a run which is killed right now can go on.
             write_settings(self.settings, self.run_dir / SETTINGS)
+            record()
+            for line in restored:
+                self.log(line)
         with ExitStack() as stack:
             stack.enter_context(self.interrupts)
             if self.process.is_main:
@@ -285,7 +307,11 @@ class Training:
                     self._finish_epoch()
 
     def try_out(self) -> None:
-        """Two steps, one batch of validation, and what they say of the whole run."""
+        """Two steps, one batch of validation, and what they say of the whole run.
+
+        Of several sizes the largest is tried, which takes the most memory.
+        """
+        self.batches.sizes = self.settings.image_sizes and [max(self.settings.image_sizes)]
         self.model.train()
         for step in (self.batches.epoch(0)[:2] * 2)[:2]:  # the second one's times count
             started = time.perf_counter()
@@ -293,6 +319,8 @@ class Training:
             loading = time.perf_counter() - started
             self.optimise(samples, step)
             self.finish_step()
+            if self.progress.bad_steps:
+                self._give_up("the loss or gradient of the dry run's steps is not finite")
             computing = time.perf_counter() - started - loading
         workers = min(self.settings.workers, num_cores())
         # Loader processes work ahead of the steps.
@@ -504,7 +532,7 @@ class Training:
         p.bad_in_row += 1
         what = "gradient" if math.isfinite(loss) else "loss"
         value = norm if math.isfinite(loss) else loss
-        names = [self.dataset.name(index) for part in step.keys for _, index in part]
+        names = [self.dataset.name(index) for part in step.keys for _, index, *_ in part]
         names = [name for one in gather(names, self.process) for name in one]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         self.log(
@@ -512,17 +540,23 @@ class Training:
             f"{_ordinal(p.bad_steps)} in all. Samples: {', '.join(names[:_NAMED])}{more}"
         )
         if p.bad_in_row > s.max_bad_steps:
-            left = "nothing was saved before them."
-            if self.saved_step:
-                left = (
-                    f"{self.run_dir / LAST} is of step {self.saved_step}. If its weights are "
-                    f"spoilt too, remove it: --resume then goes on from {PREVIOUS}, the one before."
-                )
-            raise TrainingError(
+            self._give_up(
                 f"{p.bad_in_row} steps in a row had a loss or gradient that is not finite "
-                f"(MAX_BAD_STEPS = {s.max_bad_steps}); {self.run_dir / LOG} names their samples. "
-                f"A lower LEARNING_RATE, CLIP_GRADIENT, or MIXED_PRECISION = False may help; {left}"
+                f"(MAX_BAD_STEPS = {s.max_bad_steps}); {self.run_dir / LOG} names their samples"
             )
+
+    def _give_up(self, why: str) -> NoReturn:
+        """Raise TrainingError, with what may help and what is left."""
+        left = "nothing was saved before."
+        if self.saved_step:
+            left = (
+                f"{self.run_dir / LAST} is of step {self.saved_step}. If its weights are "
+                f"spoilt too, remove it: --resume then goes on from {PREVIOUS}, the one before."
+            )
+        raise TrainingError(
+            f"{why}. A lower LEARNING_RATE, CLIP_GRADIENT, or MIXED_PRECISION = False may help; "
+            f"{left}"
+        )
 
     def _count_faults(self, step: Step, number: int) -> None:
         """Note samples that could not be read and were replaced; raise if there are too many."""
@@ -542,6 +576,8 @@ class Training:
         """Validate if it is time to, say what came out, and save."""
         s, p = self.settings, self.progress
         last = p.epoch + 1 == s.epochs
+        if last and not p.good_steps:
+            self._give_up(f"no step of epoch {p.epoch + 1}, the last, had finite numbers")
         validation = None
         if last or (p.epoch + 1) % s.validate_every == 0:
             self._save()  # so that stopping during validation loses nothing
@@ -609,9 +645,9 @@ class Training:
             line += f"  validation J {validation.score:.4f}{' (best)' if is_best else ''}"
             self.writer.add_scalar("validation/J", validation.score, p.step)
             for name, value in validation.parts.items():
-                self.writer.add_scalar(f"validation/{name}", value, p.step)
+                self.writer.add_scalar(printable(f"validation/{name}"), value, p.step)
             for name, picture in validation.pictures.items():
-                self.writer.add_image(name, picture, p.step, dataformats="HWC")
+                self.writer.add_image(printable(name), picture, p.step, dataformats="HWC")
         if p.bad_steps:
             line += f"  {p.bad_steps} steps skipped"
         self.log(line)
@@ -619,7 +655,7 @@ class Training:
     def _report_settings(self) -> None:
         """The settings with the final score, for TensorBoard's table of runs."""
         settings = {
-            name: value if isinstance(value, int | float | str) else str(value)
+            name: value if isinstance(value, int | float) else printable(str(value))
             for name, value in self.settings.as_dict().items()
         }
         for summary in hparams(settings, {"validation/best_J": self.progress.best}):
@@ -631,16 +667,15 @@ class Training:
 
         No last.pt while numbers are bad: the weights may have been spoilt before that showed, and
         the two must not both be of that time. A run that ends so is saved.
+
+        Raises:
+            TrainingError: the numbers to be saved are not finite.
         """
         self.finish_step()
         self.save = False
         p = self.progress
         earlier = self.saved_step < p.step
-        if not best:
-            if p.bad_in_row and p.epoch < self.settings.epochs:
-                return
-            self.saved_step = p.step  # in every process, for their messages
-        if not self.process.is_main:
+        if not best and p.bad_in_row and p.epoch < self.settings.epochs:
             return
         checkpoint = {
             **self.identity,
@@ -648,12 +683,22 @@ class Training:
             "weights": self.result.state_dict(),
             "progress": asdict(self.progress),
         }
-        if best:
-            save_checkpoint(self.run_dir / "best.pt", checkpoint)
-            return
         training = {"optimizer": self.optimizer.state_dict()}
         if self.average is not None:
             training["weights"] = self.model.state_dict()
+        # In every process, so that all of them stop.
+        if spoilt := list(not_finite({**checkpoint, **training})):
+            self._give_up(
+                f"after step {p.step} the weights are not finite ({spoilt[0]} and "
+                f"{len(spoilt) - 1} more tensors), and are not saved"
+            )
+        if not best:
+            self.saved_step = p.step  # in every process, for their messages
+        if not self.process.is_main:
+            return
+        if best:
+            save_checkpoint(self.run_dir / BEST, checkpoint)
+            return
         save_checkpoint(
             self.run_dir / LAST,
             {**checkpoint, "training": training},
@@ -661,27 +706,42 @@ class Training:
         )
         self.saved_at = time.monotonic()
 
-    def _restore(self) -> None:
-        """Take everything from the run's last checkpoint."""
-        checkpoint, _, warning = load_last(self.run_dir)
+    def _restore(self) -> list[str]:
+        """Take everything from the run's last checkpoint; returns lines that say so."""
+        checkpoint, path, warning = load_last(self.run_dir)
+        check_same_script(checkpoint, self.identity, self.run_dir)
         check_same_network(checkpoint, self.identity["model"], self.identity["arguments"])
-        training = checkpoint["training"]
-        load_weights(self.model, training.get("weights", checkpoint["weights"]))
-        check_same_order(checkpoint, self.model)
-        self.optimizer.load_state_dict(training["optimizer"])
-        if self.average is not None:
-            load_weights(self.average, checkpoint["weights"])
-        self.progress = p = Progress(**checkpoint["progress"])
+        try:
+            training, weights = checkpoint["training"], checkpoint["weights"]
+            load_weights(self.model, training.get("weights", weights))
+            check_same_order(checkpoint, self.model)
+            if self.average is not None:
+                load_weights(self.average, weights)
+            # The settings have the rest, which is the same.
+            state = {**self.optimizer.state_dict(), "state": training["optimizer"]["state"]}
+            self.optimizer.load_state_dict(state)
+            for parameter, moments in self.optimizer.state.items():
+                if not moments["exp_avg"].shape == moments["exp_avg_sq"].shape == parameter.shape:
+                    raise ValueError("the optimizer's state is of another shape than the weights")
+                moments["step"].item()
+            self.progress = p = Progress(**checkpoint["progress"])
+            for name, value in vars(Progress()).items():
+                if type(getattr(p, name)) is not type(value):
+                    raise TypeError(f"progress: {name} is {getattr(p, name)!r}")
+            sum(p.sums.values())
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(
+                f"{path} cannot be resumed: the state of its training is missing or is not as "
+                f"this code writes it ({type(error).__name__}, {error})"
+            ) from error
         self.averaged.fill_(p.step - p.bad_steps)
         p.bad_in_row = 0
         self.saved_step = p.step
-        if self.process.is_main:
-            if warning:
-                self.log(warning)
-            position = f" and {p.batch} of {len(self.batches)} steps" if p.batch else ""
-            self.log(
-                f"resuming {self.run_dir} after epoch {p.epoch}{position} of {self.settings.epochs}"
-            )
+        position = f" and {p.batch} of {len(self.batches)} steps" if p.batch else ""
+        going_on = f"resuming {self.run_dir} after epoch {p.epoch}{position}"
+        return [*filter(None, [warning]), f"{going_on} of {self.settings.epochs}"]
 
 
 def _move_towards(average: nn.Module, model: nn.Module, weight: Tensor) -> None:

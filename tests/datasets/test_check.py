@@ -3,19 +3,17 @@
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import check as check_module
 from datasets.check import FLAT, NESTED, STILLS, check_sets, find_sets, main
-from datasets.layout import DatasetError, read_mask
+from datasets.flow import make_flow
+from datasets.layout import DatasetError
 
 ROOT = Path(__file__).parents[2]
 HEIGHT, WIDTH = 24, 32
@@ -60,12 +58,6 @@ def program(capsys: pytest.CaptureFixture):
         return code, {row[0]: row[1:] for row in cells if row}, out
 
     return run
-
-
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decode without starting processes, which costs a second each time."""
-    monkeypatch.setattr(check_module, "_workers", lambda deep, n: ThreadPoolExecutor(1))
 
 
 def contents(root: Path) -> dict[Path, tuple[int, bytes]]:
@@ -186,10 +178,10 @@ def test_flow_maps_make_a_video_set_whatever_the_names(tmp_path):
 
 def test_files_that_are_missing(videos):
     (videos / "GT/bear_00001.png").unlink()
-    (videos / "FLOW/dog_1_00003.jpg").unlink()
+    (videos / "FLOW/dog_1_00002.jpg").unlink()
     assert problems_of(videos.parent) == {
         "image without mask": ["RGB/bear_00001.jpg"],
-        "image without flow map": ["RGB/dog_1_00003.jpg"],
+        "image without flow map": ["RGB/dog_1_00002.jpg"],
     }
     (report,) = check_sets(videos.parent, ["videos"], progress=False)
     assert (report.frames, report.masks, report.flow_maps) == (8, 7, 7)
@@ -209,7 +201,6 @@ def test_masks_of_photos_that_are_missing(tmp_path):
     assert problems_of(tmp_path, "stills") == {"GT folder missing": ["GT"]}
 
 
-@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("deep", [False, True])
 def test_truncated_files_and_other_sizes_are_found_with_layout_problems(videos, deep):
     truncated, flow = videos / "RGB/bear_00000.jpg", videos / "FLOW/bear_00003.jpg"
@@ -249,6 +240,28 @@ def test_sequence_of_one_frame(tmp_path):
     }
 
 
+def test_flow_maps_of_other_images_and_maps_missing_for_last_frames(tmp_path):
+    rgb = tmp_path / "videos/RGB"
+    write_frames(tmp_path / "videos", numbered("bear", 3), ("RGB", "GT"))
+    make_flow(tmp_path, "videos", lambda a, b: np.zeros((*a.shape[:2], 2), np.float32))
+    assert problems_of(tmp_path) == {}
+    (rgb / "bear_00002.jpg").rename(rgb / "bear_00003.jpg")
+    (tmp_path / "videos/GT/bear_00002.png").rename(tmp_path / "videos/GT/bear_00003.png")
+    (tmp_path / "videos/FLOW/bear_00002.jpg").unlink()
+    assert problems_of(tmp_path) == {}  # the same images under other names
+    Image.fromarray(255 - np.asarray(Image.open(rgb / "bear_00003.jpg"))).save(
+        rgb / "bear_00003.jpg"
+    )
+    assert problems_of(tmp_path) == {
+        "flow map of other images than are there now": [
+            str(tmp_path / "videos/FLOW/bear_00001.jpg")
+        ]
+    }
+    (report,) = check_sets(tmp_path, ["videos"], progress=False)
+    assert report.flow_maps == 2
+    assert "in 1 of 1 sequences the last frame has no flow map" in report.notes[0]
+
+
 def damage(path: Path, replacement: bytes) -> None:
     """Replace bytes in the middle of a file."""
     content = path.read_bytes()
@@ -256,42 +269,39 @@ def damage(path: Path, replacement: bytes) -> None:
     path.write_bytes(content[:middle] + replacement + content[middle + len(replacement) :])
 
 
-@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("name", ["RGB/bear_00001.jpg", "GT/bear_00001.png", "FLOW/bear_00001.jpg"])
 @pytest.mark.parametrize("replacement", [bytes(200), random.Random(0).randbytes(200)])
 def test_damage_inside_a_file_is_found_by_decoding_alone(videos, name, replacement, capfd):
     damage(videos / name, replacement)
     assert problems_of(videos.parent) == {}
     found = problems_of(videos.parent, deep=True)
-    assert list(found) == ["file that is damaged inside"]
-    (item,) = found["file that is damaged inside"]
+    assert list(found) == ["file that cannot be decoded"]
+    (item,) = found["file that cannot be decoded"]
     assert item.startswith(f"{videos / name}: ")
     assert capfd.readouterr().err == ""  # libjpeg's messages are in the list, not between the lines
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_damage_inside_a_mask_as_jpeg_and_an_image_as_png(tmp_path):
     image, mask = write(tmp_path / "set/RGB/a.png"), write(tmp_path / "set/GT/a.jpg")
     write_frames(tmp_path / "set", ["b", "c"])
     assert problems_of(tmp_path, "set", deep=True) == {}
     damage(image, bytes([image.read_bytes()[image.stat().st_size // 2] ^ 1]))
     damage(mask, bytes(100))
-    found = problems_of(tmp_path, "set", deep=True)["file that is damaged inside"]
+    found = problems_of(tmp_path, "set", deep=True)["file that cannot be decoded"]
     assert [item.split(": ")[0] for item in found] == [str(image), str(mask)]
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_a_png_mask_that_decodes_in_spite_of_a_wrong_checksum(videos):
     path = videos / "GT/bear_00001.png"
     content = path.read_bytes()
     end = content.rindex(b"IEND") - 8  # the pixels' checksum, before the last chunk's length
     path.write_bytes(content[:end] + bytes(4) + content[end + 4 :])
-    assert read_mask(path).shape == (HEIGHT, WIDTH)
-    found = problems_of(videos.parent, deep=True)["file that is damaged inside"]
+    with Image.open(path) as picture:
+        assert np.asarray(picture).shape == (HEIGHT, WIDTH)
+    found = problems_of(videos.parent, deep=True)["file that cannot be decoded"]
     assert found[0].startswith(f"{path}: ")
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_empty_and_full_masks_are_counted_and_no_problem(videos, program):
     for i, value in enumerate((0, 0, 255)):
         pixels = np.full((HEIGHT, WIDTH), value, np.uint8)
@@ -301,6 +311,23 @@ def test_empty_and_full_masks_are_counted_and_no_problem(videos, program):
     assert "note: videos: 2 of 8 masks without foreground\n" in out
     assert "note: videos: 1 of 8 masks without background\n" in out
     assert "note" not in program(videos.parent)[2]
+
+
+def test_masks_and_flow_maps_whose_names_fit_no_frame(tmp_path):
+    write_frames(tmp_path / "test/bear", numbered("bear", 4), ("RGB",))
+    write_frames(tmp_path / "test/bear", [f"{n}_mask" for n in numbered("bear", 4)], ("GT",))
+    write_frames(tmp_path / "test/bear", [n.upper() for n in numbered("bear", 4)], ("FLOW",))
+    assert {kind: len(items) for kind, items in problems_of(tmp_path, "test").items()} == {
+        "mask without image": 4,
+        "image without flow map": 4,
+        "flow map without image": 4,
+    }
+
+
+def test_a_pipe_among_the_frames_does_not_stop_the_check(videos):
+    (videos / "RGB/bear_00001.jpg").unlink()
+    os.mkfifo(videos / "RGB/bear_00001.jpg")
+    assert "not a regular file" in problems_of(videos.parent)["file that cannot be used"][0]
 
 
 # The command
@@ -355,18 +382,8 @@ def test_roots_that_cannot_be_checked(tmp_path, capsys):
         find_sets(tmp_path)
 
 
-def killed(frame):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_process_that_is_killed_while_it_decodes_ends_the_check(videos, monkeypatch):
-    monkeypatch.setattr(check_module, "_decode_frame", killed)
-    with pytest.raises(DatasetError, match="is there memory for one process per core"):
-        problems_of(videos.parent, deep=True)
-
-
-def test_program_decodes_in_processes_and_writes_nothing(videos):
-    """As a user runs it, with stderr in a log file: enough frames for more than one process."""
+def test_program_decodes_and_writes_nothing(videos):
+    """As a user runs it, with stderr in a log file."""
     write_frames(videos, numbered("cat", 40), ("RGB", "GT", "FLOW"))
     damaged = videos / "RGB/cat_00033.jpg"
     damage(damaged, random.Random(0).randbytes(200))
@@ -376,7 +393,7 @@ def test_program_decodes_in_processes_and_writes_nothing(videos):
         [*arguments, "--deep"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert result.returncode == 1, result.stderr
-    assert "1 x file that is damaged inside" in result.stdout
+    assert "1 x file that cannot be decoded" in result.stdout
     assert f"    {damaged}: " in result.stdout
     assert "48/48" in result.stderr and "Traceback" not in result.stderr
     assert len(result.stderr.replace("\r", "\n").strip().splitlines()) < 6

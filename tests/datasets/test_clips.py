@@ -37,10 +37,12 @@ def write_clip(
     aspect=None,
     cover=False,
     container_options=None,
+    container_format=None,
     **options,
 ):
     """A clip of ``count`` pictures; ``times`` in units of ``time_base`` for a variable rate."""
-    with av.open(str(path), "w", options=container_options or {}) as container:
+    options_of_it = container_options or {}
+    with av.open(str(path), "w", format=container_format, options=options_of_it) as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = size
         stream.pix_fmt = pix_fmt
@@ -192,23 +194,102 @@ def test_frames_are_upright_whatever_the_display_matrix(tmp_path, matrix, uprigh
         assert frame.image.flags.c_contiguous
 
 
-@pytest.mark.parametrize("part", [0.5, 0.7, 0.95])
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "h264", "avi"])
-def test_a_file_that_is_cut_off_is_found_out(tmp_path, suffix, part):
-    options = {"container_options": {"movflags": "+faststart"}} if suffix == "mp4" else {}
-    path = write_clip(tmp_path / f"clip.{suffix}", 100, **options)
-    assert check_clip(path).count == 100
-    with pytest.raises(VideoError, match=r"clip\.\w+: cut off.*whole copy.*ffmpeg -i"):
-        check_clip(cut(path, part))
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_frames_with_exif_are_upright_too(tmp_path, orientation):
+    # PyAV lists no frame's side data if one of them is EXIF.
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "clip.mjpeg"
+    with path.open("wb") as file:
+        for number in range(3):
+            Image.fromarray(picture(number)).save(file, "JPEG", exif=exif)
+    turns = {1: 0, 3: 2, 6: -1, 8: 1}[orientation]
+    for number, frame in enumerate(check_clip(path).frames()):
+        assert np.abs(frame.image.astype(int) - np.rot90(picture(number), turns)).mean() < 9
 
 
-def test_an_mp4_that_ends_exactly_between_two_frames_is_found_out(tmp_path):
-    path = write_clip(tmp_path / "clip.mp4", 20, container_options={"movflags": "+faststart"})
+FAST = {"container_options": {"movflags": "+faststart"}}
+FRAGMENTS = {"container_options": {"movflags": "+frag_keyframe+empty_moov"}}
+Y4M = {"codec": "wrapped_avframe", "container_format": "yuv4mpegpipe"}
+CONTAINERS = [
+    ("mp4", FAST),
+    ("mp4", FRAGMENTS),
+    ("mov", {"codec": "prores_ks", "pix_fmt": "yuva444p10le", **FAST}),
+    ("mkv", {}),
+    ("webm", {"codec": "libvpx"}),
+    ("webm", {"codec": "libvpx-vp9", "container_options": {"live": "1"}}),
+    ("avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p"}),
+    ("ts", {}),
+    ("m2ts", {}),
+    ("gif", {"codec": "gif", "pix_fmt": "rgb8"}),
+    ("y4m", Y4M),
+    ("y4m", {"pix_fmt": "gray", "size": (HEIGHT - 1, WIDTH - 1), **Y4M}),
+    ("flv", {"codec": "flv"}),
+    ("ogv", {"codec": "libvpx", "container_format": "ogg"}),
+    ("wmv", {"codec": "wmv2", "container_format": "asf"}),
+    ("ivf", {"codec": "libvpx"}),
+]
+
+
+@pytest.mark.parametrize(("suffix", "options"), CONTAINERS)
+def test_a_file_that_is_cut_off_anywhere_is_found_out(tmp_path, suffix, options):
+    path = write_clip(tmp_path / f"clip.{suffix}", 40, **options)
+    assert check_clip(path).count == 40
+    whole = path.read_bytes()
+    for end in (len(whole) * 7 // 10, len(whole) * 9 // 10 + 1, -101, -7, -1):
+        path.write_bytes(whole[:end])
+        with pytest.raises(VideoError, match=r"clip\.\w+: cut off, its end.*whole copy.*ffmpeg -i"):
+            check_clip(path)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"bf": 3}, {"codec": "mpeg4"}, {"codec": "mpeg2video"}, {"codec": "libvpx"}]
+)
+def test_a_clip_that_begins_within_another_begins_with_its_first_keyframe(tmp_path, options):
+    source, path = write_clip(tmp_path / "whole.mkv", 24, g=12, **options), tmp_path / "clip.mkv"
+    with av.open(str(source)) as whole, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(whole.streams.video[0])
+        packets = list(whole.demux(video=0))[:-1]
+        first = min(n for n, packet in enumerate(packets) if packet.is_keyframe and n > 5)
+        for packet in packets[5:]:
+            packet.stream = stream
+            container.mux(packet)
+    assert first < 23
+    for frame, expected in zip(check_clip(path).frames(), decoded(source)[first:], strict=True):
+        np.testing.assert_array_equal(frame.image, expected)
+
+
+def test_a_raw_stream_that_is_cut_off_within_a_frame_is_found_out(tmp_path):
+    path = cut(write_clip(tmp_path / "clip.h264", 40), 0.7)
+    with pytest.raises(VideoError, match=r"clip\.h264: cut off or damaged after \d+ frames"):
+        check_clip(path)
+
+
+@pytest.mark.parametrize("options", [FAST, FRAGMENTS])
+def test_an_mp4_that_ends_exactly_between_two_frames_is_found_out(tmp_path, options):
+    path = write_clip(tmp_path / "clip.mp4", 20, **options)
     with av.open(str(path)) as container:
         end = max(packet.pos for packet in container.demux(video=0) if packet.size)
     path.write_bytes(path.read_bytes()[:end])
-    with pytest.raises(VideoError, match=r"ends after 0\.76 of the 0\.80 seconds.*19 frames"):
+    with pytest.raises(VideoError, match="cut off, its end is missing"):
         check_clip(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options", "more"),
+    [
+        ("mp4", FAST, b"\x7f\xff\xff\xffnotes of a camera"),
+        ("mkv", {}, bytes(100)),
+        ("avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p"}, b"\xff" * 100),
+        ("flv", {"codec": "flv"}, b"\xff" * 100),
+        ("ogv", {"codec": "libvpx", "container_format": "ogg"}, b"\xff" * 100),
+        ("gif", {"codec": "gif", "pix_fmt": "rgb8"}, b"\0\r\n"),
+    ],
+)
+def test_data_after_the_end_are_no_fault(tmp_path, suffix, options, more):
+    path = write_clip(tmp_path / f"clip.{suffix}", 5, **options)
+    path.write_bytes(path.read_bytes() + more)
+    assert check_clip(path).count == 5
 
 
 def test_an_mp4_without_its_index_is_found_out(tmp_path):
@@ -234,7 +315,9 @@ def test_what_is_no_clip_is_told_so(tmp_path):
         assert str(tmp_path / name) in str(error.value)
         return str(error.value)
 
-    (tmp_path / "text.mp4").write_text("This is no video.\n" * 50)
+    for name in ("text.mp4", "text.txt"):
+        (tmp_path / name).write_text("This is no video.\n" * 50)
+    os.mkfifo(tmp_path / "pipe.mp4")
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "folder/RGB").mkdir(parents=True)
     (tmp_path / "folder/notes.txt").touch()
@@ -244,14 +327,20 @@ def test_what_is_no_clip_is_told_so(tmp_path):
     write_clip(tmp_path / "cover.mp4", 1, codec="mjpeg", pix_fmt="yuvj420p", cover=True)
     write_clip(tmp_path / "one.mp4", 1)
     Image.fromarray(picture(0)).save(tmp_path / "one.jpg")
+    pictures = [Image.fromarray(picture(number)) for number in range(3)]
+    pictures[0].save(tmp_path / "moving.webp", save_all=True, append_images=pictures[1:])
     assert "no such file" in message("missing.mp4")
+    assert "neither a file nor a folder" in message("pipe.mp4")
     assert "no video" in message("text.mp4")
+    assert "no video stream, only text;" in message("text.txt")
     assert "0 bytes" in message("empty.mp4")
     assert "no pictures" in message("folder") and "folder/RGB?" in message("folder")
     assert "no video stream, only audio;" in message("sound.wav")
     assert "no video stream, only audio, cover picture;" in message("cover.mp4")
     assert "1 frame; a clip needs at least two" in message("one.mp4")
     assert "1 frame;" in message("one.jpg")
+    assert "no frame of it can be decoded (webp)" in message("moving.webp")
+    assert "convert it" in message("moving.webp")
 
 
 @pytest.mark.parametrize("name", ["a:b.mp4", "100%d.mp4", "ä ö.mp4", "#?.mp4", "-x.mp4"])
@@ -330,6 +419,15 @@ def test_what_is_wrong_with_a_folder_is_told_with_the_file(tmp_path):
     cut(folder / "2.jpg", 0.9)
     with pytest.raises(VideoError, match=r"2\.jpg: truncated"):
         check_clip(folder)
+    (folder / "2.jpg").unlink()
+    (folder / "2.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(VideoError, match=r"2\.jpg: "):
+        check_clip(folder)
+    Image.fromarray(picture(1)).save(folder / "2.webp")  # of the name of one that counts
+    Image.fromarray(picture(4)).save(folder / "5.WebP", format="WEBP")
+    with pytest.raises(VideoError, match=r"5\.WebP: a picture of another format; convert it"):
+        check_clip(folder)
+    (folder / "5.WebP").unlink()
     (folder / "1.jpg").write_bytes((folder / "1.png").read_bytes())
     with pytest.raises(VideoError, match=r"1\.png and 1\.jpg would give masks of one name"):
         check_clip(folder)

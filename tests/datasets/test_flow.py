@@ -1,6 +1,8 @@
 """Tests of datasets/flow.py."""
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -10,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
 from datasets import flow as flow_module
@@ -105,8 +108,161 @@ def test_dis_measures_pixels_from_the_first_frame_to_the_second() -> None:
     np.testing.assert_allclose(np.median(inner, axis=0), STEP, atol=0.2)
 
 
+SIZES = [(1, 1), (2, 2), (11, 11), (4, 16), (8, 64), (12, 64), (12, 300), (10, 320), (8, 4000)]
+
+
+@pytest.mark.parametrize("size", [*SIZES, (64, 8), (31, 2000), (47, 48)])
+def test_dis_takes_frames_of_any_size(size: tuple[int, int]) -> None:
+    first, second = moving_frames(2, *size)
+    flow = dis_estimator()(first, second)
+    assert flow.shape == (*size, 2) and np.isfinite(flow).all()
+    if min(size) > 30:
+        inner = flow[8:-8, 16:-16].reshape(-1, 2)
+        np.testing.assert_allclose(np.median(inner, axis=0), STEP, atol=0.3)
+
+
+def test_equal_frames_have_no_motion_and_a_white_flow_map(
+    tmp_path: Path, raft_weights: Path
+) -> None:
+    frame = moving_frames(1)[0]
+    for estimator in (dis_estimator(), raft_estimator(raft_weights, "cpu")):
+        for still in (frame, np.full_like(frame, 90)):
+            assert not estimator(still, still.copy()).any()
+    write_frames(tmp_path / "still" / "RGB", "a", [frame] * 3)
+    make_flow(tmp_path, "still", dis_estimator())
+    for path in (tmp_path / "still" / "FLOW").iterdir():
+        assert (read_image(path) == 255).all()
+
+
+def test_motion_that_is_not_finite_names_the_frame(
+    flat: Path, raft_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    state = torch.load(raft_weights, weights_only=True)
+    torch.save({name: value * np.nan for name, value in state.items()}, tmp_path / "nan.pth")
+    arguments = ["--data-root", str(flat), "--set", "DAVIS_train", "--device", "cpu"]
+    assert main([*arguments, "--weights", str(tmp_path / "nan.pth")]) == 1
+    message = capsys.readouterr().err
+    assert "a_cat_00000.png: the motion between frames of 100 x 96 pixels is not finite" in message
+
+
+def test_a_full_disk_is_said_with_the_file_and_leaves_nothing_half_written(
+    flat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_write = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        whole_write(path, content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    message = r"FLOW/a_cat_00000\.jpg cannot be written: No space left on device; .*start again"
+    with pytest.raises(DatasetError, match=message):
+        make_flow(flat, "DAVIS_train", to_the_right)
+    assert names(flat / "DAVIS_train" / "FLOW") == []
+
+
+def test_maps_of_other_images_are_made_anew(flat: Path) -> None:
+    rgb, folder = flat / "DAVIS_train" / "RGB", flat / "DAVIS_train" / "FLOW"
+    frames = moving_frames(7)
+    make_flow(flat, "DAVIS_train", dis_estimator())
+    assert Image.open(folder / "a_cat_00000.jpg").info["comment"].startswith(b"flow between images")
+    moved = flat / "moved"
+    shutil.copytree(flat / "DAVIS_train", moved, copy_function=shutil.copyfile)  # with new times
+    for path in sorted((moved / "RGB").glob("dog*"), reverse=True):
+        path.rename(path.with_name(f"dog-run_1{path.name[-8:]}"))
+        path = moved / "FLOW" / f"{path.stem}.jpg"
+        path.rename(path.with_name(f"dog-run_1{path.name[-8:]}"))
+    assert make_flow(flat, "moved", dis_estimator()) == (0, 7, 0)
+
+    write_frames(rgb, "dog-run", frames[:5])  # longer by one: the last map shows the next frame now
+    assert make_flow(flat, "DAVIS_train", dis_estimator()) == (2, 6, 1)
+    (rgb / "dog-run_00002.png").unlink()  # a gap
+    (folder / "dog-run_00002.jpg").unlink()
+    assert make_flow(flat, "DAVIS_train", dis_estimator()) == (1, 6, 1)
+    write_frames(rgb, "dog-run", frames[:5])  # filled
+    expected = {}
+    for share in ((0, 2), (1, 2)):
+        written, kept, renewed = make_flow(flat, "DAVIS_train", dis_estimator(), share=share)
+        expected[share] = (written, kept, renewed)
+    assert np.sum(list(expected.values()), axis=0).tolist() == [2, 6, 1]
+    cv2.imwrite(str(rgb / "a_cat_00001.png"), 255 - cv2.imread(str(rgb / "a_cat_00001.png")))
+    (folder / "a_cat_00002.jpg").unlink()
+    cv2.imwrite(str(folder / "a_cat_00002.jpg"), np.zeros((96, 100, 3), np.uint8))  # of elsewhere
+    assert make_flow(flat, "DAVIS_train", dis_estimator()) == (2, 6, 2)
+
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    del whole["a_cat_00002.jpg"]
+    shutil.rmtree(folder)
+    make_flow(flat, "DAVIS_train", dis_estimator())
+    assert all((folder / name).read_bytes() == content for name, content in whole.items())
+
+
+def test_the_program_tells_of_maps_that_it_made_anew(
+    flat: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["--data-root", str(flat), "--set", "DAVIS_train", "--estimator", "dis"]
+    main(arguments)
+    write_frames(flat / "DAVIS_train" / "RGB", "dog-run", moving_frames(5))
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "2 flow maps written, 6 were there already\n  1 of those" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder", ["FLOW", "bear/FLOW"])
+def test_flo_files_become_pictures(
+    tmp_path: Path, folder: str, capsys: pytest.CaptureFixture
+) -> None:
+    flow = np.random.default_rng(0).normal(0, 3, (24, 40, 2)).astype(np.float32)
+    unknown = np.where(np.arange(40)[:, None] < 3, np.float32(1e10), flow)
+    target = tmp_path / "set" / folder
+    target.mkdir(parents=True)
+    cv2.writeOpticalFlow(str(target / "bear_00000.flo"), flow)
+    cv2.writeOpticalFlow(str(target / "bear_00001.flo"), unknown)
+    (tmp_path / "set" / ".flow.json").write_text('{"made_by": "dis"}')
+    arguments = ["--data-root", str(tmp_path), "--set", "set", "--from-flo"]
+    assert main(arguments) == 0
+    assert "2 flow maps written" in capsys.readouterr().out
+    assert flow_origin(tmp_path, "set") is None
+    known = np.where(np.arange(40)[:, None] < 3, np.float32(0), flow)
+    for name, motion in (("bear_00000", flow), ("bear_00001", known)):
+        apart = read_image(target / f"{name}.jpg").astype(int) - flow_to_picture(motion)
+        assert np.abs(apart).mean() < 6
+    whole = (target / "bear_00001.flo").read_bytes()
+    for content in (b"", whole[:-1], whole[:10], b"P" + whole[:-1], whole[:4] + bytes(8)):
+        (target / "bear_00001.flo").write_bytes(content)
+        assert main(arguments) == 1
+        assert "bear_00001.flo: no whole .flo file" in capsys.readouterr().err
+    for path in target.iterdir():
+        path.unlink()
+    assert main(arguments) == 1
+    assert "has no .flo files" in capsys.readouterr().err
+
+
+def test_names_that_are_not_utf8_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "set" / "FLOW" / os.fsdecode(b"b\xffr_00000.flo")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PIEH" + np.int32([4, 3]).tobytes() + bytes(8 * 4 * 3))
+    assert main(["--data-root", str(tmp_path), "--set", "set", "--from-flo"]) == 0
+    with path.with_suffix(".jpg").open("rb") as file:
+        assert (np.asarray(Image.open(file)) == 255).all()
+
+
+def test_photographs_are_refused_before_anything_is_written(
+    flat: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_frames(flat / "photos" / "RGB", "n01", [frame[:90] for frame in moving_frames(2)])
+    write_frames(flat / "photos" / "RGB", "n02", moving_frames(1))
+    path = flat / "photos" / "RGB" / "n01_00002.png"
+    cv2.imwrite(str(path), np.zeros((50, 60, 3), np.uint8))
+    assert main(["--data-root", str(flat), "--set", "photos", "--estimator", "dis"]) == 1
+    message = capsys.readouterr().err
+    assert "n02_00000.png" in message and "n01_00002.png: 60 x 50, most 144 x 90" in message
+    assert message.count("need no flow") == 2
+    assert not (flat / "photos" / "FLOW").exists()
+
+
 def test_every_frame_of_a_flat_set_gets_the_motion_that_it_has(flat: Path) -> None:
-    assert make_flow(flat, "DAVIS_train", dis_estimator()) == (7, 0)
+    assert make_flow(flat, "DAVIS_train", dis_estimator()) == (7, 0, 0)
     sequences = video_sequences(flat, "DAVIS_train", masks="none")
     assert [len(sequence.frames) for sequence in sequences] == [3, 4]
     assert len(names(flat / "DAVIS_train" / "FLOW")) == 7
@@ -136,7 +292,7 @@ def test_which_frames_are_compared(flat: Path) -> None:
 def test_nested_set(tmp_path: Path) -> None:
     for sequence in ("swan", "bmx-trees"):
         write_frames(tmp_path / "DAVIS_test" / sequence / "RGB", sequence, moving_frames(2))
-    assert make_flow(tmp_path, "DAVIS_test", to_the_right) == (4, 0)
+    assert make_flow(tmp_path, "DAVIS_test", to_the_right) == (4, 0, 0)
     for sequence in ("swan", "bmx-trees"):
         folder = tmp_path / "DAVIS_test" / sequence / "FLOW"
         assert names(folder) == [f"{sequence}_00000.jpg", f"{sequence}_00001.jpg"]
@@ -162,10 +318,10 @@ def test_existing_maps_of_any_extension_are_kept(flat: Path) -> None:
     cv2.imwrite(str(folder / "dog-run_00001.png"), np.zeros((128, 144, 3), np.uint8))
     cv2.imwrite(str(folder / "dog-run_00003.JPEG"), np.zeros((128, 144, 3), np.uint8))
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    assert make_flow(flat, "DAVIS_train", to_the_right) == (5, 2)
+    assert make_flow(flat, "DAVIS_train", to_the_right) == (5, 2, 0)
     assert all(path.read_bytes() == content for path, content in before.items())
     assert len(names(folder)) == 7
-    assert make_flow(flat, "DAVIS_train", to_the_right) == (0, 7)
+    assert make_flow(flat, "DAVIS_train", to_the_right) == (0, 7, 0)
 
 
 def test_overwrite_replaces_maps_of_any_extension(flat: Path) -> None:
@@ -173,7 +329,7 @@ def test_overwrite_replaces_maps_of_any_extension(flat: Path) -> None:
     folder.mkdir()
     for name in ("dog-run_00001.png", "dog-run_00002.jpg"):
         cv2.imwrite(str(folder / name), np.zeros((128, 144, 3), np.uint8))
-    assert make_flow(flat, "DAVIS_train", to_the_right, overwrite=True) == (7, 0)
+    assert make_flow(flat, "DAVIS_train", to_the_right, overwrite=True) == (7, 0, 0)
     assert all(name.endswith(".jpg") for name in names(folder))
     assert len(names(folder)) == 7
     for t in (1, 2):
@@ -204,7 +360,7 @@ def test_stopped_while_writing_and_started_again(
     sequences = video_sequences(flat, "DAVIS_train", masks="none", flow=False)
     assert sum(frame.flow is not None for s in sequences for frame in s.frames) == 4
 
-    assert make_flow(flat, "DAVIS_train", to_the_right) == (3, 4)
+    assert make_flow(flat, "DAVIS_train", to_the_right) == (3, 4, 0)
     assert len(names(folder)) == 7
     assert not [name for name in names(folder) if name.startswith(".")]
 
@@ -225,7 +381,7 @@ def test_interrupted_overwriting_keeps_the_old_map_whole(
             make_flow(flat, "DAVIS_train", lambda a, b: -to_the_right(a, b), overwrite=True)
     assert path.read_bytes() == before
     assert len(names(path.parent)) == 8
-    assert make_flow(flat, "DAVIS_train", to_the_right) == (0, 7)
+    assert make_flow(flat, "DAVIS_train", to_the_right) == (0, 7, 0)
     assert len(names(path.parent)) == 7  # the leftover is gone, though its frame was kept
 
 
@@ -239,9 +395,9 @@ def test_sequences_of_one_frame_are_named_before_anything_is_written(flat: Path)
 def test_frames_of_different_size_are_named(flat: Path) -> None:
     path = flat / "DAVIS_train" / "RGB" / "dog-run_00002.png"
     cv2.imwrite(str(path), np.zeros((50, 60, 3), np.uint8))
-    message = r"dog-run_00001\.png is 144 x 128, .*dog-run_00002\.png is 60 x 50"
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(DatasetError, match=r"dog-run_00002\.png: 60 x 50, most 144 x 128"):
         make_flow(flat, "DAVIS_train", to_the_right)
+    assert not (flat / "DAVIS_train" / "FLOW").exists()
 
 
 def test_raft_computes_what_torchvision_documents(raft_weights: Path) -> None:
@@ -253,6 +409,7 @@ def test_raft_computes_what_torchvision_documents(raft_weights: Path) -> None:
         expected = model(*Raft_Large_Weights.DEFAULT.transforms()(*batch))[-1][0]
     estimate = raft_estimator(raft_weights, "cpu")
     flow = estimate(first, second)
+    assert np.isfinite(estimate(first[:96, :96], second[:96, :96])).all()
     assert flow.dtype == np.float32
     np.testing.assert_allclose(flow, expected.permute(1, 2, 0), atol=1e-3)
 
@@ -400,12 +557,12 @@ def test_shares_make_the_files_of_one_process_and_keep_those_being_written(flat:
         read.append(first)
         return dis_estimator()(first, second)
 
-    assert make_flow(flat, "DAVIS_train", estimator, share=(1, 2)) == (4, 0)
+    assert make_flow(flat, "DAVIS_train", estimator, share=(1, 2)) == (4, 0, 0)
     assert [path.exists() for path in leftovers] == [True, False, False]
-    assert make_flow(flat, "DAVIS_train", estimator, share=(0, 2)) == (3, 0)
+    assert make_flow(flat, "DAVIS_train", estimator, share=(0, 2)) == (3, 0, 0)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
     assert len(read) == 7
-    assert make_flow(flat, "DAVIS_train", estimator, share=(0, 2)) == (0, 3)
+    assert make_flow(flat, "DAVIS_train", estimator, share=(0, 2)) == (0, 3, 0)
 
 
 def test_the_first_process_alone_says_what_made_the_set_and_only_when_all_are_done(
@@ -423,13 +580,14 @@ def test_the_first_process_alone_says_what_made_the_set_and_only_when_all_are_do
             counts = make_flow(
                 flat, "DAVIS_train", to_the_right, True, "new", share=(1, 2), wait=noting
             )
-            assert counts == (4, 0)
+            assert counts == (4, 0, 0)
 
     def noting() -> None:
         seen.append(flow_origin(flat, "DAVIS_train"))
 
     assert make_flow(flat, "DAVIS_train", to_the_right, True, "new", share=(0, 2), wait=other) == (
         3,
+        0,
         0,
     )
     assert seen == ["old, in part replaced by new"] * 4
@@ -439,7 +597,7 @@ def test_the_first_process_alone_says_what_made_the_set_and_only_when_all_are_do
 def test_flow_maps_of_unknown_origin_are_not_said_to_be_of_a_new_one(flat):
     make_flow(flat, "DAVIS_train", to_the_right)
     next((flat / "DAVIS_train/FLOW").iterdir()).unlink()
-    assert make_flow(flat, "DAVIS_train", to_the_right, made_by="new") == (1, 6)
+    assert make_flow(flat, "DAVIS_train", to_the_right, made_by="new") == (1, 6, 0)
     assert flow_origin(flat, "DAVIS_train") is None
-    assert make_flow(flat, "DAVIS_train", to_the_right, overwrite=True, made_by="new") == (7, 0)
+    assert make_flow(flat, "DAVIS_train", to_the_right, overwrite=True, made_by="new") == (7, 0, 0)
     assert flow_origin(flat, "DAVIS_train") == "new"

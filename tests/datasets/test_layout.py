@@ -1,5 +1,8 @@
 """Sets as folders: what is found, what is reported, and how files are read."""
 
+import io
+import os
+import random
 from pathlib import Path
 
 import cv2
@@ -14,6 +17,7 @@ from datasets.layout import (
     check_files,
     find_still_images,
     find_video_sequences,
+    flow_note,
     format_problems,
     read_binary_mask,
     read_image,
@@ -125,15 +129,16 @@ def test_frames_are_ordered_by_number_and_by_name_without_numbers(tmp_path):
     }
 
 
-def test_hidden_files_and_other_suffixes_are_ignored(tmp_path):
+def test_hidden_files_and_files_that_are_no_pictures_are_ignored(tmp_path):
     folder = make_flat(tmp_path, ["a_0"])
     for part in ("RGB", "GT", "FLOW"):
-        for name in ("Thumbs.db", ".a_1.jpg", "._a_0.jpg", "a_1.txt", "a_1"):
+        for name in ("Thumbs.db", ".a_1.jpg", "._a_0.jpg", ".a_1.webp", "a_1.txt", "a_1"):
             (folder / part / name).touch()
     (folder / ".cache").mkdir()
     assert names_of(video_sequences(tmp_path, "videos")) == {"a": ["a_0"]}
 
     make_nested(tmp_path / "nested", {"b": ["b_0"], ".hidden": ["h_0"]})
+    write(tmp_path / "nested/videos/__MACOSX/b/RGB/b_0.jpg")
     (tmp_path / "nested/videos/README.txt").touch()
     assert names_of(video_sequences(tmp_path / "nested", "videos")) == {"b": ["b_0"]}
 
@@ -143,7 +148,6 @@ def test_masks_and_flow_that_are_not_needed_are_returned_but_never_missed(tmp_pa
     folder = make(tmp_path, ["a_0", "a_1"])
     for path in (*folder.rglob("GT/a_1.*"), *folder.rglob("FLOW/a_0.*")):
         path.unlink()
-    write(next(folder.rglob("GT")) / "a_9.png")
     write(next(folder.rglob("FLOW")) / "a_9.png")
     frames = video_sequences(tmp_path, "videos", masks="none", flow=False)[0].frames
     assert [frame.mask is None for frame in frames] == [False, True]
@@ -159,6 +163,35 @@ def test_masks_and_flow_that_are_not_needed_are_returned_but_never_missed(tmp_pa
     next(folder.rglob("GT")).rmdir()
     frames = video_sequences(tmp_path, "videos", masks="none", flow=False)[0].frames
     assert [(frame.mask, frame.flow) for frame in frames] == [(None, None)] * 2
+
+
+@pytest.mark.parametrize("make", [make_flat, lambda root, names: make_nested(root, {"a": names})])
+def test_the_last_frame_alone_may_lack_its_flow_map(tmp_path, make):
+    folder = make(tmp_path, ["a_0", "a_1", "a_2"])
+    assert flow_note(video_sequences(tmp_path, "videos")) is None
+    next(folder.rglob("FLOW/a_2.*")).unlink()
+    (sequence,) = video_sequences(tmp_path, "videos")
+    assert [frame.flow.stem for frame in sequence.frames] == ["a_0", "a_1", "a_1"]
+    assert "in 1 of 1 sequences" in flow_note([sequence])
+    (sequence,) = video_sequences(tmp_path, "videos", flow=False)
+    assert sequence.frames[2].flow is None
+    next(folder.rglob("FLOW/a_1.*")).unlink()
+    message = complaint(video_sequences, tmp_path, "videos")
+    assert "2 x image without flow map" in message  # nor is a gap handed on
+
+
+def test_sequences_without_any_flow_map_are_missed(tmp_path):
+    folder = make_flat(tmp_path, ["a_0", "a_1", "b_0", "b_1", "c_0"])
+    for name in ("b_0", "b_1", "c_0"):
+        (folder / f"FLOW/{name}.jpg").unlink()
+    message = complaint(video_sequences, tmp_path, "videos")
+    assert "3 x image without flow map" in message and "RGB/c_0.jpg" in message
+
+
+def test_flo_files_in_the_place_of_flow_maps_name_the_way_to_convert_them(tmp_path):
+    folder = make_flat(tmp_path, ["a_0"])
+    (folder / "FLOW/a_0.jpg").rename(folder / "FLOW/a_0.flo")
+    assert "--from-flo" in complaint(video_sequences, tmp_path, "videos")
 
 
 # What is reported about folders
@@ -332,6 +365,37 @@ def test_what_is_there_can_be_had_together_with_what_is_wrong(tmp_path):
     assert list(problems.values()) == [["c/RGB"]]
 
 
+@pytest.mark.parametrize("masks", ["all", "some", "none"])
+def test_masks_of_no_frame_are_named_whatever_is_asked_for(tmp_path, masks):
+    folder = make_nested(tmp_path, {"Dog": ["Dog_1", "Dog_10"]})
+    left = {
+        "dog_1.png": " (of Dog_1.png?)",
+        "Dog_10_mask.png": " (of Dog_10.png?)",
+        "gt-Dog_1.png": " (of Dog_1.png?)",
+        "Dog_100.png": "",
+    }
+    for name in left:
+        write(folder / "Dog/GT" / name)
+    _, problems = find_video_sequences(tmp_path, "videos", masks=masks, flow=False)
+    assert {kind: sorted(items) for (kind, _), items in problems.items()} == {
+        "mask without image": sorted(f"Dog/GT/{name}{hint}" for name, hint in left.items())
+    }
+
+
+@pytest.mark.parametrize("part", ["RGB", "GT", "FLOW"])
+def test_pictures_of_another_format_and_broken_links_are_named(tmp_path, part):
+    folder = make_nested(tmp_path, {"a": ["a_0", "a_1"]})
+    for name in ("a_2.webp", "a_3.TIF", "a_1.bmp"):  # a_1 is there as PNG
+        (folder / "a" / part / name).touch()
+    (folder / "b").symlink_to(tmp_path / "unplugged")
+    (folder / ".c").symlink_to(tmp_path / "unplugged")
+    _, problems = find_video_sequences(tmp_path, "videos", masks="none" if part == "GT" else "all")
+    assert {kind: items for (kind, _), items in problems.items()} == {
+        "broken link": ["b"],
+        "picture of another format": [f"a/{part}/a_2.webp", f"a/{part}/a_3.TIF"],
+    }
+
+
 # What is reported about files
 
 
@@ -409,6 +473,15 @@ def test_missing_and_foreign_files_are_named(tmp_path):
         assert str(path) in complaint(read_mask, path)
 
 
+def test_pipes_are_not_waited_for_and_broken_links_are_called_so(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "gone.jpg")
+    frames = [frame_of(tmp_path / "pipe.jpg"), frame_of(tmp_path / "link.jpg")]
+    message = complaint(check_files, frames, progress=False)
+    assert f"{tmp_path / 'pipe.jpg'}: not a regular file" in message
+    assert f"{tmp_path / 'link.jpg'}: a link to a file that is not there" in message
+
+
 def test_partners_of_another_size_are_counted_with_both_sizes(tmp_path):
     image = write(tmp_path / "image.jpg")
     turned = write(tmp_path / "turned.png", noise(WIDTH, HEIGHT))
@@ -469,8 +542,153 @@ def test_orientation_tags_are_ignored_by_all_readers(tmp_path):
     check_files([frame_of(path, mask, path)], progress=False)
 
 
+def test_names_that_are_not_utf_8_are_read(tmp_path):
+    folder = make_nested(tmp_path / os.fsdecode(b"\xff"), {"a": [os.fsdecode(b"a\xfe_0")]})
+    (sequence,) = video_sequences(folder.parent, "videos")
+    (frame,) = sequence.frames
+    np.testing.assert_array_equal(read_image(frame.image)[..., 0], noise()[..., 0])
+    np.testing.assert_array_equal(read_mask(frame.mask), noise()[..., 0] > 127)
+
+
+def test_every_damaged_byte_of_a_png_is_noticed(tmp_path):
+    content, rng = write(tmp_path / "a.png").read_bytes(), random.Random(0)
+    for place in (*range(8, 60), *rng.sample(range(60, len(content) - 8), 40)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << rng.randrange(8)
+        (tmp_path / "a.png").write_bytes(changed)
+        for read in (read_image, read_mask, read_binary_mask):
+            assert str(tmp_path / "a.png") in complaint(read, tmp_path / "a.png")
+
+
+def test_what_opencv_calls_a_corrupt_jpeg_is_refused_in_silence(tmp_path, capfd):
+    content, rng = write(tmp_path / "a.jpg", noise(64, 64)).read_bytes(), random.Random(0)
+    pixels = content.index(b"\xff\xda") + 14
+    corrupt = 0
+    for _ in range(40):
+        place, changed = rng.randrange(pixels, len(content) - 20), bytearray(content)
+        changed[place : place + 8] = rng.randbytes(8)
+        (tmp_path / "a.jpg").write_bytes(changed)
+        cv2.imdecode(np.frombuffer(changed, np.uint8), cv2.IMREAD_COLOR)
+        told = capfd.readouterr().err
+        if "Corrupt JPEG" in told or "Premature end" in told:
+            corrupt += 1
+            for read in (read_image, read_mask, read_binary_mask):
+                assert "damaged inside" in complaint(read, tmp_path / "a.jpg")
+            assert capfd.readouterr().err == ""
+    assert 10 < corrupt < 40
+
+
+def test_unusual_jpegs_are_read(tmp_path):
+    inks = noise()[..., [0, 1, 2, 0]]
+    Image.fromarray(inks, "CMYK").save(tmp_path / "inks.jpg")
+    with Image.open(tmp_path / "inks.jpg") as picture:
+        expected = np.asarray(picture.convert("RGB")).astype(int)
+    assert abs(read_image(tmp_path / "inks.jpg") - expected).max() <= 2
+    path = write(tmp_path / "a.jpg")
+    content, expected = bytearray(path.read_bytes()), read_image(path)
+    content[content.index(b"JFIF") + 5] = 9  # a version that there is not
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_image(path), expected)
+    for grey in (noise()[..., 0], noise()):
+        buffer = io.BytesIO()
+        Image.fromarray(grey).save(buffer, "JPEG", progressive=True, subsampling=2)
+        path.write_bytes(buffer.getvalue())
+        expected = cv2.imdecode(np.frombuffer(buffer.getvalue(), np.uint8), cv2.IMREAD_COLOR)
+        np.testing.assert_array_equal(read_image(path), expected[..., ::-1])
+
+
 OBJECT = np.zeros((HEIGHT, WIDTH), bool)
 OBJECT[3:8, 5:15] = True
+
+
+def write_palette(path: Path, labels: np.ndarray, colours: list[int], **options) -> Path:
+    """Labels with a palette, as red, green and blue of each label in turn."""
+    picture = Image.fromarray(labels.astype(np.uint8)).convert("P")
+    picture.putdata(labels.flatten().tolist())
+    picture.putpalette(colours)
+    picture.save(path, **options)
+    return path
+
+
+def soft(top: int = 255) -> np.ndarray:
+    """A disk with soft edges, in all values to `top`."""
+    edge = np.clip(np.linspace(-0.5, 1.5, WIDTH), 0, 1)
+    dtype = np.uint8 if top < 256 else np.uint16
+    return np.repeat((edge * top).round()[None], HEIGHT, 0).astype(dtype)
+
+
+@pytest.mark.parametrize("form", ["L", "LA", "RGB", "RGBA", "I;16", "P", "white first"])
+def test_grey_masks_with_soft_edges_are_cut_at_one_half(tmp_path, form):
+    values, path = soft(65535 if form == "I;16" else 255), tmp_path / "mask.png"
+    if form in ("P", "white first"):
+        ramp = list(range(256)) if form == "P" else list(range(255, -1, -1))
+        labels = values if form == "P" else 255 - values
+        write_palette(path, labels, [level for level in ramp for _ in range(3)])
+    else:
+        picture = Image.fromarray(values)
+        (picture if form in ("L", "I;16") else picture.convert(form)).save(path)
+    expected = values > values.max() // 2
+    assert np.unique(values).size > 5 and expected.any() and not expected.all()
+    np.testing.assert_array_equal(read_mask(path), expected)
+    np.testing.assert_array_equal(read_binary_mask(path, binarize=True), expected)
+
+
+@pytest.mark.parametrize("top", [255, 200, 128])
+def test_grey_masks_need_not_reach_white(tmp_path, top):
+    np.testing.assert_array_equal(
+        read_mask(write(tmp_path / "mask.png", soft(top))), soft(top) > 127
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "foreground"),
+    [
+        ([0, 1, 2, 31], [0, 1, 1, 1]),  # numbers of objects
+        ([1, 2, 1, 2], [1, 1, 1, 1]),
+        ([0, 40, 0, 40], [0, 1, 0, 1]),
+        ([40, 40, 40, 40], [1, 1, 1, 1]),
+        ([1, 255, 1, 254], [0, 1, 0, 1]),
+        ([0, 38, 75, 38], None),  # colours of a palette as grey
+        ([0, 1, 2, 255], None),  # objects and void
+        ([0, 5, 255, 255], None),
+    ],
+)
+def test_grey_values_are_labels_soft_edges_or_refused(tmp_path, values, foreground):
+    path = write(tmp_path / "mask.png", np.array([values], np.uint8))
+    if foreground is None:
+        assert "may be labels or soft edges; write 0" in complaint(read_mask, path)
+    else:
+        assert read_mask(path).tolist() == [[bool(value) for value in foreground]]
+
+
+@pytest.mark.parametrize("method", [Image.Quantize.MEDIANCUT, Image.Quantize.FASTOCTREE])
+def test_palettes_of_black_and_white_are_read_by_their_colours(tmp_path, method):
+    picture = Image.fromarray((OBJECT * 255).astype(np.uint8)).convert("RGB")
+    first = picture.quantize(2, method=method)
+    first.save(tmp_path / "mask.png")
+    white_first = method == Image.Quantize.MEDIANCUT
+    assert first.getpalette()[:3] == [255 * white_first] * 3
+    for read in (read_mask, read_binary_mask):
+        np.testing.assert_array_equal(read(tmp_path / "mask.png"), OBJECT)
+
+
+def test_palettes_of_colours_that_do_not_begin_with_black_are_refused(tmp_path):
+    path = write_palette(tmp_path / "mask.png", OBJECT, [200, 220, 210, 0, 0, 0])
+    for read in (read_mask, read_binary_mask):
+        assert "begins with the colour (200, 220, 210); expected black" in complaint(read, path)
+    image = write(tmp_path / "image.png")
+    assert "expected black" in complaint(check_files, [frame_of(image, path)], progress=False)
+    check_files([frame_of(path, image, path)], progress=False)  # an image may have any palette
+
+
+def test_255_is_void_in_a_palette_beside_other_labels(tmp_path):
+    labels = OBJECT.astype(np.uint8)
+    labels[0] = 255
+    colours = [0, 0, 0, 128, 0, 0, *[0] * 759, 224, 224, 192]
+    path = write_palette(tmp_path / "mask.png", labels, colours)
+    for read in (read_mask, read_binary_mask):
+        np.testing.assert_array_equal(read(path), OBJECT)
+    np.testing.assert_array_equal(read_mask(write_palette(path, OBJECT * 255, colours)), OBJECT)
 
 
 @pytest.mark.parametrize("value", [1, 7, 127, 255])
@@ -488,16 +706,14 @@ def test_read_mask_of_one_bit_and_sixteen_bits(tmp_path):
 
 @pytest.mark.parametrize("transparent", [False, True])
 def test_read_mask_takes_labels_not_colours_of_a_palette(tmp_path, transparent):
-    # The background is bright, object 1 black, object 2 too dark to survive a conversion to grey.
+    # Object 1 is black, object 2 too dark to survive a conversion to grey.
     labels = OBJECT.astype(np.uint8)
     labels[6:8, 5:15] = 2
-    picture = Image.fromarray(labels).convert("P")
-    picture.putdata(labels.flatten().tolist())
-    picture.putpalette([200, 220, 210, 0, 0, 0, 0, 0, 1])
-    picture.save(tmp_path / "mask.png", **({"transparency": 1} if transparent else {}))
-    with Image.open(tmp_path / "mask.png") as written:
+    options = {"transparency": 1} if transparent else {}
+    path = write_palette(tmp_path / "mask.png", labels, [0, 0, 0, 0, 0, 0, 0, 0, 1], **options)
+    with Image.open(path) as written:
         assert written.mode == "P"
-    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), OBJECT)
+    np.testing.assert_array_equal(read_mask(path), OBJECT)
 
 
 @pytest.mark.parametrize("channel", [0, 1, 2])
@@ -528,6 +744,14 @@ def test_read_mask_cuts_lossy_masks_at_half(tmp_path, channels):
     assert np.any((decoded > 0) != disc)
     np.testing.assert_array_equal(read_mask(path), decoded > 127)
     assert np.mean(read_mask(path) != disc) < 0.01
+
+
+@pytest.mark.parametrize("colour", [(128, 0, 0), (0, 128, 0), (255, 255, 0), (0, 0, 0)])
+def test_what_surrounds_objects_in_lossy_coloured_masks_is_background(tmp_path, colour):
+    disc = np.hypot(*np.mgrid[-32:32, -32:32]) < 20
+    Image.fromarray(disc[..., None] * np.uint8(colour)).save(tmp_path / "mask.jpg", quality=60)
+    expected = disc & (max(colour) > 0)
+    assert np.mean(read_mask(tmp_path / "mask.jpg") != expected) < 0.05
 
 
 # Sets of which not every frame is annotated

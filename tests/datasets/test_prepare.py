@@ -1,6 +1,7 @@
 """Tests of datasets/prepare.py, on tiny folders in each official layout (datasets/sources.py)."""
 
 import dataclasses
+import errno
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.flow import make_flow
 from datasets.layout import (
     DatasetError,
     Frame,
@@ -41,11 +43,12 @@ def objects(*labels: int) -> np.ndarray:
 
 
 def write(path: Path, pixels: np.ndarray, palette: bool = False, size: tuple | None = None) -> Path:
-    """Write pixels as a picture of the path's format; with a palette where label 0 is not black."""
+    """Write pixels as a picture of the path's format; with random colours for labels but 0."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(pixels)
     if palette:
-        picture.putpalette(np.random.default_rng(1).integers(1, 256, 768).tolist())
+        colours = np.random.default_rng(1).integers(1, 256, 765).tolist()
+        picture.putpalette([0, 0, 0, *colours])
     if size is not None:
         picture = picture.resize(size, Image.Resampling.NEAREST)
     picture.save(path, **({"quality": 100} if path.suffix == ".jpg" else {}))
@@ -225,11 +228,11 @@ def test_davis_2016(source: Path, inside: bool) -> None:
 def test_davis_2017_merges_objects_and_takes_void_out(source: Path, annotations: str) -> None:
     masks = {"bear": [objects(1, 2), objects(1, 255, 2), objects(0, 255)], "lady": [objects(3)]}
     write_davis(source, masks, annotations, palette=True)
-    write_davis(source, {"dog": [objects(255)]}, annotations)  # no palette: 255 is the object
+    write_davis(source, {"dog": [objects(255)] * 2}, annotations)  # no palette: 255 is the object
     write_lists(source, "2016", train="bear\n", val="dog\n")
     test, train = run("davis2017", source)
     assert (train.linked, train.converted) == (4, 2)
-    assert (test.linked, test.converted) == (2, 0)
+    assert (test.linked, test.converted) == (4, 0)
     (bear,) = video_sequences(data_root(source), "DAVIS_train", flow=False)
     for frame, expected in zip(bear.frames, [objects(1, 2), objects(1, 0, 2), objects(0)]):
         np.testing.assert_array_equal(read_mask(frame.mask), expected != 0)
@@ -241,7 +244,7 @@ def test_youtube_vos_takes_annotated_frames_of_all_objects(source: Path) -> None
     train = source / "train"
     for t in range(0, 20, 5):
         write(train / f"JPEGImages/003234408d/{t:05d}.jpg", image(t))
-    for t, labels in ((0, (1,)), (5, (2, 1, 255)), (10, ())):
+    for t, labels in ((0, (1,)), (5, (2, 1, 6)), (10, ())):
         write(train / f"Annotations/003234408d/{t:05d}.png", objects(*labels), palette=True)
     (train / "meta.json").write_text('{"videos": {"003234408d": {}}}')
     (train / "JPEGImages/.DS_Store").write_text("")
@@ -251,8 +254,93 @@ def test_youtube_vos_takes_annotated_frames_of_all_objects(source: Path) -> None
     assert prepared.converted == 0
     (video,) = video_sequences(data_root(source), "YTVOS_train", flow=False)
     assert [f.name for f in video.frames] == [f"003234408d_{t:05d}" for t in (0, 5, 10)]
-    for frame, labels in zip(video.frames, [(1,), (2, 1, 255), ()]):
+    for frame, labels in zip(video.frames, [(1,), (2, 1, 6), ()]):
         np.testing.assert_array_equal(read_mask(frame.mask), objects(*labels) != 0)
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_flow_of_youtube_vos_belongs_to_the_next_image(source: Path, every: bool) -> None:
+    """Images 0 to 20 by fives, of which 10 is not annotated, and with `every` those between."""
+    for t in range(0, 25, 5):
+        write(source / f"train/JPEGImages/aa/{t:05d}.jpg", image(t))
+    for t in (0, 5, 15, 20):
+        write(source / f"train/Annotations/aa/{t:05d}.png", objects(1))
+    write(source / "train/JPEGImages/b/00000.jpg", image())
+    write(source / "train/Annotations/b/00000.png", objects(1))
+    for t in range(22) if every else ():
+        write(source / f"train_all_frames/JPEGImages/aa/{t:05d}.jpg", image(t))
+    (prepared,) = run("youtube_vos", source)
+    assert (prepared.sequences, prepared.images, prepared.others) == (1, 4, 0)
+    pairs = []
+
+    def estimator(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        pairs.append(tuple(round(float(x.mean()), 3) for x in (first, second)))
+        return np.zeros((*SIZE, 2), np.float32)
+
+    make_flow(data_root(source), "YTVOS_train", estimator)
+    folder = source / ("train_all_frames" if every else "train") / "JPEGImages/aa"
+    means = {int(x.stem): round(float(read_image(x).mean()), 3) for x in folder.iterdir()}
+    after = {0: 1, 5: 6, 15: 16, 20: 21} if every else {0: 5, 5: 10, 15: 20, 20: 15}
+    assert pairs == [(means[frame], means[other]) for frame, other in after.items()]
+
+
+def test_sequences_of_one_frame_are_left_out_and_named(
+    source: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("aa/00000", "b/00000", "b/00005"):
+        write(source / f"train/JPEGImages/{name}.jpg", image())
+        write(source / f"train/Annotations/{name}.png", objects(1))
+    (prepared,) = run("youtube_vos", source)
+    assert (prepared.sequences, prepared.images) == (1, 2)
+    assert "left out: 1 x sequence of a single frame" in (said := capsys.readouterr().out)
+    assert "aa_00000" in said
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"videos": ["aa"]}', b'{"videos": 3}', b"[]", b"\xff", b"[" * 100000]
+)
+def test_lists_that_cannot_be_read_are_named(source: Path, content: bytes) -> None:
+    for t in (0, 5):
+        write(source / f"train/JPEGImages/aa/{t:05d}.jpg", image(t))
+        write(source / f"train/Annotations/aa/{t:05d}.png", objects(1))
+    (source / "train/meta.json").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"1 x list that cannot be read(.|\n)*meta\.json"):
+        run("youtube_vos", source)
+    write_davis(source, {"bear": [objects(255)] * 2})
+    write_lists(source, "480p", train="bear", val="bear")
+    (source / "DAVIS/ImageSets/480p/val.txt").write_bytes(b"b\xe4r")
+    with pytest.raises(DatasetError, match=r"1 x list that cannot be read(.|\n)*val\.txt"):
+        run("davis2016", source)
+
+
+def test_what_macos_adds_to_archives_is_ignored(source: Path) -> None:
+    write_duts(source)
+    for folder in ("DUTS-TR/DUTS-TR-Image", "DUTS-TR/DUTS-TR-Mask"):
+        for name in ("__MACOSX/" + folder, folder):
+            (source / name).mkdir(parents=True, exist_ok=True)
+            (source / name / "._sun_TR0.jpg").write_bytes(b"Mac OS X")
+    (prepared,) = run("duts", source)
+    assert (prepared.images, prepared.masks) == (3, 3)
+
+
+@pytest.mark.parametrize("labels", [(1, 2), (1, 255)])
+def test_davis_2017_is_no_davis_2016(source: Path, labels: tuple[int, int]) -> None:
+    write_davis(source, {"bear": [objects(1), objects(*labels)]}, palette=True)
+    write_lists(source, "2016", train="bear\n", val="bear\n")
+    with pytest.raises(DatasetError, match=r"mask of several objects.*davis2017(.|\n)*00001\.png"):
+        run("davis2016", source)
+    assert not data_root(source).exists()
+
+
+def test_a_full_disk_is_said_with_the_file(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mixed(source)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DatasetError, match=r"GT/\w+\.png cannot be written: No space left"):
+        run("davis2017", source)
 
 
 def test_fbms_by_definition_file(source: Path) -> None:
@@ -364,15 +452,16 @@ def test_youtube_objects_as_tmo_has_it(source: Path) -> None:
     np.testing.assert_array_equal(read_mask(train.frames[1].mask), objects(1) != 0)
 
 
+@pytest.mark.parametrize("palette", [True, False])
 @pytest.mark.parametrize("between", ["", "480p"])
-def test_long_videos(source: Path, between: str) -> None:
+def test_long_videos(source: Path, between: str, palette: bool) -> None:
     for video in ("blueboy", "dressage", "rat"):
         for t in range(4):
             folder = source / "long_videos" / "JPEGImages" / between / video
             write(folder / f"{t}.png", image(t))
         for t, labels in ((0, (1,)), (3, (1, 255))):
             path = source / "long_videos" / "Annotations" / between / video / f"{t}.png"
-            write(path, objects(*labels), palette=True)
+            write(path, objects(*labels), palette)
     (prepared,) = run("long_videos", source)
     assert (prepared.sequences, prepared.images, prepared.masks) == (3, 12, 6)
     assert prepared.converted == 3
@@ -380,6 +469,15 @@ def test_long_videos(source: Path, between: str) -> None:
         assert [f.name for f in video.frames] == [f"{video.name}_{t}" for t in range(4)]
         for frame in (video.frames[0], video.frames[3]):
             np.testing.assert_array_equal(read_mask(frame.mask), objects(1) != 0)
+
+
+def test_long_videos_whose_objects_are_white(source: Path) -> None:
+    for video in ("blueboy", "dressage", "rat"):
+        for t in range(2):
+            write(source / f"JPEGImages/{video}/{t}.png", image(t))
+            write(source / f"Annotations/{video}/{t}.png", objects(1 if video == "rat" else 255))
+    with pytest.raises(DatasetError, match=r"2 x video whose masks hold nothing but void"):
+        run("long_videos", source)
 
 
 def test_pictures_of_other_formats_are_converted_without_loss(source: Path) -> None:
@@ -506,8 +604,8 @@ def test_wrong_folder_is_explained(source: Path, capsys: pytest.CaptureFixture) 
 def test_incomplete_source_is_listed_and_can_be_accepted(
     source: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    write_davis(source, {"bear": [objects(255)] * 2, "dog": [objects(255)] * 2})
-    lines = [f"/JPEGImages/480p/bear/{t:05d}.jpg /Annotations/480p/bear/x.png" for t in range(3)]
+    write_davis(source, {"bear": [objects(255)] * 3, "dog": [objects(255)] * 2})
+    lines = [f"/JPEGImages/480p/bear/{t:05d}.jpg /Annotations/480p/bear/x.png" for t in range(4)]
     lines.append("/JPEGImages/480p/swing/00000.jpg /Annotations/480p/swing/00000.png")
     write_lists(source, "480p", train="\n".join(lines), val="dog\ngoat\n")
     (source / "DAVIS/Annotations/480p/bear/00001.png").unlink()
@@ -516,7 +614,7 @@ def test_incomplete_source_is_listed_and_can_be_accepted(
     for part in (
         "JPEGImages/480p/swing, named in",
         "JPEGImages/480p/goat, named in",
-        "JPEGImages/480p/bear/00002.jpg",
+        "JPEGImages/480p/bear/00003.jpg",
         "Annotations/480p/bear/00001.png",
         "DAVIS_train: 1 sequences, 30 are known",
         "DAVIS_test: 2 images, 1,376 are known",
@@ -527,24 +625,25 @@ def test_incomplete_source_is_listed_and_can_be_accepted(
 
     assert main(command("davis2016", source, "--partial")) == 0
     output = capsys.readouterr().out.splitlines()
-    assert "DAVIS_train: 1 sequences, 1 images, 1 masks (known: 30 seq" in "\n".join(output)
+    assert "DAVIS_train: 1 sequences, 2 images, 2 masks (known: 30 seq" in "\n".join(output)
     assert output[-1] == (
         f"next: python -m datasets.flow --data-root {data_root(source)} --set DAVIS_train"
     )
     (bear,) = video_sequences(data_root(source), "DAVIS_train", flow=False)
-    assert [f.name for f in bear.frames] == ["bear_00000"]
+    assert [f.name for f in bear.frames] == ["bear_00000", "bear_00002"]
 
 
 def test_videos_that_meta_names_and_long_videos_that_are_missing(source: Path) -> None:
-    write(source / "train/JPEGImages/aa/00000.jpg", image())
-    write(source / "train/Annotations/aa/00000.png", objects(1))
+    for name in ("00000", "00005"):
+        write(source / f"train/JPEGImages/aa/{name}.jpg", image())
+        write(source / f"train/Annotations/aa/{name}.png", objects(1))
     (source / "train/meta.json").write_text('{"videos": {"aa": {}, "bb": {}}}')
     with pytest.raises(DatasetError, match=r"1 x sequence without frames(.|\n)*bb, named in"):
         run("youtube_vos", source)
     with pytest.raises(DatasetError, match=r"3 x sequence without frames(.|\n)*blueboy"):
         run("long_videos", source)
     assert not data_root(source).exists()
-    assert [p.images for p in run("youtube_vos", source, accept_partial=True)] == [1]
+    assert [p.images for p in run("youtube_vos", source, accept_partial=True)] == [2]
 
 
 def test_images_and_masks_that_do_not_pair_up(source: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Progress bars: bars in a terminal, lines in a log, nothing where nothing is to be shown."""
+"""Bars in a terminal, lines in a log, nothing where nothing is to be shown; any file's name."""
 
 import io
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import datasets.progress
-from datasets.progress import progress_bar
+from datasets.progress import print_any_name, progress_bar
 
 
 class Stream(io.StringIO):
@@ -47,3 +47,16 @@ def test_nothing_is_shown_if_nothing_is_to_be(monkeypatch, terminal):
     stream = Stream(monkeypatch, terminal)
     assert list(progress_bar([1, 2], shown=False)) == [1, 2]
     assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_names_that_the_output_cannot_show_are_escaped(monkeypatch, encoding):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding=encoding))
+    print_any_name()
+    print("\udcff", "\u00fc", flush=True)
+    assert (
+        shown.getvalue() == b"\\udcff " + (b"\\xfc" if encoding == "ascii" else b"\xc3\xbc") + b"\n"
+    )
+    monkeypatch.setattr(sys, "stdout", None)  # closed
+    print_any_name()

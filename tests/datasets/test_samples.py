@@ -518,3 +518,22 @@ def test_a_simulated_clip_depends_on_seed_epoch_and_index_alone(tiny_root):
         assert torch.equal(x, again[3, 2][name])
     assert not torch.equal(first[3, 2]["flow"], other[3, 2]["flow"])
     assert not torch.equal(first[3, 2]["flow"], first[4, 2]["flow"])
+
+
+@pytest.mark.parametrize("kind", ["stills", "simulated", "videos", "tolerant"])
+def test_a_key_with_a_size_gives_the_sample_at_that_size(kind, tmp_path):
+    def dataset(size: int):
+        augmentation = Augmentation(rotation_probability=0.5)
+        if kind in ("videos", "tolerant"):
+            sequence = make_sequence(tmp_path, "a", 4)
+            videos = VideoFrames([[sequence]], size, 2, augmentation, 3)
+            return videos if kind == "videos" else Tolerant(videos)
+        frames = [make_frame(tmp_path, str(value), value) for value in (50, 60)]
+        simulation = MotionSimulation() if kind == "simulated" else None
+        return StillImages(frames, size, augmentation, 3, simulation, 2)
+
+    found, own = dataset(32)[1, 0, 64], dataset(64)[1, 0]
+    assert found.keys() == own.keys()
+    for name, value in found.items():
+        if name != "fault":
+            assert value.shape[-2:] == (64, 64) and torch.equal(value, own[name])

@@ -46,6 +46,23 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert indices(epoch_of(first, 7)) != list(range(30))
 
 
+def test_a_batch_has_one_of_the_sizes_whatever_the_process_the_part_and_the_start():
+    sizes = [64, 96, 128]
+    plain = epoch_of(EpochBatches([60], 6, seed=1), 2)
+    sized = EpochBatches([60], 6, seed=1, sizes=sizes)
+    drawn = []
+    for batch, with_size in zip(plain, epoch_of(sized, 2), strict=True):
+        assert [key[:2] for key in with_size] == batch
+        (size,) = {key[2] for key in with_size}
+        drawn.append(size)
+    assert set(drawn) == set(sizes)
+    share = EpochBatches([60], 6, 1, rank=1, world_size=2, parts=3, sizes=sizes)
+    assert [batch[0][2] for batch in epoch_of(share, 2)] == drawn
+    assert sized.epoch(2, start=4) == sized.epoch(2)[4:]
+    assert [batch[0][2] for batch in epoch_of(sized, 3)] != drawn
+    assert [batch[0][2] for batch in epoch_of(EpochBatches([60], 6, 2, sizes=sizes), 2)] != drawn
+
+
 @pytest.mark.parametrize("world_size", [2, 3, 6])
 def test_the_processes_together_have_the_batches_of_a_single_one(world_size):
     sizes = [20, 13]

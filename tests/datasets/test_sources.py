@@ -35,6 +35,12 @@ def test_labels_of_deep_and_of_bilevel_masks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_labels(tmp_path / "bilevel.png") != 0, LABELS > 2)
 
 
+def test_void_in_masks_with_colour_channels(tmp_path: Path) -> None:
+    Image.fromarray(np.repeat(LABELS[..., None], 3, axis=2)).save(tmp_path / "mask.png")
+    void = read_foreground(tmp_path / "mask.png", void=255)
+    np.testing.assert_array_equal(void, [[False, True, True], [True, True, False]])
+
+
 def test_regions_by_colour(tmp_path: Path) -> None:
     colours = np.array([[[255, 255, 255], [1, 2, 3], [0, 0, 1], [1, 2, 4]]], np.uint8)
     path = tmp_path / "mask.ppm"

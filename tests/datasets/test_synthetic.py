@@ -1,5 +1,6 @@
 """The synthetic data set: its files, its exact masks, and how hard it is."""
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from datasets import synthetic
+from datasets.layout import read_image
 from datasets.synthetic import MOTIONS, SHAPES, SUPERSAMPLING, make_scene, render_frame
 
 SMALL = {
@@ -65,6 +67,12 @@ def test_layout(tmp_path):
         assert pixels.shape == (48, 64)
         assert set(np.unique(pixels)) == {0, 255}
         assert 0.04 < np.mean(pixels > 0) < 0.35
+
+
+def test_folders_whose_names_are_not_utf_8_are_written_to(tmp_path):
+    root = tmp_path / os.fsdecode(b"\xff")
+    synthetic.write_synthetic(root, **SMALL)
+    assert read_image(next(root.rglob("DUTS_train/RGB/*"))).shape == (48, 64, 3)
 
 
 def test_pictures_are_written_in_the_right_channel_order_and_masks_by_majority(

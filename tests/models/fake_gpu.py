@@ -9,6 +9,19 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+GRU = "_thnn_fused_gru_cell"
+library = torch.library.Library("aten", "IMPL")
+if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{GRU}", "Meta"):
+    # Torch 2.14 does not know the shapes of a GRU cell's results on GPUs.
+    library.impl(
+        GRU,
+        lambda _, __, state, *biases: (
+            torch.empty_like(state),
+            state.new_empty(len(state), 5 * state.shape[1]),
+        ),
+        "Meta",
+    )
+
 
 @contextmanager
 def bfloat16_autocast():

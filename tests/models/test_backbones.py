@@ -1,6 +1,7 @@
 """Encoders: their pyramids, their weights from files, and what is refused."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerModel
 
-from models.backbones import STRIDES, ModelError, build_backbone
+from models.backbones import STRIDES, ModelError, Normalise, build_backbone
 from models.mix_transformer import HEADS, MIX_TRANSFORMERS, REDUCTIONS, Linear, MixTransformer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -368,7 +370,9 @@ def test_gradients_of_a_mix_transformer_are_those_of_transformers(tmp_path):
     torch.testing.assert_close(given[0].grad, given[1].grad)
     mixed = encoder.levels[1].blocks[0].perceptron.mix.weight.grad
     (theirs,) = [
-        p.grad for n, p in reference.named_parameters() if "1.blocks.0.mlp.dwconv.dwconv.w" in n
+        parameter.grad
+        for key, parameter in reference.named_parameters()
+        if re.search(r"\.1\.(blocks\.)?0\.mlp\.dwconv\.dwconv\.weight", key)
     ]
     torch.testing.assert_close(mixed, theirs)
 
@@ -396,6 +400,27 @@ def test_weights_in_a_file_may_be_given_as_a_string(tmp_path):
     torch.save(state, tmp_path / "weights.pth")
     loaded = build_backbone("resnet10t", weights=str(tmp_path / "weights.pth"))
     assert torch.equal(loaded.encoder.state_dict()["bn1.weight"], state["bn1.weight"])
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+@pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0"])
+def test_features_are_those_of_timm_with_its_own_transform(name, from_file, tmp_path):
+    """Each name's images have a mean and deviation of their own; so has a file with its weights."""
+    file = tmp_path / "weights.pth"
+    torch.save(random_timm_state(name), file)
+    torch.manual_seed(0)
+    backbone = build_backbone(name, from_file, file if from_file else None).eval()
+    reference = timm.create_model(name, features_only=True, out_indices=(1, 2, 3, 4)).eval()
+    reference.load_state_dict(backbone.encoder.state_dict())
+    options = timm.data.resolve_data_config({"input_size": (3, 64, 64)}, model=reference)
+    transform = timm.data.create_transform(**(options | {"crop_pct": 1.0}))
+    pixels = torch.randint(256, (64, 64, 3), generator=torch.Generator().manual_seed(1))
+    image = (pixels / 255).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        features = backbone(Normalise(backbone.mean, backbone.deviation)(image))
+        expected = reference(transform(Image.fromarray(pixels.byte().numpy()))[None])
+    for feature, other in zip(features, expected, strict=True):
+        torch.testing.assert_close(feature, other)
 
 
 def unfit_states(name):

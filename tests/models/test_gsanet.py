@@ -40,9 +40,11 @@ TABLE_2 = {
 }
 
 
+SWITCHES = ("guided_slots", "knn_filtering", "slot_attention", "aggregation_transformer")
+
+
 def ablation(index, **arguments):
-    names = ("guided_slots", "knn_filtering", "slot_attention", "aggregation_transformer")
-    return network(**dict(zip(names, TABLE_2[index])), **arguments)
+    return network(**dict(zip(SWITCHES, TABLE_2[index])), **arguments)
 
 
 @pytest.mark.parametrize("height, width", [(64, 64), (64, 96), (32, 32)])
@@ -82,6 +84,21 @@ def test_every_combination_of_table_2_has_its_parts_and_trains(index):
     segmentation_loss(prediction, discs(), supervise_maps=True).total.backward()
     assert parameters_not_reached(model) == []
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("num_iterations", [0, 1])
+@pytest.mark.parametrize("switches", [*itertools.product([False, True], repeat=4)])
+def test_no_combination_leaves_a_trainable_parameter_without_gradient(switches, num_iterations):
+    """Training on several processes would wait for it; zero rounds of slot attention are one."""
+    model = network(
+        **dict(zip(SWITCHES, switches)),
+        num_iterations=num_iterations,
+        backbone="mobilenetv3_small_100",
+    )
+    prediction = model(*inputs(2, 32, 32, references=1))
+    segmentation_loss(prediction, discs(2, 32)).total.backward()
+    trainable = [(key, p.grad) for key, p in model.named_parameters() if p.requires_grad]
+    assert [key for key, gradient in trainable if gradient is None] == []
 
 
 @pytest.mark.parametrize("fat", [True, False])
@@ -216,12 +233,14 @@ def test_iterations_may_be_changed_after_training():
     model = network(num_iterations=3).eval()
     frames = inputs(1)
     maps = []
-    for iterations in (1, 3):
+    for iterations in (0, 3):
         for stream in (model.rgb_stream, model.flow_stream):
             stream.slots.slot_attention.num_iterations = iterations
         maps.append(model(*frames).maps[MAPS[0]])
     assert not torch.allclose(*maps, atol=1e-4)
-    torch.testing.assert_close(network(num_iterations=1).eval()(*frames).maps[MAPS[0]], maps[0])
+    for iterations, expected in zip((0, 3), maps):
+        again = network(num_iterations=iterations).eval()
+        torch.testing.assert_close(again(*frames).maps[MAPS[0]], expected)
 
 
 def test_the_last_level_and_the_number_of_slots_may_be_others():

@@ -67,9 +67,18 @@ def test_a_size_that_is_no_multiple_of_32_is_refused(name, height, width):
 
 
 @both
-def test_images_are_normalised_inside_once(name):
+@pytest.mark.parametrize(
+    "backbone, statistics",
+    [
+        ("mit_b0", [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]),
+        ("tf_efficientnet_lite0", [(0.5, 0.5)] * 3),
+    ],
+)
+def test_images_and_flow_are_normalised_inside_once_as_the_backbone_expects(
+    name, backbone, statistics
+):
     """References, then targets, in each encoder; the decoder sees the target image again."""
-    model = network(name).eval()
+    model = network(name, backbone=backbone).eval()
     seen = []
     for stream in (model.rgb_stream, model.flow_stream):
         stream.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
@@ -78,9 +87,7 @@ def test_images_are_normalised_inside_once(name):
     model(image, flow, reference_images, reference_flows)
     given = [reference_images.flatten(0, 1), reference_flows.flatten(0, 1), image, flow, image]
     for found, pictures in zip(seen, given, strict=True):
-        for channel, (mean, deviation) in enumerate(
-            [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]
-        ):
+        for channel, (mean, deviation) in enumerate(statistics):
             torch.testing.assert_close(found[:, channel], (pictures[:, channel] - mean) / deviation)
 
 
@@ -96,6 +103,24 @@ def test_gradients_reach_every_parameter_in_each_stage(name, motion, reference_g
     prediction = model(*frames) if motion else model(frames[0])
     segmentation_loss(prediction, discs().double()).total.backward()
     assert parameters_not_reached(model, floor=1e-12) == []
+
+
+@both
+@pytest.mark.parametrize("backbone", ["mit_b0", "tf_efficientnet_lite0"])
+def test_constant_frames_give_finite_masks_and_gradients(name, backbone):
+    """Black, white and grey frames under flow of one colour; four positions for eight clusters."""
+    model = network(name, backbone=backbone)
+    frames = [torch.zeros(3, 3, 32, 32), torch.ones(3, 3, 32, 32)]
+    frames[0] += torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1)
+    frames += [frame[:, None].repeat(1, 2, 1, 1, 1) for frame in frames]
+    for training in (True, False):
+        prediction = model.train(training)(*frames)
+        loss = segmentation_loss(prediction, torch.zeros(3, 1, 32, 32), loss=model.loss)
+        model.zero_grad()
+        loss.total.backward()
+        results = [*prediction.logits, *prediction.auxiliary, *prediction.maps.values(), loss.total]
+        results += [parameter.grad for parameter in model.parameters()]
+        assert all(tensor.isfinite().all() for tensor in results)
 
 
 @both
@@ -201,6 +226,18 @@ def test_streams_do_not_share_weights(name):
     model = network(name)
     rgb = {id(parameter) for parameter in model.rgb_stream.parameters()}
     assert not rgb & {id(parameter) for parameter in model.flow_stream.parameters()}
+
+
+@both
+def test_the_decoder_sees_the_image_only_if_wanted(name):
+    """The decoder's image is noise here; the encoders see the frames."""
+    frames, noise = inputs(1), torch.rand(1, 3, 64, 64)
+    for decoder_image in (True, False):
+        model = network(name, decoder_image=decoder_image).eval()
+        before = model(*frames).logits
+        model.decoder.register_forward_pre_hook(lambda _, given: (*given[:-1], noise))
+        same = [torch.equal(one, other) for one, other in zip(before, model(*frames).logits)]
+        assert same == [not decoder_image, True, True, True]
 
 
 @both

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import math
 import multiprocessing
 import os
 import pickle
@@ -30,8 +31,16 @@ from utils.training import network_arguments
 
 CHECKPOINT = {
     "model": "gsanet",
-    "arguments": {"backbone": "mit_b0", "channels": 16},
-    "settings": {"EPOCHS": 3, "TRAIN_SETS": ["a", "b"], "RUN_NAME": None, "SIGMA": 0.1},
+    "arguments": {"motion": True, "backbone": "mit_b0", "channels": 16},
+    "settings": {
+        "EPOCHS": 3,
+        "TRAIN_SETS": ["a", "b"],
+        "RUN_NAME": None,
+        "SIGMA": 0.1,
+        "IMAGE_SIZE": 64,
+        "NUM_REFERENCES": 3,
+        "RECOLOUR_FLOW": True,
+    },
     "weights": {"x": torch.arange(1000.0), "y": torch.tensor(3)},
     "progress": {"epoch": 1, "step": 7, "best": 0.25},
 }
@@ -61,12 +70,13 @@ def test_what_is_saved_is_loaded(tmp_path):
 
 def step(number: int) -> dict:
     """A checkpoint whose tensor and progress both tell which it is."""
-    return {**CHECKPOINT, "weights": {"x": torch.full((20_000,), number)}, "progress": number}
+    weights = {"x": torch.full((20_000,), number)}
+    return {**CHECKPOINT, "weights": weights, "progress": {"step": number}}
 
 
 def step_of(checkpoint: dict) -> int:
-    assert (checkpoint["weights"]["x"] == checkpoint["progress"]).all()
-    return checkpoint["progress"]
+    assert (checkpoint["weights"]["x"] == checkpoint["progress"]["step"]).all()
+    return checkpoint["progress"]["step"]
 
 
 def files(folder: Path) -> list[str]:
@@ -313,6 +323,46 @@ def test_a_foreign_file_is_refused_with_what_it_lacks(tmp_path):
     assert "it lacks arguments, model, settings, weights" in message
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value", "message"),
+    [
+        ("model", None, 3, "its model is of the type int"),
+        ("arguments", None, [], "its arguments is of the type list"),
+        ("flow", None, 1.5, "its flow is of the type float"),
+        ("progress", None, 3, "its progress is of the type int"),
+        ("training", None, "x", "its training is of the type str"),
+        ("weights", "x", "abc", "its weights are not all tensors"),
+        ("weights", 7, torch.zeros(1), "its weights are not all tensors with names"),
+        ("arguments", "motion", None, "motion is None, not True or False"),
+        ("arguments", "channels", "many", "CHANNELS is 'many', not a whole number"),
+        ("settings", "RECOLOUR_FLOW", None, "RECOLOUR_FLOW is None, not True or False"),
+        ("settings", "IMAGE_SIZE", [64], r"IMAGE_SIZE is \[64\], not a whole number"),
+        (
+            "weights",
+            "x",
+            torch.tensor([1.0, math.nan]),
+            "not finite .* such as weights.x",
+        ),
+        ("weights", "x", torch.tensor([math.inf]), "weights.x: its training has broken down"),
+        ("training", "state", [torch.tensor(-math.inf)], "such as training.state.0"),
+    ],
+)
+def test_contents_of_another_kind_and_numbers_that_are_none_are_refused(
+    tmp_path, part, name, value, message
+):
+    inside = value if name is None else {**CHECKPOINT.get(part, {}), name: value}
+    torch.save({**CHECKPOINT, part: inside}, tmp_path / "best.pt")
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/best.pt .*{message}"):
+        load_checkpoint(tmp_path / "best.pt")
+
+
+def test_an_argument_that_the_network_does_not_have_is_refused(tiny_settings):
+    model, arguments = make(tiny_settings, motion=False, seed=1)
+    checkpoint = {**CHECKPOINT, "arguments": {**arguments, "depth": 3, 4: 5}}
+    message = complaint(build_from_checkpoint, {**checkpoint, "weights": model.state_dict()})
+    assert "the checkpoint's network has 4, depth, which this code's gsanet does not" in message
+
+
 def test_the_network_of_a_checkpoint_computes_the_same_again(tmp_path, tiny_settings):
     model, arguments = make(tiny_settings, motion=True, seed=1)
     # What the run started from is not looked for again.
@@ -339,6 +389,44 @@ def test_weights_that_no_longer_fit_are_refused(tiny_settings):
     del weights["decoder.outline.to_mask.bias"]
     with pytest.raises(CheckpointError, match=r"do not fit the network.*outline\.to_mask\.bias"):
         build_from_checkpoint({**CHECKPOINT, "arguments": arguments, "weights": weights})
+
+
+def statistics_of(model):
+    return {k: v.flatten().tolist() for k, v in model.state_dict().items() if ".normalise." in k}
+
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "deviation": [0.229, 0.224, 0.225]}
+
+
+@pytest.mark.parametrize(
+    "kept, expected",
+    [(None, IMAGENET), ({"mean": [0.1, 0.2, 0.3], "deviation": [0.4, 0.5, 0.6]}, None)],
+    ids=["older checkpoint", "kept"],
+)
+def test_a_checkpoint_says_how_images_are_normalised(tiny_settings, kept, expected):
+    """Whatever timm says of the backbone today; older checkpoints were all trained as ImageNet."""
+    expected = kept or expected
+    change = {"backbone": "tf_efficientnet_lite0"}
+    stills, arguments = make(tiny_settings, motion=False, seed=1, **change)
+    video, _ = make(tiny_settings, motion=True, seed=2, **change)
+    assert statistics_of(stills) == {
+        "rgb_stream.normalise.mean": [0.5] * 3,
+        "rgb_stream.normalise.deviation": [0.5] * 3,
+    }
+    weights = {k: v for k, v in stills.state_dict().items() if ".normalise." not in k}
+    if kept:
+        weights = {
+            k: torch.tensor(kept[k.rpartition(".")[2]]).view_as(v) if ".normalise." in k else v
+            for k, v in stills.state_dict().items()
+        }
+    again = build_from_checkpoint({**CHECKPOINT, "arguments": arguments, "weights": weights})
+    start_from_stage1(video, weights)
+    check_same_order({"weights": weights}, again)
+    for model, streams in ((again, ["rgb"]), (video, ["rgb", "flow"])):
+        found = statistics_of(model)
+        assert found.keys() == {f"{s}_stream.normalise.{k}" for s in streams for k in expected}
+        for key, values in found.items():
+            assert values == pytest.approx(expected[key.rpartition(".")[2]])
 
 
 def test_training_does_not_go_on_with_parameters_in_another_order(tiny_settings):

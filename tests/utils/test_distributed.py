@@ -11,6 +11,8 @@ from utils.distributed import Process, gpu_indices, launch_processes, start_proc
 from utils.scripts import run_script
 from utils.settings import SettingsError
 
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
 
 @pytest.fixture
 def machine(monkeypatch):
@@ -93,10 +95,29 @@ def test_one_gpu_and_processes_that_were_started_start_nothing(machine, monkeypa
 
 def test_more_processes_than_gpus_are_refused_with_a_message(machine, monkeypatch):
     machine(4)
-    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+    for name, value in {**TORCHRUN, "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match="GPU"):
         start_process("0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"WORLD_SIZE": "", "MASTER_PORT": ""}, "fit: WORLD_SIZE missing, MASTER_PORT missing"),
+        ({"MASTER_ADDR": ""}, "fit: MASTER_ADDR missing. torchrun sets all"),
+        ({"LOCAL_RANK": "first"}, "fit: LOCAL_RANK=first"),
+        ({"RANK": "2"}, "fit: RANK=2 of WORLD_SIZE=2"),
+    ],
+)
+def test_an_environment_that_describes_the_processes_badly_is_refused(
+    machine, monkeypatch, changes, message
+):
+    machine(0)
+    for name, value in {**TORCHRUN, **changes}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=message):
+        start_process("")
 
 
 def test_only_the_first_process_is_the_main_one():

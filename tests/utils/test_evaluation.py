@@ -11,6 +11,7 @@ from datasets.layout import DatasetError, Frame, Sequence, still_images, video_s
 from datasets.samples import StillImages, load_frame, uniform_references
 from models import build_model
 from models.prediction import Prediction, References
+from utils.checkpoints import CheckpointError
 from utils.evaluation import (
     FramePrediction,
     Segmenter,
@@ -286,3 +287,9 @@ def test_stretching_takes_each_frame_from_0_to_1_first():
     np.testing.assert_allclose(probability, [[0.1, 0.16, 0.21, 0.3]])
     with np.errstate(all="raise"):
         assert not to_mask(np.full((2, 2), 0.7, np.float32), stretch=True).any()
+
+
+@pytest.mark.parametrize("stretch", [False, True])
+def test_probabilities_that_are_no_numbers_give_no_mask(stretch):
+    with pytest.raises(CheckpointError, match="NaN"):
+        to_mask(np.array([[0.9, np.nan]], np.float32), stretch=stretch)

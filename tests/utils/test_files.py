@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from utils.files import write_text
+from utils.files import printable, write_text
 
 
 def test_a_file_is_replaced_whole_and_its_folder_made(tmp_path):
@@ -13,6 +13,13 @@ def test_a_file_is_replaced_whole_and_its_folder_made(tmp_path):
     write_text(path, "zweiter: ü\n")
     assert path.read_bytes() == "zweiter: ü\n".encode()
     assert [p.name for p in path.parent.iterdir()] == ["notes.txt"]
+
+
+def test_names_that_are_not_utf_8_keep_their_bytes_and_can_be_shown(tmp_path):
+    name = os.fsdecode(b"\xff\xc3\xbc")
+    write_text(tmp_path / name, name)
+    assert (tmp_path / name).read_bytes() == b"\xff\xc3\xbc"
+    assert printable(name) == "\\udcff\u00fc"
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_names_it(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ LONG = 10**400
         ("bool", [True, False], [0, 1, "true", None]),
         ("str", ["x", " x "], ["", " ", 3, None, ["x"]]),
         ("path", ["data"], ["", 3]),
-        ("whole(1)", [1, 10**9], [0, -4, 1.0, 1.5, "12", True, None, [1], LONG]),
+        ("whole(1)", [1, 10**6], [10**6 + 1, 0, -4, 1.0, 1.5, "12", True, None, [1], LONG]),
         ("whole(0, 9)", [0, 9], [-1, 10]),
         ("multiple_of(32)", [32, 384], [0, -32, 31, 100, 32.0]),
         ("multiple_of(32, 64)", [64], [96]),
@@ -25,7 +25,7 @@ LONG = 10**400
         ("share", [0.0, 1.0], [-0.1, 1.1]),
         ('one_of("raft", "dis")', ["raft"], ["dice", None, "", ["raft"]]),
         ("list_of(str)", [["a"], ["a", "b"]], [[], "a", [1], ["a", ""], ["a", "a"], [["a"]], None]),
-        ("list_of(number(above=0))", [[1.0, 1.0]], [[], 1.0, [0.0], [True]]),
+        ("list_of(number(above=0))", [[1.0, 2.0]], [[], 1.0, [0.0], [True], [1.0, 1]]),
         ("optional(path)", [None, "x"], ["", 3]),
         ("optional(list_of(multiple_of(32)))", [None, [32, 64]], [[], [None], [33]]),
         ("gpus", ["", "0", "0,1", " 0, 10 "], [0, "0,", "1, 01", "cuda:0", "²", None]),
@@ -73,12 +73,12 @@ def test_the_text_of_a_flag(kind, given, value):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("whole(1)", "a whole number at least 1"),
-        ("number(0, 180)", "a number at least 0 and at most 180"),
+        ("whole(1)", "a whole number from 1 to 1000000"),
+        ("number(0, 180)", "a number from 0 to 180"),
         ("number(above=0, below=1)", "a number above 0 and below 1"),
-        ("multiple_of(32)", "a whole number at least 32 and a multiple of 32"),
+        ("multiple_of(32, 64)", "a whole number from 32 to 64, a multiple of 32"),
         ('optional(one_of("iou", "bce"))', "'iou' or 'bce', or None"),
-        ("list_of(str)", "a list of different texts, each text in quotes, not empty"),
+        ("list_of(str)", "a list of different values, each text in quotes, not empty"),
     ],
 )
 def test_what_is_expected_in_words(kind, words):

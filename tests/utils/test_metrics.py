@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.metrics import MEASURES, boundary_accuracy, counted, region_similarity, statistics
+from utils.metrics import MEASURES, boundary_accuracy, region_similarity, statistics
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 GOLDEN = SHARED / "golden" / "davis16_scores"
@@ -107,16 +107,12 @@ def test_any_value_but_zero_is_foreground():
 
 
 def test_statistics_of_known_values():
-    """Ten frames, eight counted, in overlapping quarters: [0:3] is the first, [5:8] the last."""
-    values = [9.0, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 9.0]
-    found = statistics(counted(np.array(values), first_and_last=False))
+    """Eight frames in overlapping quarters: [0:3] is the first, [5:8] the last."""
+    found = statistics(np.array([0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]))
     # Edges are linspace(1, 8, 5) = 1, 2.75, 4.5, 6.25, 8, rounded to 1, 3, 5, 6, 8.
     assert found.mean == pytest.approx(0.45)
     assert found.recall == pytest.approx(3 / 8)  # 0.5 itself is not above 0.5
     assert found.decay == pytest.approx((0.8 + 0.7 + 0.6) / 3 - (0.3 + 0.2 + 0.1) / 3)
-    whole = statistics(counted(np.array(values), first_and_last=True))
-    assert whole.mean == pytest.approx((3.6 + 18) / 10)
-    assert whole.recall == pytest.approx(5 / 10)
 
 
 def test_statistics_of_a_long_sequence():
@@ -131,15 +127,12 @@ def test_statistics_of_a_long_sequence():
     [
         ([0.8], 0.8, 1, 0),
         ([0.8, 0.2], 0.5, 0.5, 0.6),
-        ([0.1, 0.8, 0.2], 0.8, 1, 0),
-        ([0.1, 0.8, 0.2, 0.9], 0.5, 0.5, 0.6),
-        # Three frames count; the edges 1.5 and 2.5 both round up, to frames 2 and 3.
-        ([0.1, 0.9, 0.6, 0.3, 0.1], 0.6, 2 / 3, 0.75 - 0.3),
+        # The edges 1.5 and 2.5 both round up, to frames 2 and 3.
+        ([0.9, 0.6, 0.3], 0.6, 2 / 3, 0.75 - 0.3),
     ],
 )
 def test_statistics_of_short_sequences(values, mean, recall, decay):
-    """One or two frames count whole; of more, all but the first and the last."""
-    found = statistics(counted(np.array(values), first_and_last=False))
+    found = statistics(np.array(values))
     assert (found.mean, found.recall, found.decay) == pytest.approx((mean, recall, decay))
 
 
@@ -178,8 +171,8 @@ def test_agreement_with_the_davis_evaluator():
         for measure, function in MEASURES.items():
             values = np.array([function(*pair) for pair in pairs])
             np.testing.assert_allclose(values, reference[measure], rtol=0, atol=1e-9)
-            for kind, whole in (("davis16", False), ("all_frames", True)):
-                found = vars(statistics(counted(values, whole)))
+            for kind, some in (("davis16", values[1:-1]), ("all_frames", values)):
+                found = vars(statistics(some))
                 assert found == pytest.approx(reference[kind][measure], rel=0, abs=1e-9)
 
 

@@ -1,9 +1,12 @@
 """The sets' own rules, each against an example worked out by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from utils.protocols import PROTOCOLS, SequenceScores, choose_protocol, summarise
+from datasets.layout import Frame, Sequence
+from utils.protocols import PROTOCOLS, SequenceScores, choose_protocol, class_of, summarise
 
 
 def scores_of(**sequences) -> dict[str, SequenceScores]:
@@ -24,11 +27,32 @@ def table(scores, name: str) -> dict[str, dict[str, tuple[float, float, float]]]
     }
 
 
-def test_davis_2016_leaves_the_first_and_last_frame_out_and_averages_sequences():
+@pytest.mark.parametrize(
+    ("name", "annotated", "counting"),
+    [
+        ("davis2016", [0, 1, 2, 3], [1, 2]),
+        ("davis2016", [0, 1, 2], [1]),
+        ("davis2016", [0, 1], [0, 1]),  # nothing would be left of one or two
+        ("davis2016", [0], [0]),
+        ("fbms", [0, 3], [0, 3]),
+        ("youtube_objects", [1], [1]),
+        ("long_videos", [1, 2, 3], [1, 2, 3]),
+    ],
+)
+def test_the_frames_that_count_are_annotated_and_davis_leaves_the_ends_out(
+    name, annotated, counting
+):
+    path = Path("x.png")
+    frames = [Frame(str(t), path, path if t in annotated else None, None) for t in range(4)]
+    found = PROTOCOLS[name].frames_to_score(Sequence("bear", tuple(frames)))
+    assert [int(frame.name) for frame in found] == counting
+
+
+def test_davis_2016_averages_sequences():
     scores = scores_of(
-        # The first and last would change every number; quarters of four frames are pairs.
-        bear=([0.0, 0.9, 0.7, 0.5, 0.3, 0.0], [1.0, 0.6, 0.6, 0.6, 0.6, 1.0]),
-        cow=([0.9, 0.2, 0.9], [0.9, 0.4, 0.9]),
+        # Quarters of four frames are pairs.
+        bear=([0.9, 0.7, 0.5, 0.3], [0.6, 0.6, 0.6, 0.6]),
+        cow=([0.2], [0.4]),
     )
     rows = table(scores, "davis2016")
     assert list(rows) == ["bear", "cow", "average"]
@@ -38,12 +62,11 @@ def test_davis_2016_leaves_the_first_and_last_frame_out_and_averages_sequences()
     # Each sequence counts once, however long it is.
     assert rows["average"]["J"] == pytest.approx((0.4, 0.25, 0.2))
     assert rows["average"]["F"] == pytest.approx((0.5, 0.5, 0))
-    counted = [row.frames for row in summarise(scores, PROTOCOLS["davis2016"])]
-    assert counted == [4, 1, 5]
+    assert [row.frames for row in summarise(scores, PROTOCOLS["davis2016"])] == [4, 1, 5]
     assert summarise(scores, PROTOCOLS["davis2016"])[-1].mean == pytest.approx(0.45)
 
 
-def test_fbms_averages_j_of_all_annotated_frames_by_sequence_and_then_over_sequences():
+def test_fbms_averages_j_by_sequence_and_then_over_sequences():
     rows = table(scores_of(cars1=[0.8, 0.6, 0.1], dogs01=[0.9]), "fbms")
     assert rows.keys() == {"cars1", "dogs01", "average"}
     assert all(row.keys() == {"J"} for row in rows.values())
@@ -51,21 +74,41 @@ def test_fbms_averages_j_of_all_annotated_frames_by_sequence_and_then_over_seque
     assert rows["average"]["J"][0] == pytest.approx((0.5 + 0.9) / 2)
 
 
-def test_youtube_objects_averages_the_frames_of_a_class_and_then_classes():
-    scores = scores_of(bird_0001=[0.9, 0.9, 0.9], bird_0002=[0.1], cat_0003=[0.4, 0.6])
+def test_youtube_objects_averages_sequences_over_all_and_over_those_of_a_class():
+    scores = scores_of(
+        bird_0001=[0.9, 0.9, 0.9], bird_0002=[0.1], my_cat=[0.4, 0.6], catfish_1=[1.0]
+    )
     rows = summarise(scores, PROTOCOLS["youtube_objects"])
     assert [(row.kind, row.name, row.frames) for row in rows] == [
         ("sequence", "bird_0001", 3),
         ("sequence", "bird_0002", 1),
-        ("sequence", "cat_0003", 2),
+        ("sequence", "my_cat", 2),
+        ("sequence", "catfish_1", 1),
         ("class", "bird", 4),
         ("class", "cat", 2),
-        ("average", "average", 6),
+        ("average", "average", 7),
     ]
     means = [row.statistics["J"].mean for row in rows]
-    # The class's frames together: 2.8 / 4, not the mean of its sequences 0.9 and 0.1.
-    assert means == pytest.approx([0.9, 0.1, 0.5, 0.7, 0.5, 0.6])
-    assert rows[-1].mean == pytest.approx(0.6)
+    # Birds: the mean of 0.9 and 0.1, not of four frames. All: of four sequences, not of classes.
+    assert means == pytest.approx([0.9, 0.1, 0.5, 1.0, 0.5, 0.5, 0.625])
+    assert rows[-1].mean == pytest.approx(0.625)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "expected"),
+    [
+        ("aeroplane_0001", "aeroplane"),
+        ("motorbike0007", "motorbike"),
+        ("my_dog", "dog"),
+        ("Dog-3", "dog"),
+        ("cow_0019-002", "cow"),
+        ("dog_on_train", "dog"),
+        ("birdcage_1", None),
+        ("0001", None),
+    ],
+)
+def test_a_class_is_a_known_word_of_the_name(sequence, expected):
+    assert class_of(sequence) == expected
 
 
 def test_long_videos_average_all_annotated_frames_by_sequence():

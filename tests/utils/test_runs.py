@@ -32,6 +32,12 @@ def test_a_run_is_called_after_its_script_unless_it_has_a_name(tmp_path, tiny_se
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_run_folder_that_tensorboard_cannot_write_to_is_refused(tmp_path, tiny_settings):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    with pytest.raises(SettingsError, match=r"not named in UTF-8.* choose another OUTPUT_DIR"):
+        check_run("train", tiny_settings.replace(output_dir=folder), None, CPU)
+
+
 def test_a_resumed_run_has_its_own_settings_but_for_those_that_are_given(tmp_path, tiny_settings):
     own = tiny_settings.replace(epochs=7, batch_size=6, sigma=2.0)
     write_settings(own, tmp_path / "settings.py")
@@ -90,6 +96,18 @@ def test_auto_finds_the_run_of_that_name_if_it_was_begun(tmp_path, tiny_settings
     assert find_run("train", settings, "auto") == tmp_path / "train"
     named = settings.replace(run_name="mine")
     assert find_run("train", named, "auto") is None
+
+
+def test_a_run_with_nothing_left_but_its_best_checkpoint_does_not_begin_anew(
+    tmp_path, tiny_settings
+):
+    write_settings(tiny_settings, tmp_path / "settings.py")
+    assert check_run("train", tiny_settings, tmp_path, CPU) == tmp_path
+    (tmp_path / "best.pt").touch()
+    with pytest.raises(CheckpointError, match=r"holds best\.pt, but neither last\.pt nor previous"):
+        check_run("train", tiny_settings, tmp_path, CPU)
+    (tmp_path / "previous.pt").touch()
+    assert check_run("train", tiny_settings, tmp_path, CPU) == tmp_path
 
 
 def test_a_run_has_a_checkpoint_while_the_one_before_is_there(tmp_path):

@@ -117,14 +117,14 @@ def test_groups_say_where_settings_count():
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("BATCH_SIZE", "0", "a whole number at least 1"),
-        ("BATCH_SIZE", "True", "a whole number at least 1"),
+        ("BATCH_SIZE", "0", "a whole number from 1 to 1000000"),
+        ("BATCH_SIZE", "True", "a whole number from 1 to 1000000"),
         ("IMAGE_SIZE", "100", "a multiple of 32"),
-        ("SEED", "2**32", "at most 4294967295"),
+        ("SEED", "2**32", "from 0 to 4294967295"),
         ("LEARNING_RATE", "float('nan')", "a number above 0"),
         ("ADAM_BETA2", "1.0", "a number at least 0 and below 1"),
         ("RUN_NAME", '" "', "or None"),
-        ("TRAIN_SETS", '"DAVIS_train"', "a list of different texts"),
+        ("TRAIN_SETS", '"DAVIS_train"', "a list of different values"),
         ("GPU", "0", "GPU indices in quotes"),
     ],
 )
@@ -165,8 +165,8 @@ def test_an_unknown_kind_is_refused(edited, kind, capsys):
     with pytest.raises(SettingsError) as error:
         load_settings(edited("BATCH_SIZE", f"BATCH_SIZE: {kind} = 4"))
     assert str(error.value) == (
-        f"config.py, line {line_number('BATCH_SIZE')}: BATCH_SIZE = 4: {kind} is no kind of "
-        "setting; utils/kinds.py has the kinds"
+        f"config.py, line {line_number('BATCH_SIZE')}: BATCH_SIZE: {kind} is no kind of setting; "
+        "utils/kinds.py has the kinds"
     )
     assert capsys.readouterr().out == ""
 
@@ -180,7 +180,7 @@ def test_all_faults_of_a_file_are_named_at_once(edited):
     assert [row.split(" (")[0] for row in str(error.value).split("\n")] == [
         f"config.py, line {line + 1}: WORKERS is set again after line {line_number('WORKERS')}",
         f"config.py, line {line + 2}: no setting is named CHANELS; the nearest is CHANNELS",
-        f"config.py, line {line + 3}: BATCH_SIZE = 0: expected a whole number at least 1",
+        f"config.py, line {line + 3}: BATCH_SIZE = 0: expected a whole number from 1 to 1000000",
         f"config.py, line {line_number('SEED') + 3}: SEED is set again after line {line}",
     ]
 
@@ -205,7 +205,9 @@ def test_replace_checks_and_leaves_the_original():
     assert type(changed.learning_rate) is float
     assert DEFAULTS.batch_size == config.BATCH_SIZE
     assert changed != DEFAULTS == changed.defaults()
-    with pytest.raises(SettingsError, match=r"batch_size=0: expected a whole number at least 1"):
+    with pytest.raises(
+        SettingsError, match=r"batch_size=0: expected a whole number from 1 to 1000000"
+    ):
         DEFAULTS.replace(batch_size=0)
 
 
@@ -251,8 +253,9 @@ def test_flags_change_settings():
     settings = parse(
         *["--batch-size", "4", "--backbone=mit_b0", "--learning-rate", "1e-3", "--sigma", "2"],
         *["--knn-filtering", "No", "--tta-flip", "--train-sets", "A", "B", "--gpu", ""],
-        *["--stage1-checkpoint", "none", "--run-name", "x"],
+        *["--stage1-checkpoint", "none", "--run-name", "x", "--image-sizes", "64", "96"],
     )
+    assert parse("--image-sizes", "none").image_sizes is None
     expected = DEFAULTS.as_dict() | {
         "BATCH_SIZE": 4,
         "BACKBONE": "mit_b0",
@@ -264,6 +267,7 @@ def test_flags_change_settings():
         "GPU": "",
         "STAGE1_CHECKPOINT": None,
         "RUN_NAME": "x",
+        "IMAGE_SIZES": [64, 96],
     }
     assert settings.as_dict() == expected
 
@@ -286,11 +290,15 @@ def test_the_scripts_own_arguments_come_back_alone():
         (["--batch_size=4"], "--batch_size: no such flag; the nearest is --batch-size"),
         (["--batch", "4"], "--batch: no such flag; the nearest is --batch-size"),
         (["stray"], "'stray': expected a flag before it"),
-        (["--batch-size", "1.5"], "--batch-size 1.5: expected a whole number at least 1"),
+        (["--batch-size", "1.5"], "--batch-size 1.5: expected a whole number from 1 to 1000000"),
         (["--knn-filtering", "maybe"], "--knn-filtering maybe: expected True or False"),
         (["--data-root", ""], "--data-root '': expected a path"),
-        (["--train-sets", "A", ""], "--train-sets A : expected a list of different texts"),
+        (["--train-sets", "A", ""], "--train-sets A : expected a list of different values"),
         (["--learning-rate", "1e-9"], "MIN_LEARNING_RATE = 1e-05 is above LEARNING_RATE = 1e-09"),
+        (["--resume", ""], '--resume "": expected a name or a path, not an empty text'),
+        (["--seed", "1", "--resume", "x", ""], '--resume "": expected'),
+        (["--config="], '--config "": expected a name or a path'),
+        (["--batch-size", "9" * 5000], "expected a whole number from 1 to 1000000"),
         (["--config", "no/such.py"], "no/such.py: cannot read this settings file: No such file"),
     ],
 )
@@ -401,7 +409,10 @@ def test_files_of_former_versions_are_read(tmp_path):
         ("import os", "line 1: expected NAME = value"),
         ("A = B = 1", "line 1: expected NAME = value"),
         ("EPOCHS: print('run')", "line 1: expected NAME = value"),
-        ("EPOCHS: print('run') = 0", "line 1: EPOCHS = 0: expected a whole number at least 1"),
+        (
+            "EPOCHS: print('run') = 0",
+            "line 1: EPOCHS = 0: expected a whole number from 1 to 1000000",
+        ),
         ("EPOCHS = 1\nEPOCHS = 2", "line 2: EPOCHS is set again after line 1"),
         ("EPOCH = 1", "line 1: no setting is named EPOCH; the nearest is EPOCHS"),
         ("EPOCHS = [", "not a settings file in Python's syntax"),

@@ -24,7 +24,7 @@ from models import build_model
 from models.backbones import build_backbone
 from models.gsanet import GSANet
 from models.prediction import Prediction
-from utils.checkpoints import build_from_checkpoint, load_checkpoint
+from utils.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
 from utils.distributed import Process
 from utils.interrupts import Interrupted
 from utils.settings import read_settings_file
@@ -39,7 +39,7 @@ from utils.training import (
 )
 
 CPU = Process(torch.device("cpu"))
-IDENTITY = {"model": "toy", "arguments": {}}
+IDENTITY = {"model": "toy", "arguments": {"motion": False}}
 
 
 class Toy(nn.Module):
@@ -74,16 +74,19 @@ def video_run(settings, seed: int):
     return build_model("gsanet", **arguments), dataset, {"model": "gsanet", "arguments": arguments}
 
 
-def test_a_compiled_run_takes_the_same_steps(tmp_path, tiny_settings, monkeypatch):
+@pytest.mark.parametrize("sizes", [None, [32, 64, 96]])
+def test_a_compiled_run_takes_the_same_steps(tmp_path, tiny_settings, monkeypatch, sizes):
     """By torch.compile without code generation, whose rounding differs and which takes a minute."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     weights, graphs = [], []
     for name, compiled in (("plain", False), ("compiled", True)):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        settings = tiny_settings.replace(compile=compiled, epochs=1, ema_decay=0.9)
+        settings = tiny_settings.replace(
+            compile=compiled, epochs=1 if sizes is None else 3, ema_decay=0.9, image_sizes=sizes
+        )
         model, dataset, identity = video_run(settings, seed=1)
-        fit(model, dataset, scores(0.5), settings, identity, tmp_path / name, CPU)
+        fit(model, dataset, scores(*[0.5] * 3), settings, identity, tmp_path / name, CPU)
         weights.append(load_checkpoint(tmp_path / name / "last.pt")["weights"])
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert same(*weights)
@@ -163,13 +166,15 @@ def test_the_logged_learning_rate_is_the_one_of_the_step(tmp_path, stills, tiny_
 
 
 def test_training_reduces_the_loss_and_leaves_a_network_a_log_and_a_panel(tmp_path, tiny_settings):
-    settings = tiny_settings.replace(epochs=12, validate_every=6)
+    settings = tiny_settings.replace(epochs=12, validate_every=6, run_name="\udcff")
     torch.manual_seed(0)
     arguments = network_arguments(settings, motion=True)
     model = build_model("gsanet", **arguments)
     sequences = video_sequences(Path(settings.data_root), "DAVIS_train")
     panel = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    results = iter([Validation(0.5, {"J bear": 0.25}, {"panel": panel}), Validation(0.4)])
+    results = iter(
+        [Validation(0.5, {"J bear\udcff": 0.25}, {"panel\udcff": panel}), Validation(0.4)]
+    )
     progress = fit(
         model,
         VideoFrames([sequences], settings.image_size, 2),
@@ -196,8 +201,8 @@ def test_training_reduces_the_loss_and_leaves_a_network_a_log_and_a_panel(tmp_pa
     assert all(0 < share < 1 for share in waiting)
     assert scalars(tmp_path, "learning_rate")[20] < 2e-4
     assert scalars(tmp_path, "validation/J") == pytest.approx({12: 0.5, 24: 0.4})
-    assert scalars(tmp_path, "validation/J bear") == pytest.approx({12: 0.25})
-    (image,) = log(tmp_path).Images("panel")
+    assert scalars(tmp_path, r"validation/J bear\udcff") == pytest.approx({12: 0.25})
+    (image,) = log(tmp_path).Images(r"panel\udcff")
     assert (image.step, image.height, image.width) == (12, 20, 30)
 
     last = load_checkpoint(tmp_path / "last.pt")
@@ -254,17 +259,19 @@ def test_it_validates_every_n_epochs_and_after_the_last_in_evaluation_mode(
     assert model.training_at_call == [True] * 10
 
 
-def test_samples_reach_the_network_in_the_samplers_order(tmp_path, stills, tiny_settings):
+@pytest.mark.parametrize("sizes", [None, [32, 64, 96]])
+def test_samples_reach_the_network_in_the_samplers_order(tmp_path, stills, tiny_settings, sizes):
     model = Toy()
-    settings = tiny_settings.replace(epochs=2, batch_size=3, seed=7)
+    settings = tiny_settings.replace(epochs=2, batch_size=3, seed=7, image_sizes=sizes)
     fit(model, stills, scores(0.1, 0.2), settings, IDENTITY, tmp_path, CPU)
-    batches = utils.training.EpochBatches([6], 3, seed=7)
+    batches = utils.training.EpochBatches([6], 3, seed=7, sizes=sizes)
     expected = []
     for epoch in range(2):
         parts = [part for batch in batches.epoch(epoch) for part in batch]
         expected += [torch.stack([stills[key]["image"] for key in part]) for part in parts]
     assert len(model.seen) == len(expected) == 4
     assert all(torch.equal(a, b) for a, b in zip(model.seen, expected))
+    assert {tuple(seen.shape[-2:]) for seen in model.seen} <= {(s, s) for s in sizes or [32]}
 
 
 def test_one_loader_serves_all_epochs_and_works_ahead_of_validation(
@@ -326,10 +333,11 @@ def test_an_epoch_that_waits_for_data_says_so(tmp_path, stills, tiny_settings, m
     assert "1.0 images/s (50% of the time waiting for data: WORKERS = 0)  validation" in many
 
 
+@pytest.mark.parametrize("sizes", [None, [32, 64]])
 def test_an_interrupted_run_that_is_resumed_ends_bit_for_bit_as_one_in_one_go(
-    tmp_path, tiny_settings
+    tmp_path, tiny_settings, sizes
 ):
-    settings = tiny_settings.replace(epochs=3)
+    settings = tiny_settings.replace(epochs=3, image_sizes=sizes)
     straight, interrupted = tmp_path / "straight", tmp_path / "interrupted"
     straight.mkdir()
     interrupted.mkdir()
@@ -368,12 +376,53 @@ def test_resuming_keeps_the_best_score(tmp_path, stills, tiny_settings, capsys):
     assert f"resuming {tmp_path} after epoch 1 and 1 of 1 steps of 3" in capsys.readouterr().out
 
 
-def test_resuming_a_finished_run_changes_nothing(tmp_path, stills, tiny_settings):
+def test_resuming_a_finished_run_changes_nothing(tmp_path, stills, tiny_settings, capsys):
     fit(Toy(), stills, scores(0.8), tiny_settings, IDENTITY, tmp_path, CPU)
-    files = {path: path.read_bytes() for path in tmp_path.glob("*.pt")}
-    progress = fit(Toy(), stills, scores(), tiny_settings, IDENTITY, tmp_path, CPU, resume=True)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    other = tiny_settings.replace(learning_rate=0.5)
+    progress = fit(Toy(), stills, scores(), other, IDENTITY, tmp_path, CPU, resume=True)
     assert (progress.epoch, progress.step, progress.best) == (1, 1, 0.8)
-    assert {path: path.read_bytes() for path in tmp_path.glob("*.pt")} == files
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+    assert f"{tmp_path} is finished, with 1 epochs; nothing" in capsys.readouterr().out
+
+
+def spoil(checkpoint: dict, *where: object, value: object) -> dict:
+    """The checkpoint with one value, of those in the dictionaries in it, replaced or left out."""
+    inside = checkpoint
+    for key in where[:-1]:
+        inside = inside[key]
+    inside[where[-1]] = value
+    return checkpoint
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("training",), {}),
+        (("training", "optimizer"), "none"),
+        (("training", "optimizer"), {"state": 3}),
+        (("training", "optimizer", "state", 0), {}),
+        (("training", "optimizer", "state", 0, "exp_avg"), torch.zeros(2)),
+        (("training", "optimizer", "state", 0, "step"), "one"),
+        (("training", "weights"), [1]),
+        (("progress",), {"epochs": 1}),
+        (("progress", "step"), "one"),
+        (("progress", "best"), None),
+        (("progress", "sums"), {"total": "high"}),
+    ],
+)
+def test_a_training_state_of_another_kind_is_refused_and_nothing_is_written(
+    tmp_path, stills, tiny_settings, where, value
+):
+    with pytest.raises(StopIteration):
+        fit(Toy(), stills, scores(), tiny_settings, IDENTITY, tmp_path, CPU)
+    torch.save(spoil(load_checkpoint(tmp_path / "last.pt"), *where, value=value), tmp_path / "x")
+    (tmp_path / "x").replace(tmp_path / "last.pt")
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    other = tiny_settings.replace(learning_rate=0.5)
+    with pytest.raises(CheckpointError, match=r"last\.pt cannot be resumed: the state of its"):
+        fit(Toy(), stills, scores(0.5), other, IDENTITY, tmp_path, CPU, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
 def test_sigma_and_the_supervision_of_slot_maps_are_taken_from_the_settings(
@@ -550,9 +599,29 @@ def test_numbers_that_are_bad_from_the_first_step_leave_nothing_to_go_on_from(
 ):
     settings = tiny_settings.replace(batch_size=1, max_bad_steps=0)
     spoilt = Spoilt(stills, set(keys_of(settings, 0)))
-    with pytest.raises(TrainingError, match="nothing was saved before them"):
+    with pytest.raises(TrainingError, match="nothing was saved before"):
         fit(Normed(), spoilt, scores(0.5), settings, IDENTITY, tmp_path, CPU)
     assert not (tmp_path / "last.pt").exists()
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, stills, tiny_settings):
+    """One step with this rate, whose own numbers are good, takes them to infinity."""
+    settings = tiny_settings.replace(learning_rate=1e38, min_learning_rate=1e38, epochs=3)
+    with pytest.raises(TrainingError, match=r"weights are not finite .* lower LEARNING_RATE"):
+        fit(Toy(), stills, scores(0.5), settings, IDENTITY, tmp_path, CPU)
+    assert not list(tmp_path.glob("*.pt"))
+    with pytest.raises(TrainingError, match="of the dry run's steps is not finite"):
+        fit(Toy(), stills, scores(0.5), settings, IDENTITY, tmp_path, CPU, dry_run=True)
+
+
+def test_a_run_without_a_good_step_in_its_last_epoch_is_an_error(tmp_path, stills, tiny_settings):
+    settings = tiny_settings.replace(batch_size=1, epochs=2, max_bad_steps=50)
+    for number, epochs in enumerate(((0, 1), (1,))):
+        bad = {key for epoch in epochs for key in keys_of(settings, epoch)}
+        folder = tmp_path / str(number)
+        with pytest.raises(TrainingError, match="no step of epoch 2, the last, had finite numbers"):
+            fit(Normed(), Spoilt(stills, bad), scores(0.5), settings, IDENTITY, folder, CPU)
+    assert load_checkpoint(folder / "last.pt")["progress"]["epoch"] == 1
 
 
 def test_a_run_that_ends_with_bad_numbers_is_saved_and_can_be_gone_on_from(
@@ -795,7 +864,10 @@ def test_losses_are_the_same_whatever_the_number_of_loader_processes(tmp_path, t
     assert same(ends[0][1]["weights"], ends[1][1]["weights"])
 
 
-@pytest.mark.parametrize("changes", [{}, {"checkpoint_minutes": 1e-6}, {"bad_file_share": 0.5}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"checkpoint_minutes": 1e-6}, {"bad_file_share": 0.5}, {"image_sizes": [64, 96, 32]}],
+)
 def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(
     tmp_path, stills, tiny_settings, capsys, changes
 ):
@@ -810,8 +882,10 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(
 
     settings = tiny_settings.replace(epochs=20, batch_size=2, validate_every=5, **changes)
     folder = tmp_path / "run"
-    fit(Toy(), stills, validate, settings, IDENTITY, folder, CPU, dry_run=True)
+    model = Toy()
+    fit(model, stills, validate, settings, IDENTITY, folder, CPU, dry_run=True)
     printed = capsys.readouterr().out
+    assert {seen.shape[-1] for seen in model.seen} == {max(changes.get("image_sizes", [32]))}
     assert asked == [True]
     assert "0.0 M parameters" in printed and "gradient norm" in printed
     assert "peak memory" in printed and "images/s" in printed

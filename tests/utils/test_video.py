@@ -17,6 +17,7 @@ from torch import nn
 
 from datasets.clips import VideoError
 from datasets.colour_wheel import flow_to_picture
+from datasets.flow import build_estimator
 from datasets.samples import show, uniform_references
 from models.prediction import Prediction, References
 from utils.evaluation import Segmenter
@@ -252,6 +253,19 @@ def test_the_network_sees_every_frame_with_its_flow_and_references_of_the_whole_
             torch.testing.assert_close(given, torch.stack([one[name] for one in chosen]))
     batches = [len(images) for images in model.images[:: len(views)]]
     assert batches == {2: [2], 7: [4, 3], 8: [4, 4]}[count]
+
+
+def test_a_constant_clip_without_an_object_gives_empty_masks_and_a_film(tmp_path):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(5):
+        Image.new("RGB", (WIDTH, HEIGHT), (10, 30, 50)).save(frames / f"{number}.png")
+    run(frames, tmp_path / "out", estimator=build_estimator("dis"))
+    masks = masks_of(tmp_path / "out")
+    assert len(masks) == 5 and not any(mask.any() for mask in masks.values())
+    film = decoded(tmp_path / "out/overlay.mp4")
+    assert len(film) == 5
+    assert all(np.abs(picture.astype(int) - (10, 30, 50)).max() < 8 for picture in film)
 
 
 def test_threshold_and_stretching_are_those_of_masks(tmp_path):
