@@ -3,17 +3,17 @@
 Edit a value and run the script, or pass the same name as a flag:
 ``python train.py --batch-size 4 --backbone mit_b0``. Section numbers are the GSA-Net paper's.
 
-A setting is one line: ``NAME: kind = value  # comment``. The kind says which values are allowed;
-utils/settings.py has the kinds. The words in brackets after a group's title say where its settings
-count besides in a new run:
+A setting is one line, ``NAME: kind = value  # comment``. Its kind says which values are allowed;
+utils/kinds.py explains the kinds. The words in brackets after a group's title say where else the
+group counts:
 
-- resume: they may change when a run is continued (--resume).
-- test: evaluate.py takes them from the checkpoint, or from a flag.
-- masks, machine, set, video, tta: evaluate.py takes them from this file, or from a flag. Those of
-  set, video and tta belong to --set, --video and --tta.
-- output: they belong to a single run. Evaluations do not record them.
+- resume: these settings may change when a run is continued (--resume).
+- test: evaluate.py takes these settings from a flag, or else from the checkpoint.
+- masks, machine: evaluate.py takes these settings from a flag, or else from this file.
+- set, video, tta: so it does with --set (or --masks), --video and --tta.
+- output: these settings belong to one run alone.
 
-Settings without such a word evaluate.py takes from the checkpoint alone.
+evaluate.py takes all other settings from the checkpoint.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ RUN_NAME: optional(str) = None  # name of the run's folder; None takes "pretrain
 
 # Machine [resume, machine]
 GPU: gpus = "0"  # GPU indices, "0,1" for one process on each of two; "" trains on the CPU
-WORKERS: whole(0) = 8  # loader processes per training process, at most one a core; 0 for none
-EVAL_BATCH_SIZE: whole(1) = 4  # frames that go through the network together in test
+WORKERS: whole(0) = 8  # loader processes per training process, at most one a core; 0: none
+EVAL_BATCH_SIZE: whole(1) = 4  # frames in a batch of validation and evaluation
 
 # Speed [resume, masks]
 MIXED_PRECISION: bool = True  # bfloat16 on GPUs; the CPU always computes in float32
@@ -36,8 +36,8 @@ COMPILE: bool = False  # torch.compile of training steps and of evaluate.py; min
 
 # Training data
 PRETRAIN_SET: str = "DUTS_train"  # still images with masks, for stage 1 (Sec. 4.1)
-PRETRAIN_VAL_SHARE: number(above=0, below=1) = 0.05  # share of them kept back for validation
-TRAIN_SETS: list_of(str) = ["DAVIS_train"]  # video sets for stage 2; the paper's are in recipes/
+PRETRAIN_VAL_SHARE: number(above=0, below=1) = 0.05  # share of them kept for validation
+TRAIN_SETS: list_of(str) = ["DAVIS_train"]  # video sets for stage 2; the paper adds "YTVOS_train"
 BALANCE_SETS: bool = True  # an epoch takes at most as many frames of further sets as of the first
 
 # Validation and test set [set]
@@ -49,7 +49,7 @@ PANEL_STEP: whole(0) = 1  # evaluate.py draws the picture panel of every n-th fr
 IMAGE_SIZE: multiple_of(32, 8192) = 384  # side of the square network input in pixels (Sec. 4.4)
 NUM_REFERENCES: whole(1) = 3  # reference frames (N_R, Sec. 4.4)
 NUM_ITERATIONS: whole(0) = 3  # rounds of guided slot attention (T, Sec. 3.5)
-RECOLOUR_FLOW: bool = True  # colours of flow maps follow mirroring and rotation, as motion does
+RECOLOUR_FLOW: bool = True  # a mirrored or rotated flow map changes its colours, as its motion does
 
 # Augmentation in training
 IMAGE_SIZES: optional(list_of(multiple_of(32, 8192))) = None  # a step draws one; None: IMAGE_SIZE
@@ -65,13 +65,13 @@ CAMERA_MOTION: number(0) = 0.0  # random affine motion added to flow, in units o
 FLOW_TURN: number(0, 180) = 0.0  # flow directions are turned as one by at most this many degrees
 
 # Stage 1's motion
-PRETRAIN_MOTION: one_of("none", "simulated") = "none"  # none: RGB stream alone (Sec. 4.3)
+PRETRAIN_MOTION: one_of("none", "simulated") = "none"  # none: RGB stream alone; simulated: all
 SIMULATED_CAMERA: share = 0.02  # largest motion by the camera between frames, as a share of a side
 SIMULATED_OBJECT: share = 0.03  # largest motion of the object's own, likewise
 SIMULATED_PARALLAX: share = 0.4  # by how much near things move more with the camera, as a share
-SIMULATED_DEFORMATION: share = 0.8  # the object's deformation, as a share of its motion
+SIMULATED_DEFORMATION: share = 0.8  # the object's deformation to and fro, as a share of its motion
 SIMULATED_FLOW_NOISE: share = 0.1  # smooth errors of flow maps, as a share of their largest motion
-SIMULATED_FLOW_OUTLIERS: number(0) = 1.0  # by which share stray pixels exceed it: paler maps
+SIMULATED_FLOW_OUTLIERS: number(0) = 1.0  # stray pixels exceed that by up to this share: paler maps
 SIMULATED_FLOW_BLUR: share = 0.025  # width of errors at motion's edges, as a share of the side
 SIMULATED_SPAN: number(1, 100) = 8.0  # largest distance of a reference frame, in frames
 
@@ -79,11 +79,11 @@ SIMULATED_SPAN: number(1, 100) = 8.0  # largest distance of a reference frame, i
 MODEL: str = "gsanet"  # which network of models/ to train: gsanet or dpa
 BACKBONE: str = "mit_b2"  # resnet101, mit_b0 to mit_b5, or a timm name with a four-level pyramid
 PRETRAINED_BACKBONE: bool = True  # start from ImageNet weights; False starts from random ones
-BACKBONE_WEIGHTS: optional(path) = None  # file or folder with these weights; None: a download
+BACKBONE_WEIGHTS: optional(path) = None  # local file or folder with them; None: a download
 CHANNELS: multiple_of(4) = 128  # channels of the embedded features and the slots (C_L = C_G)
 NUM_CLUSTERS: whole(1) = 64  # k-means clusters of the local extractor (M, called D in Sec. 3.3)
 NUM_NEIGHBOURS: whole(1) = 16  # features that KNN filtering keeps for each slot (N, Sec. 3.5)
-DECODER_IMAGE: bool = True  # the mask decoder's finest level sees the image again
+DECODER_IMAGE: bool = True  # the mask decoder's finest level sees the image; False: features alone
 REFERENCE_GRADIENT: bool = False  # train the encoder through the references too; costs memory
 
 # Ablation switches (Table 2)
@@ -93,24 +93,24 @@ SLOT_ATTENTION: bool = True  # SA: refine slots; False: guided ones as they are,
 AGGREGATION_TRANSFORMER: bool = True  # FAT; False: the plain transformer of slot attention
 
 # Dual Prototype Attention (MODEL = "dpa")
-INTER_MODALITY_ATTENTION: bool = True  # IMA: appearance and motion refine each other's correlation
+INTER_MODALITY_ATTENTION: bool = True  # IMA: appearance and motion refine each other's correlations
 INTER_FRAME_ATTENTION: bool = True  # IFA: attention to the prototypes of the reference frames
 GRAPH_NEIGHBOURS: whole(1) = 10  # nearest prototypes that each one gets messages from
 GRAPH_ROUNDS: whole(0) = 3  # rounds of message passing
 
 # Loss (Sec. 3.7)
-LOSS: optional(one_of("iou+bce", "iou", "bce")) = None  # of each mask (eq. 5); None: the paper's
+LOSS: optional(one_of("iou+bce", "iou", "bce")) = None  # of each mask; None: as in the paper
 SIGMA: number(0) = 1.0  # strength of the pixel weight w = sigma * |P - G| in bce (eq. 5)
 SUPERVISE_SLOT_MAPS: bool = True  # also train the slots' similarity maps with the mask
 
 # Training (Sec. 4.4)
-STAGE1_CHECKPOINT: optional(path) = "runs/pretrain/best.pt"  # train.py starts from it; None: not
+STAGE1_CHECKPOINT: optional(path) = "runs/pretrain/best.pt"  # what train.py starts from, or None
 BATCH_SIZE: whole(1) = 12  # samples in a step, over all GPUs together
 ACCUMULATION_STEPS: whole(1) = 1  # passes that a step is made of, each with a part of the batch
 ADAM_BETA1: number(0, below=1) = 0.9  # decay of Adam's mean of the gradients
 ADAM_BETA2: number(0, below=1) = 0.999  # decay of Adam's mean of their squares
 ADAM_EPSILON: number(above=0) = 1e-8  # Adam's epsilon
-EMA_DECAY: optional(number(above=0, below=1)) = None  # 0.999: validate and keep averaged weights
+EMA_DECAY: optional(number(above=0, below=1)) = None  # 0.999: keep a moving average of weights
 SEED: whole(0, 2**32 - 1) = 0  # of weights, sample order, augmentation and references
 
 # Course of training [resume]
@@ -121,7 +121,7 @@ CLIP_GRADIENT: optional(number(above=0)) = None  # largest norm of the gradient;
 VALIDATE_EVERY: whole(1) = 1  # epochs between validations; the last epoch is always validated
 VAL_FRAME_STEP: whole(1) = 1  # validate on every n-th frame of a sequence
 CHECKPOINT_MINUTES: number(above=0) = 10.0  # last.pt is written this often and after every epoch
-MAX_BAD_STEPS: whole(0) = 10  # steps in a row with a loss or gradient that is not finite
+MAX_BAD_STEPS: whole(0) = 10  # bad steps in a row (loss or gradient not finite) before a run stops
 BAD_FILE_SHARE: share = 0.0  # share of an epoch's samples that may have an unreadable file
 
 # Masks [masks]
@@ -134,6 +134,6 @@ TTA_FLIP: bool = True  # each size mirrored too
 
 # Any video [video]
 FLOW_ESTIMATOR: one_of("raft", "dis") = "raft"  # dis: OpenCV's, needs neither weights nor a GPU
-FLOW_WEIGHTS: optional(path) = None  # file with RAFT's weights; None: a download
+FLOW_WEIGHTS: optional(path) = None  # local file with RAFT's weights; None: a download
 REMOVE_CAMERA_MOTION: bool = False  # as in python -m datasets.flow; also of simulated flow maps
 FRAME_RATE: number(0.1, 1000) = 24.0  # frames per second of a folder of frames; a file has its own
