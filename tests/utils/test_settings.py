@@ -90,68 +90,45 @@ def test_the_code_reads_every_setting_and_no_other():
     assert {name.removeprefix("simulated_") for name in names} <= words
 
 
+GROUPS = {
+    "resume": "BAD_FILE_SHARE CHECKPOINT_MINUTES CLIP_GRADIENT COMPILE DATA_ROOT EPOCHS GPU "
+    "EVAL_BATCH_SIZE LEARNING_RATE MAX_BAD_STEPS MIN_LEARNING_RATE MIXED_PRECISION VALIDATE_EVERY "
+    "VAL_FRAME_STEP WORKERS",
+    "test": "IMAGE_SIZE NUM_REFERENCES NUM_ITERATIONS RECOLOUR_FLOW",
+    "masks": "THRESHOLD STRETCH_MASKS MIXED_PRECISION COMPILE",
+    "tta": "TTA_SCALES TTA_FLIP",
+    "machine": "GPU WORKERS EVAL_BATCH_SIZE",
+    "set": "DATA_ROOT VAL_SET PROTOCOL PANEL_STEP",
+    "video": "FLOW_ESTIMATOR FLOW_WEIGHTS REMOVE_CAMERA_MOTION FRAME_RATE",
+    "output": "OUTPUT_DIR RUN_NAME",
+}
+
+
 def test_groups_say_where_settings_count():
-    assert set(DEFAULTS.marked("resume")) == {
-        *("BAD_FILE_SHARE", "CHECKPOINT_MINUTES", "CLIP_GRADIENT", "COMPILE", "DATA_ROOT"),
-        *("EPOCHS", "EVAL_BATCH_SIZE", "GPU", "LEARNING_RATE", "MAX_BAD_STEPS"),
-        *("MIN_LEARNING_RATE", "MIXED_PRECISION", "VALIDATE_EVERY", "VAL_FRAME_STEP", "WORKERS"),
+    assert {word: sorted(DEFAULTS.marked(word)) for word in GROUPS} == {
+        word: sorted(names.split()) for word, names in GROUPS.items()
     }
-    groups = {
-        "test": {"IMAGE_SIZE", "NUM_REFERENCES", "NUM_ITERATIONS", "RECOLOUR_FLOW"},
-        "masks": {"THRESHOLD", "STRETCH_MASKS", "MIXED_PRECISION", "COMPILE"},
-        "tta": {"TTA_SCALES", "TTA_FLIP"},
-        "machine": {"GPU", "WORKERS", "EVAL_BATCH_SIZE"},
-        "set": {"DATA_ROOT", "VAL_SET", "PROTOCOL", "PANEL_STEP"},
-        "video": {"FLOW_ESTIMATOR", "FLOW_WEIGHTS", "REMOVE_CAMERA_MOTION", "FRAME_RATE"},
-        "output": {"OUTPUT_DIR", "RUN_NAME"},
-    }
-    assert {word: set(DEFAULTS.marked(word)) for word in groups} == groups
     assert DEFAULTS.marked("tta", "video") == [*DEFAULTS.marked("tta"), *DEFAULTS.marked("video")]
-    assert set(re.findall(r"^# .*\[(.*)\]$", SOURCE, flags=re.MULTILINE)) <= {
-        *groups,
-        *(f"resume, {word}" for word in groups),
-        "resume",
-    }
+    marks = re.findall(r"^# .*\[(.*)\]$", SOURCE, flags=re.MULTILINE)
+    assert {word for mark in marks for word in mark.split(", ")} == GROUPS.keys()
 
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("BATCH_SIZE", "0", "a whole number from 1 to 1000000"),
         ("BATCH_SIZE", "True", "a whole number from 1 to 1000000"),
-        ("IMAGE_SIZE", "100", "a multiple of 32"),
-        ("SEED", "2**32", "from 0 to 4294967295"),
         ("LEARNING_RATE", "float('nan')", "a number above 0"),
-        ("ADAM_BETA2", "1.0", "a number at least 0 and below 1"),
-        ("RUN_NAME", '" "', "or None"),
-        ("TRAIN_SETS", '"DAVIS_train"', "a list of different values"),
-        ("GPU", "0", "GPU indices in quotes"),
+        ("RUN_NAME", '" "', "text in quotes, not empty, or None"),
+        ("GPU", "0", "different GPU indices in quotes"),
     ],
 )
 def test_a_wrong_value_in_config_is_named_with_its_line(edited, name, value, expected):
     """Name, value, place and what is expected."""
     kind = SOURCE.split("\n")[line_number(name) - 1].split(" = ")[0]
     module = edited(name, f"{kind} = {value}  # comment")
-    with pytest.raises(SettingsError) as error:
+    found = f"config.py, line {line_number(name)}: {name} = {getattr(module, name)!r}: "
+    with pytest.raises(SettingsError, match=re.escape(f"{found}expected {expected}")):
         load_settings(module)
-    found = repr(getattr(module, name))
-    start = f"config.py, line {line_number(name)}: {name} = {found}: expected "
-    assert str(error.value).startswith(start)
-    assert expected in str(error.value)
-
-
-def test_values_in_config_may_be_computed(edited):
-    assert load_settings(edited("IMAGE_SIZE", "IMAGE_SIZE: whole(1) = 7 * 32")).image_size == 224
-
-
-@pytest.mark.parametrize("name", ["BACTH_SIZE", "batch_size"])
-def test_a_misspelt_name_in_config_names_the_nearest(edited, name):
-    with pytest.raises(SettingsError) as error:
-        load_settings(edited("SEED", f"SEED: whole(0) = 0\n{name} = 4"))
-    assert str(error.value).startswith(
-        f"config.py, line {line_number('SEED') + 1}: no setting is named {name}; "
-        "the nearest is BATCH_SIZE"
-    )
 
 
 def test_a_setting_that_config_has_lost_is_missed_where_it_is_read(edited):
@@ -162,24 +139,20 @@ def test_a_setting_that_config_has_lost_is_missed_where_it_is_read(edited):
 
 @pytest.mark.parametrize("kind", ["hole(1)", "whole", "whole()", "print('run')"])
 def test_an_unknown_kind_is_refused(edited, kind, capsys):
-    with pytest.raises(SettingsError) as error:
+    with pytest.raises(SettingsError, match=rf"config.py, line .* {re.escape(kind)} is no kind"):
         load_settings(edited("BATCH_SIZE", f"BATCH_SIZE: {kind} = 4"))
-    assert str(error.value) == (
-        f"config.py, line {line_number('BATCH_SIZE')}: BATCH_SIZE: {kind} is no kind of setting; "
-        "utils/kinds.py has the kinds"
-    )
     assert capsys.readouterr().out == ""
 
 
 def test_all_faults_of_a_file_are_named_at_once(edited):
     """Names that stand earlier in the file (WORKERS) and later (SEED) than their repeats."""
-    module = edited("BATCH_SIZE", "SEED = 0\nWORKERS = 1\nCHANELS = 1\nBATCH_SIZE: whole(1) = 0")
+    module = edited("BATCH_SIZE", "SEED = 0\nWORKERS = 1\nBACTH_SIZE = 1\nBATCH_SIZE: whole(1) = 0")
     with pytest.raises(SettingsError) as error:
         load_settings(module)
     line = line_number("BATCH_SIZE")
     assert [row.split(" (")[0] for row in str(error.value).split("\n")] == [
         f"config.py, line {line + 1}: WORKERS is set again after line {line_number('WORKERS')}",
-        f"config.py, line {line + 2}: no setting is named CHANELS; the nearest is CHANNELS",
+        f"config.py, line {line + 2}: no setting is named BACTH_SIZE; the nearest is BATCH_SIZE",
         f"config.py, line {line + 3}: BATCH_SIZE = 0: expected a whole number from 1 to 1000000",
         f"config.py, line {line_number('SEED') + 3}: SEED is set again after line {line}",
     ]
@@ -205,9 +178,7 @@ def test_replace_checks_and_leaves_the_original():
     assert type(changed.learning_rate) is float
     assert DEFAULTS.batch_size == config.BATCH_SIZE
     assert changed != DEFAULTS == changed.defaults()
-    with pytest.raises(
-        SettingsError, match=r"batch_size=0: expected a whole number from 1 to 1000000"
-    ):
+    with pytest.raises(SettingsError, match="batch_size=0: expected a whole number from 1"):
         DEFAULTS.replace(batch_size=0)
 
 
@@ -226,23 +197,14 @@ def test_settings_survive_pickling():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"learning_rate": 1e-6, "min_learning_rate": 1e-5},
-            "MIN_LEARNING_RATE = 1e-05 is above LEARNING_RATE = 1e-06",
-        ),
-        (
-            {"num_neighbours": 9, "num_clusters": 8},
-            "NUM_NEIGHBOURS = 9 is above NUM_CLUSTERS = 8",
-        ),
-    ],
+    ("smaller", "larger"),
+    [("min_learning_rate", "learning_rate"), ("num_neighbours", "num_clusters")],
 )
-def test_values_that_do_not_go_together(changes, message):
+def test_values_that_do_not_go_together(smaller, larger):
     """Each allowed alone; equal values are fine."""
-    with pytest.raises(SettingsError, match=message):
-        DEFAULTS.replace(**changes)
-    DEFAULTS.replace(**dict.fromkeys(changes, min(changes.values())))
+    most = getattr(DEFAULTS.replace(**{smaller: getattr(DEFAULTS, larger)}), larger)
+    with pytest.raises(SettingsError, match=f"{smaller.upper()} = .* above {larger.upper()} = "):
+        DEFAULTS.replace(**{smaller: 2 * most})
 
 
 # Flags
@@ -272,10 +234,13 @@ def test_flags_change_settings():
     assert settings.as_dict() == expected
 
 
-def test_the_scripts_own_arguments_come_back_alone():
+def test_the_scripts_own_arguments_come_back_alone(capsys):
     """Without the settings among them, but with the names of those that were given."""
     parser = settings_parser(config, "A script.")
     parser.add_argument("--resume")
+    with pytest.raises(SystemExit):
+        parse_settings(parser, config, ["--resum", "x"])
+    assert "--resum: no such flag; the nearest is --resume" in capsys.readouterr().err
     argv = ["--resume", "runs/x", "--seed", "3", "--config", str(ROOT / "recipes/dpa.py")]
     settings, arguments = parse_settings(parser, config, argv)
     in_files = {"MODEL", "BACKBONE", "IMAGE_SIZE"}
@@ -305,15 +270,6 @@ def test_the_scripts_own_arguments_come_back_alone():
 def test_a_wrong_flag_stops_with_a_message(capsys, argv, message):
     """Exit status 2, the message on stderr."""
     assert message in refused(capsys, *argv)
-
-
-def test_the_nearest_flag_may_be_the_scripts_own(capsys):
-    """Suggestions know all flags of the script."""
-    parser = settings_parser(config, "A script.")
-    parser.add_argument("--checkpoint")
-    with pytest.raises(SystemExit):
-        parse_settings(parser, config, ["--chekpoint", "x"])
-    assert "--chekpoint: no such flag; the nearest is --checkpoint" in capsys.readouterr().err
 
 
 def test_help_lists_every_setting_in_its_group(monkeypatch):
@@ -355,23 +311,18 @@ def test_a_written_file_differs_from_config_only_where_settings_do(tmp_path):
     assert import_file(path).BATCH_SIZE == 4
 
 
-def test_a_written_file_gives_the_same_settings(tmp_path, edited):
-    """Read back, and through --config with a flag on top."""
-    module = edited("IMAGE_SIZE", "IMAGE_SIZE: whole(1) = 7 * 32")
-    settings = load_settings(module).replace(
+@pytest.mark.parametrize("value", ['"DAV" + "IS"', '(\n    "DAV"\n    "IS"\n)'])
+def test_a_written_file_gives_the_same_settings(tmp_path, edited, value):
+    """Whether config.py has a value as text, computes it, or spreads it over lines."""
+    settings = load_settings(edited("VAL_SET", f"VAL_SET: str = {value}  # comment")).replace(
         run_name='it\'s "é" \\ \n#', train_sets=["A", "B"], learning_rate=1 / 3, gpu=""
     )
+    assert settings.val_set == "DAVIS"
     path = tmp_path / "settings.py"
     write_settings(settings, path)
     assert read_settings_file(path, DEFAULTS) == settings
     assert parse("--config", str(path)) == settings
     assert parse("--config", str(path), "--seed", "9") == settings.replace(seed=9)
-
-
-def test_a_value_over_several_lines_is_written_in_one(tmp_path, edited):
-    module = edited("VAL_SET", 'VAL_SET: str = (\n    "DAVIS"\n    "_test"\n)  # comment')
-    write_settings(load_settings(module), tmp_path / "settings.py")
-    assert read_settings_file(tmp_path / "settings.py", DEFAULTS) == DEFAULTS
 
 
 def test_files_are_combined_and_flags_go_before_them(tmp_path):
@@ -418,6 +369,7 @@ def test_files_of_former_versions_are_read(tmp_path):
         ("EPOCHS = [", "not a settings file in Python's syntax"),
         ("EPOCHS = 1\0", "not a settings file in Python's syntax"),
         ("EPOCHS = " + "-" * 9999 + "1", "not a settings file in Python's syntax"),
+        ("EPOCHS = 0\nimport os\nSEEDS = 1", "line 3: no setting is named SEEDS"),
         ("EPOCHS = " + "[" * 99 + "]" * 99, "line 1: EPOCHS = [[["),
     ],
 )
@@ -428,16 +380,6 @@ def test_a_settings_file_is_not_run(tmp_path, capsys, text, message):
     with pytest.raises(SettingsError, match=f"{re.escape(str(path))}.*{re.escape(message)}"):
         read_settings_file(path, DEFAULTS)
     assert capsys.readouterr().out == ""
-
-
-def test_all_faults_of_a_settings_file_are_named_at_once(tmp_path):
-    path = tmp_path / "settings.py"
-    path.write_text("EPOCHS = 0\nimport os\nSEEDS = 1\n")
-    with pytest.raises(SettingsError) as error:
-        read_settings_file(path, DEFAULTS)
-    assert [row.split(":")[0] for row in str(error.value).split("\n")] == [
-        f"{path}, line {number}" for number in (1, 2, 3)
-    ]
 
 
 def test_a_script_as_its_own_process(tmp_path):
