@@ -44,16 +44,8 @@ from utils.training.record import fingerprint
 from utils.training.run_folder import locked
 from utils.training.samples import network_name
 
-# Settings of the network's run that a flag changes for an evaluation.
-_OF_THE_RUN = ("IMAGE_SIZE", "NUM_REFERENCES", "NUM_ITERATIONS", "RECOLOUR_FLOW")
-# Settings that are the evaluation's own, for a set or for a video; the rest is the checkpoint's.
-_MASKS = ("THRESHOLD", "STRETCH_MASKS", "MIXED_PRECISION", "COMPILE")
-_TTA = ("TTA_SCALES", "TTA_FLIP")
-_MACHINE = ("GPU", "WORKERS", "EVAL_BATCH_SIZE")
-_SET = ("DATA_ROOT", "VAL_SET", "PROTOCOL")
+# Settings that have no effect on a network without flow.
 _FLOW = ("FLOW_ESTIMATOR", "FLOW_WEIGHTS", "REMOVE_CAMERA_MOTION")
-_VIDEO = (*_FLOW, "FRAME_RATE")
-_NOT_THE_MASKS = ("OUTPUT_DIR", "RUN_NAME", "PANEL_STEP")
 
 
 def main() -> None:
@@ -61,8 +53,8 @@ def main() -> None:
     parser = settings_parser(
         config,
         "Masks, scores and pictures for a test set or a video. The network and its settings are "
-        f"the checkpoint's; {', '.join(_OF_THE_RUN)} change as flags. Settings that have no effect "
-        "on what is asked for are refused as flags.",
+        "the checkpoint's; those under 'Input and references' can be changed by flags. Flags that "
+        "have no effect on what is asked for are refused.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--checkpoint", type=Path, metavar="FILE", help="network to evaluate")
@@ -95,7 +87,7 @@ def main() -> None:
         "--binarize", action="store_true", help="with --masks: cut grey masks at 0.5"
     )
     settings, arguments = parse_settings(parser, config)
-    _check_together(arguments)
+    _check_together(arguments, settings)
     if arguments.output is not None:
         check_folder(arguments.output)
     if arguments.compare:
@@ -283,19 +275,21 @@ def load_segmenter(
             "checkpoint that train.py has made"
         )
     trained = checkpoint["settings"]
-    where = _VIDEO if arguments.video else (*_SET, "PANEL_STEP")
-    heard = {*_OF_THE_RUN, *_MASKS, *_MACHINE, *where, *(_TTA if arguments.tta else ())}
+    given = {name: getattr(settings, name.lower()) for name in arguments.given}
+    masks = ("masks", "tta") if arguments.tta else ("masks",)
+    where = "video" if arguments.video else "set"
+    heard = set(settings.marked("test", "machine", where, *masks))
     heard -= {"NUM_REFERENCES", "NUM_ITERATIONS"} - {name.upper() for name in changeable}
     if not needs.flow:
         heard -= {"RECOLOUR_FLOW", *_FLOW}
     _refuse_unheard(
         {name for name in given if name not in heard and trained.get(name) != given[name]}
     )
-    foreign = {*_MASKS, *_TTA, *_MACHINE, *_SET, *_VIDEO, *_NOT_THE_MASKS}
+    foreign = settings.marked("masks", "tta", "machine", "set", "video", "output")
     used = {name: value for name, value in trained.items() if name not in foreign}
-    used |= {name: given[name] for name in _OF_THE_RUN if name in given}
-    own = (*_MASKS, *(_TTA if arguments.tta else ()))
-    used |= {"TTA": arguments.tta, **{name: getattr(settings, name.lower()) for name in own}}
+    used |= {name: given[name] for name in settings.marked("test") if name in given}
+    used |= {"TTA": arguments.tta}
+    used |= {name: getattr(settings, name.lower()) for name in settings.marked(*masks)}
     if checkpoint.get("flow"):
         used["FLOW_MAPS"] = checkpoint["flow"]
     views = {"scales": used["TTA_SCALES"], "flip": used["TTA_FLIP"]} if arguments.tta else {}
@@ -367,7 +361,7 @@ def _refuse_unheard(names: set[str]) -> None:
         raise SettingsError(f"{flags}: without effect on what is asked for; leave it out")
 
 
-def _check_together(arguments: argparse.Namespace) -> None:
+def _check_together(arguments: argparse.Namespace, settings: Settings) -> None:
     """Arguments that say nothing together are an error, lest one of them be thought heard."""
     for given, needed, names in (
         (arguments.video, arguments.checkpoint, "--video needs --checkpoint"),
@@ -381,7 +375,8 @@ def _check_together(arguments: argparse.Namespace) -> None:
         if given and not needed:
             raise SettingsError(f"{names}; python evaluate.py --help says more")
     if arguments.masks or arguments.compare:
-        _refuse_unheard(set(arguments.given) - set(_SET if arguments.masks else ()))
+        heard = set(settings.marked("set")) - {"PANEL_STEP"} if arguments.masks else set()
+        _refuse_unheard(arguments.given - heard)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from utils.training.checkpoints import CheckpointError, build_from_checkpoint, l
 from utils.training.samples import augmentation_from, network_arguments, stills_of
 
 ROOT = Path(config.__file__).parent
+DEFAULTS = load_settings(config)
 FRAMES = 5
 STATISTICS = [f"{measure}_{column}" for measure in "JF" for column in ("mean", "recall", "decay")]
 
@@ -145,8 +146,8 @@ def test_both_stages_leave_settings_checkpoints_and_a_log(chain):
         written = {"settings.py", "last.pt", "best.pt", "log.txt", "record.json"}
         assert written <= set(os.listdir(run_dir))
         assert len(list(run_dir.glob("events.out.tfevents.*"))) == 1
-        used = read_settings_file(run_dir / "settings.py")
-        given = read_settings_file(chain.settings)
+        used = read_settings_file(run_dir / "settings.py", DEFAULTS)
+        given = read_settings_file(chain.settings, DEFAULTS)
         expected = (
             given.replace(epochs=2)
             if name == "pretrain"
@@ -318,7 +319,7 @@ def test_size_references_and_iterations_are_the_checkpoints_unless_given(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(evaluate, "evaluate_sequences", noting)
-    other = read_settings_file(chain.settings).replace(
+    other = read_settings_file(chain.settings, DEFAULTS).replace(
         image_size=96, num_references=5, num_iterations=7
     )
     write_settings(other, tmp_path / "other.py")
@@ -718,7 +719,7 @@ def test_a_run_of_the_other_script_is_refused_and_left_alone(named, chain, refus
 def test_resuming_needs_nothing_that_the_run_started_from(module, chain, call, tmp_path):
     run_dir = tmp_path / module.__name__
     shutil.copytree(chain.folder / "runs" / module.__name__, run_dir)
-    settings = read_settings_file(run_dir / "settings.py").replace(
+    settings = read_settings_file(run_dir / "settings.py", DEFAULTS).replace(
         pretrained_backbone=True,
         backbone_weights=str(tmp_path / "gone.safetensors"),
         stage1_checkpoint=str(tmp_path / "gone.pt"),
@@ -730,12 +731,12 @@ def test_resuming_needs_nothing_that_the_run_started_from(module, chain, call, t
 def test_flags_beside_resume_take_effect_and_are_written_down(chain, call, tmp_path):
     run_dir = tmp_path / "pretrain"
     shutil.copytree(chain.folder / "runs/pretrain", run_dir)
-    before = read_settings_file(run_dir / "settings.py")
+    before = read_settings_file(run_dir / "settings.py", DEFAULTS)
     printed = call(pretrain, "--resume", run_dir, "--epochs", "3")
     assert f"resuming {run_dir} after epoch 2 of 3" in printed
     assert printed.count("epoch 3/3  step") == 1
     assert load_checkpoint(run_dir / "last.pt")["progress"]["epoch"] == 3
-    assert read_settings_file(run_dir / "settings.py") == before.replace(epochs=3)
+    assert read_settings_file(run_dir / "settings.py", DEFAULTS) == before.replace(epochs=3)
 
 
 @pytest.mark.parametrize(
@@ -1096,7 +1097,7 @@ def test_simulated_motion_follows_the_settings(tiny_settings, tiny_root):
     samples = stills_of(frames, settings, needs)
     assert samples.simulation == MotionSimulation(camera=0.11, span=3.5, camera_removed=True)
     assert samples[0, 0]["reference_flows"].shape == (2, 3, 64, 64)
-    defaults = load_settings(config).replace(pretrain_motion="simulated")
+    defaults = DEFAULTS.replace(pretrain_motion="simulated")
     assert stills_of(frames, defaults, needs).simulation == MotionSimulation()
 
 

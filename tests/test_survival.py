@@ -228,13 +228,14 @@ FROZEN = """
 import os, signal, sys
 from pathlib import Path
 import torch
+import config
 import utils.training.loop
 from datasets.layout import video_sequences
 from datasets.samples import VideoFrames
 from models.gsanet.network import GSANet
 from utils.processes import end_process, start_process
 from utils.training.interrupts import Interrupted
-from utils.settings import read_settings_file
+from utils.settings import load_settings, read_settings_file
 from utils.training.accounts import Validation
 from utils.training.loop import fit
 from utils.training.samples import network_arguments
@@ -264,7 +265,7 @@ class Spoilt(VideoFrames):
         return sample
 
 utils.training.loop.LOG_INTERVAL = 1
-settings = read_settings_file(Path(sys.argv[1]))
+settings = read_settings_file(Path(sys.argv[1]), load_settings(config))
 process = start_process("")
 torch.manual_seed(0)
 model = Frozen(**network_arguments(settings, motion=True))

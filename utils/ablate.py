@@ -40,7 +40,7 @@ from utils.settings import (
 )
 from utils.training.checkpoints import LAST, CheckpointError, load_checkpoint
 from utils.training.interrupts import Interrupted, Interrupts
-from utils.training.run_folder import RESUMABLE, SETTINGS
+from utils.training.run_folder import SETTINGS
 
 _OWN = {"OUTPUT_DIR", "PANEL_STEP", "RUN_NAME", "SEED", "STAGE1_CHECKPOINT"}
 _TAIL = 15  # lines of a script that has failed which are shown
@@ -212,9 +212,10 @@ def check_begun(jobs: Iterable[Job]) -> None:
         file = job.folder / SETTINGS
         if job.evaluation is not None or not file.is_file():
             continue
-        there, here = read_settings_file(file).as_dict(), job.settings.as_dict()
+        there = read_settings_file(file, job.settings.defaults()).as_dict()
+        here = job.settings.as_dict()
         # A run made longer has had another schedule than one of that length.
-        fixed = here.keys() - (RESUMABLE - {"EPOCHS"})
+        fixed = here.keys() - set(job.settings.marked("resume")) | {"EPOCHS"}
         differing = sorted(name for name in fixed if there[name] != here[name])
         if differing:
             changes = [

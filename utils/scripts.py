@@ -109,9 +109,8 @@ def start_training(config: ModuleType, name: str, description: str) -> Run | Non
         help="check everything, try two steps and one batch of validation, and write nothing",
     )
     settings, arguments = parse_settings(parser, config)
-    given = arguments.given | ({"--config"} if arguments.config else set())
     resume = find_run(name, settings, arguments.resume)
-    settings = resumed_settings(settings, resume, given)
+    settings = resumed_settings(settings, resume, arguments.given | arguments.in_files)
     if launch_processes(settings.gpu):
         return None
     process = start_process(settings.gpu)

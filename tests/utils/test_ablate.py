@@ -26,7 +26,7 @@ from utils.ablate import ABLATIONS, check_begun, plan, run_jobs
 from utils.evaluation.protocols import PROTOCOLS, SequenceScores
 from utils.evaluation.results import Evaluation, read_evaluation, write_evaluation
 from utils.scripts import run_script
-from utils.settings import RULES, SettingsError, load_settings, write_settings
+from utils.settings import SettingsError, load_settings, write_settings
 from utils.training.checkpoints import save_checkpoint
 from utils.training.interrupts import Interrupted
 from utils.training.samples import network_arguments
@@ -329,15 +329,15 @@ def test_the_last_row_of_dpa_with_ifa_is_tested_with_other_numbers_of_references
 
 
 @pytest.mark.parametrize("model", ABLATIONS)
-def test_what_an_ablation_names_is_there(model):
+def test_what_an_ablation_names_is_there(model, settings):
     ablation = ABLATIONS[model]
     accepted = inspect.signature(model_class(model)).parameters
     for name in ablation.switches.values():
-        assert accepted[name].annotation is bool and name.upper() in RULES
+        assert accepted[name].annotation is bool and isinstance(getattr(settings, name), bool)
     parts = [*ablation.rows.values(), ablation.stage1_switches, (ablation.sweep_needs,)]
     assert {short for some in parts for short in some} <= ablation.switches.keys()
     assert len(set(ablation.rows.values())) == len(ablation.rows)
-    assert ablation.swept.upper() in evaluate._OF_THE_RUN
+    assert ablation.swept.upper() in settings.marked("test")
     assert not ablation.paper or ablation.paper.keys() == ablation.rows.keys()
     assert ablation.table != ablation.sweep_table
 

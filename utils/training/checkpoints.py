@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from models import build_model, model_class
 from models.interface import Network
-from utils.settings import RULES
+from utils.settings import SettingsError, config_kinds
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
@@ -243,8 +243,11 @@ def _fault(checkpoint: Any) -> str | None:
     arguments = {str(name).upper(): value for name, value in parts["arguments"].items()}
     settings = {name: parts["settings"].get(name) for name in _SETTINGS}
     for name, value in {**settings, **arguments}.items():
-        if name in RULES and not RULES[name].accepts(value):
-            return f"its {name} is {value!r}, not {RULES[name].expected}"
+        if kind := config_kinds().get(name):
+            try:
+                kind.check(value, f"its {name} is {value!r}")
+            except SettingsError as error:
+                return str(error)
     return None
 
 

@@ -14,28 +14,6 @@ from utils.training.checkpoints import BEST, LAST, PREVIOUS, CheckpointError
 
 SETTINGS, LOG = "settings.py", "log.txt"
 
-# What may change when a run goes on: where it computes, when it ends or saves, and what helps one
-# whose numbers have become bad.
-RESUMABLE = frozenset(
-    [
-        "BAD_FILE_SHARE",
-        "CHECKPOINT_MINUTES",
-        "CLIP_GRADIENT",
-        "COMPILE",
-        "DATA_ROOT",
-        "EPOCHS",
-        "EVAL_BATCH_SIZE",
-        "GPU",
-        "LEARNING_RATE",
-        "MAX_BAD_STEPS",
-        "MIN_LEARNING_RATE",
-        "MIXED_PRECISION",
-        "VALIDATE_EVERY",
-        "VAL_FRAME_STEP",
-        "WORKERS",
-    ]
-)
-
 
 def find_run(name: str, settings: Settings, resume: str | None) -> Path | None:
     """The folder of the run that is to go on; None for a new run.
@@ -111,13 +89,18 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def resumed_settings(settings: Settings, resume: Path | None, given: Collection[str]) -> Settings:
-    """The settings of the run that is resumed with those ``given`` as flags, or ``settings``.
+    """The settings of the run that is resumed, with the changes that were ``given``.
 
-    A flag that says what the run has anyway is no change, so that a command which started a run
-    can also go on with it.
+    Only settings in groups marked "resume" in config.py may change. A value that the run has anyway
+    is no change, so that the command that started a run can also continue it.
+
+    Args:
+        settings: of the command line; they are returned where no run is resumed.
+        resume: folder of the run.
+        given: names of the settings that came as flags or from files.
 
     Raises:
-        SettingsError: there is no run, or flags would make it another one.
+        SettingsError: there is no run, or the changes would make it another one.
     """
     if resume is None:
         return settings
@@ -126,17 +109,15 @@ def resumed_settings(settings: Settings, resume: Path | None, given: Collection[
             f"cannot resume {resume}: there is no {resume / SETTINGS}; --resume takes the folder "
             "of a run that has begun"
         )
-    own = read_settings_file(resume / SETTINGS)
-    before, now = own.as_dict(), settings.as_dict()
-    if "--config" in given:
-        given = [name for name in now if before[name] != now[name]]
-    fixed = sorted(name for name in given if name not in RESUMABLE and before[name] != now[name])
+    own = read_settings_file(resume / SETTINGS, settings.defaults())
+    before, now, resumable = own.as_dict(), settings.as_dict(), settings.marked("resume")
+    fixed = sorted(name for name in given if name not in resumable and before[name] != now[name])
     if fixed:
         changes = ", ".join(
             f"{name} is {before[name]!r} there, {now[name]!r} here" for name in fixed
         )
         raise SettingsError(
-            f"{changes}: a resumed run keeps its settings; only {', '.join(sorted(RESUMABLE))} can "
+            f"{changes}: a resumed run keeps its settings; only {', '.join(sorted(resumable))} can "
             "be changed with --resume"
         )
     return own.replace(**{name.lower(): now[name] for name in given})

@@ -335,9 +335,9 @@ def test_a_foreign_file_is_refused_with_what_it_lacks(tmp_path):
         ("training", None, "x", "its training is of the type str"),
         ("weights", "x", "abc", "its weights are not all tensors"),
         ("weights", 7, torch.zeros(1), "its weights are not all tensors with names"),
-        ("arguments", "channels", "many", "CHANNELS is 'many', not a whole number"),
-        ("settings", "RECOLOUR_FLOW", None, "RECOLOUR_FLOW is None, not True or False"),
-        ("settings", "IMAGE_SIZE", [64], r"IMAGE_SIZE is \[64\], not a whole number"),
+        ("arguments", "channels", "many", "CHANNELS is 'many': expected a whole number"),
+        ("settings", "RECOLOUR_FLOW", None, "RECOLOUR_FLOW is None: expected True or False"),
+        ("settings", "IMAGE_SIZE", [64], r"IMAGE_SIZE is \[64\]: expected a whole number"),
         (
             "weights",
             "x",

@@ -444,7 +444,7 @@ def test_sigma_and_the_supervision_of_slot_maps_are_taken_from_the_settings(
 def test_a_run_writes_the_settings_it_uses_into_its_folder(tmp_path, stills, tiny_settings):
     settings = tiny_settings.replace(epochs=1, sigma=2.5)
     fit(Toy(), stills, scores(0.5), settings, IDENTITY, tmp_path / "run", CPU)
-    assert read_settings_file(tmp_path / "run/settings.py") == settings
+    assert read_settings_file(tmp_path / "run/settings.py", settings.defaults()) == settings
 
 
 def test_synchronised_normalisation_keeps_the_activations_inside_it():

@@ -65,11 +65,11 @@ def test_what_would_make_it_another_run_is_refused_on_resume(name, tmp_path, tin
 
 def test_flags_that_say_what_the_run_has_anyway_are_no_change(tmp_path, tiny_settings):
     write_settings(tiny_settings, tmp_path / "settings.py")
-    given = frozenset({"SIGMA", "SEED", "EPOCHS", "--config"})
+    given = frozenset(tiny_settings.as_dict())
     now = tiny_settings.replace(epochs=9)
     assert resumed_settings(now, tmp_path, given) == now
     with pytest.raises(SettingsError, match=r"SIGMA is 1\.0 there, 2\.0 here"):
-        resumed_settings(now.replace(sigma=2.0), tmp_path, frozenset({"--config"}))
+        resumed_settings(now.replace(sigma=2.0), tmp_path, given)
 
 
 def test_an_existing_run_is_refused_but_an_empty_folder_is_used(tmp_path, tiny_settings):
