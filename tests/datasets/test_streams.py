@@ -92,6 +92,8 @@ def test_ctrl_c_while_modules_are_imported_leaves_no_traceback(command, tmp_path
         capture_output=True,
         text=True,
         timeout=60,
+        # A shell has what it runs in the background ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert ended.returncode == -signal.SIGINT
     assert (ended.stdout, ended.stderr) == ("", "")
