@@ -229,7 +229,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 import config
-import utils.training.loop
+import utils.training.accounts
 from datasets.layout import video_sequences
 from datasets.samples import VideoFrames
 from models.gsanet.network import GSANet
@@ -264,7 +264,7 @@ class Spoilt(VideoFrames):
             os.kill(os.getpid(), signal.SIGTERM)
         return sample
 
-utils.training.loop.LOG_INTERVAL = 1
+utils.training.accounts.LOG_INTERVAL = 1
 settings = read_settings_file(Path(sys.argv[1]), load_settings(config))
 process = start_process("")
 torch.manual_seed(0)

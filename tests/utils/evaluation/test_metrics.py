@@ -10,7 +10,7 @@ import pytest
 
 from utils.evaluation.metrics import MEASURES, boundary_accuracy, region_similarity, statistics
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
+SHARED = Path(__file__).resolve().parents[4] / "shared"
 GOLDEN = SHARED / "golden" / "davis16_scores"
 
 

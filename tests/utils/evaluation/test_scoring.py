@@ -13,7 +13,7 @@ from utils.evaluation.metrics import boundary_accuracy, region_similarity
 from utils.evaluation.protocols import PROTOCOLS, summarise
 from utils.evaluation.scoring import collect_scores, overlap, score_masks
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
+SHARED = Path(__file__).resolve().parents[4] / "shared"
 GOLDEN = SHARED / "golden" / "davis16_scores"
 SOFT = SHARED / "golden" / "mtnet_davis16"
 DAVIS, LONG = PROTOCOLS["davis2016"], PROTOCOLS["long_videos"]
