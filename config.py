@@ -2,112 +2,138 @@
 
 Edit a value and run the script, or pass the same name as a flag:
 ``python train.py --batch-size 4 --backbone mit_b0``. Section numbers are the GSA-Net paper's.
+
+A setting is one line, ``NAME: kind = value  # comment``. Its kind says which values are allowed;
+utils/kinds.py explains the kinds. The words in brackets after a group's title say where else the
+group counts:
+
+- resume: these settings may change when a run is continued (--resume).
+- test: evaluate.py takes these settings from a flag, or else from the checkpoint.
+- masks, machine: evaluate.py takes these settings from a flag, or else from this file.
+- set, video, tta: so it does with --set (or --masks), --video and --tta.
+- output: these settings belong to one run alone.
+
+evaluate.py takes all other settings from the checkpoint.
 """
 
-# Data
-DATA_ROOT = "data"  # folder that holds the sets below, laid out as the README shows
-PRETRAIN_SET = "DUTS_train"  # still images with masks, for stage 1 (Sec. 4.1)
-TRAIN_SETS = ["DAVIS_train"]  # video sets for stage 2; add "YTVOS_train" for the paper's (Sec. 4.1)
-BALANCE_SETS = True  # an epoch takes from each further set at most as many frames as the first has
-VAL_SET = "DAVIS_test"  # video set that train.py validates on; best.pt is chosen by its J
-IMAGE_SIZE = 384  # side of the square network input in pixels, a multiple of 32 (Sec. 4.4)
-IMAGE_SIZES = None  # sizes in training, as [384, 448, 512]: each step draws one; None: IMAGE_SIZE
-WORKERS = 8  # loader processes per training process, at most one a core; 0 loads in it itself
+from __future__ import annotations
+
+# Data root [resume, set]
+DATA_ROOT: path = "data"  # folder that holds the sets below, laid out as the README shows
+
+# Run folder [output]
+OUTPUT_DIR: path = "runs"  # where run folders are made
+RUN_NAME: optional(str) = None  # name of the run's folder; None takes "pretrain" or "train"
+
+# Machine [resume, machine]
+GPU: gpus = "0"  # GPU indices, "0,1" for one process on each of two; "" trains on the CPU
+WORKERS: whole(0) = 8  # loader processes per training process, at most one a core; 0: none
+EVAL_BATCH_SIZE: whole(1) = 4  # frames in a batch of validation and evaluation
+
+# Speed [resume, masks]
+MIXED_PRECISION: bool = True  # bfloat16 on GPUs; the CPU always computes in float32
+COMPILE: bool = False  # torch.compile of training steps and of evaluate.py; minutes at the start
+
+# Training data
+PRETRAIN_SET: str = "DUTS_train"  # still images with masks, for stage 1 (Sec. 4.1)
+PRETRAIN_VAL_SHARE: number(above=0, below=1) = 0.05  # share of them kept for validation
+TRAIN_SETS: list_of(str) = ["DAVIS_train"]  # video sets for stage 2; the paper adds "YTVOS_train"
+BALANCE_SETS: bool = True  # an epoch takes at most as many frames of further sets as of the first
+
+# Validation and test set [set]
+VAL_SET: str = "DAVIS_test"  # video set that train.py validates on; best.pt is chosen by its J
+PROTOCOL: optional(protocol) = None  # davis2016, fbms, youtube_objects, long_videos; None: by name
+PANEL_STEP: whole(0) = 1  # evaluate.py draws the picture panel of every n-th frame; 0 draws none
+
+# Input and references [test]
+IMAGE_SIZE: multiple_of(32, 8192) = 384  # side of the square network input in pixels (Sec. 4.4)
+NUM_REFERENCES: whole(1) = 3  # reference frames (N_R, Sec. 4.4)
+NUM_ITERATIONS: whole(0) = 3  # rounds of guided slot attention (T, Sec. 3.5)
+RECOLOUR_FLOW: bool = True  # a mirrored or rotated flow map changes its colours, as its motion does
 
 # Augmentation in training
-FLIP_PROBABILITY = 0.5  # how often a frame is mirrored left to right
-CROP_SCALE = 0.8  # smallest side of the random crop, as a share of the frame's side; 1 is no crop
-ROTATION_PROBABILITY = 0.2  # how often a frame is rotated
-ROTATION_DEGREES = 15.0  # largest rotation to either side
-BRIGHTNESS = 0.5  # image brightness is multiplied by 1 +- at most this
-CONTRAST = 0.5  # image contrast, likewise
-SATURATION = 1.0  # image saturation, likewise
-SHARPNESS = 0.0  # image sharpness, likewise, but by no less than 0; the authors' release: 2.0
-RECOLOUR_FLOW = True  # a mirrored or rotated flow map also changes its colours, as its motion does
-CAMERA_MOTION = 0.0  # random affine motion added to flow maps, in units of their largest motion
-FLOW_TURN = 0.0  # flow directions are turned as one by at most this many degrees
+IMAGE_SIZES: optional(list_of(multiple_of(32, 8192))) = None  # a step draws one; None: IMAGE_SIZE
+FLIP_PROBABILITY: share = 0.5  # how often a frame is mirrored left to right
+CROP_SCALE: number(above=0, most=1) = 0.8  # smallest side of the random crop, as a share; 1: none
+ROTATION_PROBABILITY: share = 0.2  # how often a frame is rotated
+ROTATION_DEGREES: number(0, 180) = 15.0  # largest rotation to either side
+BRIGHTNESS: share = 0.5  # image brightness is multiplied by 1 +- at most this
+CONTRAST: share = 0.5  # image contrast, likewise
+SATURATION: share = 1.0  # image saturation, likewise
+SHARPNESS: number(0) = 0.0  # image sharpness, likewise, but by no less than 0
+CAMERA_MOTION: number(0) = 0.0  # random affine motion added to flow, in units of its largest motion
+FLOW_TURN: number(0, 180) = 0.0  # flow directions are turned as one by at most this many degrees
 
 # Stage 1's motion
-PRETRAIN_MOTION = "none"  # none: the RGB stream alone (Sec. 4.3); simulated: the whole network
-SIMULATED_CAMERA = 0.02  # largest motion by the camera between two frames, as a share of the side
-SIMULATED_OBJECT = 0.03  # largest motion of the object's own, likewise
-SIMULATED_PARALLAX = 0.4  # by how much near things move more with the camera, as a share
-SIMULATED_DEFORMATION = 0.8  # the object's deformation to and fro, as a share of its motion
-SIMULATED_FLOW_NOISE = 0.1  # smooth errors of flow maps, as a share of their largest motion
-SIMULATED_FLOW_OUTLIERS = 1.0  # by how much stray pixels may exceed that, as a share: paler maps
-SIMULATED_FLOW_BLUR = 0.025  # width of errors at motion's edges, as a share of the side
-SIMULATED_SPAN = 8.0  # largest distance of a reference frame, in frames
+PRETRAIN_MOTION: one_of("none", "simulated") = "none"  # none: RGB stream alone; simulated: all
+SIMULATED_CAMERA: share = 0.02  # largest motion by the camera between frames, as a share of a side
+SIMULATED_OBJECT: share = 0.03  # largest motion of the object's own, likewise
+SIMULATED_PARALLAX: share = 0.4  # by how much near things move more with the camera, as a share
+SIMULATED_DEFORMATION: share = 0.8  # the object's deformation to and fro, as a share of its motion
+SIMULATED_FLOW_NOISE: share = 0.1  # smooth errors of flow maps, as a share of their largest motion
+SIMULATED_FLOW_OUTLIERS: number(0) = 1.0  # stray pixels exceed that by up to this share: paler maps
+SIMULATED_FLOW_BLUR: share = 0.025  # width of errors at motion's edges, as a share of the side
+SIMULATED_SPAN: number(1, 100) = 8.0  # largest distance of a reference frame, in frames
 
 # Network (Sec. 3)
-MODEL = "gsanet"  # which network of models/ to train: gsanet or dpa
-BACKBONE = "mit_b2"  # resnet101, mit_b0 to mit_b5, or any timm name with a four-level pyramid
-PRETRAINED_BACKBONE = True  # start from ImageNet weights; False starts from random ones
-BACKBONE_WEIGHTS = None  # local file or folder with the ImageNet weights, instead of a download
-CHANNELS = 128  # channels of the embedded features and of the slots (C_L = C_G)
-NUM_SLOTS = 2  # slots: foreground first, then background (N_S, Sec. 3.2)
-NUM_CLUSTERS = 64  # k-means clusters of the local extractor (M, called D in Sec. 3.3)
-KMEANS = "batched"  # batched: never waits for the GPU; package: fast_pytorch_kmeans, same masks
-NUM_REFERENCES = 3  # reference frames (N_R, Sec. 4.4)
-NUM_NEIGHBOURS = 16  # features that KNN filtering keeps for each slot (N, Sec. 3.5)
-NUM_ITERATIONS = 3  # rounds of guided slot attention (T, Sec. 3.5)
-DECODER_IMAGE = True  # the mask decoder's finest level sees the image again; False: features alone
-REFERENCE_GRADIENT = False  # train the encoder through the reference frames too; costs memory
+MODEL: str = "gsanet"  # which network of models/ to train: gsanet or dpa
+BACKBONE: str = "mit_b2"  # resnet101, mit_b0 to mit_b5, or a timm name with a four-level pyramid
+PRETRAINED_BACKBONE: bool = True  # start from ImageNet weights; False starts from random ones
+BACKBONE_WEIGHTS: optional(path) = None  # local file or folder with them; None: a download
+CHANNELS: multiple_of(4) = 128  # channels of the embedded features and the slots (C_L = C_G)
+NUM_CLUSTERS: whole(1) = 64  # k-means clusters of the local extractor (M, called D in Sec. 3.3)
+NUM_NEIGHBOURS: whole(1) = 16  # features that KNN filtering keeps for each slot (N, Sec. 3.5)
+DECODER_IMAGE: bool = True  # the mask decoder's finest level sees the image; False: features alone
+REFERENCE_GRADIENT: bool = False  # train the encoder through the references too; costs memory
 
 # Ablation switches (Table 2)
-GUIDED_SLOTS = True  # GS: slots from the slot generator; False: randomly initialised slots
-KNN_FILTERING = True  # KNN: each slot attends to its nearest features; False: to all of them
-SLOT_ATTENTION = True  # SA: refine the slots; False: guided slots as they are, random ones not used
-AGGREGATION_TRANSFORMER = True  # FAT; False: the plain transformer of slot attention
+GUIDED_SLOTS: bool = True  # GS: slots from the slot generator; False: randomly initialised slots
+KNN_FILTERING: bool = True  # KNN: each slot attends to its nearest features; False: to all
+SLOT_ATTENTION: bool = True  # SA: refine slots; False: guided ones as they are, random ones unused
+AGGREGATION_TRANSFORMER: bool = True  # FAT; False: the plain transformer of slot attention
 
 # Dual Prototype Attention (MODEL = "dpa")
-INTER_MODALITY_ATTENTION = True  # IMA: appearance and motion refine each other's correlation maps
-INTER_FRAME_ATTENTION = True  # IFA: attention to the prototypes of the reference frames
-GRAPH_NEIGHBOURS = 10  # nearest prototypes that each one gets messages from
-GRAPH_ROUNDS = 3  # rounds of message passing
+INTER_MODALITY_ATTENTION: bool = True  # IMA: appearance and motion refine each other's correlations
+INTER_FRAME_ATTENTION: bool = True  # IFA: attention to the prototypes of the reference frames
+GRAPH_NEIGHBOURS: whole(1) = 10  # nearest prototypes that each one gets messages from
+GRAPH_ROUNDS: whole(0) = 3  # rounds of message passing
 
 # Loss (Sec. 3.7)
-LOSS = None  # of each mask: iou+bce (eq. 5), iou or bce; None: that of the network's paper
-SIGMA = 1.0  # strength of the pixel weight w = sigma * |P - G| in the cross-entropy (eq. 5)
-SUPERVISE_SLOT_MAPS = True  # also train the slots' similarity maps with the mask
+LOSS: optional(one_of("iou+bce", "iou", "bce")) = None  # of each mask; None: as in the paper
+SIGMA: number(0) = 1.0  # strength of the pixel weight w = sigma * |P - G| in bce (eq. 5)
+SUPERVISE_SLOT_MAPS: bool = True  # also train the slots' similarity maps with the mask
 
 # Training (Sec. 4.4)
-STAGE1_CHECKPOINT = "runs/pretrain/best.pt"  # what train.py starts from; None for nothing
-EPOCHS = 200  # passes over the training data
-BATCH_SIZE = 12  # samples in a step, over all GPUs together
-ACCUMULATION_STEPS = 1  # passes that a step is made of, each with a part of the batch
-LEARNING_RATE = 1e-4  # at the first step
-MIN_LEARNING_RATE = 1e-5  # at the last step, after a cosine schedule
-ADAM_BETA1 = 0.9  # decay of Adam's mean of the gradients
-ADAM_BETA2 = 0.999  # decay of Adam's mean of their squares
-ADAM_EPSILON = 1e-8  # Adam's epsilon
-CLIP_GRADIENT = None  # largest norm of the gradient; None does not clip (the paper says nothing)
-EMA_DECAY = None  # moving average of the weights, as 0.999, which is then validated and kept
-SEED = 0  # of weights, sample order, augmentation and references
-GPU = "0"  # GPU indices, "0,1" for one process on each of two; "" trains on the CPU
-MIXED_PRECISION = True  # bfloat16 on GPUs; the CPU always computes in float32
-COMPILE = False  # torch.compile of training steps and of evaluate.py; minutes at the start
-OUTPUT_DIR = "runs"  # where run folders are made
-RUN_NAME = None  # name of the run's folder; None takes "pretrain" or "train"
-CHECKPOINT_MINUTES = 10.0  # last.pt is written this often, and after every epoch
-MAX_BAD_STEPS = 10  # steps in a row with a loss or gradient that is not finite, before it stops
-BAD_FILE_SHARE = 0.0  # share of an epoch's samples that may have an unreadable file; 0 for none
+STAGE1_CHECKPOINT: optional(path) = "runs/pretrain/best.pt"  # what train.py starts from, or None
+BATCH_SIZE: whole(1) = 12  # samples in a step, over all GPUs together
+ACCUMULATION_STEPS: whole(1) = 1  # passes that a step is made of, each with a part of the batch
+ADAM_BETA1: number(0, below=1) = 0.9  # decay of Adam's mean of the gradients
+ADAM_BETA2: number(0, below=1) = 0.999  # decay of Adam's mean of their squares
+ADAM_EPSILON: number(above=0) = 1e-8  # Adam's epsilon
+EMA_DECAY: optional(number(above=0, below=1)) = None  # 0.999: keep a moving average of weights
+SEED: whole(0, 2**32 - 1) = 0  # of weights, sample order, augmentation and references
 
-# Validation
-PRETRAIN_VAL_SHARE = 0.05  # share of the still images kept back in stage 1 for validation
-VALIDATE_EVERY = 1  # epochs between two validations; the last epoch is always validated
-VAL_FRAME_STEP = 1  # validate on every n-th frame of a sequence
+# Course of training [resume]
+EPOCHS: whole(1) = 200  # passes over the training data
+LEARNING_RATE: number(above=0) = 1e-4  # at the first step
+MIN_LEARNING_RATE: number(0) = 1e-5  # at the last step, after a cosine schedule
+CLIP_GRADIENT: optional(number(above=0)) = None  # largest norm of the gradient; None: no limit
+VALIDATE_EVERY: whole(1) = 1  # epochs between validations; the last epoch is always validated
+VAL_FRAME_STEP: whole(1) = 1  # validate on every n-th frame of a sequence
+CHECKPOINT_MINUTES: number(above=0) = 10.0  # last.pt is written this often and after every epoch
+MAX_BAD_STEPS: whole(0) = 10  # bad steps in a row (loss or gradient not finite) before a run stops
+BAD_FILE_SHARE: share = 0.0  # share of an epoch's samples that may have an unreadable file
 
-# Evaluation
-EVAL_BATCH_SIZE = 4  # frames that go through the network together
-THRESHOLD = 0.5  # a pixel is foreground where its probability is above this
-STRETCH_MASKS = False  # stretch each prediction to [0, 1] before the threshold
-PANEL_STEP = 1  # draw the picture panel of every n-th frame; 0 draws none
-PROTOCOL = None  # davis2016, fbms, youtube_objects or long_videos; None: as the set's name says
-TTA_SCALES = [0.75, 1.0, 1.75]  # with --tta: input sizes as shares of IMAGE_SIZE (Table 1's *)
-TTA_FLIP = True  # with --tta: each size mirrored too
+# Masks [masks]
+THRESHOLD: share = 0.5  # a pixel is foreground where its probability is above this
+STRETCH_MASKS: bool = False  # stretch each prediction to [0, 1] before the threshold
 
-# Any video (evaluate.py --video)
-FLOW_ESTIMATOR = "raft"  # raft: wants its weights and a GPU; dis: OpenCV's, needs neither
-FLOW_WEIGHTS = None  # local file with RAFT's weights, instead of a download
-REMOVE_CAMERA_MOTION = False  # as in python -m datasets.flow; also of simulated flow maps
-FRAME_RATE = 24.0  # frames per second of a folder of frames; a file has its own
+# Test-time augmentation (Table 1's *) [tta]
+TTA_SCALES: list_of(number(above=0, most=4)) = [0.75, 1.0, 1.75]  # sizes, as shares of IMAGE_SIZE
+TTA_FLIP: bool = True  # each size mirrored too
+
+# Any video [video]
+FLOW_ESTIMATOR: one_of("raft", "dis") = "raft"  # dis: OpenCV's, needs neither weights nor a GPU
+FLOW_WEIGHTS: optional(path) = None  # local file with RAFT's weights; None: a download
+REMOVE_CAMERA_MOTION: bool = False  # as in python -m datasets.flow; also of simulated flow maps
+FRAME_RATE: number(0.1, 1000) = 24.0  # frames per second of a folder of frames; a file has its own

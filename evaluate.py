@@ -20,18 +20,12 @@ from datasets.flow.estimators import build_estimator
 from datasets.flow.origin import flow_origin, origin_in_words
 from datasets.layout import DatasetError, Sequence, flow_note, video_sequences
 from datasets.prepare.sources import published_sequences
-from utils.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
-from utils.distributed import Process, launch_processes, start_process
-from utils.evaluation import Segmenter
-from utils.interrupts import terminated_in_order
-from utils.protocols import Protocol, choose_protocol
-from utils.record import fingerprint
-from utils.reports.pages import write_comparison, write_report
-from utils.results import Evaluation, score_table, write_evaluation
-from utils.runs import locked
-from utils.scoring import check_scored, score_masks
-from utils.scripts import check_data, compare_flow, frames_of, run_script
-from utils.set_evaluation import (
+from models.interface import REFERENCES, STILLS, WINDOWS
+from utils.evaluation.protocols import Protocol, choose_protocol
+from utils.evaluation.results import Evaluation, score_table, write_evaluation
+from utils.evaluation.scoring import check_scored, score_masks
+from utils.evaluation.segmenting import Segmenter
+from utils.evaluation.set_evaluation import (
     MASKS,
     PANELS,
     check_folder,
@@ -39,18 +33,19 @@ from utils.set_evaluation import (
     evaluate_sequences,
     finish_evaluation,
 )
+from utils.evaluation.video import segment_video
+from utils.processes import Process, launch_processes, start_process
+from utils.reports.pages import write_comparison, write_report
+from utils.scripts import check_data, compare_flow, frames_of, run_script
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
-from utils.video import segment_video
+from utils.training.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
+from utils.training.interrupts import terminated_in_order
+from utils.training.record import fingerprint
+from utils.training.run_folder import locked
+from utils.training.samples import network_name
 
-# Settings of the network's run that a flag changes for an evaluation.
-_OF_THE_RUN = ("IMAGE_SIZE", "NUM_REFERENCES", "NUM_ITERATIONS", "RECOLOUR_FLOW")
-# Settings that are the evaluation's own, for a set or for a video; the rest is the checkpoint's.
-_MASKS = ("THRESHOLD", "STRETCH_MASKS", "MIXED_PRECISION", "COMPILE")
-_TTA = ("TTA_SCALES", "TTA_FLIP")
-_MACHINE = ("GPU", "WORKERS", "EVAL_BATCH_SIZE")
-_SET = ("DATA_ROOT", "VAL_SET", "PROTOCOL")
-_VIDEO = ("FLOW_ESTIMATOR", "FLOW_WEIGHTS", "REMOVE_CAMERA_MOTION", "FRAME_RATE")
-_NOT_THE_MASKS = ("OUTPUT_DIR", "RUN_NAME", "PANEL_STEP")
+# Settings that have no effect on a network without flow.
+_FLOW = ("FLOW_ESTIMATOR", "FLOW_WEIGHTS", "REMOVE_CAMERA_MOTION")
 
 
 def main() -> None:
@@ -58,8 +53,8 @@ def main() -> None:
     parser = settings_parser(
         config,
         "Masks, scores and pictures for a test set or a video. The network and its settings are "
-        f"the checkpoint's; {', '.join(_OF_THE_RUN)} change as flags. Settings that have no effect "
-        "on what is asked for are refused as flags.",
+        "the checkpoint's; those under 'Input and references' can be changed by flags. Flags that "
+        "have no effect on what is asked for are refused.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--checkpoint", type=Path, metavar="FILE", help="network to evaluate")
@@ -92,7 +87,7 @@ def main() -> None:
         "--binarize", action="store_true", help="with --masks: cut grey masks at 0.5"
     )
     settings, arguments = parse_settings(parser, config)
-    _check_together(arguments)
+    _check_together(arguments, settings)
     if arguments.output is not None:
         check_folder(arguments.output)
     if arguments.compare:
@@ -115,7 +110,7 @@ def evaluate_set(arguments: argparse.Namespace, settings: Settings) -> None:
     process = start_process(settings.gpu, timedelta(days=30))  # sequences differ in length
     segmenter, method, used = load_segmenter(arguments, settings, process)
     sequences, protocol = read_set(
-        data_root, set_name, settings.protocol, process, flow=segmenter.motion
+        data_root, set_name, settings.protocol, process, flow=segmenter.network.needs.flow
     )
     check_data(frames_of(sequences), process)
     used |= {"DATA_ROOT": str(data_root.resolve()), "PROTOCOL": protocol.name}
@@ -138,7 +133,6 @@ def evaluate_set(arguments: argparse.Namespace, settings: Settings) -> None:
                 "rule": protocol.rule,
                 **used,
             },
-            num_references=used["NUM_REFERENCES"],
             batch_size=settings.eval_batch_size,
             workers=settings.workers,
             threshold=settings.threshold,
@@ -270,37 +264,37 @@ def load_segmenter(
         SettingsError: a flag that says otherwise than the checkpoint and has no effect.
     """
     checkpoint = load_checkpoint(arguments.checkpoint)
-    motion = checkpoint["arguments"]["motion"]
-    if arguments.video and not motion:
+    network = build_from_checkpoint(checkpoint)
+    needs, changeable = network.needs, network.changeable
+    given = {name: getattr(settings, name.lower()) for name in arguments.given}
+    if changes := {n.lower(): v for n, v in given.items() if n.lower() in changeable}:
+        network = build_from_checkpoint(checkpoint, **changes)
+    if arguments.video and needs.samples == STILLS:
         raise CheckpointError(
             f"{arguments.checkpoint} is of stage 1, which has no flow stream; --video takes a "
             "checkpoint that train.py has made"
         )
     trained = checkpoint["settings"]
     given = {name: getattr(settings, name.lower()) for name in arguments.given}
-    where = _VIDEO if arguments.video else (*_SET, "PANEL_STEP")
-    heard = {*_OF_THE_RUN, *_MASKS, *_MACHINE, *where, *(_TTA if arguments.tta else ())}
-    network = checkpoint["arguments"]
-    if not (network.get("slot_attention") and network.get("num_iterations")):
-        heard.remove("NUM_ITERATIONS")  # no slot attention, or none that was trained
-    if not motion:
-        heard -= {"NUM_REFERENCES", "NUM_ITERATIONS", "RECOLOUR_FLOW"}
+    masks = ("masks", "tta") if arguments.tta else ("masks",)
+    where = "video" if arguments.video else "set"
+    heard = set(settings.marked("test", "machine", where, *masks))
+    heard -= {"NUM_REFERENCES", "NUM_ITERATIONS"} - {name.upper() for name in changeable}
+    if not needs.flow:
+        heard -= {"RECOLOUR_FLOW", *_FLOW}
     _refuse_unheard(
         {name for name in given if name not in heard and trained.get(name) != given[name]}
     )
-    foreign = {*_MASKS, *_TTA, *_MACHINE, *_SET, *_VIDEO, *_NOT_THE_MASKS}
+    foreign = settings.marked("masks", "tta", "machine", "set", "video", "output")
     used = {name: value for name, value in trained.items() if name not in foreign}
-    used |= {name: given[name] for name in _OF_THE_RUN if name in given}
-    own = (*_MASKS, *(_TTA if arguments.tta else ()))
-    used |= {"TTA": arguments.tta, **{name: getattr(settings, name.lower()) for name in own}}
+    used |= {name: given[name] for name in settings.marked("test") if name in given}
+    used |= {"TTA": arguments.tta}
+    used |= {name: getattr(settings, name.lower()) for name in settings.marked(*masks)}
     if checkpoint.get("flow"):
         used["FLOW_MAPS"] = checkpoint["flow"]
-    changes = {}
-    if "NUM_ITERATIONS" in given and "NUM_ITERATIONS" in heard:
-        changes["num_iterations"] = settings.num_iterations
     views = {"scales": used["TTA_SCALES"], "flip": used["TTA_FLIP"]} if arguments.tta else {}
     segmenter = Segmenter(
-        build_from_checkpoint(checkpoint, **changes).to(process.device).eval(),
+        network.to(process.device).eval(),
         used["IMAGE_SIZE"],
         recolour_flow=used["RECOLOUR_FLOW"],
         mixed_precision=settings.mixed_precision,
@@ -308,10 +302,15 @@ def load_segmenter(
         **views,
     )
     sizes = sorted({view.size for view in segmenter.views})
+    seen = {
+        STILLS: "stage 1: images alone",
+        REFERENCES: f"{used['NUM_REFERENCES']} reference frames",
+        WINDOWS: "whole videos",
+    }
     method = (
-        f"{checkpoint['model']} with {checkpoint['arguments']['backbone']}, "
+        f"{network_name(checkpoint['model'], checkpoint['arguments'])}, "
         f"{', '.join(map(str, sizes))} pixels{' and mirrored' if views.get('flip') else ''}, "
-        + (f"{used['NUM_REFERENCES']} reference frames" if motion else "stage 1: images alone")
+        f"{seen[needs.samples]}"
     )
     return segmenter, method, used
 
@@ -320,22 +319,25 @@ def segment_clip(arguments: argparse.Namespace, settings: Settings) -> None:
     """Masks and a playable overlay of any video."""
     process = start_process(settings.gpu.split(",")[0])
     segmenter, method, used = load_segmenter(arguments, settings, process)
-    made_by = origin_in_words(settings.flow_estimator, settings.remove_camera_motion)
-    print(f"{method}, from {arguments.checkpoint}, on {process.device}; flow: {made_by}")
-    compare_flow(used.get("FLOW_MAPS"), made_by)
-    weights = settings.flow_weights
-    estimator = build_estimator(
-        settings.flow_estimator,
-        weights and Path(weights),
-        str(process.device),
-        settings.remove_camera_motion,
-    )
+    what, estimator = f"{method}, from {arguments.checkpoint}, on {process.device}", None
+    if segmenter.network.needs.flow:
+        made_by = origin_in_words(settings.flow_estimator, settings.remove_camera_motion)
+        print(f"{what}; flow: {made_by}")
+        compare_flow(used.get("FLOW_MAPS"), made_by)
+        weights = settings.flow_weights
+        estimator = build_estimator(
+            settings.flow_estimator,
+            weights and Path(weights),
+            str(process.device),
+            settings.remove_camera_motion,
+        )
+    else:
+        print(what)
     with locked(arguments.output, "writing into"), terminated_in_order():
         result = segment_video(
             segmenter,
             arguments.video,
             arguments.output,
-            num_references=used["NUM_REFERENCES"],
             estimator=estimator,
             batch_size=settings.eval_batch_size,
             threshold=settings.threshold,
@@ -359,7 +361,7 @@ def _refuse_unheard(names: set[str]) -> None:
         raise SettingsError(f"{flags}: without effect on what is asked for; leave it out")
 
 
-def _check_together(arguments: argparse.Namespace) -> None:
+def _check_together(arguments: argparse.Namespace, settings: Settings) -> None:
     """Arguments that say nothing together are an error, lest one of them be thought heard."""
     for given, needed, names in (
         (arguments.video, arguments.checkpoint, "--video needs --checkpoint"),
@@ -373,7 +375,8 @@ def _check_together(arguments: argparse.Namespace) -> None:
         if given and not needed:
             raise SettingsError(f"{names}; python evaluate.py --help says more")
     if arguments.masks or arguments.compare:
-        _refuse_unheard(set(arguments.given) - set(_SET if arguments.masks else ()))
+        heard = set(settings.marked("set")) - {"PANEL_STEP"} if arguments.masks else set()
+        _refuse_unheard(arguments.given - heard)
 
 
 if __name__ == "__main__":

@@ -7,29 +7,19 @@ Edit config.py and run ``python pretrain.py``; ``--help`` lists every setting.
 import datasets  # noqa: F401  # isort: skip  first, for the sake of Ctrl-C
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import config
 from datasets.flow.origin import origin_in_words
-from datasets.layout import DatasetError, Frame, still_images
-from models import build_model
-from utils.checkpoints import BEST
-from utils.distributed import Process, gather
-from utils.evaluation import predict_stills
-from utils.metrics import region_similarity
-from utils.reports.pictures import draw_panels
+from datasets.layout import DatasetError, still_images
+from models import build_model, model_class
+from utils.evaluation.validation import validate_stills
 from utils.scripts import check_data, run_script, start_training
-from utils.settings import Settings
-from utils.training import (
-    Validation,
-    augmentation_from,
-    count_parameters,
-    fit,
-    make_loader,
-    split_frames,
-    stills_of,
-)
+from utils.settings import SettingsError
+from utils.training.checkpoints import BEST
+from utils.training.dry_run import count_parameters
+from utils.training.loop import fit
+from utils.training.samples import augmentation_from, network_name, split_frames, stills_of
 
 
 def main() -> None:
@@ -48,24 +38,29 @@ def main() -> None:
     train_frames, val_frames = split_frames(frames, settings.pretrain_val_share, settings.seed)
 
     torch.manual_seed(settings.seed)
-    network = run.network_arguments(motion=settings.pretrain_motion != "none")
-    model = build_model(settings.model, **network)
+    stage1 = model_class(settings.model).stage1
+    if stage1 is None:
+        raise SettingsError(f"MODEL = {settings.model!r} is trained in one stage, by train.py")
+    simulated = settings.pretrain_motion == "simulated"
+    arguments = run.network_arguments(**({} if simulated else stage1))
+    network = build_model(settings.model, **arguments)
     if process.is_main:
         print(
-            f"stage 1: {settings.model} with {settings.backbone}, {count_parameters(model)}, "
-            f"{'simulated motion, ' if network['motion'] else ''}"
+            f"stage 1: {network_name(settings.model, arguments)}, {count_parameters(network)}, "
+            f"{'simulated motion, ' if simulated else ''}"
             f"{len(train_frames)} images for training, {len(val_frames)} for validation, "
             f"on {process.device}; run folder {run.folder}"
         )
-    flow = origin_in_words("simulated", settings.remove_camera_motion) if model.motion else None
-    dataset = stills_of(train_frames, settings, augmentation_from(settings))
+    flow = origin_in_words("simulated", settings.remove_camera_motion) if simulated else None
+    dataset = stills_of(train_frames, settings, network.needs, augmentation_from(settings))
+    identity = {"script": "pretrain.py", "model": settings.model, "arguments": arguments}
     with run.locked():
         progress = fit(
-            model,
+            network,
             dataset,
-            lambda model, quick: validate(model, val_frames, settings, process, quick),
+            lambda network, quick: validate_stills(network, val_frames, settings, process, quick),
             settings,
-            {"script": "pretrain.py", "model": settings.model, "arguments": network, "flow": flow},
+            {**identity, "flow": flow},
             run.folder,
             process,
             resume=run.resumed,
@@ -74,50 +69,6 @@ def main() -> None:
         )
     if process.is_main and not run.dry_run:
         print(f"best validation J {progress.best:.4f}: {run.folder / BEST}")
-
-
-def validate(
-    model: torch.nn.Module,
-    frames: list[Frame],
-    settings: Settings,
-    process: Process,
-    quick: bool = False,
-) -> Validation:
-    """Mean J over the images kept back, at the network's input size.
-
-    The processes share the batches, and each gets the whole result. ``quick`` is for one batch.
-    """
-    size = settings.eval_batch_size
-    keys = [(0, index) for index in range(len(frames))]
-    batches = [keys[first : first + size] for first in range(0, len(keys), size)]
-    mine = batches[:1] if quick else batches[process.rank :: process.world_size]
-    loader = make_loader(
-        stills_of(frames, settings),
-        mine,
-        settings.workers,
-        next(model.parameters()).device,
-    )
-    scores: dict[int, float] = {}
-    pictures = {}
-    predicted = predict_stills(model, loader, settings.mixed_precision)
-    for keys_of_batch, (batch, probabilities, maps) in zip(mine, predicted):
-        masks = batch["mask"] > 0.5
-        predictions = probabilities > settings.threshold
-        for (_, index), prediction, mask in zip(keys_of_batch, predictions.numpy(), masks.numpy()):
-            scores[index] = region_similarity(prediction[0], mask[0])
-        if process.is_main and not pictures:
-            image, flow = (
-                (batch[name][0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-                if name in batch
-                else None
-                for name in ("image", "flow")
-            )
-            first = {name: values[0].numpy() for name, values in maps.items()}
-            prediction, mask = predictions[0, 0].numpy(), masks[0, 0].numpy()
-            pictures["panel"] = draw_panels(image, flow, prediction, mask, first)
-    scores = {index: j for one in gather(scores, process) for index, j in one.items()}
-    mean = float(np.mean([scores[index] for index in sorted(scores)]))
-    return Validation(mean, pictures=pictures, frames=len(scores), of=len(frames))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ BLUR = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13  # what Pillow calls SMO
 class Augmentation:
     """Random flip, crop, rotation, colour and sharpness; the names are those of config.py.
 
-    The frame, its mask and its flow map get the same geometry, the frame alone the colours. With
-    ``recolour_flow`` the flow map's colours follow the geometry: mirrored motion points the other
-    way. Cropping and resizing change motion by a factor that colours do not show.
+    The frame, its label map and its flow map get the same geometry, the frame alone the colours.
+    With ``recolour_flow`` the flow map's colours follow the geometry: mirrored motion points the
+    other way. Cropping and resizing change motion by a factor that colours do not show.
     """
 
     flip_probability: float = 0.5
@@ -38,7 +38,7 @@ class Augmentation:
         size: int,
         image: np.ndarray,
         flow: np.ndarray | None = None,
-        mask: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """One random version of a frame.
 
@@ -47,10 +47,10 @@ class Augmentation:
             size: side of the square result in pixels.
             image: uint8 RGB (H, W, 3).
             flow: flow picture of the same view, uint8 RGB, of any size.
-            mask: bool (H, W).
+            labels: label map, uint8 (H, W).
 
         Returns:
-            Image and flow map, uint8 (size, size, 3), and the mask, bool (size, size).
+            Image and flow map, uint8 (size, size, 3), and the labels, uint8 (size, size).
         """
         geometry = self._draw_geometry(rng, size)
         factors = [
@@ -65,15 +65,16 @@ class Augmentation:
             image = change_sharpness(image, factor)
         if flow is not None:
             flow = self._change_flow(motion_rng, geometry, geometry.apply(flow))
-        if mask is not None:
-            mask = geometry.apply(mask.astype(np.uint8) * 255) > 127
-        return image, flow, mask
+        return image, flow, None if labels is None else geometry.apply_labels(labels)
 
-    def in_two(self) -> "tuple[Augmentation, Augmentation]":
-        """Crop and rotation, and all the rest, one to follow the other."""
+    def in_two(self, flip_first: bool = False) -> "tuple[Augmentation, Augmentation]":
+        """Crop and rotation, and all the rest, one to follow the other.
+
+        Mirroring is part of the first if ``flip_first`` is true.
+        """
         where = replace(
             self,
-            flip_probability=0.0,
+            flip_probability=self.flip_probability if flip_first else 0.0,
             brightness=0.0,
             contrast=0.0,
             saturation=0.0,
@@ -81,7 +82,8 @@ class Augmentation:
             camera_motion=0.0,
             flow_turn=0.0,
         )
-        return where, replace(self, crop_scale=1.0, rotation_probability=0.0)
+        rest = replace(self, crop_scale=1.0, rotation_probability=0.0)
+        return where, replace(rest, flip_probability=0.0) if flip_first else rest
 
     def _draw_geometry(self, rng: np.random.Generator, size: int) -> "Geometry":
         flip = rng.random() < self.flip_probability
@@ -152,6 +154,15 @@ class Geometry:
             (self.size, self.size),
             borderMode=cv2.BORDER_REFLECT_101,
         )
+
+    def apply_labels(self, labels: np.ndarray) -> np.ndarray:
+        """A label map, uint8 (H, W), to (size, size): each pixel gets the label it has most of."""
+        found = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:]) + 1
+        shares = [self.apply((labels == label).astype(np.uint8) * 255) for label in found]
+        if len(found) == 1:
+            return (shares[0] > 127).astype(np.uint8) * np.uint8(found[0])
+        shares = np.stack([self.apply((labels == 0).astype(np.uint8) * 255), *shares])
+        return np.array([0, *found], np.uint8)[shares.argmax(axis=0)]
 
     def _crop(self, picture: np.ndarray) -> np.ndarray:
         """The crop, resized to the square; its edges are rounded to pixels of what is shrunk."""

@@ -14,7 +14,7 @@ from datasets.layout import DatasetError, Frame, Sequence, read_image, read_mask
 from datasets.sampling import Key
 from datasets.simulated_motion import MotionSimulation
 
-Pictures = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]  # image, flow map, mask
+Pictures = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]  # image, flow map, labels
 
 
 class StillImages(Dataset):
@@ -61,25 +61,25 @@ class StillImages(Dataset):
         """Sample ``index`` of ``epoch``, for the key (epoch, index) or (epoch, index, size).
 
         Returns:
-            ``image`` float (3, S, S) in [0, 1]; ``mask`` float (1, S, S) of zeros and ones. With
-            simulated motion also what :class:`VideoFrames` gives.
+            ``image`` uint8 RGB (3, S, S); ``labels`` uint8 (S, S). With simulated motion also
+            what :class:`VideoFrames` gives.
 
         Raises:
             DatasetError: a file cannot be read.
         """
         epoch, index, size = (*key, self.size)[:3]
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, _, mask = _read_frame(self.frames[index], mask=True)
+        image, _, labels = _read_frame(self.frames[index], labels=True)
         if self.simulation is None:
-            image, _, mask = _augmented((image, None, mask), size, self.augmentation, rng)
-            return {"image": to_tensor(image), "mask": _mask_tensor(mask)}
-        image, _, mask = _augmented((image, None, mask), size, self._of_clips, rng)
-        clip = self.simulation.draw(rng, image, mask)
+            image, _, labels = _augmented((image, None, labels), size, self.augmentation, rng)
+            return {"image": to_tensor(image), "labels": torch.from_numpy(labels)}
+        image, _, labels = _augmented((image, None, labels), size, self._of_clips, rng)
+        clip = self.simulation.draw(rng, image, labels > 0)
         times = self.simulation.draw_times(rng, self.num_references)
         target, *references = (
             _augmented(pictures, size, self._of_frames, rng)
             for pictures in [
-                (image, clip.flow_picture(rng, 0), mask),
+                (image, clip.flow_picture(rng, 0), labels),
                 *((clip.frame(time), clip.flow_picture(rng, time), None) for time in times),
             ]
         )
@@ -131,8 +131,8 @@ class VideoFrames(Dataset):
         """Sample ``index`` of ``epoch``, for the key (epoch, index) or (epoch, index, size).
 
         Returns:
-            ``image``, ``flow`` float (3, S, S) and ``reference_images``, ``reference_flows`` float
-            (R, 3, S, S), all in [0, 1]; ``mask`` float (1, S, S) of zeros and ones.
+            ``image``, ``flow`` uint8 RGB (3, S, S) and ``reference_images``, ``reference_flows``
+            (R, 3, S, S) likewise; ``labels`` uint8 (S, S), 0 background and 1 the object.
 
         Raises:
             DatasetError: a file cannot be read.
@@ -140,15 +140,103 @@ class VideoFrames(Dataset):
         epoch, index, size = (*key, self.size)[:3]
         rng = np.random.default_rng([self.seed, epoch, index])
         sequence, position = self.targets[index]
-        target = self._load(rng, size, sequence.frames[position], mask=True)
+        target = self._load(rng, size, sequence.frames[position], labels=True)
         references = [
-            self._load(rng, size, sequence.frames[other], mask=False)
+            self._load(rng, size, sequence.frames[other], labels=False)
             for other in random_references(len(sequence.frames), position, self.num_references, rng)
         ]
         return _sample(target, references)
 
-    def _load(self, rng: np.random.Generator, size: int, frame: Frame, mask: bool) -> Pictures:
-        return _augmented(_read_frame(frame, mask), size, self.augmentation, rng)
+    def _load(self, rng: np.random.Generator, size: int, frame: Frame, labels: bool) -> Pictures:
+        return _augmented(_read_frame(frame, labels), size, self.augmentation, rng)
+
+
+class VideoWindows(Dataset):
+    """Windows of neighbouring frames, for networks that learn from a video's continuity.
+
+    Args:
+        sets: for each training set its sequences, from ``datasets.layout.video_sequences``.
+        size: side of the square samples in pixels.
+        frames: T, the number of frames in a window.
+        gap: distance of neighbouring frames in a window, in frames of the video.
+        labels: also give the label maps.
+        flow: also give the flow maps.
+        augmentation: random changes; the geometry is the same for all frames of a window, the rest
+            is drawn anew for each. ``None`` only resizes.
+        seed: of the augmentation.
+
+    Raises:
+        DatasetError: no sequence is long enough for a window.
+    """
+
+    def __init__(
+        self,
+        sets: Items[Items[Sequence]],
+        size: int,
+        frames: int,
+        gap: int = 1,
+        labels: bool = False,
+        flow: bool = False,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ):
+        span = (frames - 1) * gap
+        windows = [
+            [
+                s.frames[start : start + span + 1 : gap]
+                for s in sequences
+                for start in range(len(s.frames) - span)
+            ]
+            for sequences in sets
+        ]
+        self.windows = [window for of_set in windows for window in of_set]
+        if not self.windows:
+            raise DatasetError(
+                f"no sequence has {span + 1} frames, which a window of {frames} frames needs"
+            )
+        self.set_sizes = [len(of_set) for of_set in windows]
+        self.size = size
+        self.labels = labels
+        self.flow = flow
+        self._of_windows = self._of_frames = None
+        if augmentation is not None:
+            self._of_windows, self._of_frames = augmentation.in_two(flip_first=True)
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def name(self, index: int) -> str:
+        """The first frame of window ``index``."""
+        return self.windows[index][0].name
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        """Window ``index`` of ``epoch``, for the key (epoch, index) or (epoch, index, size).
+
+        Returns:
+            ``image`` uint8 RGB (T, 3, S, S) and, where they are wanted, ``flow`` (T, 3, S, S) and
+            ``labels`` uint8 (T, S, S).
+
+        Raises:
+            DatasetError: a file cannot be read.
+        """
+        epoch, index, size = (*key, self.size)[:3]
+        pictures = []
+        for number, frame in enumerate(self.windows[index]):
+            one = _read_frame(frame, self.labels)
+            if self._of_windows is not None:
+                shared = np.random.default_rng([self.seed, epoch, index])
+                one = self._of_windows(shared, size, *one)
+                own = np.random.default_rng([self.seed, epoch, index, number])
+                one = self._of_frames(own, size, *one)
+            pictures.append(_augmented(one, size, None, None))
+        images, flows, labels = zip(*pictures)
+        sample = {"image": to_tensor(np.stack(images))}
+        if self.flow:
+            sample["flow"] = to_tensor(np.stack(flows))
+        if self.labels:
+            sample["labels"] = torch.from_numpy(np.stack(labels))
+        return sample
 
 
 class Tolerant(Dataset):
@@ -160,7 +248,7 @@ class Tolerant(Dataset):
 
     _TRIES = 10
 
-    def __init__(self, dataset: StillImages | VideoFrames):
+    def __init__(self, dataset: StillImages | VideoFrames | VideoWindows):
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -213,7 +301,7 @@ class TestFrames(Dataset):
         Raises:
             DatasetError: a file cannot be read, or the two differ in size.
         """
-        image, flow, _ = _read_frame(self.frames[index], mask=False)
+        image, flow, _ = _read_frame(self.frames[index], labels=False)
         return [show(image, flow, view, self.recolour_flow) for view in self.views]
 
 
@@ -228,7 +316,7 @@ def show(
         recolour_flow: a mirrored flow map's colours follow its motion, as in training.
 
     Returns:
-        ``image`` and, if there is one, ``flow``: float (3, S, S) in [0, 1].
+        ``image`` and, if there is one, ``flow``: uint8 RGB (3, S, S).
     """
     shown = {"image": to_tensor(view.apply(image))}
     if flow is not None:
@@ -239,64 +327,38 @@ def show(
     return shown
 
 
-def load_frame(
-    frame: Frame,
-    size: int,
-    augmentation: Augmentation | None = None,
-    rng: np.random.Generator | None = None,
-    mask: bool = True,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Read and resize a frame, its flow map if it has one, and its mask if wanted.
-
-    Returns:
-        Image and flow map, float (3, S, S) in [0, 1], and mask, float (1, S, S) of zeros and ones.
-
-    Raises:
-        DatasetError: a file cannot be read, or the three differ in size.
-    """
-    image, flow, truth = _augmented(_read_frame(frame, mask), size, augmentation, rng)
-    return (
-        to_tensor(image),
-        None if flow is None else to_tensor(flow),
-        None if truth is None else _mask_tensor(truth),
-    )
-
-
 def _augmented(
     pictures: Pictures,
     size: int,
     augmentation: Augmentation | None,
     rng: np.random.Generator | None,
 ) -> Pictures:
-    """A frame as it is shown, uint8 (S, S, 3) and bool (S, S), from pictures of any sizes."""
-    image, flow, truth = pictures
+    """A frame at the network's size, uint8 (S, S, 3) and (S, S), from pictures of any sizes."""
+    image, flow, labels = pictures
     if augmentation is not None:
-        return augmentation(rng, size, image, flow, truth)
+        return augmentation(rng, size, image, flow, labels)
     view = whole_frame(size)
-    image = view.apply(image)
     flow = None if flow is None else view.apply(flow)
-    if truth is not None:
-        truth = view.apply(truth.astype(np.uint8) * 255) > 127
-    return image, flow, truth
+    return view.apply(image), flow, None if labels is None else view.apply_labels(labels)
 
 
 def _sample(target: Pictures, references: list[Pictures]) -> dict[str, Tensor]:
-    """What a network gets of a target and its references, all uint8 (S, S, 3) and bool (S, S)."""
-    image, flow, mask = target
+    """The tensors of a target and its references."""
+    image, flow, labels = target
     return {
         "image": to_tensor(image),
         "flow": to_tensor(flow),
         "reference_images": to_tensor(np.stack([reference[0] for reference in references])),
         "reference_flows": to_tensor(np.stack([reference[1] for reference in references])),
-        "mask": _mask_tensor(mask),
+        "labels": torch.from_numpy(labels),
     }
 
 
-def _read_frame(frame: Frame, mask: bool) -> Pictures:
-    """Image, flow map if there is one, and mask if wanted, all of one size."""
+def _read_frame(frame: Frame, labels: bool) -> Pictures:
+    """Image, flow map if there is one, and labels if wanted, all of one size."""
     image = read_image(frame.image)
     flow = None if frame.flow is None else read_image(frame.flow)
-    truth = read_mask(frame.mask) if mask else None
+    truth = read_mask(frame.mask).view(np.uint8) if labels else None
     for path, partner in ((frame.flow, flow), (frame.mask, truth)):
         if partner is not None and partner.shape[:2] != image.shape[:2]:
             raise size_error(frame.image, image, path, partner)
@@ -304,14 +366,8 @@ def _read_frame(frame: Frame, mask: bool) -> Pictures:
 
 
 def to_tensor(picture: np.ndarray) -> Tensor:
-    """uint8 RGB (..., H, W, 3) to float (..., 3, H, W) in [0, 1]."""
-    tensor = torch.from_numpy(picture).movedim(-1, -3)
-    # Written in the channels' order at once: copying bytes into it first takes longer.
-    return torch.empty(tensor.shape).copy_(tensor).div_(255)
-
-
-def _mask_tensor(mask: np.ndarray) -> Tensor:
-    return torch.from_numpy(mask).unsqueeze(0).float()
+    """uint8 RGB (..., H, W, 3) to a uint8 tensor (..., 3, H, W)."""
+    return torch.from_numpy(picture).movedim(-1, -3).contiguous()
 
 
 def size_error(
@@ -328,8 +384,3 @@ def random_references(length: int, target: int, count: int, rng: np.random.Gener
     """``count`` random frames of a sequence other than the target; repeats only if too few."""
     others = [position for position in range(length) if position != target] or [target]
     return rng.choice(others, size=count, replace=len(others) < count).tolist()
-
-
-def uniform_references(length: int, count: int) -> list[int]:
-    """``count`` frames spread evenly over a sequence: the middles of equal parts (Sec. 4.4)."""
-    return [int((part + 0.5) * length / count) for part in range(count)]

@@ -2,18 +2,17 @@
 
 import difflib
 
-from torch import nn
-
 from models.backbones import ModelError
-from models.dpa import DPA
-from models.gsanet import GSANet
+from models.dpa.network import DPA
+from models.gsanet.network import GSANet
+from models.interface import Network
 
 MODELS = {"gsanet": GSANet, "dpa": DPA}
 
 __all__ = ["MODELS", "ModelError", "build_model", "model_class"]
 
 
-def model_class(name: str) -> type[nn.Module]:
+def model_class(name: str) -> type[Network]:
     """The network called ``name``.
 
     Raises:
@@ -26,7 +25,7 @@ def model_class(name: str) -> type[nn.Module]:
     return MODELS[name]
 
 
-def build_model(name: str, **arguments) -> nn.Module:
+def build_model(name: str, **arguments) -> Network:
     """The network called ``name``, with its constructor's arguments.
 
     Raises:

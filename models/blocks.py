@@ -1,12 +1,8 @@
-"""Blocks that mask decoders are made of."""
-
-from contextlib import nullcontext
+"""Blocks that decoders and transformers of several networks are made of."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from models.precision import without_autocast
 
 
 class Outline(nn.Module):
@@ -93,10 +89,11 @@ def conv_norm_relu(
     return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation of (B, C, H, W) to ``size``."""
-    # On GPUs autocast makes it float32, which doubles the traffic of what follows. Training needs
-    # that: there the gradient is summed up in the type of x, with up to 4096 addends at a factor
-    # of 32, and bfloat16 stops growing after 256.
-    with nullcontext() if torch.is_grad_enabled() else without_autocast(x):
-        return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+def feed_forward(channels: int) -> nn.Sequential:
+    """The two-layer perceptron of a transformer block, (..., C) to (..., C), input normalised."""
+    return nn.Sequential(
+        nn.LayerNorm(channels),
+        nn.Linear(channels, 2 * channels),
+        nn.GELU(),
+        nn.Linear(2 * channels, channels),
+    )

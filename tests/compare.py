@@ -105,8 +105,8 @@ def ours(options: argparse.Namespace) -> Callable[[], float]:
     import torch
 
     from models import build_model
-    from utils.distributed import start_process
-    from utils.losses import segmentation_loss
+    from models.losses import segmentation_loss
+    from utils.processes import start_process
 
     start_process("")
     model = build_model("gsanet", backbone="mit_b2", pretrained_backbone=False)
@@ -118,7 +118,7 @@ def ours(options: argparse.Namespace) -> Callable[[], float]:
         def step() -> None:
             optimizer.zero_grad(set_to_none=True)
             prediction = model(image, image, references, references)
-            segmentation_loss(prediction, mask, 1.0, True).total.backward()
+            sum(segmentation_loss(prediction, mask).values()).backward()
             optimizer.step()
 
         return lambda: timed(options, step) / len(image)

@@ -40,7 +40,6 @@ def tiny_settings(tiny_root):
         pretrained_backbone=False,
         backbone_weights=None,
         channels=16,
-        num_slots=2,
         num_clusters=8,
         num_references=3,
         num_neighbours=4,

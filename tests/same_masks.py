@@ -15,15 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.layout import Sequence, read_size, video_sequences
+from models.interface import Network
 from models.precision import with_weights_as
-from utils import evaluation
-from utils.checkpoints import build_from_checkpoint, load_checkpoint
-from utils.evaluation import Segmenter, predict_sequences, to_mask
+from utils.evaluation.segmenting import Segmenter, predict_sequences, segmenting, to_labels
+from utils.training.checkpoints import build_from_checkpoint, load_checkpoint
 
 Masks = dict[tuple[str, str], np.ndarray]  # by sequence and frame
 
@@ -40,39 +39,33 @@ def main() -> None:
     sequences = video_sequences(options.data_root, options.set)
     device = torch.device(options.device)
 
-    def network(**changes: str) -> nn.Module:
-        arguments = {**checkpoint["arguments"], **changes}
-        return build_from_checkpoint({**checkpoint, "arguments": arguments}).eval().to(device)
+    def network() -> Network:
+        return build_from_checkpoint(checkpoint).eval().to(device)
 
-    settings = {name.lower(): value for name, value in checkpoint["settings"].items()}
-    size, references = settings["image_size"], settings["num_references"]
+    size = checkpoint["settings"]["IMAGE_SIZE"]
 
-    def masks(model: nn.Module, batch: int = options.batch, **fast: bool) -> Masks:
-        return segmented(Segmenter(model, size, **fast), sequences, references, batch)
+    def masks(network: Network, batch: int = options.batch, **fast: bool) -> Masks:
+        return segmented(Segmenter(network, size, **fast), sequences, batch)
 
     plain = masks(network(), batch=1)
     report("frames in batches", plain, masks(network()))
     report("torch.compile", plain, masks(network(), compile=True))
-    if "kmeans" in checkpoint["arguments"]:
-        other = {"batched": "package", "package": "batched"}[checkpoint["arguments"]["kmeans"]]
-        report(f"k-means: {other}", plain, masks(network(kmeans=other)))
     if device.type == "cuda":
         report("bfloat16", plain, masks(network(), mixed_precision=True))
         report("both", plain, masks(network(), mixed_precision=True, compile=True))
     else:
-        evaluation.inference = bfloat16_on_the_cpu
+        segmenting.inference = bfloat16_on_the_cpu
         report("bfloat16", plain, masks(with_weights_as(network(), torch.bfloat16)))
 
 
-def segmented(
-    segmenter: Segmenter, sequences: list[Sequence], references: int, batch: int
-) -> Masks:
+def segmented(segmenter: Segmenter, sequences: list[Sequence], batch: int) -> Masks:
     """Every frame's mask at the frame's own size."""
     return {
-        (one.sequence, one.frame.name): to_mask(
+        (one.sequence, one.frame.name): to_labels(
             one.prediction.probability(read_size(one.frame.image))
         )
-        for one in predict_sequences(segmenter, sequences, references, batch_size=batch)
+        > 0
+        for one in predict_sequences(segmenter, sequences, batch_size=batch)
     }
 
 

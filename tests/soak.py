@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from datasets.flow.estimators import dis_estimator  # noqa: E402
 from datasets.flow.making import make_flow  # noqa: E402
 from datasets.synthetic import write_synthetic  # noqa: E402
-from utils.checkpoints import load_checkpoint  # noqa: E402
+from utils.training.checkpoints import load_checkpoint  # noqa: E402
 
 
 def train(folder: Path, name: str, *flags: str, wait: bool = True) -> subprocess.Popen:

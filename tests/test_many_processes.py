@@ -13,9 +13,9 @@ import evaluate
 from datasets.flow.__main__ import main as make_flow
 from datasets.flow.origin import flow_origin
 from models import build_model
-from utils.checkpoints import save_checkpoint
 from utils.settings import write_settings
-from utils.training import network_arguments
+from utils.training.checkpoints import save_checkpoint
+from utils.training.samples import network_arguments
 
 ROOT = Path(config.__file__).parent
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

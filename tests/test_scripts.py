@@ -23,19 +23,24 @@ import evaluate
 import pretrain
 import train
 import utils.ablate
-from datasets.layout import DatasetError, read_mask, still_images, video_sequences
-from datasets.samples import StillImages, load_frame
+from datasets.augmentation import whole_frame
+from datasets.layout import DatasetError, read_image, read_mask, still_images, video_sequences
+from datasets.samples import StillImages, show
 from datasets.simulated_motion import MotionSimulation
 from models import MODELS, build_model
-from models.blocks import resize
-from utils.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
-from utils.distributed import Process
-from utils.evaluation import to_mask
+from models.interface import REFERENCES, STILLS, Needs
+from models.ops import resize
+from utils.evaluation import validation
+from utils.evaluation.segmenting import to_labels
+from utils.evaluation.validation import validate_stills, validate_videos
+from utils.processes import Process
 from utils.scripts import compare_flow, run_script
 from utils.settings import load_settings, read_settings_file, write_settings
-from utils.training import augmentation_from, network_arguments, stills_of
+from utils.training.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
+from utils.training.samples import augmentation_from, network_arguments, stills_of
 
 ROOT = Path(config.__file__).parent
+DEFAULTS = load_settings(config)
 FRAMES = 5
 STATISTICS = [f"{measure}_{column}" for measure in "JF" for column in ("mean", "recall", "decay")]
 
@@ -141,8 +146,8 @@ def test_both_stages_leave_settings_checkpoints_and_a_log(chain):
         written = {"settings.py", "last.pt", "best.pt", "log.txt", "record.json"}
         assert written <= set(os.listdir(run_dir))
         assert len(list(run_dir.glob("events.out.tfevents.*"))) == 1
-        used = read_settings_file(run_dir / "settings.py")
-        given = read_settings_file(chain.settings)
+        used = read_settings_file(run_dir / "settings.py", DEFAULTS)
+        given = read_settings_file(chain.settings, DEFAULTS)
         expected = (
             given.replace(epochs=2)
             if name == "pretrain"
@@ -307,13 +312,14 @@ def test_size_references_and_iterations_are_the_checkpoints_unless_given(
 ):
     asked = []
 
-    def noting(segmenter, *_, num_references, **__):
-        iterations = segmenter.model.rgb_stream.slots.slot_attention.num_iterations
-        asked.append((segmenter.views[0].size, num_references, iterations))
+    def noting(segmenter, *_, **__):
+        network = segmenter.network
+        iterations = network.rgb_stream.slots.slot_attention.num_iterations
+        asked.append((segmenter.views[0].size, network.num_references, iterations))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(evaluate, "evaluate_sequences", noting)
-    other = read_settings_file(chain.settings).replace(
+    other = read_settings_file(chain.settings, DEFAULTS).replace(
         image_size=96, num_references=5, num_iterations=7
     )
     write_settings(other, tmp_path / "other.py")
@@ -331,6 +337,8 @@ def test_rounds_of_slot_attention_that_was_not_trained_are_refused(
 ):
     checkpoint = load_checkpoint(chain.stage2)
     checkpoint["arguments"] |= untrained
+    network = build_model(checkpoint["model"], **checkpoint["arguments"])
+    checkpoint["weights"] = network.state_dict()
     torch.save(checkpoint, tmp_path / "best.pt")
     flags = ("--config", chain.settings, "--checkpoint", tmp_path / "best.pt")
     message = refusal(evaluate, *flags, "--num-iterations", "4")
@@ -570,15 +578,18 @@ def test_an_evaluation_that_was_stopped_goes_on_and_another_begins_anew(
     flags += ("--eval-batch-size", 2)
     done = []
 
-    def stopping(segmenter, views, references):
-        done.append(views)
-        if len(done) == 6:
-            raise KeyboardInterrupt
-        return segment(segmenter, views, references)
+    def stopping(segmenter, video):
+        for result in segment(segmenter, video):
+            done.append(result)
+            if len(done) == 6:
+                raise KeyboardInterrupt
+            yield result
 
     segment = evaluate.Segmenter.segment
     monkeypatch.setattr(evaluate.Segmenter, "segment", stopping)
-    monkeypatch.setattr("utils.set_evaluation.num_cores", lambda: 1)  # few frames wait for writing
+    monkeypatch.setattr(
+        "utils.evaluation.set_evaluation.num_cores", lambda: 1
+    )  # few frames wait for writing
     with pytest.raises(SystemExit) as stop:
         call(evaluate, *flags)
     assert stop.value.code == 130
@@ -711,7 +722,7 @@ def test_a_run_of_the_other_script_is_refused_and_left_alone(named, chain, refus
 def test_resuming_needs_nothing_that_the_run_started_from(module, chain, call, tmp_path):
     run_dir = tmp_path / module.__name__
     shutil.copytree(chain.folder / "runs" / module.__name__, run_dir)
-    settings = read_settings_file(run_dir / "settings.py").replace(
+    settings = read_settings_file(run_dir / "settings.py", DEFAULTS).replace(
         pretrained_backbone=True,
         backbone_weights=str(tmp_path / "gone.safetensors"),
         stage1_checkpoint=str(tmp_path / "gone.pt"),
@@ -723,12 +734,12 @@ def test_resuming_needs_nothing_that_the_run_started_from(module, chain, call, t
 def test_flags_beside_resume_take_effect_and_are_written_down(chain, call, tmp_path):
     run_dir = tmp_path / "pretrain"
     shutil.copytree(chain.folder / "runs/pretrain", run_dir)
-    before = read_settings_file(run_dir / "settings.py")
+    before = read_settings_file(run_dir / "settings.py", DEFAULTS)
     printed = call(pretrain, "--resume", run_dir, "--epochs", "3")
     assert f"resuming {run_dir} after epoch 2 of 3" in printed
     assert printed.count("epoch 3/3  step") == 1
     assert load_checkpoint(run_dir / "last.pt")["progress"]["epoch"] == 3
-    assert read_settings_file(run_dir / "settings.py") == before.replace(epochs=3)
+    assert read_settings_file(run_dir / "settings.py", DEFAULTS) == before.replace(epochs=3)
 
 
 @pytest.mark.parametrize(
@@ -819,10 +830,10 @@ def test_stage_1_alone_is_evaluated_on_frames_without_flow(chain, call, tiny_roo
     model = build_from_checkpoint(load_checkpoint(chain.stage1)).eval()
     for sequence in video_sequences(root, "DAVIS_test", flow=False):
         for frame in sequence.frames:
-            image = load_frame(frame, 64, mask=False)[0]
+            image = show(read_image(frame.image), None, whole_frame(64))["image"]
             with torch.inference_mode():
                 logits = resize(model(image.unsqueeze(0)).logits[0], (48, 64))
-            expected = to_mask(logits.sigmoid()[0, 0].numpy(), stretch=True)
+            expected = to_labels(logits.sigmoid()[0].numpy(), stretch=True) > 0
             found = read_mask(tmp_path / f"alone/masks/{sequence.name}/{frame.name[-5:]}.png")
             assert np.mean(found == expected) > 0.995
 
@@ -1000,8 +1011,8 @@ def test_dpa_goes_through_the_same_scripts(tiny_settings, call, refusal, tmp_pat
     settings = tiny_settings.replace(model="dpa", graph_neighbours=4)
     write_settings(settings, tmp_path / "settings.py")
     flags = ("--config", tmp_path / "settings.py")
-    begun = call(pretrain, *flags, "--num-slots", "3", "--graph-rounds", "2", "--seed", "1")
-    assert "without effect on dpa: NUM_SLOTS\n" in begun
+    begun = call(pretrain, *flags, "--num-clusters", "9", "--graph-rounds", "2", "--seed", "1")
+    assert "without effect on dpa: NUM_CLUSTERS\n" in begun
     stage1, stage2 = (tmp_path / f"runs/{name}/last.pt" for name in ("pretrain", "train"))
     printed = call(train, *flags, "--stage1-checkpoint", stage1)
     first, second = (load_checkpoint(path)["weights"] for path in (stage1, stage2))
@@ -1064,13 +1075,16 @@ def test_simulated_flow_of_another_kind_than_the_videos_is_said(
 
 def test_stage_1_without_motion_is_the_papers(tiny_settings, tiny_root):
     frames = still_images(tiny_root, "DUTS_train")
-    samples = stills_of(frames, tiny_settings, augmentation_from(tiny_settings))
+    augmentation = augmentation_from(tiny_settings)
+    samples = stills_of(frames, tiny_settings, Needs(STILLS), augmentation)
     assert isinstance(samples, StillImages)
     rng = np.random.default_rng([tiny_settings.seed, 2, 3])
-    image, flow, mask = load_frame(frames[3], 64, augmentation_from(tiny_settings), rng)
+    pictures = read_image(frames[3].image), None, read_mask(frames[3].mask).view(np.uint8)
+    image, _, labels = augmentation(rng, 64, *pictures)
     found = samples[2, 3]
-    assert found.keys() == {"image", "mask"} and flow is None
-    assert np.array_equal(found["image"], image) and np.array_equal(found["mask"], mask)
+    assert found.keys() == {"image", "labels"}
+    assert np.array_equal(found["image"].permute(1, 2, 0), image)
+    assert np.array_equal(found["labels"], labels)
 
 
 def test_simulated_motion_follows_the_settings(tiny_settings, tiny_root):
@@ -1082,11 +1096,12 @@ def test_simulated_motion_follows_the_settings(tiny_settings, tiny_root):
         remove_camera_motion=True,
         num_references=2,
     )
-    samples = stills_of(frames, settings)
+    needs = Needs(REFERENCES, flow=True)
+    samples = stills_of(frames, settings, needs)
     assert samples.simulation == MotionSimulation(camera=0.11, span=3.5, camera_removed=True)
     assert samples[0, 0]["reference_flows"].shape == (2, 3, 64, 64)
-    defaults = load_settings(config).replace(pretrain_motion="simulated")
-    assert stills_of(frames, defaults).simulation == MotionSimulation()
+    defaults = DEFAULTS.replace(pretrain_motion="simulated")
+    assert stills_of(frames, defaults, needs).simulation == MotionSimulation()
 
 
 def test_a_networks_loss_may_be_another(tiny_settings, call, tmp_path):
@@ -1131,25 +1146,29 @@ def test_the_validation_does_not_depend_on_the_number_of_processes(
     settings = tiny_settings.replace(eval_batch_size=1)
     sequences = video_sequences(tiny_root, "DAVIS_test")
     frames = still_images(tiny_root, "DUTS_train")
-    for module, data, motion in ((train, sequences, True), (pretrain, frames, False)):
-        model = build_model("gsanet", **network_arguments(settings, motion)).eval()
-        alone = module.validate(model, data, settings, Process("cpu"))
+    for validate, data, motion in (
+        (validate_videos, sequences, True),
+        (validate_stills, frames, False),
+    ):
+        model = build_model("gsanet", **network_arguments(settings, motion=motion)).eval()
+        alone = validate(model, data, settings, Process("cpu"))
         found = []
 
         def collect(value, process, found=found):
             found.append(value)
             return [value] if process.is_main else [found[0], value]
 
-        monkeypatch.setattr(module, "gather", collect)
+        monkeypatch.setattr(validation, "gather", collect)
         for rank in range(3):
             with contextlib.suppress(IndexError, ValueError):
-                module.validate(model, data, settings, Process("cpu", rank, 3))
-        monkeypatch.setattr(module, "gather", lambda value, process, found=found: found)
-        together = module.validate(model, data, settings, Process("cpu", 0, 3))
+                validate(model, data, settings, Process("cpu", rank, 3))
+        monkeypatch.setattr(validation, "gather", lambda value, process, found=found: found)
+        together = validate(model, data, settings, Process("cpu", 0, 3))
         assert (together.score, together.parts) == (alone.score, alone.parts)
         assert together.frames == together.of == alone.frames > 0
-        quick = module.validate(model, data, settings, Process("cpu", 0, 3), quick=True)
+        quick = validate(model, data, settings, Process("cpu", 0, 3), quick=True)
         assert quick.of == alone.frames
+        monkeypatch.undo()
 
 
 def test_networks_without_slots_are_validated_too(tiny_settings, tiny_root):
@@ -1159,8 +1178,8 @@ def test_networks_without_slots_are_validated_too(tiny_settings, tiny_root):
     )
     model = build_model("gsanet", **network_arguments(settings, motion=True)).eval()
     sequences = video_sequences(tiny_root, "DAVIS_test")
-    validation = train.validate(model, sequences, settings, Process("cpu"), quick=True)
-    assert validation.pictures.keys() == {"panel"}
+    result = validate_videos(model, sequences, settings, Process("cpu"), quick=True)
+    assert result.pictures.keys() == {"panel"}
     with_slots = build_model("gsanet", **network_arguments(tiny_settings, motion=True)).eval()
-    validation = train.validate(with_slots, sequences, tiny_settings, Process("cpu"), quick=True)
-    assert validation.pictures.keys() == {"panel", "slot maps by iteration"}
+    result = validate_videos(with_slots, sequences, tiny_settings, Process("cpu"), quick=True)
+    assert result.pictures.keys() == {"panel", "slot maps by iteration"}

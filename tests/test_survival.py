@@ -17,8 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import config
 from datasets.synthetic import write_synthetic
 from tests import soak
-from utils.checkpoints import load_checkpoint
 from utils.settings import write_settings
+from utils.training.checkpoints import load_checkpoint
 
 ROOT = Path(config.__file__).parent
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -228,14 +228,17 @@ FROZEN = """
 import os, signal, sys
 from pathlib import Path
 import torch
-import utils.training
+import config
+import utils.training.accounts
 from datasets.layout import video_sequences
 from datasets.samples import VideoFrames
-from models.gsanet import GSANet
-from utils.distributed import end_process, start_process
-from utils.interrupts import Interrupted
-from utils.settings import read_settings_file
-from utils.training import Validation, fit, network_arguments
+from models.gsanet.network import GSANet
+from utils.processes import end_process, start_process
+from utils.training.interrupts import Interrupted
+from utils.settings import load_settings, read_settings_file
+from utils.training.accounts import Validation
+from utils.training.loop import fit
+from utils.training.samples import network_arguments
 
 class Frozen(GSANet):
     # torch synchronises the norms of no CPU.
@@ -255,14 +258,14 @@ class Spoilt(VideoFrames):
     def __getitem__(self, key):
         sample = super().__getitem__(key)
         if key[1] == spoilt:
-            sample["image"][:] = torch.nan
+            sample["image"] = torch.full(sample["image"].shape, torch.nan)
         self.taken += 1
         if self.taken == told and process.rank == process.world_size - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return sample
 
-utils.training.LOG_INTERVAL = 1
-settings = read_settings_file(Path(sys.argv[1]))
+utils.training.accounts.LOG_INTERVAL = 1
+settings = read_settings_file(Path(sys.argv[1]), load_settings(config))
 process = start_process("")
 torch.manual_seed(0)
 model = Frozen(**network_arguments(settings, motion=True))

@@ -1,4 +1,4 @@
-"""The ablation of MODEL, as ``models.ablations`` describes it: its rows, and a sweep in the test.
+"""The ablation of MODEL, as the network describes it: its rows, and a sweep in the test.
 
 ``python -m utils.ablate --output DIR --seeds 0 1 --jobs 2``, with any setting of config.py as a
 flag; ``--help`` lists them. However it was stopped, the same command goes on.
@@ -24,14 +24,12 @@ from typing import Any
 
 import config
 from datasets.files import write_text
-from models.ablations import ABLATIONS, Ablation
-from utils.checkpoints import LAST, CheckpointError, load_checkpoint
-from utils.interrupts import Interrupted, Interrupts
-from utils.protocols import Row
-from utils.results import RECORD, read_evaluation
-from utils.runs import RESUMABLE, SETTINGS
+from models import MODELS
+from models.interface import Ablation
+from utils.evaluation.protocols import Row
+from utils.evaluation.results import RECORD, read_evaluation
+from utils.evaluation.set_evaluation import check_folder
 from utils.scripts import run_script
-from utils.set_evaluation import check_folder
 from utils.settings import (
     Settings,
     SettingsError,
@@ -40,9 +38,15 @@ from utils.settings import (
     settings_parser,
     write_settings,
 )
+from utils.training.checkpoints import LAST, CheckpointError, load_checkpoint
+from utils.training.interrupts import Interrupted, Interrupts
+from utils.training.run_folder import SETTINGS
 
 _OWN = {"OUTPUT_DIR", "PANEL_STEP", "RUN_NAME", "SEED", "STAGE1_CHECKPOINT"}
 _TAIL = 15  # lines of a script that has failed which are shown
+
+
+ABLATIONS = {name: one.ablation for name, one in MODELS.items() if one.ablation}
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +160,7 @@ def ablation_of(settings: Settings) -> Ablation:
         raise SettingsError(
             f"MODEL is {settings.model!r}, which has no ablation; these have one: "
             f"{', '.join(ABLATIONS)}. Choose one of them, or describe another in "
-            "models/ablations.py"
+            "the network's ``ablation``"
         )
     return ABLATIONS[settings.model]
 
@@ -208,9 +212,10 @@ def check_begun(jobs: Iterable[Job]) -> None:
         file = job.folder / SETTINGS
         if job.evaluation is not None or not file.is_file():
             continue
-        there, here = read_settings_file(file).as_dict(), job.settings.as_dict()
+        there = read_settings_file(file, job.settings.defaults()).as_dict()
+        here = job.settings.as_dict()
         # A run made longer has had another schedule than one of that length.
-        fixed = here.keys() - (RESUMABLE - {"EPOCHS"})
+        fixed = here.keys() - set(job.settings.marked("resume")) | {"EPOCHS"}
         differing = sorted(name for name in fixed if there[name] != here[name])
         if differing:
             changes = [

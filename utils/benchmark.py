@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Items
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, count, islice, pairwise
@@ -42,7 +43,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
@@ -61,24 +62,27 @@ from datasets.layout import (
     video_sequences,
 )
 from datasets.progress import progress_bar
-from datasets.samples import StillImages, TestFrames, VideoFrames, uniform_references
+from datasets.samples import StillImages, TestFrames, VideoFrames, VideoWindows
 from datasets.sampling import EpochBatches, Key
 from datasets.synthetic import MIN_SIZE, write_synthetic
 from models import build_model
-from utils.distributed import Process, gpu_indices, num_cores, start_process
-from utils.evaluation import FramePrediction, Segmenter, to_mask
-from utils.interrupts import Interrupts
-from utils.protocols import PROTOCOLS
-from utils.record import cpu_model, git_state
-from utils.scoring import score_masks
+from models.interface import Needs, Network
+from models.two_streams import uniform_references
+from utils.evaluation.protocols import PROTOCOLS
+from utils.evaluation.scoring import score_masks
+from utils.evaluation.segmenting import FramePrediction, Segmenter, Views, to_labels
+from utils.processes import Process, gpu_indices, num_cores, start_process
+from utils.reports.pictures import write_mask
 from utils.scripts import USER_ERRORS, run_script
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
-from utils.training import (
-    Training,
+from utils.training.accounts import peak_memory
+from utils.training.interrupts import Interrupts
+from utils.training.loop import Training
+from utils.training.record import cpu_model, git_state
+from utils.training.samples import (
     augmentation_from,
     make_loader,
     network_arguments,
-    peak_memory,
     stills_of,
     videos_of,
 )
@@ -101,8 +105,6 @@ _ATTENTION = {
     )
 }
 _ATTEMPTS = 3  # at the highest rate, for each of the repeats
-
-Views = list[dict[str, Tensor]]  # of some frames, as Segmenter takes them
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ def in_own_process(line: str, job: Job, interrupts: Interrupts) -> dict[str, Any
     """
     # Forked from a server that has imported what takes seconds, and has done nothing else.
     context = get_context("forkserver")
-    context.set_forkserver_preload(["utils.scripts", "utils.evaluation"])
+    context.set_forkserver_preload(["utils.scripts", "utils.evaluation.segmenting"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(line, job, sender))
     with interrupts.deferred():
@@ -284,22 +286,21 @@ def inference(job: Job) -> dict[str, Any]:
     references = _loaded(shown, positions, device)
     indices = np.arange(_HELD * batch_size).reshape(_HELD, batch_size) % len(frames)
     held = [_loaded(shown, batch, device) for batch in indices.tolist()]
+    video = HeldVideo(references, held, job.frames)
     meter = clock(device)
     runs = _WARM_UPS + 2 * job.repeats
     with progress_bar(total=runs, desc="inference", unit="run") as bar:
         for _ in range(_WARM_UPS):
-            predictions = segmenter.segment(held[0], segmenter.encode_references(references))()
+            predictions = next(segmenter.segment(video))()
             bar.update()
         reset_peak_memory(device)
         seconds = []
         for _ in range(job.repeats):
-            seconds.append(
-                taken(meter, lambda: run_sequence(segmenter, references, held, job.frames))
-            )
+            seconds.append(taken(meter, lambda: run_sequence(segmenter, video)))
             bar.update()
         memory = peak_memory(device)
         # Inside a compiled network parts can't be told apart, so theirs are the plain network's.
-        plain = Segmenter(segmenter.model, s.image_size, mixed_precision=segmenter.mixed_precision)
+        plain = build_segmenter(s.replace(compile=False), device)
         by_part = []
         for _ in range(job.repeats):
             before = time_before(shown, indices[0].tolist())
@@ -359,8 +360,9 @@ def training(job: Job) -> dict[str, Any]:
     process = Process(job.device)
     # The very step that train.py takes, and nothing that looks like it.
     never = s.replace(checkpoint_minutes=1e9)
-    run = Training(_build(s), training_set(s), None, never, {}, job.folder, process)
-    run.model.train()
+    network = _build(s)
+    run = Training(network, training_set(s, network.needs), never, process)
+    run.network.train()
     # On a GPU longer than what the loader has in stock, two batches for each of its processes. On
     # the CPU a step takes long enough for the loader to fill it up again.
     length = 1 + 2 * min(s.workers, num_cores()) if job.device.type == "cuda" else 1
@@ -376,7 +378,7 @@ def training(job: Job) -> dict[str, Any]:
             before = time.perf_counter()
             samples = [next(stream) for _ in step]
             waited += time.perf_counter() - before
-            run.optimise(samples, step)
+            run.step(samples, step)
             bar.update()
         return waited
 
@@ -402,15 +404,14 @@ def training(job: Job) -> dict[str, Any]:
 
 def loader(job: Job) -> dict[str, Any]:
     """Training samples as one core makes them: a target and its references, augmented."""
-    return made_by_one_core(job, training_set(job.settings))
+    return made_by_one_core(job, training_set(job.settings, _build(job.settings).needs))
 
 
 def stills(job: Job) -> dict[str, Any]:
     """The same of still images: a target and its references, with simulated motion."""
     s = job.settings
     frames = still_images(Path(s.data_root), s.pretrain_set)
-    simulated = s.replace(pretrain_motion="simulated")
-    return made_by_one_core(job, stills_of(frames, simulated, augmentation_from(s)))
+    return made_by_one_core(job, stills_of(frames, s, _build(s).needs, augmentation_from(s)))
 
 
 def made_by_one_core(job: Job, dataset: StillImages | VideoFrames) -> dict[str, Any]:
@@ -501,11 +502,11 @@ def build_segmenter(settings: Settings, device: torch.device) -> Segmenter:
     )
 
 
-def training_set(settings: Settings) -> VideoFrames:
+def training_set(settings: Settings, needs: Needs) -> VideoFrames | VideoWindows:
     """The samples of train.py."""
     root = Path(settings.data_root)
     sets = [video_sequences(root, name) for name in settings.train_sets]
-    return videos_of(sets, settings, augmentation_from(settings))
+    return videos_of(sets, settings, needs, augmentation_from(settings))
 
 
 def first_steps(batches: EpochBatches, number: int) -> list[list[list[Key]]]:
@@ -513,60 +514,73 @@ def first_steps(batches: EpochBatches, number: int) -> list[list[list[Key]]]:
     return list(islice(chain.from_iterable(map(batches.epoch, count())), number))
 
 
-def run_sequence(segmenter: Segmenter, references: Views, held: list[Views], frames: int) -> None:
-    """Segment a sequence: its references, then ``frames`` frames in batches, the held ones in turn.
+@dataclass
+class HeldVideo:
+    """A sequence in memory, as the segmenter takes it.
 
-    Args:
-        segmenter: the network.
-        references: views of the reference frames, as ``Segmenter.encode_references`` takes them.
-        held: views of batches of equal size, as ``Segmenter.segment`` takes them.
+    Attributes:
+        references: views of the reference frames.
+        held: views of batches of equal size, which come in turn.
         frames: length of the sequence.
     """
-    encoded = segmenter.encode_references(references)
-    batch_size = _length(held[0])
-    starts = enumerate(range(0, frames, batch_size))
-    batches = (_first(held[n % len(held)], min(batch_size, frames - first)) for n, first in starts)
-    for _ in one_ahead(segmenter.segment(batch, encoded) for batch in batches):
+
+    references: Views
+    held: list[Views]
+    frames: int
+
+    def __len__(self) -> int:
+        return self.frames
+
+    def at(self, positions: Items[int]) -> Views:
+        return self.references
+
+    def __iter__(self) -> Iterator[Views]:
+        size = _length(self.held[0])
+        for number, first in enumerate(range(0, self.frames, size)):
+            yield _first(self.held[number % len(self.held)], min(size, self.frames - first))
+
+
+def run_sequence(segmenter: Segmenter, video: HeldVideo) -> None:
+    """Segment a sequence: its references, then all frames."""
+    for _ in one_ahead(segmenter.segment(video)):
         pass
 
 
 def per_frame(
     segmenter: Segmenter, meter: Meter, references: Views, batch: Views, frames: int
 ) -> dict[str, Any]:
-    """What a frame of a sequence takes, by part of the network: time, or operations.
+    """The cost of a frame of a sequence by part of the network: time, or operations.
 
-    The references are the whole sequence's, so a frame has its share of them alone.
+    The references belong to the whole sequence, so a frame has only its share of their cost.
 
     Args:
         segmenter: the network.
-        meter: of what is to be measured.
+        meter: of the cost.
         references: views of the reference frames.
         batch: views of some frames.
         frames: length of the sequence.
     """
-    encoded = []
-    once = by_part(
-        segmenter.model, meter, lambda: encoded.extend(segmenter.encode_references(references))
-    )
-    often = by_part(segmenter.model, meter, lambda: segmenter.segment(batch, encoded)())
-    return {part: once[part] / frames + often[part] / _length(batch) for part in often}
+    size = _length(batch)
+    results = segmenter.segment(HeldVideo(references, [batch], 2 * size))
+    # The first batch comes with the references.
+    both, often = (by_part(segmenter.network, meter, lambda: next(results)()) for _ in range(2))
+    return {part: (both[part] - often[part]) / frames + often[part] / size for part in often}
 
 
-def by_part(model: nn.Module, meter: Meter, run: Callable[[], object]) -> dict[str, Any]:
+def by_part(network: Network, meter: Meter, run: Callable[[], object]) -> dict[str, Any]:
     """What ``run`` takes in each part of a network and in the rest of it.
 
     Args:
-        model: a network with ``parts()``, its modules by the part's name; without, it is one part,
-            "network". What a module takes inside a module of another part counts for it alone.
+        network: one without ``parts()`` is one part, "network". The time of a module inside a
+            module of another part counts for it alone.
         meter: of what is to be measured; it is read whenever a module begins or ends.
         run: uses the network.
 
     Returns:
         By part, also those that were not used; their sum is what ``run`` takes in all.
     """
-    has_parts = hasattr(model, "parts")
-    parts = model.parts() if has_parts else {}
-    rest = REST if has_parts else "network"
+    parts = network.parts()
+    rest = REST if parts else "network"
     working = [rest]
     readings: list[tuple[str, Any]] = []  # from here on this part is at work
 
@@ -649,8 +663,8 @@ def time_after(
     start = time.perf_counter()
     for number, prediction in enumerate(predictions):
         probability = prediction.probability(read_size(frame.image))
-        mask = to_mask(probability, settings.threshold, settings.stretch_masks)
-        write_picture(folder / f"{number:05d}.png", mask.astype(np.uint8) * 255)
+        labels = to_labels(probability, settings.threshold, settings.stretch_masks)
+        write_mask(folder / f"{number:05d}.png", labels, prediction.num_objects)
     return (time.perf_counter() - start) / len(predictions)
 
 
@@ -795,8 +809,8 @@ def _precision(settings: Settings, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if mixed else torch.float32
 
 
-def _build(settings: Settings) -> nn.Module:
-    return build_model(settings.model, **network_arguments(settings, motion=True))
+def _build(settings: Settings) -> Network:
+    return build_model(settings.model, **network_arguments(settings))
 
 
 def _loaded(shown: TestFrames, indices: list[int], device: torch.device) -> Views:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor
 
 import config
@@ -19,11 +18,19 @@ from datasets.flow.origin import flow_origin, origin_in_words
 from datasets.layout import still_images, video_sequences
 from datasets.progress import progress_bar
 from datasets.samples import StillImages, VideoFrames
+from models import build_model, model_class
+from models.interface import Needs
+from utils.evaluation.set_evaluation import check_output
 from utils.reports.pictures import draw_overlay, draw_row
 from utils.scripts import run_script
-from utils.set_evaluation import check_output
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
-from utils.training import augmentation_from, split_frames, stills_of, videos_of
+from utils.training.samples import (
+    augmentation_from,
+    network_arguments,
+    split_frames,
+    stills_of,
+    videos_of,
+)
 
 _MARGIN = 0.02  # on either side of the object's edge, as a share of the side
 _LEAST_PIXELS = 50  # of the object or around it, fewer say nothing
@@ -75,13 +82,15 @@ def samples_of(
     s, root, augmentation = settings, Path(settings.data_root), augmentation_from(settings)
     if stage == 1:
         frames, _ = split_frames(still_images(root, s.pretrain_set), s.pretrain_val_share, s.seed)
-        samples = stills_of(frames, s, augmentation)
+        stage1 = {} if s.pretrain_motion == "simulated" else model_class(s.model).stage1 or {}
+        samples = stills_of(frames, s, _needs(s, **stage1), augmentation)
         flow = origin_in_words("simulated", s.remove_camera_motion) if samples.simulation else None
         return [(f"stage 1 {s.pretrain_set}", samples, flow)]
+    needs = _needs(s)
     return [
         (
             f"stage 2 {name}",
-            videos_of([video_sequences(root, name)], s, augmentation),
+            videos_of([video_sequences(root, name)], s, needs, augmentation),
             flow_origin(root, name) or "of unknown origin",
         )
         for name in s.train_sets
@@ -170,12 +179,18 @@ def _shrunk(mask: np.ndarray, by: int) -> np.ndarray:
 
 
 def _picture(tensor: Tensor) -> np.ndarray:
-    """Float (3, S, S) in [0, 1] to uint8 RGB (S, S, 3)."""
-    return (tensor * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    """uint8 RGB (3, S, S) to (S, S, 3)."""
+    return tensor.permute(1, 2, 0).contiguous().numpy()
 
 
 def _mask(sample: dict[str, Tensor]) -> np.ndarray:
-    return sample["mask"][0].numpy() > 0.5
+    return sample["labels"].numpy() > 0
+
+
+def _needs(settings: Settings, **stage: bool) -> Needs:
+    """The needs of the network of the settings, or of its stage 1."""
+    arguments = network_arguments(settings, **stage, pretrained_backbone=False)
+    return build_model(settings.model, **arguments).needs
 
 
 if __name__ == "__main__":

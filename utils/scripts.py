@@ -8,31 +8,22 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from datasets.clips import VideoError
 from datasets.flow.estimators import FlowError
 from datasets.layout import DatasetError, Frame, Sequence, check_files
 from datasets.progress import print_any_name
 from models import ModelError
-from utils.checkpoints import CheckpointError
-from utils.distributed import Process, end_process, launch_processes, start_process
-from utils.interrupts import Interrupted
-from utils.record import changed_data, fingerprint, write_record
-from utils.results import ResultsError
-from utils.runs import (
-    check_run,
-    find_run,
-    has_checkpoint,
-    locked,
-    resumed_settings,
-)
-from utils.settings import (
-    Settings,
-    SettingsError,
-    parse_settings,
-    settings_parser,
-)
-from utils.training import TrainingError, network_arguments, without_effect
+from utils.evaluation.results import ResultsError
+from utils.processes import Process, end_process, launch_processes, start_process
+from utils.settings import Settings, SettingsError, parse_settings, settings_parser
+from utils.training.accounts import TrainingError
+from utils.training.checkpoints import CheckpointError
+from utils.training.interrupts import Interrupted
+from utils.training.record import changed_data, fingerprint, write_record
+from utils.training.run_folder import check_run, find_run, has_checkpoint, locked, resumed_settings
+from utils.training.samples import network_arguments, without_effect
 
 USER_ERRORS = (
     DatasetError,
@@ -74,10 +65,12 @@ class Run:
     has_weights: bool
     dry_run: bool
 
-    def network_arguments(self, motion: bool) -> dict:
+    def network_arguments(self, **arguments: Any) -> dict[str, Any]:
         """What builds the network; a checkpoint's needs no ImageNet weights."""
-        arguments = network_arguments(self.settings, motion)
-        return arguments | {"pretrained_backbone": False} if self.has_weights else arguments
+        arguments = network_arguments(self.settings, **arguments)
+        if self.has_weights and "pretrained_backbone" in arguments:
+            arguments["pretrained_backbone"] = False
+        return arguments
 
     def locked(self) -> AbstractContextManager[None]:
         """Keeps other processes out of the run's folder; a dry run does not need that."""
@@ -116,9 +109,8 @@ def start_training(config: ModuleType, name: str, description: str) -> Run | Non
         help="check everything, try two steps and one batch of validation, and write nothing",
     )
     settings, arguments = parse_settings(parser, config)
-    given = arguments.given | ({"--config"} if arguments.config else set())
     resume = find_run(name, settings, arguments.resume)
-    settings = resumed_settings(settings, resume, given)
+    settings = resumed_settings(settings, resume, arguments.given | arguments.in_files)
     if launch_processes(settings.gpu):
         return None
     process = start_process(settings.gpu)

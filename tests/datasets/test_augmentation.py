@@ -46,13 +46,13 @@ def noise(height: int = SIZE, width: int = SIZE) -> np.ndarray:
 
 
 def marked(height: int, width: int, x: int, y: int, half: int = 4):
-    """Image, flow map and mask with a square marker centred at (x, y), nothing elsewhere."""
+    """Image, flow map and labels with a square marker centred at (x, y), nothing elsewhere."""
     square = np.s_[y - half : y + half + 1, x - half : x + half + 1]
     image = np.zeros((height, width, 3), np.uint8)
     flow = np.full((height, width, 3), 255, np.uint8)
-    mask = np.zeros((height, width), bool)
-    image[square], flow[square], mask[square] = 255, RED, True
-    return image, flow, mask
+    labels = np.zeros((height, width), np.uint8)
+    image[square], flow[square], labels[square] = 255, RED, 1
+    return image, flow, labels
 
 
 def centre(weights: np.ndarray) -> np.ndarray:
@@ -81,15 +81,15 @@ def read_flow(augmentation: Augmentation, seed: int, flow: np.ndarray) -> np.nda
 @pytest.mark.parametrize("height, width", [(SIZE, SIZE), (100, 160), (40, 50), (48, 90)])
 def test_with_everything_off_it_only_resizes(height, width):
     image, flow = noise(height, width), noise(height, width)[::-1].copy()
-    mask = image[..., 0] > 100
-    result = only()(rng(), SIZE, image, flow, mask)
+    labels = (image[..., 0] > 100).astype(np.uint8)
+    result = only()(rng(), SIZE, image, flow, labels)
     shrinks = height >= SIZE and width >= SIZE
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     np.testing.assert_array_equal(result[0], cv2.resize(image, (SIZE, SIZE), interpolation=method))
     np.testing.assert_array_equal(result[1], cv2.resize(flow, (SIZE, SIZE), interpolation=method))
-    share = cv2.resize(mask.astype(np.float64), (SIZE, SIZE), interpolation=method)
+    share = cv2.resize(labels.astype(np.float64), (SIZE, SIZE), interpolation=method)
     clear = np.abs(share - 0.5) > 0.01
-    assert result[2].dtype == bool
+    assert result[2].dtype == np.uint8
     np.testing.assert_array_equal(result[2][clear], share[clear] > 0.5)
 
 
@@ -161,15 +161,15 @@ def test_a_crop_that_shrinks_averages_whole_areas(angle, scale):
 
 
 @pytest.mark.parametrize("height, width", [(96, 120), (203, 305), (401, 701), (40, 50)])
-def test_image_flow_and_mask_get_the_same_geometry(height, width):
+def test_image_flow_and_labels_get_the_same_geometry(height, width):
     augmentation = only(
         flip_probability=0.5, crop_scale=0.7, rotation_probability=0.7, rotation_degrees=30
     )
     place = {"x": 5 * width // 12, "y": 5 * height // 12, "half": height // 20}
-    image, flow, mask = marked(height, width, **place)
+    image, flow, labels = marked(height, width, **place)
     places = []
     for seed in range(40):
-        results = augmentation(rng(seed), SIZE, image, flow, mask)
+        results = augmentation(rng(seed), SIZE, image, flow, labels)
         shades = [results[0].mean(axis=2), 255.0 - results[1].min(axis=2), 255.0 * results[2]]
         found = [centre(shade) for shade in shades]
         np.testing.assert_allclose(found[1], found[0], atol=0.2)
@@ -203,12 +203,84 @@ def test_crop_then_mirror_then_clockwise_rotation_moves_a_point_as_calculated(
         np.testing.assert_allclose(centre(geometry.apply(picture)[..., 0]), expected, atol=0.8)
 
 
+def drawn_labels(height: int, width: int, labels: tuple[int, ...]) -> np.ndarray:
+    """Smooth regions, one of each label, on background; they touch one another."""
+    fields = rng(3).standard_normal((len(labels) + 1, height, width)).astype(np.float32)
+    fields = [cv2.GaussianBlur(field, (0, 0), height / 12) for field in fields]
+    return np.array([0, *labels], np.uint8)[np.argmax(fields, axis=0)]
+
+
+GEOMETRIES = [
+    whole_frame(SIZE),
+    whole_frame(SIZE, flip=True),
+    Geometry(SIZE, True, (0.8, 0.7), (0.1, 0.2), 0.0),
+    Geometry(SIZE, False, (0.8, 0.9), (0.15, 0.05), 14.0),
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("height, width", [(SIZE, SIZE), (150, 211), (40, 50)])
+@pytest.mark.parametrize("label", [1, 7, 255])
+def test_one_label_is_where_its_resized_picture_is_above_127(label, height, width, geometry):
+    labels = drawn_labels(height, width, (label,))
+    expected = np.where(geometry.apply(np.where(labels, 255, 0).astype(np.uint8)) > 127, label, 0)
+    result = geometry.apply_labels(labels)
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, expected)
+    assert 0.1 < (result > 0).mean() < 0.9
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("height, width", [(150, 211), (40, 50)])
+def test_of_several_labels_each_pixel_gets_the_one_it_has_most_of(height, width, geometry):
+    """255, void, is carried like any other; the smallest label wins where two have the same."""
+    labels = drawn_labels(height, width, (1, 2, 5, 255))
+    shares = {
+        label: geometry.apply(np.where(labels == label, 255, 0).astype(np.uint8))
+        for label in (0, 1, 2, 5, 255)
+    }
+    result = geometry.apply_labels(labels)
+    assert result.dtype == np.uint8 and result.shape == (SIZE, SIZE)
+    for y in range(SIZE):
+        for x in range(SIZE):
+            assert result[y, x] == max(shares, key=lambda label: shares[label][y, x])
+    assert set(np.unique(result)) == {0, 1, 2, 5, 255}
+
+
+def test_labels_shrunk_by_a_whole_factor_are_their_blocks_most_frequent_ones():
+    labels = drawn_labels(3 * SIZE, 3 * SIZE, (1, 2, 3, 255))
+    blocks = labels.reshape(SIZE, 3, SIZE, 3).swapaxes(1, 2).reshape(SIZE, SIZE, 9)
+    counts = np.stack([(blocks == label).sum(axis=2) for label in (0, 1, 2, 3, 255)])
+    expected = np.array([0, 1, 2, 3, 255])[counts.argmax(axis=0)]
+    np.testing.assert_array_equal(whole_frame(SIZE).apply_labels(labels), expected)
+
+
+def test_background_alone_stays_background():
+    for geometry in GEOMETRIES:
+        assert not geometry.apply_labels(np.zeros((50, 70), np.uint8)).any()
+
+
+@pytest.mark.parametrize("flip_first", [False, True])
+def test_an_augmentation_in_two_does_each_change_once(flip_first):
+    whole = Augmentation(sharpness=1.0, camera_motion=0.3, flow_turn=20, recolour_flow=False)
+    where, rest = whole.in_two(flip_first)
+    assert (where.crop_scale, rest.crop_scale) == (whole.crop_scale, 1)
+    assert where.rotation_probability == whole.rotation_probability
+    assert rest.rotation_probability == 0
+    flips = (where.flip_probability, rest.flip_probability)
+    assert flips == ((whole.flip_probability, 0) if flip_first else (0, whole.flip_probability))
+    assert where.recolour_flow is rest.recolour_flow is False
+    others = ("brightness", "contrast", "saturation", "sharpness", "camera_motion", "flow_turn")
+    for name in others:
+        assert getattr(where, name) == 0 and getattr(rest, name) == getattr(whole, name)
+
+
 def test_flip_alone_mirrors_exactly():
     image, flow = noise(), noise()[:, :, ::-1].copy()
-    mask = image[..., 0] > 100
+    labels = (image[..., 0] > 100).astype(np.uint8)
     augmentation = only(flip_probability=1.0, recolour_flow=False)
-    flipped = augmentation(rng(), SIZE, image, flow, mask)
-    for result, original in zip(flipped, (image, flow, mask)):
+    flipped = augmentation(rng(), SIZE, image, flow, labels)
+    for result, original in zip(flipped, (image, flow, labels)):
         np.testing.assert_array_equal(result, original[:, ::-1])
 
 
@@ -324,25 +396,25 @@ def test_camera_motion_is_added_to_the_motion_that_is_there():
     assert np.quantile(apart, 0.99) < 0.03
 
 
-def test_changes_of_motion_leave_image_and_mask_as_they_are():
+def test_changes_of_motion_leave_image_and_labels_as_they_are():
     image = noise()
-    mask = image[..., 0] > 100
-    plain = Augmentation()(rng(5), SIZE, image, flow_to_picture(smooth_field()), mask)
+    labels = (image[..., 0] > 100).astype(np.uint8)
+    plain = Augmentation()(rng(5), SIZE, image, flow_to_picture(smooth_field()), labels)
     moved = Augmentation(camera_motion=0.5, flow_turn=90, recolour_flow=False)(
-        rng(5), SIZE, image, flow_to_picture(smooth_field()), mask
+        rng(5), SIZE, image, flow_to_picture(smooth_field()), labels
     )
     np.testing.assert_array_equal(moved[0], plain[0])
     np.testing.assert_array_equal(moved[2], plain[2])
     assert (moved[1] != plain[1]).any()
 
 
-def test_image_and_mask_do_not_depend_on_there_being_a_flow_map():
+def test_image_and_labels_do_not_depend_on_there_being_a_flow_map():
     image = noise(80, 90)
-    mask = image[..., 0] > 100
+    labels = (image[..., 0] > 100).astype(np.uint8)
     augmentation = Augmentation(camera_motion=0.5, flow_turn=90)
     with_flow, without = rng(3), rng(3)
-    first = augmentation(with_flow, SIZE, image, image, mask)
-    second = augmentation(without, SIZE, image, None, mask)
+    first = augmentation(with_flow, SIZE, image, image, labels)
+    second = augmentation(without, SIZE, image, None, labels)
     assert second[1] is None
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[2], second[2])
@@ -352,15 +424,15 @@ def test_image_and_mask_do_not_depend_on_there_being_a_flow_map():
 
 def test_the_same_generator_gives_the_same_result_and_leaves_its_input_alone():
     image, flow = noise(80, 90), noise(80, 90)[::-1].copy()
-    mask = image[..., 0] > 100
-    given = [array.copy() for array in (image, flow, mask)]
+    labels = (image[..., 0] > 100).astype(np.uint8)
+    given = [array.copy() for array in (image, flow, labels)]
     augmentation = Augmentation(camera_motion=0.5, flow_turn=90)
-    first, second, other = (augmentation(rng(s), SIZE, image, flow, mask) for s in (1, 1, 2))
+    first, second, other = (augmentation(rng(s), SIZE, image, flow, labels) for s in (1, 1, 2))
     for a, b, c in zip(first, second, other):
         np.testing.assert_array_equal(a, b)
         assert (a != c).any()
         assert a.shape[:2] == (SIZE, SIZE)
-    for array, before in zip((image, flow, mask), given):
+    for array, before in zip((image, flow, labels), given):
         np.testing.assert_array_equal(array, before)
 
 
@@ -398,7 +470,7 @@ def test_sharpness_against_pillow(factor):
 
 def test_sharpness_is_drawn_from_0_or_1_less_its_strength_to_1_more_and_changes_nothing_else():
     image = noise(96, 120)
-    mask, flow = image[..., 0] > 100, flow_to_picture(smooth_field())
+    labels, flow = (image[..., 0] > 100).astype(np.uint8), flow_to_picture(smooth_field())
     flow = cv2.resize(flow, (120, 96))
     step = np.zeros((SIZE, SIZE, 3), np.uint8)
     step[:, : SIZE // 2], step[:, SIZE // 2 :] = 100, 152
@@ -412,8 +484,8 @@ def test_sharpness_is_drawn_from_0_or_1_less_its_strength_to_1_more_and_changes_
         assert abs(np.mean(found) - (lowest + highest) / 2) < 0.25
         settings = {"camera_motion": 0.3, "flow_turn": 40}
         first, second = rng(7), rng(7)
-        plain = Augmentation(**settings)(first, SIZE, image, flow, mask)
-        sharp = Augmentation(**settings, sharpness=strength)(second, SIZE, image, flow, mask)
+        plain = Augmentation(**settings)(first, SIZE, image, flow, labels)
+        sharp = Augmentation(**settings, sharpness=strength)(second, SIZE, image, flow, labels)
         assert (sharp[0] != plain[0]).any()
         np.testing.assert_array_equal(sharp[1], plain[1])
         np.testing.assert_array_equal(sharp[2], plain[2])
@@ -438,8 +510,8 @@ def test_colour_strengths_bound_the_random_factors():
 
 
 def test_colours_change_the_image_alone():
-    image, mask = noise(), noise()[..., 0] > 100
-    strong = only(brightness=0.5, contrast=0.5, saturation=1.0)(rng(), SIZE, image, image, mask)
+    image, labels = noise(), (noise()[..., 0] > 100).astype(np.uint8)
+    strong = only(brightness=0.5, contrast=0.5, saturation=1.0)(rng(), SIZE, image, image, labels)
     assert (strong[0] != image).mean() > 0.5
     np.testing.assert_array_equal(strong[1], image)
-    np.testing.assert_array_equal(strong[2], mask)
+    np.testing.assert_array_equal(strong[2], labels)

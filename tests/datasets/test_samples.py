@@ -19,11 +19,11 @@ from datasets.samples import (
     TestFrames,
     Tolerant,
     VideoFrames,
-    load_frame,
+    VideoWindows,
     random_references,
-    uniform_references,
 )
 from datasets.simulated_motion import MotionSimulation
+from models.two_streams import uniform_references
 
 SIZE = 32
 
@@ -55,10 +55,26 @@ def make_sequence(folder: Path, name: str, length: int, first: int = 0) -> Seque
 
 
 def values_of(pictures: torch.Tensor) -> list[int]:
-    """The values of constant pictures (..., 3, S, S)."""
-    flat = (pictures * 255).round().flatten(-3)
+    """The values of constant uint8 pictures (..., 3, S, S)."""
+    assert pictures.dtype == torch.uint8
+    flat = pictures.flatten(-3)
     assert (flat == flat[..., :1]).all()
-    return flat[..., 0].int().tolist()
+    return flat[..., 0].tolist()
+
+
+def shown(frame: Frame, size: int = SIZE) -> dict[str, torch.Tensor]:
+    """A frame as it is shown in test."""
+    return TestFrames([frame], [whole_frame(size)])[0][0]
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Absolute differences of uint8 pictures, in units of 255."""
+    return (one.float() - other.float()).abs() / 255
+
+
+def as_picture(tensor: torch.Tensor) -> np.ndarray:
+    """A uint8 tensor (3, H, W) as a picture (H, W, 3)."""
+    return tensor.permute(1, 2, 0).contiguous().numpy()
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -73,7 +89,7 @@ def break_pixels(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_video_samples_have_target_mask_and_references_with_values_from_0_to_1(tmp_path):
+def test_video_samples_have_target_labels_and_references_as_bytes(tmp_path):
     first = make_sequence(tmp_path, "a", 5)
     second = make_sequence(tmp_path, "b", 4, first=200)
     dataset = VideoFrames([[first], [second]], SIZE, num_references=3)
@@ -86,14 +102,14 @@ def test_video_samples_have_target_mask_and_references_with_values_from_0_to_1(t
             "flow": (3, SIZE, SIZE),
             "reference_images": (3, 3, SIZE, SIZE),
             "reference_flows": (3, 3, SIZE, SIZE),
-            "mask": (1, SIZE, SIZE),
+            "labels": (SIZE, SIZE),
         }
-        assert {tensor.dtype for tensor in sample.values()} == {torch.float32}
+        assert {tensor.dtype for tensor in sample.values()} == {torch.uint8}
         value = index if index < 5 else 200 + index - 5
-        torch.testing.assert_close(sample["image"], torch.full((3, SIZE, SIZE), value / 255))
-        torch.testing.assert_close(sample["flow"], torch.full((3, SIZE, SIZE), 1 - value / 255))
-        assert (sample["mask"][:, : SIZE // 2] == 1).all()
-        assert (sample["mask"][:, SIZE // 2 :] == 0).all()
+        assert (sample["image"] == value).all()
+        assert (sample["flow"] == 255 - value).all()
+        assert (sample["labels"][: SIZE // 2] == 1).all()
+        assert (sample["labels"][SIZE // 2 :] == 0).all()
 
 
 def test_references_are_different_other_frames_of_the_targets_sequence(tmp_path):
@@ -165,8 +181,6 @@ def test_uniform_references_are_in_order_evenly_apart_and_symmetric():
 
 
 def test_the_same_seed_epoch_and_index_give_the_same_sample_and_others_another(tiny_root):
-    from datasets.layout import still_images, video_sequences
-
     frames = still_images(tiny_root, "DUTS_train")
     sequences = video_sequences(tiny_root, "DAVIS_train")
     for make in (
@@ -181,9 +195,9 @@ def test_the_same_seed_epoch_and_index_give_the_same_sample_and_others_another(t
         assert not equal(sample, dataset[4, 2])
         assert not equal(sample, make(4)[4, 1])
         for name, tensor in sample.items():
-            assert tensor.min() >= 0 and tensor.max() <= 1
+            assert tensor.dtype == torch.uint8
             assert tensor.shape[-2:] == (SIZE, SIZE)
-            assert name != "mask" or set(tensor.unique().tolist()) == {0.0, 1.0}
+            assert name != "labels" or set(tensor.unique().tolist()) == {0, 1}
 
 
 def test_references_are_augmented_each_in_its_own_way(tmp_path):
@@ -199,16 +213,16 @@ def test_references_are_augmented_each_in_its_own_way(tmp_path):
     assert not torch.equal(references[1], references[2])
 
 
-def test_still_samples_have_image_and_mask(tmp_path):
+def test_still_samples_have_image_and_labels(tmp_path):
     frames = [make_frame(tmp_path, f"s{i}", 10 * i) for i in range(3)]
     frames = [Frame(f.name, f.image, f.mask, None) for f in frames]
     dataset = StillImages(frames, SIZE)
     assert len(dataset) == 3
     assert dataset.set_sizes == [3]
     sample = dataset[0, 2]
-    assert sample.keys() == {"image", "mask"}
-    torch.testing.assert_close(sample["image"], torch.full((3, SIZE, SIZE), 20 / 255))
-    assert sample["mask"].sum() == SIZE * SIZE / 2
+    assert sample.keys() == {"image", "labels"}
+    assert values_of(sample["image"]) == 20
+    assert sample["labels"].sum() == SIZE * SIZE / 2
 
 
 def test_test_frames_come_in_order_and_leave_the_masks_on_disk(tmp_path):
@@ -226,29 +240,26 @@ def test_pictures_are_rgb_and_resized_to_the_square(tmp_path):
     picture = np.zeros((2 * SIZE, 4 * SIZE, 3), np.uint8)
     picture[:, : 2 * SIZE] = (250, 100, 0)
     frame = Frame("x", write(tmp_path / "x.png", picture), None, None)
-    image, flow, mask = load_frame(frame, SIZE, mask=False)
-    assert flow is None and mask is None
-    expected = torch.tensor([250, 100, 0]) / 255
-    torch.testing.assert_close(image[:, 5, : SIZE // 2], expected[:, None].expand(3, SIZE // 2))
+    image = shown(frame)["image"]
+    assert (image[:, :, : SIZE // 2] == torch.tensor([250, 100, 0])[:, None, None]).all()
     assert (image[:, :, SIZE // 2 :] == 0).all()
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_test_frames_are_whole_frames_resized_by_area_as_bytes_then_divided(tmp_path, flip):
+def test_test_frames_are_whole_frames_resized_by_area_as_bytes(tmp_path, flip):
     frame = make_frame(tmp_path, "x", 0, (70, 121))
     pictures = np.random.default_rng(0).integers(0, 256, (2, 70, 121, 3), dtype=np.uint8)
     write(frame.image, pictures[0]), write(frame.flow, pictures[1])
     view = whole_frame(SIZE, flip)
-    shown = TestFrames([frame], [view], recolour_flow=False)[0][0]
+    found = TestFrames([frame], [view], recolour_flow=False)[0][0]
+    # A sample that is not augmented shows the whole frame too.
+    sample = VideoFrames([[Sequence("x", (frame,))]], SIZE)[0, 0]
     for name, picture in zip(("image", "flow"), pictures):
         small = cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         small = small[:, ::-1] if flip else small
-        expected = small.astype(np.float32).transpose(2, 0, 1) / np.float32(255)
-        np.testing.assert_array_equal(shown[name].numpy(), expected)
-        assert shown[name].is_contiguous()
-    if not flip:
-        image, flow, _ = load_frame(frame, SIZE, mask=False)
-        assert torch.equal(image, shown["image"]) and torch.equal(flow, shown["flow"])
+        assert found[name].dtype == torch.uint8 and found[name].is_contiguous()
+        np.testing.assert_array_equal(found[name].numpy(), small.transpose(2, 0, 1))
+        assert flip or torch.equal(sample[name], found[name])
 
 
 def test_references_are_what_loading_their_frames_gives(tmp_path):
@@ -258,16 +269,14 @@ def test_references_are_what_loading_their_frames_gives(tmp_path):
         write(frame.image, rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
         write(frame.flow, rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
     sample = VideoFrames([[sequence]], SIZE, num_references=3)[0, 1]
-    loaded = [load_frame(frame, SIZE, mask=False) for frame in sequence.frames]
-    for number, name in enumerate(("reference_images", "reference_flows")):
+    loaded = [shown(frame) for frame in sequence.frames]
+    for name, part in (("reference_images", "image"), ("reference_flows", "flow")):
         for reference in sample[name]:
-            matches = [torch.equal(reference, frame[number]) for frame in loaded]
+            matches = [torch.equal(reference, frame[part]) for frame in loaded]
             assert sum(matches) == 1 and not matches[1]
 
 
 def test_samples_do_not_depend_on_the_number_of_workers(tiny_root):
-    from datasets.layout import video_sequences
-
     augmentation = Augmentation(rotation_probability=0.5, sharpness=2.0)
     sequences = video_sequences(tiny_root, "DAVIS_train")
     dataset = VideoFrames([sequences], SIZE, 3, augmentation, seed=1)
@@ -284,7 +293,7 @@ def test_a_mask_pixel_is_foreground_where_most_of_it_is(tmp_path):
     frame = make_frame(tmp_path, "x", 0, labels.shape)
     write(frame.mask, labels)
     expected = labels.reshape(SIZE, 3, SIZE, 3).sum(axis=(1, 3)) > 4.5
-    np.testing.assert_array_equal(load_frame(frame, SIZE)[2][0].numpy(), expected)
+    np.testing.assert_array_equal(StillImages([frame], SIZE)[0, 0]["labels"].numpy(), expected)
 
 
 def test_several_labelled_objects_become_one(tmp_path):
@@ -295,7 +304,7 @@ def test_several_labelled_objects_become_one(tmp_path):
     picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [0] * (253 * 3))
     picture.save(frame.mask)
     sample = VideoFrames([[Sequence("a", (frame,))]], SIZE)[0, 0]
-    np.testing.assert_array_equal(sample["mask"][0].numpy(), labels > 0)
+    np.testing.assert_array_equal(sample["labels"].numpy(), labels > 0)
 
 
 @pytest.mark.parametrize("part", ["image", "mask", "flow"])
@@ -319,7 +328,7 @@ def test_a_partner_of_another_size_is_named_with_both_sizes(tmp_path, part):
     other = np.zeros((SIZE, SIZE - 3) if part == "mask" else (SIZE, SIZE - 3, 3), np.uint8)
     write(path, other)
     with pytest.raises(DatasetError) as caught:
-        load_frame(frame, SIZE)
+        _ = VideoFrames([[Sequence("a", (frame,))]], SIZE)[0, 0]
     message = str(caught.value)
     assert f"{path} has {SIZE - 3} x {SIZE} pixels" in message
     assert f"{frame.image} has {SIZE} x {SIZE}" in message
@@ -368,12 +377,11 @@ def test_a_simulated_clip_has_what_a_video_has(tiny_root):
     assert {name: (x.shape, x.dtype) for name, x in sample.items()} == {
         name: (x.shape, x.dtype) for name, x in video.items()
     }
-    assert all(x.min() >= 0 and x.max() <= 1 for x in sample.values())
-    assert set(sample["mask"].unique().tolist()) == {0, 1}
+    assert set(sample["labels"].unique().tolist()) == {0, 1}
     # Without augmentation, four frames of one scene at different times.
     sample = clips(tiny_root)[0, 2]
     frames = [sample["image"], *sample["reference_images"]]
-    differences = [(a - b).abs().mean() for a, b in itertools.combinations(frames, 2)]
+    differences = [apart(a, b).mean() for a, b in itertools.combinations(frames, 2)]
     assert all(0 < difference < 0.3 for difference in differences)
 
 
@@ -381,7 +389,7 @@ def test_the_target_of_a_simulated_clip_is_the_image(tiny_root):
     still = StillImages(still_images(tiny_root, "DUTS_train"), 64)[0, 1]
     sample = clips(tiny_root)[0, 1]
     assert torch.equal(sample["image"], still["image"])
-    assert torch.equal(sample["mask"], still["mask"])
+    assert torch.equal(sample["labels"], still["labels"])
 
 
 STILL_AUGMENTATION = Augmentation(
@@ -404,33 +412,28 @@ def exact_clip(root, **changes):
 def test_references_and_their_flow_maps_are_those_of_their_times(tiny_root):
     still = StillImages(still_images(tiny_root, "DUTS_train"), 64)[0, 2]
     sample = StillImages(still_images(tiny_root, "DUTS_train"), 64, simulation=EXACT)[0, 2]
-    image = (still["image"].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     rng = np.random.default_rng([0, 0, 2])
-    clip = EXACT.draw(rng, image, still["mask"][0].numpy() > 0)
+    clip = EXACT.draw(rng, as_picture(still["image"]), still["labels"].numpy() > 0)
     times = EXACT.draw_times(rng, 3)
     flows = [sample["flow"], *sample["reference_flows"]]
     for time, flow in zip((0, *times), flows):
         expected = flow_to_picture(clip.flow(time, 32))
-        expected = cv2.resize(expected, (64, 64)).transpose(2, 0, 1) / 255
-        np.testing.assert_allclose(flow.numpy(), expected, atol=1 / 255)
+        expected = cv2.resize(expected, (64, 64)).astype(int)
+        assert np.abs(as_picture(flow) - expected).max() <= 1
     for time, reference in zip(times, sample["reference_images"]):
-        np.testing.assert_allclose(
-            reference.permute(1, 2, 0).numpy(), clip.frame(time) / 255, atol=1e-6
-        )
-    assert all((a - b).abs().max() > 0.05 for a, b in itertools.combinations(flows, 2))
+        np.testing.assert_array_equal(as_picture(reference), clip.frame(time))
+    assert all(apart(a, b).max() > 0.05 for a, b in itertools.combinations(flows, 2))
 
 
 def test_all_frames_of_a_simulated_clip_are_mirrored_with_their_motion(tiny_root):
     plain, mirrored = exact_clip(tiny_root), exact_clip(tiny_root, flip_probability=1)
-    for name in ("image", "mask", "reference_images"):
-        torch.testing.assert_close(mirrored[name], plain[name].flip(-1), atol=0.01, rtol=0)
+    for name in ("image", "labels", "reference_images"):
+        torch.testing.assert_close(mirrored[name], plain[name].flip(-1), atol=2, rtol=0)
+    assert torch.equal(mirrored["labels"], plain["labels"].flip(-1))
     for name in ("flow", "reference_flows"):
         moved = 0
         for one, other in zip(plain[name].view(-1, 3, 64, 64), mirrored[name].view(-1, 3, 64, 64)):
-            motion, back = (
-                picture_to_flow((x.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
-                for x in (one, other)
-            )
+            motion, back = (picture_to_flow(as_picture(x)) for x in (one, other))
             moved += np.abs(motion).mean()
             np.testing.assert_allclose(back[:, ::-1] * [-1, 1], motion, atol=0.08)
         assert moved > 0.05
@@ -439,7 +442,7 @@ def test_all_frames_of_a_simulated_clip_are_mirrored_with_their_motion(tiny_root
 def test_augmentation_is_drawn_anew_for_each_frame_of_a_simulated_clip(tiny_root):
     plain, changed = exact_clip(tiny_root), exact_clip(tiny_root, brightness=0.5)
     factors = [
-        float(after.mean() / before.mean())
+        float(after.float().mean() / before.float().mean())
         for before, after in zip(
             [plain["image"], *plain["reference_images"]],
             [changed["image"], *changed["reference_images"]],
@@ -470,12 +473,12 @@ def test_crop_and_rotation_are_one_for_all_frames_of_a_simulated_clip(tiny_root)
     sample = StillImages(frames, 64, augmentation, simulation=still)[0, 2]
     whole = StillImages(frames, 64)[0, 2]
     for reference in sample["reference_images"]:
-        assert (reference - sample["image"]).abs().max() < 0.03
-    assert (sample["image"] - whole["image"]).abs().mean() > 0.02
-    assert not torch.equal(sample["mask"], whole["mask"])
+        assert apart(reference, sample["image"]).max() < 0.03
+    assert apart(sample["image"], whole["image"]).mean() > 0.02
+    assert not torch.equal(sample["labels"], whole["labels"])
 
 
-def test_flow_map_and_mask_of_a_simulated_clip_are_cropped_rotated_and_mirrored_alike(tiny_root):
+def test_flow_map_and_labels_of_a_simulated_clip_are_cropped_rotated_and_mirrored_alike(tiny_root):
     """What moves under a camera at rest is the object, wherever the augmentation has put it."""
     moving = dataclasses.replace(EXACT, camera=0, object=0.1)
     augmentation = dataclasses.replace(
@@ -489,8 +492,8 @@ def test_flow_map_and_mask_of_a_simulated_clip_are_cropped_rotated_and_mirrored_
     samples = StillImages(frames, 64, augmentation, simulation=moving)
     for epoch, index in itertools.product(range(3), range(len(frames))):
         sample = samples[epoch, index]
-        moves = sample["flow"].amin(dim=0) < 0.5  # white does not
-        mask = sample["mask"][0] > 0.5
+        moves = sample["flow"].amin(dim=0) < 128  # white does not
+        mask = sample["labels"] > 0
         shared = (moves & mask).sum() / (moves | mask).sum()
         assert shared > 0.75, (epoch, index)
 
@@ -506,7 +509,7 @@ def test_the_target_of_a_simulated_clip_is_as_sharp_as_the_photo(tmp_path):
     still = StillImages([frame], SIZE, quarter)
     clip = StillImages([frame], SIZE, quarter, simulation=EXACT)
     contrast = [
-        max(float(dataset[epoch, 0]["image"].std()) for epoch in range(20))
+        max(float((dataset[epoch, 0]["image"] / 255).std()) for epoch in range(20))
         for dataset in (still, clip)
     ]
     assert contrast[1] > 0.8 * contrast[0] > 0.1
@@ -520,7 +523,7 @@ def test_a_simulated_clip_depends_on_seed_epoch_and_index_alone(tiny_root):
     assert not torch.equal(first[3, 2]["flow"], first[4, 2]["flow"])
 
 
-@pytest.mark.parametrize("kind", ["stills", "simulated", "videos", "tolerant"])
+@pytest.mark.parametrize("kind", ["stills", "simulated", "videos", "windows", "tolerant"])
 def test_a_key_with_a_size_gives_the_sample_at_that_size(kind, tmp_path):
     def dataset(size: int):
         augmentation = Augmentation(rotation_probability=0.5)
@@ -528,6 +531,9 @@ def test_a_key_with_a_size_gives_the_sample_at_that_size(kind, tmp_path):
             sequence = make_sequence(tmp_path, "a", 4)
             videos = VideoFrames([[sequence]], size, 2, augmentation, 3)
             return videos if kind == "videos" else Tolerant(videos)
+        if kind == "windows":
+            sets, kinds = [[make_sequence(tmp_path, "a", 4)]], {"labels": True, "flow": True}
+            return VideoWindows(sets, size, 3, **kinds, augmentation=augmentation, seed=3)
         frames = [make_frame(tmp_path, str(value), value) for value in (50, 60)]
         simulation = MotionSimulation() if kind == "simulated" else None
         return StillImages(frames, size, augmentation, 3, simulation, 2)
@@ -537,3 +543,148 @@ def test_a_key_with_a_size_gives_the_sample_at_that_size(kind, tmp_path):
     for name, value in found.items():
         if name != "fault":
             assert value.shape[-2:] == (64, 64) and torch.equal(value, own[name])
+
+
+# Windows
+
+
+def changed_everywhere(**changes) -> Augmentation:
+    """Geometry that always changes something, and no colours unless they are named."""
+    changes = {"crop_scale": 0.6, "rotation_probability": 0.5, "flip_probability": 0.5, **changes}
+    return dataclasses.replace(STILL_AUGMENTATION, **changes)
+
+
+def test_windows_are_the_frames_of_one_sequence_at_the_gap_from_every_start(tmp_path):
+    first, second = make_sequence(tmp_path, "a", 6), make_sequence(tmp_path, "b", 4, first=100)
+    other = make_sequence(tmp_path, "c", 3, first=200)
+    for frames, gap, expected in (
+        (3, 1, [*([t, t + 1, t + 2] for t in (0, 1, 2, 3, 100, 101)), [200, 201, 202]]),
+        (2, 2, [*([t, t + 2] for t in (0, 1, 2, 3, 100, 101)), [200, 202]]),
+        (2, 3, [[0, 3], [1, 4], [2, 5], [100, 103]]),
+        (1, 5, [[t] for t in (*range(6), *range(100, 104), *range(200, 203))]),
+    ):
+        dataset = VideoWindows([[first, second], [other]], SIZE, frames, gap)
+        assert len(dataset) == len(expected) == sum(dataset.set_sizes)
+        in_other = sum(window[0] >= 200 for window in expected)
+        assert dataset.set_sizes == [len(expected) - in_other, in_other]
+        for index, window in enumerate(expected):
+            sample = dataset[0, index]
+            assert sample.keys() == {"image"}
+            assert sample["image"].shape == (frames, 3, SIZE, SIZE)
+            assert values_of(sample["image"]) == window
+            sequence = {0: "a", 1: "b", 2: "c"}[window[0] // 100]
+            assert dataset.name(index) == f"{sequence}_{window[0] % 100}"
+
+
+def test_windows_have_labels_and_flow_maps_only_where_they_are_wanted(tmp_path):
+    sequence = make_sequence(tmp_path, "a", 4)
+    sample = VideoWindows([[sequence]], SIZE, 3, labels=True, flow=True)[0, 1]
+    assert {name: tuple(x.shape) for name, x in sample.items()} == {
+        "image": (3, 3, SIZE, SIZE),
+        "flow": (3, 3, SIZE, SIZE),
+        "labels": (3, SIZE, SIZE),
+    }
+    assert {x.dtype for x in sample.values()} == {torch.uint8}
+    assert values_of(sample["flow"]) == [254, 253, 252]
+    assert (sample["labels"][:, : SIZE // 2] == 1).all()
+    assert (sample["labels"][:, SIZE // 2 :] == 0).all()
+    assert VideoWindows([[sequence]], SIZE, 3, labels=True)[0, 1].keys() == {"image", "labels"}
+    assert VideoWindows([[sequence]], SIZE, 3, flow=True)[0, 1].keys() == {"image", "flow"}
+    # Without labels, masks stay on disk.
+    for frame in sequence.frames:
+        frame.mask.unlink()
+    assert values_of(VideoWindows([[sequence]], SIZE, 3)[0, 1]["image"]) == [1, 2, 3]
+
+
+def test_sequences_that_are_too_short_give_no_windows_and_none_at_all_is_an_error(tmp_path):
+    short, long = make_sequence(tmp_path, "a", 4), make_sequence(tmp_path, "b", 5, first=100)
+    dataset = VideoWindows([[short], [long, short]], SIZE, 3, gap=2)
+    assert dataset.set_sizes == [0, 1]
+    assert values_of(dataset[0, 0]["image"]) == [100, 102, 104]
+    with pytest.raises(DatasetError, match=r"no sequence has 7 frames.* window of 4 frames"):
+        VideoWindows([[short, long]], SIZE, 4, gap=2)
+
+
+def equal_frames(folder: Path, length: int = 3) -> Sequence:
+    """A sequence in which all frames are one: a bright square that moves right on a dark ground."""
+    frames = []
+    for t in range(length):
+        frame = make_frame(folder, f"w_{t}", 0, (2 * SIZE, 3 * SIZE))
+        image = np.full((2 * SIZE, 3 * SIZE, 3), 40, np.uint8)
+        flow = np.full_like(image, 255)
+        mask = np.zeros(image.shape[:2], np.uint8)
+        square = np.s_[SIZE // 2 : SIZE, SIZE : 2 * SIZE - 7]
+        image[square], flow[square], mask[square] = 150, (255, 0, 0), 255
+        for path, pixels in ((frame.image, image), (frame.flow, flow), (frame.mask, mask)):
+            write(path, pixels)
+        frames.append(frame)
+    return Sequence("w", tuple(frames))
+
+
+def test_geometry_and_mirroring_are_one_for_all_frames_of_a_window(tmp_path):
+    """Frames that are the same stay the same; another epoch crops, mirrors and rotates anew."""
+    sets = [[equal_frames(tmp_path)]]
+    kinds = {"labels": True, "flow": True}
+    dataset = VideoWindows(sets, SIZE, 3, **kinds, augmentation=changed_everywhere())
+    seen, leftward = [], []
+    for epoch in range(24):
+        sample = dataset[epoch, 0]
+        for one in sample.values():
+            assert torch.equal(one[0], one[1]) and torch.equal(one[0], one[2])
+        bright, moving = sample["image"][0, 0] > 95, sample["flow"][0].amin(dim=0) < 128
+        inside = sample["labels"][0] > 0
+        for found in (bright, moving):
+            assert (found & inside).sum() / (found | inside).sum() > 0.85
+        assert not any(torch.equal(sample["image"], earlier) for earlier in seen)
+        seen.append(sample["image"])
+        # Motion to the right is red; mirrored, it is cyan.
+        leftward.append(bool(sample["flow"][0, 0][inside].float().mean() < 128))
+    assert 4 < sum(leftward) < 20
+    again = VideoWindows(sets, SIZE, 3, **kinds, augmentation=changed_everywhere())
+    assert equal(dataset[5, 0], again[5, 0])
+    other = VideoWindows(sets, SIZE, 3, **kinds, augmentation=changed_everywhere(), seed=1)
+    assert not equal(dataset[5, 0], other[5, 0])
+
+
+def test_mirrored_windows_are_mirrored_with_labels_and_motion(tmp_path):
+    sets, kinds = [[equal_frames(tmp_path)]], {"labels": True, "flow": True}
+    plain, mirrored = (
+        VideoWindows(
+            sets,
+            SIZE,
+            3,
+            **kinds,
+            augmentation=dataclasses.replace(STILL_AUGMENTATION, flip_probability=flip),
+        )[0, 0]
+        for flip in (0, 1)
+    )
+    assert equal(plain, VideoWindows(sets, SIZE, 3, **kinds)[0, 0])
+    for name in ("image", "labels"):
+        assert torch.equal(mirrored[name], plain[name].flip(-1))
+    for one, other in zip(plain["flow"], mirrored["flow"]):
+        motion, back = picture_to_flow(as_picture(one)), picture_to_flow(as_picture(other))
+        assert motion[..., 0].max() > 0.9
+        np.testing.assert_allclose(back[:, ::-1] * [-1, 1], motion, atol=0.08)
+
+
+def test_colours_are_drawn_anew_for_each_frame_of_a_window(tmp_path):
+    augmentation = changed_everywhere(brightness=0.5)
+    plain = VideoWindows([[equal_frames(tmp_path)]], SIZE, 3, augmentation=changed_everywhere())
+    changed = VideoWindows([[equal_frames(tmp_path)]], SIZE, 3, augmentation=augmentation)
+    before, after = plain[0, 0]["image"].float(), changed[0, 0]["image"].float()
+    factors = (after.mean(dim=(1, 2, 3)) / before.mean(dim=(1, 2, 3))).tolist()
+    assert min(abs(a - b) for a, b in itertools.combinations(factors, 2)) > 0.01
+    # Nothing but the brightness differs between the frames.
+    levels = after / torch.tensor(factors)[:, None, None, None]
+    assert (levels - before).abs().max() < 2
+
+
+def test_a_frame_of_a_window_that_breaks_stops_with_its_path_and_can_be_replaced(tmp_path):
+    sequence = make_sequence(tmp_path, "a", 5)
+    dataset = VideoWindows([[sequence]], SIZE, 2, labels=True)
+    break_pixels(sequence.frames[1].mask)
+    with pytest.raises(DatasetError, match=str(sequence.frames[1].mask)):
+        _ = dataset[0, 0]
+    sample = Tolerant(dataset)[0, 0]
+    assert str(sequence.frames[1].mask) in sample["fault"]
+    assert values_of(sample["image"]) == [2, 3]

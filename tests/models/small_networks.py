@@ -38,6 +38,23 @@ def inputs(batch=2, height=64, width=64, references=3, seed=1, dtype=torch.float
     return [*frames, *(pictures(batch, references, 3) for _ in range(2))]
 
 
+class FramesInMemory(list):
+    """A video of random frames for ``segment_video``, in batches of two."""
+
+    def at(self, positions):
+        return {key: torch.stack([self[p][key] for p in positions]) for key in self[0]}
+
+    def __iter__(self):
+        return (self.at(range(i, min(i + 2, len(self)))) for i in range(0, len(self), 2))
+
+
+def frames_in_memory(length, height=64, width=64):
+    """A video of uint8 frames with flow maps."""
+    image, flow, _, _ = inputs(length, height, width)
+    pairs = zip(*((255 * x).round().byte() for x in (image, flow)))
+    return FramesInMemory({"image": one, "flow": other} for one, other in pairs)
+
+
 def discs(batch=2, size=64):
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     masks = [(y - 24 - 12 * b) ** 2 + (x - 36 + 8 * b) ** 2 < 15**2 for b in range(batch)]

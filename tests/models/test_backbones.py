@@ -15,7 +15,13 @@ from safetensors.torch import save_file
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerModel
 
 from models.backbones import STRIDES, ModelError, Normalise, build_backbone
-from models.mix_transformer import HEADS, MIX_TRANSFORMERS, REDUCTIONS, Linear, MixTransformer
+from models.backbones.mix_transformer import (
+    HEADS,
+    MIX_TRANSFORMERS,
+    REDUCTIONS,
+    Linear,
+    MixTransformer,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.blocks import conv_norm, conv_norm_relu, resize
+from models.blocks import conv_norm, conv_norm_relu
 
 
 def test_a_convolution_keeps_height_and_width():
@@ -12,13 +12,6 @@ def test_a_convolution_keeps_height_and_width():
     for kernel, dilation in ((1, 1), (3, 1), (3, 4)):
         layers = nn.Sequential(*conv_norm(4, 6, kernel, dilation))
         assert layers(x).shape == (2, 6, 7, 5)
-
-
-def test_resizing_is_bilinear_with_pixel_areas_aligned():
-    ramp = torch.arange(4.0).expand(1, 1, 2, 4)
-    # Centres of the eight pixels, in units of the four.
-    expected = ((torch.arange(8.0) + 0.5) / 2 - 0.5).clamp(0, 3).expand(1, 1, 4, 8)
-    torch.testing.assert_close(resize(ramp, (4, 8)), expected)
 
 
 def test_a_normalised_convolution_with_relu_is_just_that():

@@ -16,21 +16,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from datasets.layout import still_images
 from datasets.samples import StillImages
 from models import MODELS
-from models.mix_transformer import MixTransformer
+from models.backbones.mix_transformer import MixTransformer
 from models.precision import with_weights_as
 from tests.gpu_traffic import Counted, OneAttention
 from tests.models.fake_gpu import bfloat16_autocast, fake_gpu, works
 from tests.models.small_networks import network
-from utils.distributed import Process
-from utils.evaluation import Segmenter, predict_stills
-from utils.losses import segmentation_loss
-from utils.training import Training
+from utils.evaluation.segmenting import Segmenter
+from utils.evaluation.validation import predict_stills
+from utils.processes import Process
+from utils.training.loop import Training
 from utils.transfer import fetch
 
 pytestmark = pytest.mark.skipif(not works(), reason="this torch wants a GPU for fake tensors")
 
 SIZE = 64
-KINDS = ("images", "flows")  # of reference frames
 GSANET_SWITCHES = ("guided_slots", "knn_filtering", "slot_attention", "aggregation_transformer")
 DPA_SWITCHES = ("inter_modality_attention", "inter_frame_attention")
 
@@ -38,6 +37,17 @@ DPA_SWITCHES = ("inter_modality_attention", "inter_frame_attention")
 def frames(motion):
     shapes = [(2, 3, SIZE, SIZE)] * 2 + [(2, 3, 3, SIZE, SIZE)] * 2
     return [torch.empty(shape, device="cuda") for shape in (shapes if motion else shapes[:1])]
+
+
+def samples(motion, device="cpu"):
+    """A batch as the loader gives it."""
+    shapes = {"image": (2, 3), "labels": (2,)}
+    if motion:
+        shapes |= {"flow": (2, 3), "reference_images": (2, 3, 3), "reference_flows": (2, 3, 3)}
+    return {
+        name: torch.empty(*shape, SIZE, SIZE, dtype=torch.uint8, device=device)
+        for name, shape in shapes.items()
+    }
 
 
 class Seen(TorchDispatchMode):
@@ -91,16 +101,14 @@ def leaves(tensor):
 def test_a_training_step_s_forward_pass_stays_on_the_gpu(name, arguments, mixed_precision):
     model = network(name, **arguments).train()
     motion = arguments.get("motion", True)
-    with fake_gpu(model):
-        with Seen() as seen, bfloat16_autocast() if mixed_precision else nullcontext():
-            prediction = model(*frames(motion))
-        mask = torch.empty(2, 1, SIZE, SIZE, device="cuda")
-        loss = segmentation_loss(prediction, mask, loss=model.loss)
-    assert loss.total.device.type == "cuda" and loss.total.dtype == torch.float32
+    autocast = bfloat16_autocast() if mixed_precision else nullcontext()
+    with fake_gpu(model), Seen() as seen, autocast:
+        total = sum(model.loss(samples(motion, "cuda")).values())
+    assert total.device.type == "cuda" and total.dtype == torch.float32
     # Gradients of what is resized are summed up in its type.
     assert set(seen.types_of("upsample_bilinear2d")) == {torch.float32}
     # Although references are encoded first, without gradients, and autocast keeps those weights.
-    reached = {id(parameter) for parameter in leaves(loss.total)}
+    reached = {id(parameter) for parameter in leaves(total)}
     assert [key for key, p in model.named_parameters() if id(p) not in reached] == []
 
 
@@ -150,7 +158,8 @@ def test_a_mix_transformer_is_bfloat16_throughout(training):
 def test_the_segmenter_converts_weights_for_mixed_precision_on_the_gpu(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "utils.evaluation.with_weights_as", lambda model, dtype: asked.append(dtype) or model
+        "utils.evaluation.segmenting.with_weights_as",
+        lambda model, dtype: asked.append(dtype) or model,
     )
     model = network("gsanet").eval()
     Segmenter(model, SIZE, mixed_precision=True)
@@ -186,20 +195,34 @@ def test_a_training_step_waits_only_when_its_numbers_are_wanted(
         monkeypatch.setattr(torch.Tensor, "backward", backward)
         monkeypatch.setattr(nn.Module, "to", lambda module, device: module)  # it is there already
         process = Process(torch.device("cuda", 0))
-        training = Training(model, dataset, None, settings, {}, tmp_path, process)
+        training = Training(model, dataset, settings, process, tmp_path)
         # A copy of fake tensors does not go together with them.
         training.average, training.settings = average, settings.replace(ema_decay=0.9)
-        shapes = {"image": (2, 3), "flow": (2, 3), "mask": (2, 1)}
-        shapes |= {"reference_images": (2, 3, 3), "reference_flows": (2, 3, 3)}
-        sample = {name: torch.empty(*shape, SIZE, SIZE) for name, shape in shapes.items()}
+        sample = samples(motion=True)
         with Seen() as seen:
-            training.optimise([sample], [[(0, 0)] * 2])
+            training.step([sample], [[(0, 0)] * 2])
         assert events == ["record"]
         with pytest.raises(DataDependentOutputException):  # there are no numbers
-            training.optimise([sample], [[(0, 0)] * 2])
+            training.step([sample], [[(0, 0)] * 2])
     assert events == ["record", "record", "wait"]
     assert len([options for options in seen.copies if options["device"].type == "cpu"]) == 1
     assert all(options["non_blocking"] for options in seen.copies)
+
+
+class VideoOfOneBatch:
+    """Three frames, in all views."""
+
+    def __init__(self, views):
+        self.views = views
+
+    def __len__(self):
+        return 3
+
+    def at(self, positions):
+        return self.views
+
+    def __iter__(self):
+        return iter([self.views])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -210,14 +233,15 @@ def test_segmenting_waits_only_when_the_predictions_are_wanted(name, events, mon
         done.append(len(seen.operations))
         return fetch(tensors)
 
-    monkeypatch.setattr("utils.evaluation.fetch", noted)
+    monkeypatch.setattr("utils.evaluation.segmenting.fetch", noted)
     model = network(name).eval()
     with fake_gpu(model):
         segmenter = Segmenter(model, SIZE, flip=True)
-        views = [{kind: torch.empty(3, 3, SIZE, SIZE) for kind in ("image", "flow")}] * 2
+        frames = {
+            kind: torch.empty(3, 3, SIZE, SIZE, dtype=torch.uint8) for kind in ("image", "flow")
+        }
         with Seen() as seen:
-            references = segmenter.encode_references(views)
-            predictions = segmenter.segment(views, references)
+            predictions = next(segmenter.segment(VideoOfOneBatch([frames] * 2)))
         assert events == ["record"] * 2
         with pytest.raises(RuntimeError, match="numpy"):  # there are no numbers
             predictions()
@@ -232,10 +256,7 @@ def test_stills_are_predicted_one_batch_ahead_of_what_is_waited_for(motion, even
     model = network("gsanet", motion=motion).eval()
     calls = model.register_forward_pre_hook(lambda *_: events.append("network"))
     with fake_gpu(model):
-        batch = {"image": torch.empty(2, 3, SIZE, SIZE), "mask": torch.empty(2, 1, SIZE, SIZE)}
-        if motion:
-            batch |= {"flow": batch["image"]}
-            batch |= {f"reference_{kind}": torch.empty(2, 3, 3, SIZE, SIZE) for kind in KINDS}
+        batch = samples(motion)
         results = list(predict_stills(model, [batch] * 2))
     calls.remove()
     assert events == ["network", "record"] * 2 + ["wait"] * 2
@@ -255,13 +276,6 @@ def test_traffic_is_what_operations_read_and_write():
         ("_to_copy", "bfloat16"): (4 + 2) * (5 * 8 + 8 * 16),
         ("mm", "bfloat16"): 2 * (5 * 8 + 8 * 16 + 5 * 16),
     }
-
-
-def test_the_package_s_k_means_waits_for_the_gpu():
-    """Which is why it is not the default; and what these tests are there to see, is seen."""
-    model = network("gsanet", kmeans="package").eval()
-    with fake_gpu(model), torch.no_grad(), pytest.raises(DataDependentOutputException):
-        model(*frames(motion=True))
 
 
 def test_a_tensor_left_on_the_cpu_is_seen():

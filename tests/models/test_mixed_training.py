@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from models import MODELS
+from models.losses import segmentation_loss
 from tests.models.small_networks import (
     discs,
     inputs,
@@ -14,7 +15,6 @@ from tests.models.small_networks import (
     parameters_not_reached,
     without_stochastic_depth,
 )
-from utils.losses import segmentation_loss
 
 # Batch normalisation, layer normalisation, standardised weights; maps (B, H, W, C); stride 1.
 CASES = [
@@ -31,7 +31,7 @@ def not_reached(model, autocast, references_gradient, floor=0.0):
         with nullcontext() if references_gradient else torch.no_grad():
             encoded = model.encode_references(*references)
         prediction = model.segment(image, flow, encoded)
-    segmentation_loss(prediction, discs(), loss=model.loss).total.backward()
+    sum(segmentation_loss(prediction, discs(), **model.loss_settings).values()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     return set(parameters_not_reached(model, floor))
 

@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from models import MODELS, ModelError, build_model
-from models.gsanet import GSANet
+from models.gsanet.network import GSANet
 
 
 def test_a_network_is_built_by_its_name():

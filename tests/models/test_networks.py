@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from models import MODELS
+from models.losses import segmentation_loss
 from tests.models.small_networks import (
     assert_same_prediction,
     discs,
@@ -13,7 +14,6 @@ from tests.models.small_networks import (
     parameters_not_reached,
     without_stochastic_depth,
 )
-from utils.losses import segmentation_loss
 
 both = pytest.mark.parametrize("name", MODELS)
 
@@ -101,7 +101,7 @@ def test_gradients_reach_every_parameter_in_each_stage(name, motion, reference_g
     without_stochastic_depth(model)
     frames = inputs(references=2, dtype=torch.float64)
     prediction = model(*frames) if motion else model(frames[0])
-    segmentation_loss(prediction, discs().double()).total.backward()
+    sum(segmentation_loss(prediction, discs().double()).values()).backward()
     assert parameters_not_reached(model, floor=1e-12) == []
 
 
@@ -115,11 +115,11 @@ def test_constant_frames_give_finite_masks_and_gradients(name, backbone):
     frames += [frame[:, None].repeat(1, 2, 1, 1, 1) for frame in frames]
     for training in (True, False):
         prediction = model.train(training)(*frames)
-        loss = segmentation_loss(prediction, torch.zeros(3, 1, 32, 32), loss=model.loss)
+        loss = segmentation_loss(prediction, torch.zeros(3, 1, 32, 32), **model.loss_settings)
         model.zero_grad()
-        loss.total.backward()
-        results = [*prediction.logits, *prediction.auxiliary, *prediction.maps.values(), loss.total]
-        results += [parameter.grad for parameter in model.parameters()]
+        sum(loss.values()).backward()
+        results = [*prediction.logits, *prediction.auxiliary, *prediction.maps.values()]
+        results += [*loss.values(), *(parameter.grad for parameter in model.parameters())]
         assert all(tensor.isfinite().all() for tensor in results)
 
 
@@ -257,9 +257,9 @@ def test_one_batch_can_be_learned(name, motion):
             module.momentum = 0.3  # few steps: statistics have to keep up
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for _ in range(50):
-        loss = segmentation_loss(model(*frames), mask, loss=model.loss)
+        loss = segmentation_loss(model(*frames), mask, **model.loss_settings)
         optimizer.zero_grad()
-        loss.total.backward()
+        sum(loss.values()).backward()
         optimizer.step()
     with torch.no_grad():
         found = model.eval()(*frames).logits[0] > 0

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.blocks import resize
-from models.mix_transformer import MixTransformer
+from models.backbones.mix_transformer import MixTransformer
+from models.ops import resize
 from models.precision import LayerNorm, full_precision, with_weights_as
 from tests.models.small_networks import assert_same_prediction, inputs, network
 

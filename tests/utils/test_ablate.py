@@ -21,16 +21,15 @@ import evaluate
 import pretrain
 import train
 from models import build_model, model_class
-from models.ablations import ABLATIONS
 from utils import ablate
-from utils.ablate import check_begun, plan, run_jobs
-from utils.checkpoints import save_checkpoint
-from utils.interrupts import Interrupted
-from utils.protocols import PROTOCOLS, SequenceScores
-from utils.results import Evaluation, read_evaluation, write_evaluation
+from utils.ablate import ABLATIONS, check_begun, plan, run_jobs
+from utils.evaluation.protocols import PROTOCOLS, SequenceScores
+from utils.evaluation.results import Evaluation, read_evaluation, write_evaluation
 from utils.scripts import run_script
-from utils.settings import RULES, SettingsError, load_settings, write_settings
-from utils.training import network_arguments
+from utils.settings import SettingsError, load_settings, write_settings
+from utils.training.checkpoints import save_checkpoint
+from utils.training.interrupts import Interrupted
+from utils.training.samples import network_arguments
 
 ROOT = Path(config.__file__).parent
 # By hand from the paper's Table 2: GS, KNN, SA, FAT.
@@ -330,15 +329,15 @@ def test_the_last_row_of_dpa_with_ifa_is_tested_with_other_numbers_of_references
 
 
 @pytest.mark.parametrize("model", ABLATIONS)
-def test_what_an_ablation_names_is_there(model):
+def test_what_an_ablation_names_is_there(model, settings):
     ablation = ABLATIONS[model]
     accepted = inspect.signature(model_class(model)).parameters
     for name in ablation.switches.values():
-        assert accepted[name].annotation is bool and name.upper() in RULES
+        assert accepted[name].annotation is bool and isinstance(getattr(settings, name), bool)
     parts = [*ablation.rows.values(), ablation.stage1_switches, (ablation.sweep_needs,)]
     assert {short for some in parts for short in some} <= ablation.switches.keys()
     assert len(set(ablation.rows.values())) == len(ablation.rows)
-    assert ablation.swept.upper() in evaluate._OF_THE_RUN
+    assert ablation.swept.upper() in settings.marked("test")
     assert not ablation.paper or ablation.paper.keys() == ablation.rows.keys()
     assert ablation.table != ablation.sweep_table
 

@@ -18,11 +18,13 @@ from torch import nn
 import config
 from datasets.samples import VideoFrames
 from datasets.sampling import EpochBatches
-from models.prediction import Prediction, References
+from models.interface import REFERENCES as WITH_REFERENCES
+from models.interface import Needs, Network, Prediction
 from utils import benchmark
 from utils.benchmark import (
     LINES,
     REST,
+    HeldVideo,
     Job,
     Meter,
     build_segmenter,
@@ -34,7 +36,7 @@ from utils.benchmark import (
     run_sequence,
     table,
 )
-from utils.evaluation import Segmenter
+from utils.evaluation.segmenting import Segmenter
 from utils.scripts import run_script
 
 ROOT = Path(config.__file__).parent
@@ -67,7 +69,7 @@ class Outer(nn.Module):
         return self.inner(x) + self.inner(x).mean()
 
 
-class Network(nn.Module):
+class Counted(Network):
     """Encoder for images and references, a part within a part, and attention in no part."""
 
     def __init__(self):
@@ -79,23 +81,24 @@ class Network(nn.Module):
     def parts(self):
         return {"outer": [self.outer], "inner": [self.outer.inner], "encoder": [self.encoder]}
 
-    def encode_references(self, images, flows):
-        self.seen.append(("references", images.shape[1]))
-        encoded = self.encoder(images.flatten(0, 1)).mean(dim=(2, 3))
-        return References({"tokens": encoded.unflatten(0, images.shape[:2])})
+    needs = Needs(WITH_REFERENCES, flow=True)
 
-    def segment(self, image, flow, references):
-        self.seen.append(("frames", len(image)))
-        features = self.outer(self.encoder(image))
-        query = features.flatten(2).transpose(1, 2).unsqueeze(1)
-        tokens = references.features["tokens"].unsqueeze(1)
-        attended = F.scaled_dot_product_attention(query, tokens, tokens)
-        return Prediction([attended.mean(dim=(1, 3)).unflatten(1, (1, SIDE, SIDE))])
+    def segment_video(self, video):
+        images = video.at(range(REFERENCES))["image"]
+        self.seen.append(("references", len(images)))
+        tokens = self.encoder(images).mean(dim=(2, 3))
+        for batch in video:
+            image = batch["image"]
+            self.seen.append(("frames", len(image)))
+            query = self.outer(self.encoder(image)).flatten(2).transpose(1, 2).unsqueeze(1)
+            kept = tokens.expand(len(image), 1, -1, -1)
+            attended = F.scaled_dot_product_attention(query, kept, kept)
+            yield Prediction([attended.mean(dim=(1, 3)).unflatten(1, (1, SIDE, SIDE))])
 
 
 @pytest.fixture
 def network():
-    return Network().eval()
+    return Counted().eval()
 
 
 @pytest.fixture
@@ -284,7 +287,7 @@ def test_hooks_do_not_stay(network):
 
 
 def test_a_network_without_parts_is_one():
-    class Whole(nn.Module):
+    class Whole(Network):
         def __init__(self):
             super().__init__()
             self.layer = nn.Linear(4, 4)
@@ -295,7 +298,7 @@ def test_a_network_without_parts_is_one():
 
 
 def test_a_sequence_is_its_references_and_every_frame_once(segmenter, network):
-    run_sequence(segmenter, views(REFERENCES), [views(BATCH), views(BATCH)], frames=FRAMES)
+    run_sequence(segmenter, HeldVideo(views(REFERENCES), [views(BATCH)] * 2, FRAMES))
     batches = [("frames", size) for size in (4, 4, 2)]
     assert network.seen == [("references", REFERENCES), *batches]
 
@@ -306,13 +309,13 @@ def test_the_parts_of_the_real_network_have_all_its_operations(tiny_settings):
     shown = [{name: torch.rand(3, 3, size, size) for name in ("image", "flow")}]
     with operations() as counter:
         parts = per_frame(segmenter, counter, shown, shown, 5)
-        before = counter.read()
-        segmenter.segment(shown, segmenter.encode_references(shown))()
-        once = counter.between(before, counter.read())[0]
-        before = counter.read()
-        segmenter.encode_references(shown)
-        references = counter.between(before, counter.read())[0]
-    expected = (once - references) / 3 + references / 5
+        totals = []
+        for frames in (3, 6):  # one batch or two, with the same references
+            before = counter.read()
+            run_sequence(segmenter, HeldVideo(shown, [shown], frames))
+            totals.append(counter.between(before, counter.read())[0])
+    batch = totals[1] - totals[0]
+    expected = batch / 3 + (totals[0] - batch) / 5
     assert sum(part[0] for part in parts.values()) == pytest.approx(expected)
     # The flow maps go through an encoder of their own, as large as that of the images.
     assert parts["encoders"][0] > parts["FAT and slot attention"][0] > 0
@@ -336,16 +339,16 @@ def test_lines_give_rates_and_leave_the_data_as_it_was(line, job, tiny_root):
 def test_training_takes_the_steps_of_train_py(job, monkeypatch):
     """Warm-up, then for each repeat a run; every step changes the weights."""
     steps = []
-    optimise = benchmark.Training.optimise
+    step = benchmark.Training.step
 
     def noted(self, samples, keys):
-        before = next(self.model.parameters()).detach().clone()
-        result = optimise(self, samples, keys)
-        after = next(self.model.parameters())
+        before = next(self.network.parameters()).detach().clone()
+        result = step(self, samples, keys)
+        after = next(self.network.parameters())
         steps.append((samples[0]["image"].shape[0], not torch.equal(before, after)))
         return result
 
-    monkeypatch.setattr(benchmark.Training, "optimise", noted)
+    monkeypatch.setattr(benchmark.Training, "step", noted)
     numbers = LINES["training"](job)
     assert numbers["steps"] == job.repeats
     assert len(steps) > numbers["steps"]

@@ -112,18 +112,18 @@ def test_samples_are_those_of_the_training_scripts(tiny_settings, monkeypatch):
 
 
 def test_a_row_shows_each_frame_beside_its_own_flow_map():
-    colours = torch.linspace(0, 1, 8)[:, None, None, None].expand(8, 3, 16, 16)
+    colours = torch.linspace(0, 255, 8).byte()[:, None, None, None].expand(8, 3, 16, 16)
     sample = {
         "image": colours[0],
         "flow": colours[1],
         "reference_images": colours[2::2],
         "reference_flows": colours[3::2],
-        "mask": torch.zeros(1, 16, 16),
+        "labels": torch.zeros(16, 16, dtype=torch.uint8),
     }
     row = draw_sample(sample)
     middles = row[PANEL_WIDTH // 2, PANEL_WIDTH // 2 :: PANEL_WIDTH, 0]
     np.testing.assert_allclose(middles, np.linspace(0, 255, 8), atol=1)
-    sample["mask"][:, :8] = 1
+    sample["labels"][:8] = 1
     row = draw_sample(sample)
     assert row[10, 100].tolist() != [0, 0, 0] and row[200, 100].tolist() == [0, 0, 0]
 

@@ -23,10 +23,10 @@ from datasets.layout import (
     read_image,
     read_mask,
 )
-from utils.protocols import Row
+from utils.evaluation.protocols import Row
+from utils.evaluation.results import REPORT, Evaluation, ResultsError, read_evaluation
 from utils.reports.pictures import PANEL_WIDTH, draw_mask, panel_sized
 from utils.reports.plots import LINES, plot_scores
-from utils.results import REPORT, Evaluation, ResultsError, read_evaluation
 
 COMPARISON = "comparison.html"
 NUM_EXTREMES = 4  # best and worst frames that a report shows
@@ -105,8 +105,8 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
     """Write ``comparison.html``: several evaluations of one set side by side, per sequence.
 
     Args:
-        folders: of two or more evaluations, as ``utils.results.write_evaluation`` left them; the
-            plots tell up to six apart.
+        folders: of two or more evaluations, as ``write_evaluation`` left them; the plots tell up to
+            six apart.
         output: the folder for the page; it is made if it does not exist.
 
     Returns:

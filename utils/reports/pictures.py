@@ -1,11 +1,13 @@
 """Pictures of a frame: a row of labelled panels, and the frame with its objects tinted."""
 
 import string
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from datasets.augmentation import resize
+from datasets.files import write_picture
 
 PANEL_WIDTH = 240
 LABEL_HEIGHT = 22
@@ -132,6 +134,11 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, num_objects: int = 1) ->
     kernel = np.ones((3, 3), np.uint8)
     changes = cv2.morphologyEx(labels & objects, cv2.MORPH_GRADIENT, kernel, iterations=width)
     return cv2.copyTo(colours, changes & objects, overlay)
+
+
+def write_mask(path: Path, labels: np.ndarray, num_objects: int) -> None:
+    """Write a label map, uint8 (H, W), as PNG: 0 and 255 for one object, else as it is."""
+    write_picture(path, labels * np.uint8(255) if num_objects == 1 else labels)
 
 
 def panel_sized(picture: np.ndarray) -> np.ndarray:

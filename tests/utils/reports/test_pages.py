@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from datasets.files import write_picture
-from utils.protocols import PROTOCOLS, SequenceScores
+from utils.evaluation.protocols import PROTOCOLS, SequenceScores
+from utils.evaluation.results import Evaluation, ResultsError, write_evaluation
 from utils.reports import pages
 from utils.reports.pages import write_comparison, write_report
 from utils.reports.pictures import PANEL_WIDTH, draw_panels
-from utils.results import Evaluation, ResultsError, write_evaluation
 
 VOID = {"meta", "img", "br"}
 ODD = '<b>&"x'  # a name that must not become markup

@@ -1,0 +1,227 @@
+"""Encoders: a four-level feature pyramid from any backbone (Sec. 3.1, "encoder").
+
+``resnet101`` and every other timm name come from timm, ``mit_b0`` to ``mit_b5``, which timm does
+not have, from ``models.backbones.mix_transformer``.
+"""
+
+import difflib
+from pathlib import Path
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_data_config
+from torch import Tensor, nn
+
+from models.backbones.mix_transformer import MIX_TRANSFORMERS, MixTransformer, published_weights
+
+STRIDES = (4, 8, 16, 32)
+VGG_STRIDES = (1, 2, 4, 8, 16)
+
+
+class ModelError(ValueError):
+    """A network or backbone that cannot be built: no such name, no pyramid, weights that fail."""
+
+
+def stage_strides(name: str) -> tuple[int, ...]:
+    """Strides at which the stages of a backbone end: 4, 8, 16 and 32, or those of a VGG network.
+
+    What a VGG network (timm's names begin so) has at stride 32 is only its last stage, pooled.
+    """
+    return VGG_STRIDES if name.startswith("vgg") else STRIDES
+
+
+def build_backbone(
+    name: str,
+    pretrained: bool = True,
+    weights: Path | None = None,
+    strides: tuple[int, ...] = STRIDES,
+) -> nn.Module:
+    """An encoder that maps images to feature maps at the given strides.
+
+    Args:
+        name: ``mit_b0`` to ``mit_b5``, or a timm model name.
+        pretrained: start from ImageNet weights; with ``False`` nothing is read or downloaded.
+        weights: local file with those weights, or a folder that holds ``model.safetensors`` or
+            ``pytorch_model.bin``, instead of a download.
+        strides: of the maps, finest first; other ones than the usual four only with timm's.
+
+    Returns:
+        A module with ``channels``, the maps' widths, and with ``mean`` and ``deviation``, three
+        numbers each, of the images that its weights were trained with. Its ``forward`` takes
+        (B, 3, H, W) and returns a list of (B, C_l, H / stride_l, W / stride_l).
+
+    Raises:
+        ModelError: unknown name, no such pyramid, or weights that are missing or do not fit.
+    """
+    file = _weights_file(weights) if pretrained and weights is not None else None
+    if name in MIX_TRANSFORMERS:
+        encoder = MixTransformer(name)
+        if pretrained:
+            _load_mix_transformer(encoder, name, file)
+        return encoder
+    return TimmPyramid(name, pretrained, file, strides)
+
+
+class Normalise(nn.Module):
+    """Subtracts each channel's mean from images and divides by its deviation.
+
+    Both are a part of the network's state, so a checkpoint keeps those of its training.
+    """
+
+    def __init__(self, mean: tuple[float, ...], deviation: tuple[float, ...]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("deviation", torch.tensor(deviation).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), uint8 or float in [0, 1], to float of the same shape, channels last."""
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        images = images.contiguous(memory_format=torch.channels_last)
+        return (images - self.mean) / self.deviation
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *arguments) -> None:
+        # Older checkpoints do not hold the statistics: all were trained with those of ImageNet.
+        older = Normalise(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        for name, buffer in older.named_buffers():
+            state.setdefault(prefix + name, buffer)
+        super()._load_from_state_dict(state, prefix, *arguments)
+
+
+def check_size(images: Tensor) -> None:
+    """Raise ValueError unless height and width (the last two axes) are multiples of 32."""
+    height, width = images.shape[-2:]
+    if height % STRIDES[-1] or width % STRIDES[-1]:
+        raise ValueError(
+            f"the network got images of {height} x {width} pixels; height and width must be "
+            f"multiples of {STRIDES[-1]}"
+        )
+
+
+class TimmPyramid(nn.Module):
+    """Any timm network that gives feature maps at the strides wanted."""
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool = True,
+        weights: Path | None = None,
+        strides: tuple[int, ...] = STRIDES,
+    ):
+        super().__init__()
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(name, [*MIX_TRANSFORMERS, *timm.list_models()], n=3)
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            raise ModelError(
+                f"BACKBONE is {name!r}, which is neither mit_b0 to mit_b5 nor a timm model{hint}"
+            )
+        self.encoder = _create_timm_pyramid(name, pretrained, weights, strides)
+        self.channels = self.encoder.feature_info.channels()
+        self.channels_last = getattr(self.encoder, "output_fmt", "NCHW") == "NHWC"
+        # Random weights, too, get the statistics of the published ones.
+        published = resolve_data_config({}, pretrained_cfg=self.encoder.pretrained_cfg)
+        self.mean, self.deviation = published["mean"], published["std"]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) to the maps, finest first."""
+        features = self.encoder(images)
+        if self.channels_last:
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
+        return features
+
+
+def _create_timm_pyramid(
+    name: str, pretrained: bool, weights: Path | None, strides: tuple[int, ...]
+) -> nn.Module:
+    try:
+        plain = timm.create_model(name, pretrained=False, features_only=True)
+    except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
+        raise ModelError(f"timm gives no feature pyramid of {name}: {error}") from error
+    reductions = list(plain.feature_info.reduction())
+    missing = [stride for stride in strides if stride not in reductions]
+    if missing:
+        raise ModelError(
+            f"backbone {name} has feature maps at strides {reductions}, but strides "
+            f"{list(strides)} are needed; choose a network with such a pyramid"
+        )
+    options = {}
+    if (refusal := _refusal(plain)) is not None:
+        options["strict_img_size"] = False  # windowed transformers want to be told
+        try:
+            relaxed = timm.create_model(name, pretrained=False, features_only=True, **options)
+            refusal = _refusal(relaxed)
+        except TypeError:
+            pass  # there is no such option; the first refusal holds
+        if refusal is not None:
+            raise ModelError(
+                f"backbone {name} takes images of one size only ({refusal}); choose another network"
+            )
+    # The last map of a stride is the one that has seen most layers.
+    levels = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides]
+    options["out_indices"] = [plain.feature_info.out_indices[level] for level in levels]
+    try:
+        if pretrained and weights is not None:
+            options["pretrained_cfg_overlay"] = {"file": str(weights)}
+            # Loading into a pyramid ignores what is missing; loading into the whole network fails.
+            timm.create_model(
+                name, pretrained=True, pretrained_cfg_overlay=options["pretrained_cfg_overlay"]
+            )
+        return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
+    except Exception as error:
+        # timm, the hub's client and torch.load raise many kinds here, all about the weights.
+        raise _weights_error(name, weights, error) from error
+
+
+def _refusal(network: nn.Module) -> str | None:
+    """What a network says against an image of an unusual size; ``None`` if it takes it."""
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, 64, 96))
+    except Exception as error:  # each architecture has its own way to refuse
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return None
+
+
+def _load_mix_transformer(encoder: MixTransformer, name: str, file: Path | None) -> None:
+    try:
+        state = published_weights(name, file)
+    except Exception as error:
+        # The hub's client, safetensors and torch.load raise many kinds here.
+        raise _weights_error(name, file, error) from error
+    own = encoder.state_dict()
+    unfit = [n for n, t in own.items() if n not in state or state[n].shape != t.shape]
+    if unfit or len(state) > len(own):
+        raise _weights_error(
+            name, file, f"{len(unfit)} of the encoder's {len(own)} tensors are missing or differ"
+        )
+    encoder.load_state_dict(state)
+
+
+def _weights_file(path: Path) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        for name in ("model.safetensors", "pytorch_model.bin"):
+            if (path / name).is_file():
+                return path / name
+        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
+        raise ModelError(
+            f"BACKBONE_WEIGHTS folder {path} has neither model.safetensors nor pytorch_model.bin "
+            f"(it has {found})"
+        )
+    if not path.is_file():
+        raise ModelError(f"BACKBONE_WEIGHTS is {path}, but there is no such file or folder")
+    return path
+
+
+def _weights_error(name: str, weights: Path | None, error: Exception | str) -> ModelError:
+    reason = str(error).strip().split("\n")[0]
+    if weights is None:
+        return ModelError(
+            f"the ImageNet weights of {name} could not be downloaded ({reason}); on a machine "
+            "without internet set BACKBONE_WEIGHTS to a local file or folder with them, or "
+            "PRETRAINED_BACKBONE = False to start from random weights"
+        )
+    return ModelError(
+        f"{weights} does not hold weights of {name} that fit ({reason}); BACKBONE_WEIGHTS must "
+        "be the file published for this backbone"
+    )

@@ -1,0 +1,87 @@
+"""Feature aggregation transformer, FAT (Sec. 3.4, Figure 4)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.blocks import feed_forward
+
+
+class FeatureAggregationTransformer(nn.Module):
+    """Brings together local features and groups of global features.
+
+    In feature aggregation the groups are the reference frames with their soft regions; in guided
+    slot attention they are the slots with their nearest features (Sec. 3.5).
+    """
+
+    def __init__(self, channels: int, heads: int = 4):
+        super().__init__()
+        self.pool = AttentivePooling(channels)
+        self.global_to_local = AttentionBlock(channels, heads)  # part (a) of Figure 4
+        self.local_to_global = AttentionBlock(channels, heads)  # part (b) of Figure 4
+
+    def forward(self, local: Tensor, groups: Tensor) -> Tensor:
+        """Sec. 3.4.
+
+        Args:
+            local: P_L (B, N, C).
+            groups: P_G (B, G, P, C), G groups of P features; their order does not matter.
+
+        Returns:
+            Aggregated features P_A (B, N, C).
+        """
+        intra = self.pool(groups)  # P_Gintra (B, G, C)
+        global_local, local_value = self.global_to_local(intra, query=intra, memory=local)  # P_GL
+        aggregated, _ = self.local_to_global(local, query=local_value, memory=global_local)  # P_A
+        return aggregated
+
+
+class AttentivePooling(nn.Module):
+    """Weighted mean of a set of features, with weights from the features themselves (Sec. 3.4).
+
+    A linear layer gives each feature one score, and the softmax over the set makes weights of the
+    scores. RandLA-Net (Hu et al., CVPR 2020), which the paper cites, scores every channel of a
+    feature by itself and has a perceptron after the sum.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.score = nn.Linear(channels, 1, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., N, C) to (..., C); the order of the N features does not matter."""
+        weights = self.score(features).softmax(dim=-2)
+        return (weights * features).sum(dim=-2)
+
+
+class AttentionBlock(nn.Module):
+    """Standard transformer block, FFN(MHA(Q, K, V)) (Vaswani et al.), normalising its inputs."""
+
+    def __init__(self, channels: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm_query = nn.LayerNorm(channels)
+        self.norm_memory = nn.LayerNorm(channels)
+        self.to_query = nn.Linear(channels, channels)
+        self.to_key = nn.Linear(channels, channels, bias=False)  # the softmax would cancel it
+        self.to_value = nn.Linear(channels, channels)
+        self.to_output = nn.Linear(channels, channels)
+        self.feed_forward = feed_forward(channels)
+
+    def forward(self, residual: Tensor, query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend from ``query`` (B, Q, C) to ``memory`` (B, K, C), added to ``residual``.
+
+        Returns:
+            The result (B, Q, C), and the values V (B, K, C) that the memory was turned into.
+        """
+        memory = self.norm_memory(memory)
+        value = self.to_value(memory)
+        attended = F.scaled_dot_product_attention(
+            self._split(self.to_query(self.norm_query(query))),
+            self._split(self.to_key(memory)),
+            self._split(value),
+        )
+        result = residual + self.to_output(attended.transpose(1, 2).flatten(2))
+        return result + self.feed_forward(result), value
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)

@@ -1,0 +1,20 @@
+"""Global extractor: what the reference frames contain (Sec. 3.3, Figure 3c)."""
+
+from torch import Tensor, nn
+
+from models.ops import soft_region_features
+
+
+class GlobalExtractor(nn.Module):
+    """Global features P_G: the mean feature in each soft object region of each reference frame."""
+
+    def __init__(self, channels: int, embedded_channels: int):
+        super().__init__()
+        self.embed = nn.Conv2d(channels, embedded_channels, kernel_size=1)
+
+    def forward(self, references: Tensor) -> Tensor:
+        """Reference features X_R (N, C, H, W) to P_G (N, C_G, C_G): a feature per soft region.
+
+        Eq. 3 and GWAP, for each of the N reference frames.
+        """
+        return soft_region_features(self.embed(references))

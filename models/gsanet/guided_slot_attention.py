@@ -1,0 +1,66 @@
+"""Guided slot attention, GSA: KNN filtering, attention, slot update, T times (Sec. 3.5)."""
+
+import torch
+from torch import Tensor, nn
+
+from models.gsanet.fat import FeatureAggregationTransformer
+from models.ops import cosine_similarity, gather_features
+from models.slot_attention import SlotAttention
+
+
+class GuidedSlotAttention(nn.Module):
+    """Refines the slots with the aggregated features that are nearest to them.
+
+    Args:
+        channels: C_L.
+        num_neighbours: N, the features that KNN filtering keeps for each slot.
+        num_iterations: T; may be changed after training (Figure 7). With 0 the slots stay as they
+            are and nothing here is trained.
+        knn_filtering: Table 2's "KNN"; without it every slot attends to all features.
+        aggregation_transformer: Table 2's "FAT"; without it slots are updated as in slot attention.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_neighbours: int = 16,
+        num_iterations: int = 3,
+        knn_filtering: bool = True,
+        aggregation_transformer: bool = True,
+    ):
+        super().__init__()
+        self.num_neighbours = num_neighbours
+        self.num_iterations = num_iterations
+        self.knn_filtering = knn_filtering
+        self.aggregation_transformer = aggregation_transformer
+        kind = FeatureAggregationTransformer if aggregation_transformer else SlotAttention
+        self.update = kind(channels)
+        # Training on several processes waits for the gradient of every parameter that wants one.
+        self.requires_grad_(num_iterations > 0)
+
+    def forward(self, slots: Tensor, features: Tensor) -> Tensor:
+        """P_S (B, S, C) and aggregated features P_A (B, M, C) to refined slots P_Sr (B, S, C)."""
+        for _ in range(self.num_iterations):
+            slots = self.step(slots, features)
+        return slots
+
+    def step(self, slots: Tensor, features: Tensor) -> Tensor:
+        """One round of ``forward``."""
+        count = self.num_neighbours if self.knn_filtering else features.shape[1]
+        nearest = nearest_features(slots, features, count)
+        if self.aggregation_transformer:
+            return self.update(slots, gather_features(features, nearest))
+        # Slots compete for one set of features, so the others are masked and not left out.
+        keep = torch.zeros(
+            slots.shape[0], slots.shape[1], features.shape[1], dtype=torch.bool, device=slots.device
+        ).scatter(2, nearest, True)
+        return self.update(slots, features, keep=keep)[0]
+
+
+def nearest_features(slots: Tensor, features: Tensor, count: int) -> Tensor:
+    """KNN filtering: indices (B, S, N) of the ``count`` features most similar to each slot.
+
+    Similarity is the cosine, as in the slot decoder that the slots are made for.
+    ``slots`` (B, S, C), ``features`` (B, M, C).
+    """
+    return cosine_similarity(slots, features).topk(count, dim=2).indices

@@ -1,0 +1,27 @@
+"""Cosine slot decoder: where features and slots are found in the target frame (Sec. 3.6, eq. 4)."""
+
+import torch
+from torch import Tensor
+
+from models.ops import correlation_maps
+
+
+def decode_slots(
+    local: Tensor, aggregated: Tensor, slots: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Correlation maps CM_A of the aggregated features and CM_Sr of the slots.
+
+    Args:
+        local: X_L (B, C, H, W).
+        aggregated: P_A (B, M, C).
+        slots: P_Sr (B, S, C), or ``None`` where an ablation has no slots.
+
+    Returns:
+        Both kinds of maps together, (B, M + S, H, W) in [-1, 1], and those of the slots alone,
+        (B, S, H, W) or ``None``.
+    """
+    maps = correlation_maps(local, aggregated)  # CM_A
+    if slots is None:
+        return maps, None
+    slot_maps = correlation_maps(local, slots)  # CM_Sr
+    return torch.cat([maps, slot_maps], dim=1), slot_maps

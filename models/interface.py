@@ -1,0 +1,225 @@
+"""The contract of a network: what it is trained on, how it is scored, updated and used.
+
+Data sets, the training loop and the evaluation know networks by this module alone. A new network is
+a class here derived from :class:`Network` and a name in ``models.MODELS``.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+STILLS, REFERENCES, WINDOWS = "stills", "references", "windows"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a network is trained on.
+
+    Attributes:
+        samples: ``STILLS``, single images; ``REFERENCES``, a target frame and reference frames of
+            its video; or ``WINDOWS``, neighbouring frames of a video.
+        masks: whether samples have label maps.
+        flow: whether frames have flow maps.
+        frames: number of frames of a window (T).
+        gap: distance of a window's neighbouring frames, in frames of the video.
+    """
+
+    samples: str
+    masks: bool = True
+    flow: bool = False
+    frames: int = 1
+    gap: int = 1
+
+
+@dataclass
+class Prediction:
+    """Result of a network for a batch of frames.
+
+    Attributes:
+        logits: scores of the K objects before the sigmoid, (B, K, H, W) each at the input's size,
+            finest first. The first is the prediction, the others are its deep supervision.
+        auxiliary: further logits (B, 1, h, w) that training may supervise with the mask.
+        maps: named maps (B, h, w) in [0, 1] for pictures, in the order in which panels show them.
+    """
+
+    logits: list[Tensor]
+    auxiliary: list[Tensor] = field(default_factory=list)
+    maps: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """How many of a network's tensors came from where, when stage 2 starts from stage 1.
+
+    Attributes:
+        loaded: from the checkpoint under their own name.
+        copied: from a tensor of the checkpoint under another name.
+        fresh: neither; they keep their initial values.
+        unused: tensors of the checkpoint that the network has no place for.
+    """
+
+    loaded: int
+    copied: int
+    fresh: int
+    unused: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.loaded} tensors loaded, {self.copied} copied from the RGB to the flow stream, "
+            f"{self.fresh} left at their initial values, {self.unused} of the file not used"
+        )
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The variants of one network that its ablation compares.
+
+    Attributes:
+        switches: settings that leave out a part of the network, by the part's short name.
+        rows: the parts that each variant has, by its letter.
+        table: file name of the rows' table.
+        stage1_switches: the parts that stage 1's network has, too. Rows that agree in them share
+            their stage 1.
+        swept, symbol: a setting that can change after training, and the letter for it.
+        sweep: its values.
+        sweep_needs: the part that it belongs to; the last row which has it is tested with them.
+        sweep_table: file name of the table by these values.
+        paper: G, J and F on DAVIS 2016 in the paper, of every row; empty where they are not known.
+    """
+
+    switches: dict[str, str]
+    rows: dict[str, tuple[str, ...]]
+    table: str
+    stage1_switches: tuple[str, ...]
+    swept: str
+    symbol: str
+    sweep: tuple[int, ...]
+    sweep_needs: str
+    sweep_table: str
+    paper: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+
+
+class Video(Protocol):
+    """The frames of one video, as a network asks for them.
+
+    Frames are dictionaries of uint8 tensors on the network's device: ``image`` and, where the
+    network needs flow, ``flow``, both RGB.
+    """
+
+    def __len__(self) -> int:
+        """Number of frames of the whole video."""
+
+    def at(self, positions: Sequence[int]) -> dict[str, Tensor]:
+        """The frames at these positions of the whole video, (R, 3, H, W)."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Batches of the frames that are to be segmented, in order, (B, 3, H, W)."""
+
+
+class Network(nn.Module):
+    """Base class of all networks. Its constructor takes the settings of its arguments' names.
+
+    Attributes:
+        stage1: constructor arguments that make the network of stage 1 (``pretrain.py``); ``None``
+            for a network that is trained in one stage.
+        size_step: height and width of the input are multiples of this.
+        looks_ahead: whether ``segment_video`` needs the whole video before it gives the first
+            result. Other networks segment a video of any length in bounded memory.
+        ablation: the variants that ``python -m utils.ablate`` compares.
+    """
+
+    stage1: dict[str, Any] | None = None
+    size_step: int = 32
+    looks_ahead: bool = False
+    ablation: Ablation | None = None
+
+    @classmethod
+    def upgraded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Constructor arguments of a checkpoint of an older version, as this version takes them.
+
+        Raises:
+            ModelError: this version has no such network.
+        """
+        return arguments
+
+    @property
+    def needs(self) -> Needs:
+        """What the network is trained on."""
+        raise NotImplementedError
+
+    @property
+    def changeable(self) -> tuple[str, ...]:
+        """Constructor arguments that may change after training, for an evaluation."""
+        return ()
+
+    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Named terms, scalars, whose sum is minimised.
+
+        Args:
+            batch: uint8 tensors. ``image`` (B, 3, H, W) or, of windows, (B, T, 3, H, W);
+                ``labels`` (B, H, W) or (B, T, H, W): 0 background, 1 to K objects, 255 void;
+                ``flow`` like ``image``; ``reference_images``, ``reference_flows`` (B, R, 3, H, W).
+                Only what :attr:`needs` asks for is there.
+        """
+        raise NotImplementedError
+
+    def predict(self, batch: dict[str, Tensor]) -> Prediction:
+        """Predictions of the target frames of samples, by which stage 1 is validated."""
+        raise NotImplementedError
+
+    def segment_video(self, video: Video) -> Iterator[Prediction]:
+        """Predictions of the video's batches, in order; object k is the same in all of them."""
+        raise NotImplementedError
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for the optimizer.
+
+        Each has ``params`` and may have ``rate``, a factor of the learning rate, and
+        ``weight_decay``.
+        """
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def after_step(self, step: int) -> None:
+        """Called after every step of the optimizer, with the number of steps that are done.
+
+        For what a network does to itself: a teacher's moving average, or the end of a freeze. Such
+        a teacher is a part of the network, so that checkpoints hold it.
+        """
+
+    def start_from(self, weights: dict[str, Tensor]) -> Loaded:
+        """Take over the weights of stage 1: every tensor that has the same name and shape."""
+        return fill(self, weights, {})
+
+    def maps_by_iteration(self, video: Video) -> list[dict[str, Tensor]]:
+        """The maps of the video's first batch after 0, 1, ... rounds, of networks with rounds."""
+        return []
+
+    def compile_for_inference(self, mode: str | None) -> None:
+        """Compile the function that ``segment_video`` calls for every batch, by torch.compile."""
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The parts that the benchmark measures; a part within another one counts for itself."""
+        return {}
+
+
+def fill(network: nn.Module, weights: dict[str, Tensor], twins: dict[str, str]) -> Loaded:
+    """Fill a network with the weights that fit by name and shape.
+
+    Args:
+        network: to fill.
+        weights: state dict of another network.
+        twins: for tensors that ``weights`` lacks, the name of another one to copy.
+    """
+    own = network.state_dict()
+    found, copied, used = {}, 0, set()
+    for name, tensor in own.items():
+        for source in dict.fromkeys((name, twins.get(name, name))):
+            if source in weights and weights[source].shape == tensor.shape:
+                found[name] = weights[source]
+                used.add(source)
+                copied += source != name
+                break
+    network.load_state_dict(found, strict=False)
+    return Loaded(len(found) - copied, copied, len(own) - len(found), len(weights) - len(used))

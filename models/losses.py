@@ -1,0 +1,74 @@
+"""Loss of masks: IoU loss and weighted cross-entropy at every scale (Sec. 3.7, eq. 5)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.interface import Prediction
+from models.ops import resize
+
+LOSSES = ("iou", "bce", "iou+bce")
+
+
+def segmentation_loss(
+    prediction: Prediction,
+    mask: Tensor,
+    sigma: float = 1.0,
+    supervise_maps: bool = True,
+    loss: str = "iou+bce",
+) -> dict[str, Tensor]:
+    """Eq. 5, summed over the masks of all scales and, if wanted, over the slots' maps.
+
+    Args:
+        prediction: a network's result.
+        mask: G, float (B, 1, H, W) of zeros and ones.
+        sigma: strength of the pixel weight of ``bce``.
+        supervise_maps: add the loss of ``prediction.auxiliary``.
+        loss: one of ``LOSSES``.
+
+    Returns:
+        Scalars to add up: ``iou`` and ``bce`` summed over the masks, ``slot_maps`` all of them for
+        the slots' similarity maps.
+    """
+    names = loss.split("+")
+
+    def loss_of(name: str, logits: Tensor) -> Tensor:
+        return iou_loss(logits, mask) if name == "iou" else weighted_bce(logits, mask, sigma)
+
+    # In float32: with bfloat16 probabilities, sums over many pixels lose the last ones.
+    with torch.autocast(mask.device.type, enabled=False):
+        terms = {
+            name: sum(loss_of(name, logits.float()) for logits in prediction.logits)
+            for name in names
+        }
+        if supervise_maps and prediction.auxiliary:
+            resized = [resize(maps.float(), mask.shape[2:]) for maps in prediction.auxiliary]
+            terms["slot_maps"] = sum(loss_of(name, logits) for logits in resized for name in names)
+    return terms
+
+
+def foreground(labels: Tensor) -> Tensor:
+    """Label maps (B, H, W), 0 background and 255 void, to G: float (B, 1, H, W) of 0 and 1."""
+    return ((labels > 0) & (labels < 255)).unsqueeze(1).float()
+
+
+def iou_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """L_IOU of eq. 5 for probabilities P = sigmoid(logits), mean over the batch; a scalar.
+
+    ``logits`` and ``mask`` are (B, 1, H, W).
+    """
+    probability = logits.sigmoid()
+    overlap = torch.minimum(probability, mask).sum(dim=(1, 2, 3))
+    union = torch.maximum(probability, mask).sum(dim=(1, 2, 3))
+    return (1 - overlap / union.clamp(min=1e-6)).mean()
+
+
+def weighted_bce(logits: Tensor, mask: Tensor, sigma: float = 1.0) -> Tensor:
+    """L_bce^w of eq. 5, as a mean over the pixels and the batch; a scalar.
+
+    The weight w = sigma |P - G| is detached: it says how much a pixel counts, and training must not
+    make it small. The paper writes a sum over the pixels; the mean makes the loss independent of
+    the image's size.
+    """
+    weight = sigma * (logits.detach().sigmoid() - mask).abs()
+    return F.binary_cross_entropy_with_logits(logits, mask, weight=weight)

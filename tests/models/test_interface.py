@@ -1,0 +1,249 @@
+"""What every network promises to the training loop and the evaluation, for each of them."""
+
+import inspect
+
+import pytest
+import torch
+
+from models import MODELS, ModelError
+from models.interface import REFERENCES, STILLS, Loaded, Network, fill
+from models.two_streams import uniform_references
+from tests.models.small_networks import (
+    SMALL,
+    assert_same_prediction,
+    discs,
+    frames_in_memory,
+    inputs,
+    network,
+    parameters_not_reached,
+    without_stochastic_depth,
+)
+
+both = pytest.mark.parametrize("name", MODELS)
+stages = pytest.mark.parametrize("stage", [1, 2])
+EXACT = {"rtol": 0, "atol": 0}
+
+
+def of_stage(name, stage, **arguments):
+    """The network of that name as pretrain.py or train.py builds it."""
+    return network(name, **(MODELS[name].stage1 if stage == 1 else {}), **arguments)
+
+
+def batch_for(model, batch=2, references=2):
+    """What the network's ``needs`` ask for, as samples have it."""
+    names = ("image", "flow", "reference_images", "reference_flows")
+    pictures = zip(names, inputs(batch, references=references))
+    sample = {name: (255 * x).round().byte() for name, x in pictures}
+    if model.needs.samples == STILLS:
+        sample = {"image": sample["image"]}
+    labels = discs(batch)[:, 0].byte()
+    labels[:, :4] = 255  # void
+    return {**sample, "labels": labels}
+
+
+def as_floats(batch):
+    return {name: x if name == "labels" else x / 255 for name, x in batch.items()}
+
+
+@both
+def test_stage_1_needs_stills_and_stage_2_references_with_flow_both_with_masks(name):
+    stills, video = of_stage(name, 1).needs, of_stage(name, 2).needs
+    assert (stills.samples, stills.masks, stills.flow) == (STILLS, True, False)
+    assert (video.samples, video.masks, video.flow) == (REFERENCES, True, True)
+
+
+@both
+@stages
+def test_the_losses_of_bytes_are_finite_scalars_whose_sum_reaches_every_parameter(name, stage):
+    model = without_stochastic_depth(of_stage(name, stage, reference_gradient=True).double())
+    terms = model.loss(batch_for(model))
+    assert terms and all(isinstance(term, str) for term in terms)
+    assert all(value.shape == () and value.isfinite() for value in terms.values())
+    sum(terms.values()).backward()
+    assert parameters_not_reached(model, floor=1e-12) == []
+
+
+@both
+@stages
+def test_void_counts_as_background_in_the_loss_of_one_object(name, stage):
+    model = of_stage(name, stage).eval()
+    batch = batch_for(model)
+    background = {**batch, "labels": batch["labels"] % 255}
+    other = {**batch, "labels": batch["labels"].clamp(max=1)}
+    found, expected, more = (model.loss(one) for one in (batch, background, other))
+    assert all(torch.equal(found[term], expected[term]) for term in found)
+    assert any(not torch.equal(found[term], more[term]) for term in found)
+
+
+@both
+@stages
+def test_bytes_and_the_same_pictures_as_floats_give_the_same_bit_for_bit(name, stage):
+    model = of_stage(name, stage).eval()
+    batch = batch_for(model)
+    assert_same_prediction(model.predict(batch), model.predict(as_floats(batch)), **EXACT)
+    found, expected = model.loss(batch), model.loss(as_floats(batch))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[term], expected[term]) for term in found)
+
+
+@both
+@stages
+def test_the_optimizers_groups_have_each_trainable_parameter_once(name, stage):
+    model = of_stage(name, stage)
+    frozen = next(model.rgb_stream.encoder.parameters()).requires_grad_(False)
+    grouped = [id(parameter) for group in model.parameter_groups() for parameter in group["params"]]
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == trained and id(frozen) not in trained
+
+
+@both
+@pytest.mark.parametrize("length", [1, 7])
+def test_a_video_is_segmented_with_references_that_are_encoded_once(name, length):
+    model = network(name, num_references=3).eval()
+    encode, calls = model.encode_references, []
+    model.encode_references = lambda *frames: calls.append(frames) or encode(*frames)
+    video = frames_in_memory(length)
+    with torch.inference_mode():
+        predictions = list(model.segment_video(video))
+        kept = video.at(uniform_references(length, 3))
+        references = encode(kept["image"][None], kept["flow"][None])
+        for prediction, batch in zip(predictions, video, strict=True):
+            count = len(batch["image"])
+            expected = model.segment(batch["image"], batch["flow"], references.expand(count))
+            assert_same_prediction(prediction, expected, **EXACT)
+    assert len(calls) == 1
+    assert sum(len(prediction.logits[0]) for prediction in predictions) == length
+
+
+@both
+def test_stage_1_segments_a_video_frame_by_frame_without_flow(name):
+    model = of_stage(name, 1).eval()
+    video = frames_in_memory(3)
+    for frame in video[:]:
+        del frame["flow"]
+    with torch.inference_mode():
+        for prediction, batch in zip(model.segment_video(video), video, strict=True):
+            assert_same_prediction(prediction, model.predict(batch), **EXACT)
+
+
+@both
+def test_stage_2_takes_over_stage_1_and_copies_the_rgb_stream_into_the_flow_stream(name):
+    stage1, model = of_stage(name, 1), network(name, seed=1)
+    weights, before = stage1.state_dict(), {k: v.clone() for k, v in model.state_dict().items()}
+    rgb = [key for key in weights if key.startswith("rgb_stream.")]
+    loaded = model.start_from({**weights, "decoder.unheard.of": torch.zeros(3)})
+    after = model.state_dict()
+    fresh = after.keys() - weights.keys() - {key.replace("rgb_", "flow_", 1) for key in rgb}
+    assert rgb and fresh
+    for key, value in weights.items():
+        assert torch.equal(after[key], value)
+    for key in rgb:
+        assert torch.equal(after[key.replace("rgb_", "flow_", 1)], weights[key])
+    for key in fresh:
+        assert torch.equal(after[key], before[key])
+    assert loaded == Loaded(len(weights), len(rgb), len(fresh), unused=1)
+    assert str(loaded) == (
+        f"{len(weights)} tensors loaded, {len(rgb)} copied from the RGB to the flow stream, "
+        f"{len(fresh)} left at their initial values, 1 of the file not used"
+    )
+
+
+@both
+def test_weights_of_both_streams_go_into_the_stream_of_their_name(name):
+    """Stage 1 with simulated motion has a flow stream of its own."""
+    weights, model = network(name).state_dict(), network(name, seed=1)
+    assert model.start_from(weights) == Loaded(len(weights), 0, 0, 0)
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+@both
+def test_tensors_of_another_shape_stay_as_they_are(name):
+    weights, model = network(name).state_dict(), network(name, seed=1)
+    key = next(key for key in weights if key.startswith("decoder.") and weights[key].ndim == 4)
+    before = model.state_dict()[key].clone()
+    loaded = fill(model, {**weights, key: torch.zeros(1, 2, 3, 4)}, {})
+    assert loaded == Loaded(len(weights) - 1, 0, 1, 1)
+    assert torch.equal(model.state_dict()[key], before)
+
+
+@both
+@stages
+def test_what_may_change_after_training_is_an_argument_and_no_weights_depend_on_it(name, stage):
+    model = of_stage(name, stage)
+    arguments = inspect.signature(MODELS[name]).parameters
+    assert set(model.changeable) <= arguments.keys()
+    assert ("num_references" in model.changeable) == (stage == 2)
+    other = of_stage(name, stage, **{argument: 5 for argument in model.changeable})
+    other.load_state_dict(model.state_dict())
+    if stage == 2:
+        assert other.num_references == 5
+
+
+def test_rounds_may_change_only_where_slot_attention_was_trained():
+    assert "num_iterations" in network("gsanet").changeable
+    for arguments in ({"num_iterations": 0}, {"slot_attention": False}, {"motion": False}):
+        assert "num_iterations" not in network("gsanet", **arguments).changeable
+    assert network("dpa").changeable == ("num_references",)
+
+
+def test_maps_by_iteration_start_before_the_first_round_and_end_with_the_prediction():
+    model, video = network("gsanet", num_iterations=2).eval(), frames_in_memory(3)
+    with torch.inference_mode():
+        maps = model.maps_by_iteration(video)
+        prediction = next(model.segment_video(video))
+    assert len(maps) == 3
+    assert maps[2].keys() == prediction.maps.keys()
+    for label, one in maps[2].items():
+        assert torch.equal(one, prediction.maps[label])
+        assert not torch.equal(one, maps[0][label])
+    assert network("dpa").eval().maps_by_iteration(video) == []
+
+
+@both
+def test_arguments_of_an_older_version_are_taken_as_this_version_has_them(name):
+    current = {"channels": 32, "motion": True}
+    assert MODELS[name].upgraded(current) == current
+    older = {**current, **({"kmeans": "package", "num_slots": 2} if name == "gsanet" else {})}
+    given = dict(older)
+    assert MODELS[name].upgraded(older) == current
+    assert older == given
+
+
+def test_three_slots_of_an_older_version_are_refused():
+    with pytest.raises(ModelError, match="has 3 slots; this version has 2"):
+        MODELS["gsanet"].upgraded({"num_slots": 3})
+
+
+@both
+def test_every_network_keeps_the_contracts_names_and_defaults(name):
+    kind = MODELS[name]
+    assert issubclass(kind, Network)
+    arguments = inspect.signature(kind).parameters
+    assert (kind.stage1 or {}).keys() <= arguments.keys()
+    assert SMALL[name].keys() <= arguments.keys()
+    # The checks of checkpoints go by these annotations.
+    assert all(p.annotation is bool for p in arguments.values() if isinstance(p.default, bool))
+    model = network(name)
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    model.after_step(1)
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+def test_a_network_that_says_nothing_is_trained_whole_in_one_stage():
+    class Plain(Network):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2)
+
+    model = Plain()
+    assert Plain.stage1 is None and not model.looks_ahead and model.changeable == ()
+    assert Plain.upgraded({"a": 1}) == {"a": 1}
+    (group,) = model.parameter_groups()
+    assert list(map(id, group["params"])) == list(map(id, model.parameters()))
+    assert model.maps_by_iteration(None) == [] and model.parts() == {}
+    model.after_step(3)
+    model.compile_for_inference(None)
+    for call in (lambda: model.needs, lambda: model.loss({}), lambda: model.segment_video(None)):
+        with pytest.raises(NotImplementedError):
+            call()

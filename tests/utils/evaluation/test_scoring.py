@@ -1,0 +1,280 @@
+"""Scoring on all cores, and what masks from elsewhere must be like."""
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.layout import DatasetError, read_mask, video_sequences
+from utils.evaluation.metrics import boundary_accuracy, region_similarity
+from utils.evaluation.protocols import PROTOCOLS, summarise
+from utils.evaluation.scoring import collect_scores, overlap, score_masks
+
+SHARED = Path(__file__).resolve().parents[4] / "shared"
+GOLDEN = SHARED / "golden" / "davis16_scores"
+SOFT = SHARED / "golden" / "mtnet_davis16"
+DAVIS, LONG = PROTOCOLS["davis2016"], PROTOCOLS["long_videos"]
+
+
+@pytest.fixture
+def video_set(tmp_path):
+    """Two sequences of four frames, whose masks are squares; the second's last is unannotated."""
+    rng = np.random.default_rng(0)
+    for name, length in (("bear", 4), ("cow_2", 4)):
+        for part in ("RGB", "GT"):
+            (tmp_path / f"data/zoo/{name}/{part}").mkdir(parents=True)
+        for t in range(length):
+            truth = np.zeros((40, 60), np.uint8)
+            truth[5 + t : 25 + t, 10:30] = 255
+            folder = tmp_path / "data/zoo" / name
+            Image.fromarray(rng.integers(0, 255, (40, 60, 3), np.uint8)).save(
+                folder / f"RGB/{name}_{t:03d}.png"
+            )
+            Image.fromarray(truth).save(folder / f"GT/{name}_{t:03d}.png")
+    (tmp_path / "data/zoo/cow_2/GT/cow_2_003.png").unlink()
+    return video_sequences(tmp_path / "data", "zoo", masks="some", flow=False)
+
+
+@pytest.fixture
+def masks(tmp_path, video_set):
+    """A folder of good masks for it, none of them quite the truth."""
+    for sequence in video_set:
+        (tmp_path / "masks" / sequence.name).mkdir(parents=True)
+        for t, frame in enumerate(sequence.frames):
+            if frame.mask is not None:
+                mask = np.roll(read_mask(frame.mask), t, axis=1).astype(np.uint8) * 255
+                Image.fromarray(mask).save(tmp_path / f"masks/{sequence.name}/{t:03d}.png")
+    return tmp_path / "masks"
+
+
+def complaint(*arguments, **more) -> str:
+    with pytest.raises(DatasetError) as caught:
+        score_masks(*arguments, progress=False, **more)
+    return str(caught.value)
+
+
+def test_every_annotated_frame_is_scored_in_order(video_set, masks):
+    scores = score_masks(masks, video_set, LONG, progress=False)
+    assert list(scores) == ["bear", "cow_2"]
+    for sequence in video_set:
+        annotated = [frame for frame in sequence.frames if frame.mask]
+        one = scores[sequence.name]
+        assert one.frames == tuple(frame.name[-3:] for frame in annotated)
+        for t, frame in enumerate(annotated):
+            pair = read_mask(masks / sequence.name / f"{t:03d}.png"), read_mask(frame.mask)
+            assert one.values["J"][t] == region_similarity(*pair)
+            assert one.values["F"][t] == boundary_accuracy(*pair)
+    assert set(score_masks(masks, video_set, PROTOCOLS["fbms"])["bear"].values) == {"J"}
+
+
+def test_masks_of_frames_without_annotation_may_be_there_and_names_may_be_full(video_set, masks):
+    expected = score_masks(masks, video_set, LONG, progress=False)
+    Image.fromarray(np.zeros((40, 60), np.uint8)).save(masks / "cow_2/003.png")
+    for path in list((masks / "bear").iterdir()):
+        path.rename(path.with_name(f"bear_{path.name}"))
+    for name in ("notes.txt", ".hidden.png"):
+        (masks / "bear" / name).touch()
+    (masks / ".cache").mkdir()
+    found = score_masks(masks, video_set, LONG, progress=False)
+    for name, one in expected.items():
+        for measure, values in one.values.items():
+            np.testing.assert_array_equal(found[name].values[measure], values)
+
+
+def test_all_that_is_wrong_with_masks_is_listed_at_once(video_set, masks):
+    (masks / "bear/001.png").unlink()
+    Image.fromarray(np.zeros((40, 61), np.uint8)).save(masks / "bear/002.png")
+    grey = np.zeros((40, 60), np.uint8)
+    grey[:, 20:] = 90
+    grey[:, 30:] = 200
+    Image.fromarray(grey).save(masks / "cow_2/000.png")
+    (masks / "cow_2/001.png").write_bytes((masks / "bear/000.png").read_bytes()[:40])
+    Image.fromarray(grey).save(masks / "bear/004.png")
+    Image.fromarray(grey).save(masks / "cow_2/cow_2_002.png")
+    (masks / "horse").mkdir()
+    message = complaint(masks, video_set, LONG)
+    assert message.startswith(f"7 problems in {masks}:")
+    assert message.endswith("Nothing was scored.")
+    for kind, file in (
+        ("mask that is missing", "bear/001.png"),
+        ("mask of another size", f"bear/002.png: 61 x 40, {video_set[0].frames[2].mask} 60 x 40"),
+        ("mask that is not binary", "cow_2/000.png: 3 values from 0 to 200"),
+        ("file that cannot be read", "cow_2/001.png"),
+        ("mask of no frame", "bear/004.png"),
+        ("mask that is there twice", "cow_2/002.png and cow_2_002.png"),
+        ("folder that is no sequence", "horse"),
+    ):
+        heading = next(i for i, line in enumerate(message.splitlines()) if f"1 x {kind}" in line)
+        assert file in message.splitlines()[heading + 1]
+
+
+def test_masks_of_frames_that_do_not_count_need_not_be_there_nor_be_right(video_set, masks):
+    expected = score_masks(masks, video_set, DAVIS, progress=False)
+    (masks / "bear/000.png").unlink()
+    (masks / "bear/003.png").write_bytes(b"broken")
+    found = score_masks(masks, video_set, DAVIS, progress=False)
+    assert found["bear"].frames == ("001", "002")
+    np.testing.assert_array_equal(found["bear"].values["F"], expected["bear"].values["F"])
+    assert "2 problems" in complaint(masks, video_set, LONG)
+
+
+@pytest.mark.parametrize("fault", ["missing", "size", "cut"])
+def test_nothing_is_scored_once_names_or_headers_are_wrong(fault, video_set, masks, monkeypatch):
+    path = masks / "cow_2/002.png"
+    content = path.read_bytes()
+    path.unlink()
+    if fault == "size":
+        Image.fromarray(np.zeros((40, 61), np.uint8)).save(path)
+    elif fault == "cut":
+        path.write_bytes(content[:-20])
+    monkeypatch.setattr("utils.evaluation.scoring.score_frame", lambda *_: pytest.fail("scored"))
+    assert str(path) in complaint(masks, video_set, LONG)
+
+
+def test_empty_truths_and_masks_by_the_rules_of_each_protocol(video_set, masks, capsys):
+    """By hand: of bear's four frames the truth of 1 is empty, of 2 truth and mask, of 3 the mask.
+
+    DAVIS: a frame scores 1 where both are empty, 0 where one is. The others leave out the frames
+    without an object.
+    """
+    empty = Image.fromarray(np.zeros((40, 60), np.uint8))
+    bear = video_set[0]
+    for path in (bear.frames[1].mask, bear.frames[2].mask):
+        empty.save(path)
+    for name in ("002", "003"):
+        empty.save(masks / f"bear/{name}.png")
+    for measure in ("J", "F"):
+        values = score_masks(masks, video_set, DAVIS, progress=False)["bear"].values[measure]
+        assert values.tolist() == [0, 1]
+    for name in ("fbms", "youtube_objects", "long_videos"):
+        one = score_masks(masks, video_set, PROTOCOLS[name], progress=False)["bear"]
+        assert one.frames == ("000", "003")
+        assert one.values["J"].tolist() == [1, 0]
+    for frame in video_set[1].frames[:3]:
+        empty.save(frame.mask)
+    capsys.readouterr()
+    assert list(score_masks(masks, video_set, LONG, progress=False)) == ["bear"]
+    assert "1 of 2 sequences do not count" in capsys.readouterr().out
+    for frame in (bear.frames[0], bear.frames[3]):
+        empty.save(frame.mask)
+    assert "ground truth of all 2 sequences is empty" in complaint(masks, video_set, LONG)
+
+
+def test_a_folder_of_masks_that_does_not_exist_is_refused(video_set, tmp_path):
+    assert "is not a folder" in complaint(tmp_path / "nowhere", video_set, LONG)
+
+
+def test_grey_masks_are_cut_at_one_half_if_asked_for(video_set, masks):
+    expected = score_masks(masks, video_set, LONG, progress=False)
+    for path in masks.rglob("*.png"):
+        mask = read_mask(path)
+        soft = np.where(mask, 128, 127).astype(np.uint8)
+        soft[0, 0], soft[-1, -1] = 0, 40
+        Image.fromarray(soft).save(path)
+    # A nearly empty one has two values, and yet none above 0.5.
+    faint = np.zeros((40, 60), np.uint8)
+    faint[:9] = 3
+    Image.fromarray(faint).save(masks / "bear/001.png")
+    assert "not binary" in complaint(masks, video_set, LONG)
+    found = score_masks(masks, video_set, LONG, binarize=True, progress=False)
+    for name, one in expected.items():
+        if name == "bear":
+            assert found[name].values["J"][1] == 0
+            one.values["J"][1] = 0
+        np.testing.assert_array_equal(found[name].values["J"], one.values["J"])
+
+
+def test_numbers_of_objects_are_not_taken_for_grey(video_set, masks):
+    for path in masks.rglob("*.png"):
+        labels = read_mask(path).astype(np.uint8)
+        labels[-1, -1] = 2
+        Image.fromarray(labels).save(path)
+    assert "3 values from 0 to 2, perhaps the numbers of objects" in complaint(
+        masks, video_set, DAVIS
+    )
+    message = complaint(masks, video_set, LONG, binarize=True)
+    assert "32767 of 65535 with 16 bits" in message and "Nothing was scored" in message
+
+
+def test_masks_in_another_place_are_one_problem(video_set, masks):
+    message = complaint(masks.parent, video_set, LONG)
+    assert "holds no mask of the set" in message
+    assert f"expected <sequence>/<frame>.png, as {masks.parent / 'bear/000.png'}" in message
+    assert "there is data, masks" in message
+
+
+def test_results_keep_their_order_and_only_few_items_wait():
+    started, release = [], threading.Event()
+
+    def work(item):
+        if item == 0:
+            release.wait(20)
+        return item * item
+
+    def items():
+        for item in range(100):
+            started.append(item)
+            if item == 4:
+                release.set()
+            yield item
+
+    results = overlap(work, items(), workers=2)
+    assert next(results) == 0
+    assert len(started) <= 6
+    assert [0, *results] == [item * item for item in range(100)]
+
+
+@pytest.mark.parametrize("where", ["function", "items"])
+def test_an_error_in_a_thread_or_in_the_items_comes_through(where):
+    def work(item):
+        if where == "function" and item == 7:
+            raise ValueError("seven")
+        return item
+
+    def items():
+        yield from range(7)
+        if where == "items":
+            raise ValueError("seven")
+        yield from range(7, 50)
+
+    with pytest.raises(ValueError, match="seven"):
+        list(overlap(work, items(), workers=3))
+    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
+
+
+def test_frames_without_scores_are_left_out():
+    frames = [("a", "0", (0.5, 0.25)), ("a", "1", None), ("b", "0", None), ("a", "2", (1.0, 0.0))]
+    scores = collect_scores(frames, ("J", "F"))
+    assert list(scores) == ["a"]
+    assert scores["a"].frames == ("0", "2")
+    assert scores["a"].values["F"].tolist() == [0.25, 0.0]
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"needs the reference scores in {GOLDEN}")
+def test_a_folder_of_masks_agrees_with_the_davis_evaluator():
+    """From the folder to the statistics, as evaluate.py --masks does."""
+    expected = json.loads((GOLDEN / "expected.json").read_text())
+    sequences = video_sequences(SHARED / "data/uvos", "DAVIS_test", flow=False)
+    scores = score_masks(GOLDEN / "masks", sequences, DAVIS, progress=False)
+    assert scores.keys() == expected.keys()
+    for row in summarise(scores, DAVIS)[:-1]:
+        for measure, statistics in row.statistics.items():
+            values = scores[row.name].values[measure]
+            np.testing.assert_allclose(values, expected[row.name][measure][1:-1], rtol=0, atol=1e-9)
+            reference = expected[row.name]["davis16"][measure]
+            assert vars(statistics) == pytest.approx(reference, rel=0, abs=1e-9)
+
+
+@pytest.mark.skipif(not SOFT.is_dir(), reason=f"needs the published maps in {SOFT}")
+def test_published_soft_maps_without_the_last_frames_agree_with_the_davis_evaluator():
+    expected = json.loads((SOFT / "expected.json").read_text())
+    sequences = video_sequences(SHARED / "data/uvos", "DAVIS_test", flow=False)
+    scores = score_masks(SOFT / "masks", sequences, DAVIS, binarize=True, progress=False)
+    assert scores.keys() == expected.keys()
+    for row in summarise(scores, DAVIS)[:-1]:
+        assert row.frames == expected[row.name]["frames"]
+        for measure, statistics in row.statistics.items():
+            assert vars(statistics) == pytest.approx(expected[row.name][measure], rel=0, abs=1e-9)

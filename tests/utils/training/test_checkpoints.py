@@ -1,0 +1,564 @@
+"""Checkpoints: whole files only, no code in them, and what of stage 1 goes where."""
+
+import errno
+import itertools
+import math
+import multiprocessing
+import os
+import pickle
+import random
+import resource
+import signal
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from models import ModelError, build_model
+from utils.settings import write_settings
+from utils.training.checkpoints import (
+    CheckpointError,
+    build_from_checkpoint,
+    check_same_network,
+    check_same_order,
+    load_checkpoint,
+    load_last,
+    save_checkpoint,
+)
+from utils.training.samples import network_arguments
+
+CHECKPOINT = {
+    "model": "gsanet",
+    "arguments": {"motion": True, "backbone": "mit_b0", "channels": 16},
+    "settings": {
+        "EPOCHS": 3,
+        "TRAIN_SETS": ["a", "b"],
+        "RUN_NAME": None,
+        "SIGMA": 0.1,
+        "IMAGE_SIZE": 64,
+        "NUM_REFERENCES": 3,
+        "RECOLOUR_FLOW": True,
+    },
+    "weights": {"x": torch.arange(1000.0), "y": torch.tensor(3)},
+    "progress": {"epoch": 1, "step": 7, "best": 0.25},
+}
+
+
+def complaint(call, *args) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        call(*args)
+    return str(caught.value)
+
+
+def make(settings, motion: bool, seed: int, **changes):
+    """A small network and its constructor's arguments."""
+    torch.manual_seed(seed)
+    arguments = network_arguments(settings.replace(**changes), motion=motion)
+    return build_model("gsanet", **arguments), arguments
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, CHECKPOINT)
+    loaded = load_checkpoint(str(path))
+    assert torch.equal(loaded.pop("weights")["x"], CHECKPOINT["weights"]["x"])
+    assert loaded == {name: value for name, value in CHECKPOINT.items() if name != "weights"}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+
+
+def step(number: int) -> dict:
+    """A checkpoint whose tensor and progress both tell which it is."""
+    weights = {"x": torch.full((20_000,), number)}
+    return {**CHECKPOINT, "weights": weights, "progress": {"step": number}}
+
+
+def step_of(checkpoint: dict) -> int:
+    assert (checkpoint["weights"]["x"] == checkpoint["progress"]["step"]).all()
+    return checkpoint["progress"]["step"]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def in_process(action, *args) -> multiprocessing.Process:
+    """A process of its own, started without importing everything again."""
+    process = multiprocessing.get_context("fork").Process(target=action, args=args)
+    process.start()
+    return process
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x10
+    path.write_bytes(content)
+
+
+def tensor_position(path: Path) -> int:
+    """A byte in the middle of the largest record."""
+    with zipfile.ZipFile(path) as archive:
+        record = max(archive.infolist(), key=lambda one: one.file_size)
+    return record.header_offset + 200 + record.file_size // 2
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_the_one_before_is_kept_if_asked(tmp_path, monkeypatch, links):
+    if not links:
+
+        def refused(*_):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refused)
+    path = tmp_path / "last.pt"
+    for number in range(4):
+        save_checkpoint(path, step(number), keep_previous=True)
+        assert files(tmp_path) == ["last.pt", "previous.pt"][: number + 1]
+    assert step_of(load_checkpoint(path)) == 3
+    assert step_of(load_checkpoint(tmp_path / "previous.pt")) == 2
+    save_checkpoint(path, step(4))
+    assert step_of(load_checkpoint(tmp_path / "previous.pt")) == 2
+
+
+def test_a_file_too_large_leaves_the_older_ones_whole_and_nothing_else(tmp_path):
+    for number in range(2):
+        save_checkpoint(tmp_path / "last.pt", step(number), keep_previous=True)
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+
+    def save_with_little_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        message = complaint(save_checkpoint, tmp_path / "last.pt", step(2), True)
+        assert message == (
+            f"{tmp_path / 'last.pt'} could not be written: File too large; "
+            "the older last.pt and previous.pt are whole"
+        )
+        message = complaint(save_checkpoint, tmp_path / "best.pt", step(2))
+        assert message == f"{tmp_path / 'best.pt'} could not be written: File too large"
+
+    process = in_process(save_with_little_room)
+    process.join()
+    assert process.exitcode == 0
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_at_any_step_is_said_with_what_to_do(tmp_path, monkeypatch, call):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, step(0))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, full)
+        assert complaint(save_checkpoint, path, step(1)) == (
+            f"{path} could not be written: No space left on device; make room on the disk; "
+            "the older last.pt is whole"
+        )
+    assert step_of(load_checkpoint(path)) == 0
+    assert files(tmp_path) == ["last.pt"]
+
+
+def test_what_cannot_be_saved_leaves_nothing_behind(tmp_path):
+    with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
+        save_checkpoint(tmp_path / "last.pt", {**CHECKPOINT, "extra": lambda: None})
+    assert files(tmp_path) == []
+
+
+def save_until_killed(folder: Path, fatal_call: int | None = None) -> None:
+    """Save one checkpoint after another; die right before a given call to the system's."""
+    calls = itertools.count()
+
+    def dying(function):
+        def call(*args, **kwargs):
+            if next(calls) == fatal_call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    if fatal_call is not None:
+        for name in ("link", "unlink", "replace", "fsync"):
+            setattr(os, name, dying(getattr(os, name)))
+    for number in itertools.count(1):
+        save_checkpoint(folder / "last.pt", step(number), keep_previous=True)
+
+
+def test_a_save_killed_at_any_step_leaves_a_whole_checkpoint(tmp_path):
+    save_checkpoint(tmp_path / "last.pt", step(0))
+    seen = set()
+    for call in range(20):  # more than two saves make
+        process = in_process(save_until_killed, tmp_path, call)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        checkpoint, path, warning = load_last(tmp_path)
+        step_of(checkpoint)
+        assert (path.name, warning) == ("last.pt", None)
+        seen.add(tuple(files(tmp_path)))
+    assert len(seen) > 2  # some left something half-done, which the next ones did not mind
+    save_checkpoint(tmp_path / "last.pt", step(1), keep_previous=True)
+    save_checkpoint(tmp_path / "last.pt", step(2), keep_previous=True)
+    assert files(tmp_path) == ["last.pt", "previous.pt"]
+    assert step_of(load_checkpoint(tmp_path / "previous.pt")) == 1
+
+
+def test_a_save_killed_at_random_moments_leaves_a_whole_checkpoint(tmp_path):
+    save_checkpoint(tmp_path / "last.pt", step(0))
+    moments, last = random.Random(4), set()
+    for _ in range(25):
+        process = in_process(save_until_killed, tmp_path)
+        time.sleep(moments.uniform(0, 0.04))
+        process.kill()
+        process.join()
+        checkpoint, _, warning = load_last(tmp_path)
+        assert warning is None
+        last.add(step_of(checkpoint))
+    assert len(last) > 1
+
+
+def test_a_damaged_last_checkpoint_is_reported_and_the_one_before_used(tmp_path):
+    for number in range(2):
+        save_checkpoint(tmp_path / "last.pt", step(number), keep_previous=True)
+    assert load_last(tmp_path)[1:] == (tmp_path / "last.pt", None)
+    flip(tmp_path / "last.pt", tensor_position(tmp_path / "last.pt"))
+    checkpoint, path, warning = load_last(tmp_path)
+    assert step_of(checkpoint) == 0
+    assert path == tmp_path / "previous.pt"
+    assert warning.startswith(f"{tmp_path / 'last.pt'} cannot be read as a checkpoint: it is damag")
+    assert warning.endswith(f"; the one before it, {path}, is used instead")
+
+    # The run goes on from the whole one, which must outlive the damaged one.
+    save_checkpoint(tmp_path / "last.pt", step(2), keep_previous=True)
+    assert step_of(load_checkpoint(path)) == 0
+    (tmp_path / "last.pt").unlink()
+    checkpoint, _, warning = load_last(str(tmp_path))
+    assert step_of(checkpoint) == 0
+    assert warning.startswith(f"there is no checkpoint {tmp_path / 'last.pt'}; the one before it")
+
+
+def test_no_usable_checkpoint_is_an_error_that_names_both(tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"")
+    message = complaint(load_last, tmp_path)
+    assert message.startswith(
+        f"{tmp_path} cannot be resumed: {tmp_path / 'last.pt'} cannot be read"
+    )
+    assert message.endswith(f"; there is no checkpoint {tmp_path / 'previous.pt'}")
+
+
+class Intruder:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
+    trace = tmp_path / "trace"
+    torch.save({**CHECKPOINT, "extra": Intruder(trace)}, tmp_path / "zip.pt")
+    plain = pickle.dumps({**CHECKPOINT, "extra": Intruder(trace)}, protocol=2)
+    (tmp_path / "plain.pt").write_bytes(plain)
+    for name in ("zip.pt", "plain.pt"):
+        message = complaint(load_checkpoint, tmp_path / name)
+        assert str(tmp_path / name) in message
+        assert "cannot be read as a checkpoint" in message
+        assert "\n" not in message
+    assert not trace.exists()
+    message = complaint(load_checkpoint, tmp_path / "zip.pt")
+    assert message.endswith("it holds io.open, and what might be code is never run")
+
+
+def test_damaged_truncated_and_missing_files_are_named(tmp_path):
+    whole = tmp_path / "whole.pt"
+    save_checkpoint(whole, CHECKPOINT)
+    content = whole.read_bytes()
+    files = {
+        "truncated.pt": content[: len(content) // 2],
+        "empty.pt": b"",
+        "text.pt": b"these are not the weights you are looking for",
+        "image.pt": b"\x89PNG\r\n\x1a\n" + bytes(200),
+    }
+    for name, damaged in files.items():
+        (tmp_path / name).write_bytes(damaged)
+        message = complaint(load_checkpoint, tmp_path / name)
+        assert message.startswith(f"{tmp_path / name} cannot be read as a checkpoint: ")
+    missing = tmp_path / "missing.pt"
+    assert complaint(load_checkpoint, missing) == f"there is no checkpoint {missing}"
+    assert str(tmp_path) in complaint(load_checkpoint, tmp_path)
+
+
+def test_a_single_wrong_bit_is_found_wherever_it_matters(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, CHECKPOINT)
+    whole = path.read_bytes()
+    flip(path, tensor_position(path))
+    assert complaint(load_checkpoint, path) == (
+        f"{path} cannot be read as a checkpoint: it is damaged or no file of torch.save (its "
+        "record archive/data/0 does not agree with its checksum)"
+    )
+    harmless = 0
+    for position in range(0, len(whole), 13):
+        path.write_bytes(whole)
+        flip(path, position)
+        try:
+            loaded = load_checkpoint(path)
+        except CheckpointError as error:
+            assert str(path) in str(error)
+            continue
+        harmless += 1
+        assert all(torch.equal(loaded["weights"][n], CHECKPOINT["weights"][n]) for n in "xy")
+        assert {**loaded, "weights": 0} == {**CHECKPOINT, "weights": 0}
+    assert harmless < len(whole) / 13 / 2  # in dates and padding
+
+
+def test_a_foreign_file_is_refused_with_what_it_lacks(tmp_path):
+    torch.save({"weights": {}, "model": "x", "epoch": 3}, tmp_path / "foreign.pt")
+    message = complaint(load_checkpoint, tmp_path / "foreign.pt")
+    assert "not a checkpoint of this project: it lacks arguments, settings" in message
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    message = complaint(load_checkpoint, tmp_path / "tensor.pt")
+    assert "it lacks arguments, model, settings, weights" in message
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "message"),
+    [
+        ("model", None, 3, "its model is of the type int"),
+        ("arguments", None, [], "its arguments is of the type list"),
+        ("flow", None, 1.5, "its flow is of the type float"),
+        ("progress", None, 3, "its progress is of the type int"),
+        ("training", None, "x", "its training is of the type str"),
+        ("weights", "x", "abc", "its weights are not all tensors"),
+        ("weights", 7, torch.zeros(1), "its weights are not all tensors with names"),
+        ("arguments", "channels", "many", "CHANNELS is 'many': expected a whole number"),
+        ("settings", "RECOLOUR_FLOW", None, "RECOLOUR_FLOW is None: expected True or False"),
+        ("settings", "IMAGE_SIZE", [64], r"IMAGE_SIZE is \[64\]: expected a whole number"),
+        (
+            "weights",
+            "x",
+            torch.tensor([1.0, math.nan]),
+            "not finite .* such as weights.x",
+        ),
+        ("weights", "x", torch.tensor([math.inf]), "weights.x: its training has broken down"),
+        ("training", "state", [torch.tensor(-math.inf)], "such as training.state.0"),
+    ],
+)
+def test_contents_of_another_kind_and_numbers_that_are_none_are_refused(
+    tmp_path, part, name, value, message
+):
+    inside = value if name is None else {**CHECKPOINT.get(part, {}), name: value}
+    torch.save({**CHECKPOINT, part: inside}, tmp_path / "best.pt")
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/best.pt .*{message}"):
+        load_checkpoint(tmp_path / "best.pt")
+
+
+def test_an_argument_that_the_network_does_not_have_is_refused(tiny_settings):
+    model, arguments = make(tiny_settings, motion=False, seed=1)
+    checkpoint = {**CHECKPOINT, "arguments": {**arguments, "depth": 3, 4: 5}}
+    message = complaint(build_from_checkpoint, {**checkpoint, "weights": model.state_dict()})
+    assert "the checkpoint's network has 4, depth, which this code's gsanet does not" in message
+
+
+def test_a_switch_of_the_network_that_is_neither_on_nor_off_is_refused(tiny_settings):
+    model, arguments = make(tiny_settings, motion=False, seed=1)
+    checkpoint = {**CHECKPOINT, "weights": model.state_dict()}
+    message = complaint(
+        build_from_checkpoint, {**checkpoint, "arguments": {**arguments, "motion": None}}
+    )
+    assert "motion is None, not True or False" in message
+
+
+def test_a_checkpoint_of_an_older_version_takes_what_it_lacks_from_its_run_s_settings(
+    tiny_settings,
+):
+    model, arguments = make(tiny_settings, motion=True, seed=1)
+    newer = ("num_references", "loss", "sigma", "supervise_slot_maps")
+    older = {name: value for name, value in arguments.items() if name not in newer}
+    settings = {**tiny_settings.as_dict(), "NUM_REFERENCES": 5, "SIGMA": 0.25, "LOSS": "bce"}
+    checkpoint = {**CHECKPOINT, "weights": model.state_dict(), "settings": settings}
+    checkpoint["arguments"] = {**older, "kmeans": "batched", "num_slots": 2}
+    again = build_from_checkpoint(checkpoint)
+    assert again.num_references == 5
+    assert again.loss_settings == {"sigma": 0.25, "supervise_maps": True, "loss": "bce"}
+    assert all(torch.equal(t, again.state_dict()[name]) for name, t in model.state_dict().items())
+    own = {**checkpoint, "arguments": {**checkpoint["arguments"], "num_references": 4}}
+    assert build_from_checkpoint(own).num_references == 4
+    checkpoint["arguments"]["num_slots"] = 3
+    with pytest.raises(ModelError, match="has 3 slots; this version has 2"):
+        build_from_checkpoint(checkpoint)
+
+
+def test_the_network_of_a_checkpoint_computes_the_same_again(tmp_path, tiny_settings):
+    model, arguments = make(tiny_settings, motion=True, seed=1)
+    # What the run started from is not looked for again.
+    arguments |= {"pretrained_backbone": True, "backbone_weights": str(tmp_path / "gone.pth")}
+    checkpoint = {**CHECKPOINT, "arguments": arguments, "weights": model.state_dict()}
+    save_checkpoint(tmp_path / "best.pt", checkpoint)
+    torch.manual_seed(2)
+    again = build_from_checkpoint(load_checkpoint(tmp_path / "best.pt")).eval()
+    longer = build_from_checkpoint(load_checkpoint(tmp_path / "best.pt"), num_iterations=5).eval()
+    image, flow = torch.rand(2, 1, 3, 64, 64)
+    references = torch.rand(1, 2, 3, 64, 64)
+    with torch.no_grad():
+        results = [
+            network(image, flow, references, references).logits[0]
+            for network in (model.eval(), again, longer)
+        ]
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_weights_that_no_longer_fit_are_refused(tiny_settings):
+    arguments = network_arguments(tiny_settings, motion=False)
+    weights = build_model("gsanet", **arguments).state_dict()
+    del weights["decoder.outline.to_mask.bias"]
+    with pytest.raises(CheckpointError, match=r"do not fit the network.*outline\.to_mask\.bias"):
+        build_from_checkpoint({**CHECKPOINT, "arguments": arguments, "weights": weights})
+
+
+def statistics_of(model):
+    return {k: v.flatten().tolist() for k, v in model.state_dict().items() if ".normalise." in k}
+
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "deviation": [0.229, 0.224, 0.225]}
+
+
+@pytest.mark.parametrize(
+    "kept, expected",
+    [(None, IMAGENET), ({"mean": [0.1, 0.2, 0.3], "deviation": [0.4, 0.5, 0.6]}, None)],
+    ids=["older checkpoint", "kept"],
+)
+def test_a_checkpoint_says_how_images_are_normalised(tiny_settings, kept, expected):
+    """Whatever timm says of the backbone today; older checkpoints were all trained as ImageNet."""
+    expected = kept or expected
+    change = {"backbone": "tf_efficientnet_lite0"}
+    stills, arguments = make(tiny_settings, motion=False, seed=1, **change)
+    video, _ = make(tiny_settings, motion=True, seed=2, **change)
+    assert statistics_of(stills) == {
+        "rgb_stream.normalise.mean": [0.5] * 3,
+        "rgb_stream.normalise.deviation": [0.5] * 3,
+    }
+    weights = {k: v for k, v in stills.state_dict().items() if ".normalise." not in k}
+    if kept:
+        weights = {
+            k: torch.tensor(kept[k.rpartition(".")[2]]).view_as(v) if ".normalise." in k else v
+            for k, v in stills.state_dict().items()
+        }
+    again = build_from_checkpoint({**CHECKPOINT, "arguments": arguments, "weights": weights})
+    video.start_from(weights)
+    check_same_order({"weights": weights}, again)
+    for model, streams in ((again, ["rgb"]), (video, ["rgb", "flow"])):
+        found = statistics_of(model)
+        assert found.keys() == {f"{s}_stream.normalise.{k}" for s in streams for k in expected}
+        for key, values in found.items():
+            assert values == pytest.approx(expected[key.rpartition(".")[2]])
+
+
+def test_training_does_not_go_on_with_parameters_in_another_order(tiny_settings):
+    model, _ = make(tiny_settings, motion=False, seed=1)
+    weights = model.state_dict()
+    check_same_order({"weights": weights}, model)
+    swapped = dict(reversed(weights.items()))
+    with pytest.raises(CheckpointError, match=r"another order.*record\.json"):
+        check_same_order({"weights": swapped}, model)
+
+
+def test_another_network_backbone_or_width_is_refused_with_both_sides_named():
+    arguments = {"backbone": "mit_b0", "channels": 16, "num_clusters": 8}
+    check_same_network(CHECKPOINT, "gsanet", arguments)
+    message = complaint(
+        check_same_network, CHECKPOINT, "gsanet", {"backbone": "resnet101", "channels": 32}
+    )
+    assert "BACKBONE is 'mit_b0' there, 'resnet101' here" in message
+    assert "CHANNELS is 16 there, 32 here" in message
+    assert "MODEL" not in message
+    message = complaint(check_same_network, CHECKPOINT, "other", arguments)
+    assert "MODEL is 'gsanet' there, 'other' here" in message
+    assert "BACKBONE" not in message
+
+
+def test_stage_1_goes_into_both_streams_and_everything_is_counted(tiny_settings):
+    weights = make(tiny_settings, motion=False, seed=1)[0].state_dict()
+    model = make(tiny_settings, motion=True, seed=2)[0]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    result = model.start_from(weights)
+    after = model.state_dict()
+
+    stream = [name.removeprefix("rgb_stream.") for name in weights if "rgb_stream." in name]
+    shared = [name for name in weights if "rgb_stream." not in name]
+    assert len(stream) > 100 and any("encoder" in name for name in stream)
+    assert len(shared) > 10 and any(name.startswith("decoder.") for name in shared)
+    for name in stream:
+        assert torch.equal(after[f"rgb_stream.{name}"], weights[f"rgb_stream.{name}"])
+        assert torch.equal(after[f"flow_stream.{name}"], weights[f"rgb_stream.{name}"])
+    for name in shared:
+        assert torch.equal(after[name], weights[name])
+    touched = {*weights, *(f"flow_stream.{name}" for name in stream)}
+    fresh = after.keys() - touched
+    assert fresh and all("slots." in name or ".embed." in name for name in fresh)
+    assert all(torch.equal(after[name], before[name]) for name in fresh)
+    assert vars(result) == {
+        "loaded": len(weights),
+        "copied": len(stream),
+        "fresh": len(fresh),
+        "unused": 0,
+    }
+    assert str(result) == (
+        f"{len(weights)} tensors loaded, {len(stream)} copied from the RGB to the flow stream, "
+        f"{len(fresh)} left at their initial values, 0 of the file not used"
+    )
+
+
+def test_the_streams_are_copies_that_training_changes_independently(tiny_settings):
+    weights = make(tiny_settings, motion=False, seed=1)[0].state_dict()
+    model = make(tiny_settings, motion=True, seed=2)[0]
+    model.start_from(weights)
+    name = "laterals.0.weight"
+    with torch.no_grad():
+        model.rgb_stream.laterals[0].weight.add_(1)
+    state = model.state_dict()
+    assert torch.equal(state[f"rgb_stream.{name}"], state[f"flow_stream.{name}"] + 1)
+    assert torch.equal(weights[f"rgb_stream.{name}"], state[f"flow_stream.{name}"])
+
+
+def test_a_flow_stream_in_the_file_is_taken_rather_than_copied_from_rgb(tiny_settings):
+    weights = make(tiny_settings, motion=True, seed=1)[0].state_dict()
+    model = make(tiny_settings, motion=True, seed=2)[0]
+    result = model.start_from(weights)
+    assert vars(result) == {"loaded": len(weights), "copied": 0, "fresh": 0, "unused": 0}
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_tensors_of_another_name_or_shape_are_counted_as_unused(tiny_settings):
+    weights = dict(make(tiny_settings, motion=False, seed=1)[0].state_dict())
+    whole = make(tiny_settings, motion=True, seed=2)[0].start_from(weights)
+    weights["elsewhere.weight"] = torch.zeros(3)
+    weights["rgb_stream.laterals.0.weight"] = torch.zeros(1, 1, 1, 1)
+    result = make(tiny_settings, motion=True, seed=2)[0].start_from(weights)
+    assert result.loaded == whole.loaded - 1
+    assert result.copied == whole.copied - 1
+    assert result.fresh == whole.fresh + 2
+    assert result.unused == 2
+
+
+def test_a_checkpoint_of_which_nothing_fits_changes_nothing(tiny_settings):
+    model = make(tiny_settings, motion=True, seed=2)[0]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    result = model.start_from({"backbone.x": torch.zeros(3)})
+    assert vars(result) == {"loaded": 0, "copied": 0, "fresh": len(before), "unused": 1}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_training_refuses_a_checkpoint_of_which_nothing_fits(tmp_path, tiny_settings, monkeypatch):
+    stage1 = tmp_path / "best.pt"
+    save_checkpoint(stage1, {**CHECKPOINT, "arguments": make(tiny_settings, False, seed=1)[1]})
+    settings = {"stage1_checkpoint": str(stage1), "output_dir": str(tmp_path / "runs")}
+    write_settings(tiny_settings.replace(**settings), tmp_path / "settings.py")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(tmp_path / "settings.py")])
+    assert f"none of the 2 tensors in {stage1} fits the network" in complaint(train.main)
+    assert not (tmp_path / "runs").exists()

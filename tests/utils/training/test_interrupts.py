@@ -1,0 +1,85 @@
+"""Signals: waiting where they must, stopping where they may."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+import utils.training.interrupts
+from utils.training.interrupts import Interrupted, Interrupts, prepare_loader_process
+
+
+def send(signum: int) -> None:
+    os.kill(os.getpid(), signum)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_a_signal_waits_where_it_must_and_stops_elsewhere(signum, code):
+    with Interrupts() as interrupts, interrupts.deferred():
+        send(signum)
+        assert interrupts.pending == signum
+    with Interrupts() as interrupts, pytest.raises(Interrupted) as stop:
+        send(signum)
+    assert stop.value.exit_code == code
+
+
+def test_a_second_ctrl_c_is_not_deferred_and_a_second_sigterm_is_no_reason_to_hurry():
+    with Interrupts() as interrupts, interrupts.deferred():
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)
+        assert interrupts.pending == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
+def test_what_torchrun_hands_on_is_the_same_ctrl_c(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    now = [100.0]
+    monkeypatch.setattr(utils.training.interrupts.time, "monotonic", lambda: now[0])
+    with Interrupts() as interrupts, interrupts.deferred():
+        send(signal.SIGINT)
+        now[0] += 0.2
+        send(signal.SIGINT)
+        assert interrupts.pending == signal.SIGINT
+        now[0] += 5
+        with pytest.raises(KeyboardInterrupt):  # torchrun makes SIGTERM of the second
+            send(signal.SIGTERM)
+
+
+def test_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with Interrupts():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_inside_a_deferred_part_signals_may_be_admitted():
+    with Interrupts() as interrupts, interrupts.deferred():
+        with interrupts.admitted(), pytest.raises(Interrupted):
+            send(signal.SIGTERM)
+        # What came while it had to wait stops at once.
+        with pytest.raises(Interrupted), interrupts.admitted():
+            raise AssertionError("not admitted")
+    with Interrupts() as interrupts, interrupts.deferred():
+        with interrupts.admitted():
+            pass
+        send(signal.SIGTERM)  # deferred again
+        assert interrupts.pending == signal.SIGTERM
+
+
+def load_on(grace):
+    utils.training.interrupts._GRACE = grace
+    prepare_loader_process()
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
+    # As one that waits in the system, where no handler of Python's can run.
+    ctypes.CDLL(None).sleep(60)
+
+
+def test_a_loader_process_that_hangs_ends_without_an_error_after_a_while():
+    process = multiprocessing.get_context("spawn").Process(target=load_on, args=(0.5,))
+    process.start()
+    process.join(40)
+    assert process.exitcode == 0

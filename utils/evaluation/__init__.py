@@ -1,0 +1,1 @@
+"""Evaluation: masks of a set or a video, measures, protocols, results."""

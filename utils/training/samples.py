@@ -1,0 +1,116 @@
+"""From settings to a network's samples: data sets, augmentation, loader."""
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from datasets.augmentation import Augmentation
+from datasets.layout import Frame, Sequence
+from datasets.samples import StillImages, VideoFrames, VideoWindows
+from datasets.simulated_motion import MotionSimulation
+from models import MODELS, model_class
+from models.interface import REFERENCES, WINDOWS, Needs
+from utils.processes import num_cores
+from utils.settings import Settings, SettingsError
+from utils.training.interrupts import prepare_loader_process
+
+
+def make_loader(dataset: Dataset, batches: Any, workers: int, device: torch.device) -> DataLoader:
+    """Loader of the given batches of keys, in order."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=min(workers, num_cores()),
+        pin_memory=device.type == "cuda",
+        worker_init_fn=prepare_loader_process,
+    )
+
+
+def network_arguments(settings: Settings, **arguments: Any) -> dict[str, Any]:
+    """The settings of config.py that the network's constructor takes, and further arguments."""
+    accepted = inspect.signature(model_class(settings.model)).parameters
+    given = {name.lower(): value for name, value in settings.as_dict().items()}
+    return {**{name: given[name] for name in accepted if name in given}, **arguments}
+
+
+def network_name(model: str, arguments: dict[str, Any]) -> str:
+    """For example "gsanet with mit_b2"; a network may have no choice of backbone."""
+    return f"{model} with {arguments['backbone']}" if "backbone" in arguments else model
+
+
+def without_effect(names: Iterable[str], model: str) -> list[str]:
+    """Those of the settings, by upper-case name, that only other networks' constructors take.
+
+    Raises:
+        ModelError: there is no such network.
+    """
+    own = inspect.signature(model_class(model)).parameters
+    others = {name for network in MODELS.values() for name in inspect.signature(network).parameters}
+    return sorted(name for name in names if name.lower() in others - own.keys())
+
+
+def augmentation_from(settings: Settings) -> Augmentation:
+    """The training augmentation that config.py describes."""
+    return Augmentation(
+        **{name: getattr(settings, name) for name in Augmentation.__dataclass_fields__}
+    )
+
+
+def simulation_from(settings: Settings) -> MotionSimulation:
+    """The motion of still images that config.py describes."""
+    strengths = {
+        name: getattr(settings, f"simulated_{name}")
+        for name in MotionSimulation.__dataclass_fields__
+        if name != "camera_removed"
+    }
+    return MotionSimulation(**strengths, camera_removed=settings.remove_camera_motion)
+
+
+def split_frames(frames: list[Frame], share: float, seed: int) -> tuple[list[Frame], list[Frame]]:
+    """A random but fixed share of the images is kept back for validation, at least one."""
+    order = np.random.default_rng(seed).permutation(len(frames))
+    count = min(max(1, round(len(frames) * share)), len(frames) - 1)
+    return [frames[i] for i in order[count:]], [frames[i] for i in order[:count]]
+
+
+def stills_of(
+    frames: list[Frame], settings: Settings, needs: Needs, augmentation: Augmentation | None = None
+) -> StillImages:
+    """Samples of still images; as pseudo-clips where the network needs references.
+
+    Raises:
+        SettingsError: the network is not trained on still images.
+    """
+    if needs.samples == WINDOWS:
+        raise SettingsError(
+            f"MODEL = {settings.model!r} is trained on windows of video frames, not on still "
+            "images: train it by train.py"
+        )
+    return StillImages(
+        frames,
+        settings.image_size,
+        augmentation,
+        settings.seed,
+        simulation_from(settings) if needs.samples == REFERENCES else None,
+        settings.num_references,
+    )
+
+
+def videos_of(
+    sets: list[list[Sequence]],
+    settings: Settings,
+    needs: Needs,
+    augmentation: Augmentation | None = None,
+) -> VideoFrames | VideoWindows:
+    """Samples of videos, of the kind that the network needs."""
+    size, seed = settings.image_size, settings.seed
+    if needs.samples == WINDOWS:
+        kinds = {"labels": needs.masks, "flow": needs.flow}
+        return VideoWindows(
+            sets, size, needs.frames, needs.gap, **kinds, augmentation=augmentation, seed=seed
+        )
+    return VideoFrames(sets, size, settings.num_references, augmentation, seed)
