@@ -7,9 +7,8 @@ PY := .venv/bin/python
 OLDEST := .venv-oldest
 # Newer ones have no wheels of the oldest packages.
 OLDEST_PYTHON ?= python3.11
-OLDEST_TESTS := tests/models tests/utils/test_training.py tests/utils/test_checkpoints.py \
-	tests/utils/test_distributed.py tests/utils/test_evaluation.py tests/utils/test_losses.py \
-	tests/utils/test_transfer.py
+OLDEST_TESTS := tests/models tests/utils/training tests/utils/evaluation \
+	tests/utils/test_processes.py tests/utils/test_transfer.py
 
 # Small enough for two CPU cores; everything else is as in config.py.
 DEMO_SETTINGS := --model $(MODEL) --data-root $(DEMO)/data --output-dir $(DEMO)/runs --gpu "" --workers 1 \
