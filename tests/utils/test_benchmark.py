@@ -208,7 +208,7 @@ def test_peak_memory_counts_what_has_been_freed():
     device, now = torch.device("cpu"), psutil.Process().memory_info().rss
     before = benchmark.peak_memory(device)
     assert before >= now / 2**30
-    large = np.ones(int(before * 2**30) - now + 2**27, np.uint8)
+    large = np.ones(int(before * 2**30) - now + 2**29, np.uint8)  # some of it may be reused
     del large
     assert benchmark.peak_memory(device) >= before + 0.1
 
