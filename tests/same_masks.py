@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from datasets.layout import Sequence, read_size, video_sequences
 from models.interface import Network
 from models.precision import with_weights_as
-from utils.evaluation.segmenting import Segmenter, predict_sequences, segmenting, to_labels
+from utils.evaluation import segmenting
+from utils.evaluation.segmenting import Segmenter, predict_sequences, to_labels
 from utils.training.checkpoints import build_from_checkpoint, load_checkpoint
 
 Masks = dict[tuple[str, str], np.ndarray]  # by sequence and frame
