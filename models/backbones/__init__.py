@@ -53,7 +53,7 @@ def build_backbone(
     Raises:
         ModelError: unknown name, no such pyramid, or weights that are missing or do not fit.
     """
-    file = _weights_file(weights) if pretrained and weights is not None else None
+    file = weights_file(weights) if pretrained and weights is not None else None
     if name in MIX_TRANSFORMERS:
         encoder = MixTransformer(name)
         if pretrained:
@@ -169,7 +169,7 @@ def _create_timm_pyramid(
         return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
     except Exception as error:
         # timm, the hub's client and torch.load raise many kinds here, all about the weights.
-        raise _weights_error(name, weights, error) from error
+        raise weights_error(name, weights, error) from error
 
 
 def _refusal(network: nn.Module) -> str | None:
@@ -187,17 +187,22 @@ def _load_mix_transformer(encoder: MixTransformer, name: str, file: Path | None)
         state = published_weights(name, file)
     except Exception as error:
         # The hub's client, safetensors and torch.load raise many kinds here.
-        raise _weights_error(name, file, error) from error
+        raise weights_error(name, file, error) from error
     own = encoder.state_dict()
     unfit = [n for n, t in own.items() if n not in state or state[n].shape != t.shape]
     if unfit or len(state) > len(own):
-        raise _weights_error(
+        raise weights_error(
             name, file, f"{len(unfit)} of the encoder's {len(own)} tensors are missing or differ"
         )
     encoder.load_state_dict(state)
 
 
-def _weights_file(path: Path) -> Path:
+def weights_file(path: Path) -> Path:
+    """The file of weights that BACKBONE_WEIGHTS names, itself or by its folder.
+
+    Raises:
+        ModelError: there is none.
+    """
     path = Path(path)
     if path.is_dir():
         for name in ("model.safetensors", "pytorch_model.bin"):
@@ -213,7 +218,8 @@ def _weights_file(path: Path) -> Path:
     return path
 
 
-def _weights_error(name: str, weights: Path | None, error: Exception | str) -> ModelError:
+def weights_error(name: str, weights: Path | None, error: Exception | str) -> ModelError:
+    """The error of weights that cannot be downloaded or do not fit, for its reader."""
     reason = str(error).strip().split("\n")[0]
     if weights is None:
         return ModelError(

@@ -1,0 +1,145 @@
+"""Clusters of attention maps over a whole video, by the symmetric Kullback-Leibler divergence.
+
+A map is a distribution over M key tokens. In each window of frames, one step of mean shift and a
+greedy merging give centres; the centres of all windows are merged until their number stays. Every
+token of the video then belongs to the centre nearest to its own map.
+
+The result depends on the order of the tokens (frame, row, column). It is that of the plain
+algorithm, which computes all distances of all tokens several times.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FLOOR = 1e-12  # of a probability: sharp maps have zeros, whose logarithm is not finite
+LEADERS = 64  # candidates for new groups that are compared with all other maps at once
+
+
+class Maps(NamedTuple):
+    """Distributions (n, M) with their logarithms and sums of p log p, (n,)."""
+
+    p: Tensor
+    log: Tensor
+    entropy: Tensor
+
+    @classmethod
+    def of(cls, p: Tensor) -> "Maps":
+        """From probabilities (n, M); zeros get a small floor."""
+        p = p.clamp(min=FLOOR)
+        p = p / p.sum(dim=1, keepdim=True)
+        log = p.log()
+        return cls(p, log, torch.linalg.vecdot(p, log))
+
+    def at(self, index: Tensor | slice) -> "Maps":
+        """Those at ``index``."""
+        return Maps(self.p[index], self.log[index], self.entropy[index])
+
+
+def divergence(a: Maps, b: Maps) -> Tensor:
+    """Symmetric Kullback-Leibler divergence of all pairs, KL(a | b) + KL(b | a), (n, m) in nats."""
+    cross = a.p @ b.log.T
+    cross += a.log @ b.p.T
+    return a.entropy[:, None] + b.entropy - cross
+
+
+def mean_shift(maps: Maps, distance: float) -> tuple[Tensor, Tensor]:
+    """One step of mean shift: every map becomes the mean of all maps that are near it.
+
+    Tokens with the same neighbours get the same map, which is computed once.
+
+    Returns:
+        The different shifted maps (U, M), in the order of their first tokens, and how many tokens
+        have each, (U,).
+    """
+    cross = maps.p @ maps.log.T  # of both terms of the divergence
+    count = len(cross)
+    near = torch.empty(cross.shape, dtype=torch.bool, device=cross.device)
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randint(-(2**62), 2**62, (count,), generator=generator).to(cross.device)
+    key = torch.empty(count, dtype=torch.int64, device=cross.device)
+    for rows in torch.arange(count, device=cross.device).split(1024):
+        both = cross[rows] + cross[:, rows].T
+        near[rows] = maps.entropy[rows, None] + maps.entropy - both <= distance
+        near[rows, rows] = True  # rounding, too, leaves a map near itself
+        key[rows] = torch.where(near[rows], weights, 0).sum(dim=1)  # the same for the same row
+    del cross
+    _, group, size = key.unique(return_inverse=True, return_counts=True)
+    first = torch.full_like(size, count).scatter_reduce(
+        0, group, torch.arange(count, device=key.device), "amin"
+    )
+    order = first.argsort()
+    shifted = near[first[order]].to(maps.p.dtype) @ maps.p
+    return shifted / shifted.sum(dim=1, keepdim=True), size[order]
+
+
+def greedy_merge(maps: Tensor, distance: float, sizes: Tensor | None = None) -> Tensor:
+    """Merge maps greedily, in their order: the first free one takes all free ones near it.
+
+    Only the maps that begin a group are compared with the others.
+
+    Args:
+        maps: (n, M).
+        distance: the largest divergence at which two maps are near.
+        sizes: how often each map counts in its group's mean, (n,); once if ``None``.
+
+    Returns:
+        The groups' means (C, M), in the order in which the groups were begun.
+    """
+    free = Maps.of(maps)
+    weights = torch.ones(len(maps)) if sizes is None else sizes
+    weights = weights.to(free.p)
+    centres = []
+    while len(free.p):
+        near = divergence(free.at(slice(LEADERS)), free) <= distance
+        near.fill_diagonal_(True)
+        leaders = _leaders(near[:, : len(near)])
+        near = near[leaders]
+        group = near.int().argmax(dim=0)  # the first leader that is near
+        taken = near.any(dim=0)
+        share = torch.where(torch.arange(len(near), device=near.device)[:, None] == group, near, 0)
+        share = share * weights
+        centres.append(share @ free.p / share.sum(dim=1, keepdim=True))
+        free, weights = free.at(~taken), weights[~taken]
+    return torch.cat(centres)
+
+
+def _leaders(near: Tensor) -> Tensor:
+    """Of candidates in order, with near (n, n), those that no earlier leader takes."""
+    rows, leaders = near.cpu().numpy(), []
+    taken = ~rows.any(axis=0)  # all False
+    for number, row in enumerate(rows):
+        if not taken[number]:
+            leaders.append(number)
+            taken |= row
+    return torch.tensor(leaders, device=near.device)
+
+
+def find_centres(windows: Iterable[Tensor], distance: float) -> Tensor:
+    """The centres of a video's attention maps.
+
+    Args:
+        windows: maps of the tokens of a few frames each, (n, M), not negative.
+        distance: the largest divergence, in nats, at which two maps are near.
+
+    Returns:
+        (C, M), distributions.
+    """
+    centres = torch.cat([greedy_merge(*_shifted(Maps.of(window), distance)) for window in windows])
+    while True:
+        merged = greedy_merge(centres, distance)
+        if len(merged) == len(centres):
+            return merged
+        centres = merged
+
+
+def _shifted(maps: Maps, distance: float) -> tuple[Tensor, float, Tensor]:
+    shifted, sizes = mean_shift(maps, distance)
+    return shifted, distance, sizes
+
+
+def distances_to_centres(maps: Tensor, centres: Tensor) -> Tensor:
+    """Divergence of every map (n, M) from every centre (C, M): (n, C)."""
+    return divergence(Maps.of(maps), Maps.of(centres))

@@ -1,0 +1,217 @@
+"""SSL-UVOS, *Betrayed by Attention* (arXiv 2311.17893): all objects of a video, without masks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from models.backbones import Normalise
+from models.backbones.vision_transformer import VisionTransformer
+from models.colour_views import colour_view
+from models.interface import WINDOWS, Needs, Network, Prediction, Video
+from models.ssl_uvos.block import SpatioTemporalBlock
+from models.ssl_uvos.clustering import distances_to_centres, find_centres
+from models.ssl_uvos.losses import motion_consistency, ranked, semantic_consistency
+
+WINDOW = 3  # frames of a training clip, and of a window of the clustering
+QUERIES = 8  # positions of each frame that the losses look at
+# Nearest and farthest tokens of a query, and in small frames the parts of all tokens.
+SEMANTIC, SEMANTIC_PARTS = (30, 200), (24, 4)
+MOTION, MOTION_PARTS = (10, 50), (36, 7)
+WEIGHT_DECAY = 0.1
+
+
+class SSLUVOS(Network):
+    """Frozen features, one trained block, and clusters of its attention maps.
+
+    Args:
+        backbone, pretrained_backbone, backbone_weights: the vision transformer.
+        position_table: ``dino`` or ``timm``, how its positions are resampled.
+        frame_gap: distance of a training clip's frames.
+        key_frame_step: r; every r-th frame's tokens are the columns of attention maps.
+        key_frame_tail: whether the last frames, fewer than r, have a key frame, too.
+        merge_distance: tau, the divergence in nats up to which maps are near.
+        max_objects: so many of the largest clusters are objects, the rest background.
+        soft_masks: enlarge the similarities to the clusters; False enlarges the labels.
+    """
+
+    size_step = 8
+    looks_ahead = True
+
+    def __init__(
+        self,
+        backbone: str = "vit_small_patch8_224.dino",
+        pretrained_backbone: bool = True,
+        backbone_weights: Path | None = None,
+        position_table: str = "dino",
+        frame_gap: int = 4,
+        key_frame_step: int = 10,
+        key_frame_tail: bool = True,
+        merge_distance: float = 1.0,
+        max_objects: int = 20,
+        soft_masks: bool = True,
+    ):
+        super().__init__()
+        self.encoder = VisionTransformer(
+            backbone, pretrained_backbone, backbone_weights, positions=position_table
+        )
+        self.encoder.requires_grad_(False)
+        self.normalise = Normalise(self.encoder.mean, self.encoder.deviation)
+        self.block = SpatioTemporalBlock(self.encoder.channels)
+        self.frame_gap = frame_gap
+        self.key_frame_step = key_frame_step
+        self.key_frame_tail = key_frame_tail
+        self.merge_distance = merge_distance
+        self.max_objects = max_objects
+        self.soft_masks = soft_masks
+
+    @property
+    def needs(self) -> Needs:
+        """Clips of three frames, without masks."""
+        return Needs(WINDOWS, masks=False, frames=WINDOW, gap=self.frame_gap)
+
+    @property
+    def changeable(self) -> tuple[str, ...]:
+        """What belongs to the clustering."""
+        return (
+            "key_frame_step",
+            "key_frame_tail",
+            "merge_distance",
+            "max_objects",
+            "soft_masks",
+        )
+
+    def train(self, mode: bool = True) -> "SSLUVOS":
+        """As of any module, but the frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Matrices decay, vectors do not."""
+        parameters = list(self.block.parameters())
+        return [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
+            {"params": [p for p in parameters if p.ndim < 2]},
+        ]
+
+    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Both losses of clips (B, 3, 3, H, W), whose colours are changed as one."""
+        clips = colour_view(batch["image"])
+        with torch.no_grad():
+            features = self.encoder(self.normalise(clips.flatten(0, 1)))
+        shape = clips.shape[:2]
+        return self.loss_of_features(
+            features.keys.unflatten(0, shape), features.class_token.unflatten(0, shape)
+        )
+
+    def loss_of_features(self, keys: Tensor, class_tokens: Tensor) -> dict[str, Tensor]:
+        """Both losses of the encoder's keys (B, T, N, C) and class tokens (B, T, C).
+
+        The same random positions of all frames are the queries. Their attention ranks the tokens.
+        """
+        batch, frames, count = keys.shape[:3]
+        tokens = torch.cat([class_tokens[:, :, None], keys], dim=2)
+        outputs, queries, columns = self.block(tokens.flatten(1, 2))
+        patches = torch.arange(tokens.shape[1] * tokens.shape[2], device=keys.device)
+        patches = patches.view(frames, count + 1)[:, 1:]  # (T, N): where patches are in the clip
+        chosen = torch.randperm(count, device=keys.device)[:QUERIES]
+
+        def rows(places: Tensor) -> Tensor:
+            """Attention of the tokens at places (B, Q) to all patches, (B, Q, T, N)."""
+            heads = places[:, None, :, None].expand(-1, queries.shape[1], -1, queries.shape[3])
+            return self.block.attention_rows(queries.gather(2, heads), columns)[..., patches]
+
+        attention = rows(patches[:, chosen].flatten().expand(batch, -1))  # (B, T * Q, T, N)
+        features = F.normalize(outputs[:, patches.flatten()], dim=2).unflatten(1, (frames, count))
+        cosines = torch.einsum("bqc,btnc->bqtn", features[:, :, chosen].flatten(1, 2), features)
+        semantic = semantic_consistency(
+            cosines, attention, *_at_most(SEMANTIC_PARTS, SEMANTIC, count)
+        )
+
+        attention = attention.unflatten(1, (frames, -1))  # (B, T, Q, T, N)
+        own = torch.stack([attention[:, t, :, t] for t in range(frames)], dim=1)
+        near, far = ranked(
+            own, *_at_most(MOTION_PARTS, MOTION, count)
+        )  # (B, T, Q, P) and (B, T, Q, R)
+        starts = patches[:, :1, None]  # of each frame
+        maps = rows((torch.cat([near, far], dim=3) + starts).flatten(1)).flatten(2)
+        maps = maps.unflatten(1, (*near.shape[1:3], -1))  # (B, T, Q, P + R, M)
+        positive, negative = maps.split([near.shape[3], far.shape[3]], dim=3)
+        motion = motion_consistency(attention.flatten(3), positive, negative)
+        return {"semantic": semantic, "motion": motion}
+
+    def segment_video(self, video: Video) -> Iterator[Prediction]:
+        """Predictions of batches; the whole video is clustered before the first one.
+
+        Logits are differences of similarities, in [-1, 1]: of an object and of the nearest cluster
+        that is none. They have the size of the patches' grid, or with ``soft_masks=False`` of the
+        images.
+        """
+        queries, columns, sizes = [], [], []
+        for batch in video:
+            features = self.encoder(self.normalise(batch["image"]), class_token=False)
+            own, keys = self.block.queries_and_keys(features.keys)
+            first = sum(map(len, queries))
+            columns += [k for t, k in enumerate(keys, first) if t % self.key_frame_step == 0]
+            queries.append(own)
+            sizes.append(batch["image"].shape[2:])
+        frames = sum(map(len, queries))
+        if not self.key_frame_tail:
+            columns = columns[: max(1, frames // self.key_frame_step)]
+        maps = AttentionMaps(self.block, torch.cat(queries), torch.cat(columns, dim=1))
+        logits = self._scores(maps).unflatten(0, (frames, *features.grid)).permute(0, 3, 1, 2)
+        for of_batch, size in zip(logits.split([len(own) for own in queries]), sizes):
+            if not self.soft_masks:
+                of_batch = F.interpolate(of_batch, size)  # nearest
+            yield Prediction([of_batch])
+
+    def _scores(self, maps: "AttentionMaps") -> Tensor:
+        """Logits of the largest clusters for all tokens of a video, (T * N, K)."""
+        windows = tqdm(maps, desc="clustering", unit="window", leave=False, disable=None)
+        centres = find_centres(windows, self.merge_distance)
+        scores = torch.cat([(-distances_to_centres(window, centres)) for window in maps])
+        labels = scores.argmax(dim=1)
+        sizes = labels.bincount(minlength=len(centres))
+        order = sizes.argsort(descending=True, stable=True)[: int((sizes > 0).sum())]
+        if self.soft_masks:
+            scores = scores.softmax(dim=1)
+        else:
+            scores = F.one_hot(labels, len(centres)).float()
+        objects, rest = order[: self.max_objects], order[self.max_objects :]
+        others = scores[:, rest].amax(dim=1, keepdim=True) if len(rest) else 0.0
+        return scores[:, objects] - others
+
+
+class AttentionMaps:
+    """The attention maps of a video's windows of three frames, computed when they are asked for.
+
+    A map is a token's attention to the M tokens of all key frames, mean over the heads. No class
+    tokens take part.
+
+    Args:
+        block: whose attention it is.
+        queries: of all frames, (T, H, N, d).
+        columns: keys of the key frames' tokens, (H, M, d).
+    """
+
+    def __init__(self, block: SpatioTemporalBlock, queries: Tensor, columns: Tensor):
+        self.block, self.queries, self.columns = block, queries, columns
+
+    def __len__(self) -> int:
+        return -(-len(self.queries) // WINDOW)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """(n, M) each, in the order of frames, rows and columns."""
+        for window in self.queries.split(WINDOW):
+            tokens = window.transpose(0, 1).flatten(1, 2)
+            yield self.block.attention_rows(tokens[None], self.columns[None])[0]
+
+
+def _at_most(share: tuple[int, int], counts: tuple[int, int], tokens: int) -> tuple[int, int]:
+    """Numbers of nearest and farthest tokens: a small frame has fewer than ``counts``."""
+    return tuple(min(count, max(1, tokens // part)) for part, count in zip(share, counts))
