@@ -45,10 +45,8 @@ def plain_motion(query, positive, negative):
 
         for n, p in np.ndindex(negative.shape[3], positive.shape[3]):
             gaps = [
-                agreement(target, negative[b, t, i, n])
-                - agreement(target, positive[b, t, i, p])
-                + 1
-                for i, target in enumerate(targets)
+                1 + agreement(x, negative[b, t, i, n]) - agreement(x, positive[b, t, i, p])
+                for i, x in enumerate(targets)
             ]
             total += sum(w * max(0, gap) for w, gap in zip(weights, gaps))
             count += 1
