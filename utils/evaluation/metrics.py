@@ -12,6 +12,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+BOUND_SHARE = 0.008  # how far apart boundaries may be, as a share of the image's diagonal
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -34,7 +36,7 @@ def region_similarity(prediction: np.ndarray, truth: np.ndarray) -> float:
 
 
 def boundary_accuracy(
-    prediction: np.ndarray, truth: np.ndarray, bound_share: float = 0.008
+    prediction: np.ndarray, truth: np.ndarray, bound_share: float = BOUND_SHARE
 ) -> float:
     """F: harmonic mean of the precision and recall of the boundary pixels of two masks ``(H, W)``.
 
@@ -50,13 +52,13 @@ def boundary_accuracy(
     # Outside the foregrounds' common box, one pixel wider, there is no boundary.
     left, top, width, height = cv2.boundingRect(prediction | truth)
     box = np.s_[max(top - 1, 0) : top + height + 1, max(left - 1, 0) : left + width + 1]
-    found, true = _boundary(prediction[box]), _boundary(truth[box])
+    found, true = boundary(prediction[box]), boundary(truth[box])
     num_found, num_true = cv2.countNonZero(found), cv2.countNonZero(true)
     if num_found == 0 or num_true == 0:
         return float(num_found == num_true)
-    disk = _disk(radius)
-    precision = cv2.countNonZero(found & cv2.dilate(true, disk)) / num_found
-    recall = cv2.countNonZero(true & cv2.dilate(found, disk)) / num_true
+    reach = disk(radius)
+    precision = cv2.countNonZero(found & cv2.dilate(true, reach)) / num_found
+    recall = cv2.countNonZero(true & cv2.dilate(found, reach)) / num_true
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
@@ -99,7 +101,7 @@ def _as_masks(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np
     )
 
 
-def _boundary(mask: np.ndarray) -> np.ndarray:
+def boundary(mask: np.ndarray) -> np.ndarray:
     """Pixels that differ from their right, lower or lower right neighbour, uint8 (H, W).
 
     A neighbour outside the image counts as equal, so a mask that the image's edge cuts off has no
@@ -113,7 +115,8 @@ def _boundary(mask: np.ndarray) -> np.ndarray:
 
 
 @lru_cache
-def _disk(radius: int) -> np.ndarray:
+def disk(radius: int) -> np.ndarray:
+    """Pixels within ``radius`` of the middle one, uint8 (2 * radius + 1, 2 * radius + 1)."""
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     return (x**2 + y**2 <= radius**2).astype(np.uint8)
 

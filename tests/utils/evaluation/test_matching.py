@@ -1,0 +1,140 @@
+"""Several objects: pairs of masks, assignments, and the DAVIS 2017 evaluator's own numbers."""
+
+import json
+from itertools import combinations, permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.evaluation.matching import (
+    PairScores,
+    adjusted_rand_index,
+    assign,
+    matched,
+    matched_per_frame,
+    mean_iou,
+    overlap_counts,
+    pair_scores,
+    score_pairs,
+)
+from utils.evaluation.metrics import boundary_accuracy, region_similarity, statistics
+
+GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "golden" / "davis17_scores"
+
+
+def blobs(seed, labels, size=(40, 60), void=False):
+    """A label map of overlapping rectangles, of which some labels may be hidden."""
+    rng = np.random.default_rng(seed)
+    picture = np.zeros(size, np.uint8)
+    for label in range(1, labels + 1):
+        top, left = rng.integers(0, size[0] - 5), rng.integers(0, size[1] - 5)
+        height, width = rng.integers(4, 20, 2)
+        picture[top : top + height, left : left + width] = label
+    if void:
+        picture[5:9, 10:30] = 255
+    return picture
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pairs_are_scored_as_one_mask_against_another_outside_void(seed):
+    predicted, true = blobs(seed, 5), blobs(seed + 100, 3, void=True)
+    region, accuracy = score_pairs(predicted, true, 6, 4)  # one more of each is in no frame
+    assert region.shape == accuracy.shape == (6, 4)
+    known = true != 255
+    for p, k in np.ndindex(6, 4):
+        one, other = (predicted == p + 1) & known, (true == k + 1) & known
+        assert region[p, k] == region_similarity(one, other)
+        assert accuracy[p, k] == pytest.approx(boundary_accuracy(one, other), abs=1e-12)
+    assert region[5, 3] == accuracy[5, 3] == 1  # both are empty
+
+
+def scores_of(region):
+    region = np.asarray(region, float)
+    return PairScores(region, region.copy())
+
+
+def test_proposals_are_assigned_once_for_the_whole_video():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        scores = PairScores(rng.random((5, 3, 4)), rng.random((5, 3, 4)))
+        quality = (scores.region.mean(axis=2) + scores.boundary.mean(axis=2)) / 2
+        best = max(permutations(range(5), 3), key=lambda order: sum(quality[order, range(3)]))
+        assert tuple(assign(scores)) == best
+        region, accuracy = matched(scores)
+        np.testing.assert_array_equal(region, scores.region[best, range(3)])
+        np.testing.assert_array_equal(accuracy, scores.boundary[best, range(3)])
+
+
+def test_matching_each_frame_inflates_scores():
+    """Two proposals that are each right in one of two frames."""
+    scores = scores_of([[[1, 0]], [[0, 1]]])
+    assert matched(scores)[0].mean() == 0.5
+    assert matched_per_frame(scores)[0].mean() == 1.0
+
+
+def test_counts_leave_void_out_and_merge_labels_that_are_too_large():
+    predicted = np.array([[0, 1, 2, 9], [1, 1, 2, 2]], np.uint8)
+    true = np.array([[0, 1, 255, 1], [0, 1, 1, 7]], np.uint8)
+    counts = overlap_counts(predicted, true, 2, 1)
+    assert counts.tolist() == [[1, 1], [1, 2], [1, 1]]
+
+
+def test_adjusted_rand_index_counts_pairs_of_pixels():
+    predicted, true = blobs(3, 3, (7, 9)), blobs(8, 3, (7, 9))
+    inside = true.ravel() > 0
+    one, other = predicted.ravel()[inside], true.ravel()[inside]
+    pairs = [(one[i] == one[j], other[i] == other[j]) for i, j in combinations(range(len(one)), 2)]
+    both, found, wanted = (
+        np.sum([f(pair) for pair in pairs]) for f in (all, lambda p: p[0], lambda p: p[1])
+    )
+    expected = found * wanted / len(pairs)
+    index = (both - expected) / ((found + wanted) / 2 - expected)
+    assert adjusted_rand_index(overlap_counts(predicted, true, 3, 3)) == pytest.approx(index)
+    assert adjusted_rand_index(overlap_counts(true, true, 3, 3)) == 1
+    one_object = np.array([[0, 0], [0, 9]])
+    assert adjusted_rand_index(one_object) == 1
+
+
+def test_mean_iou_matches_over_the_video_and_counts_missing_objects():
+    counts = np.array([[50, 5, 0], [10, 20, 5], [0, 15, 0]])  # proposals 1, 2; objects 1, 2
+    first = 20 / 55, 15 / 40  # of object 1 with proposals 1 and 2
+    second = 5 / 35, 0
+    expected = max(first[0] + second[1], first[1] + second[0]) / 2
+    assert mean_iou(counts) == pytest.approx(expected)
+    assert mean_iou(np.array([[10, 5, 7], [0, 5, 0]])) == pytest.approx((5 / 10) / 2)
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"needs the reference scores in {GOLDEN}")
+@pytest.mark.parametrize("task", ["unsupervised", "semi-supervised"])
+def test_agreement_with_the_davis_2017_evaluator(task):
+    """All statistics of every object, to 1e-9."""
+    expected = json.loads((GOLDEN / "expected.json").read_text())[task]
+    free = task == "unsupervised"
+    truths = GOLDEN / f"truth_{task.replace('-', '_')}"
+    found = {"J": {}, "F": {}}
+    for folder in sorted(truths.iterdir()):
+        true = [np.array(Image.open(path)) for path in sorted(folder.iterdir())]
+        masks = GOLDEN / ("proposals" if free else "propagated") / folder.name
+        predicted = [np.array(Image.open(path)) for path in sorted(masks.iterdir())]
+        if not free:
+            true, predicted = true[1:-1], predicted[1:-1]
+        objects = max(int(np.where(t == 255, 0, t).max()) for t in true)
+        proposals = max(int(p.max()) for p in predicted) if free else objects
+        scores = pair_scores(zip(predicted, true), max(proposals, objects), objects)
+        same = np.arange(objects)
+        pair = matched(scores) if free else (scores.region[same, same], scores.boundary[same, same])
+        # The evaluator numbers objects in the order of their proposals.
+        order = assign(scores).argsort() if free else same
+        for measure, values in zip("JF", pair):
+            for number, curve in enumerate(values[order], 1):
+                found[measure][f"{folder.name}_{number}"] = statistics(curve)
+    for measure, objects in found.items():
+        assert objects.keys() == expected[measure]["per_object"].keys()
+        for column in ("mean", "recall", "decay"):
+            names = expected[measure]["per_object"]
+            ours = [getattr(objects[name], column) for name in names]
+            np.testing.assert_allclose(ours, expected[measure][column], atol=1e-9)
+    both = np.mean([np.mean([one.mean for one in objects.values()]) for objects in found.values()])
+    assert both == pytest.approx(expected["JF_mean"], abs=1e-9)

@@ -1,0 +1,182 @@
+"""Several objects: which proposal is which object, and the measures of each pair (DAVIS 2017).
+
+Masks are label maps, uint8 ``(H, W)``: 0 background, 1 to K objects, and in a ground truth 255
+void, whose pixels count nowhere. An object or proposal that is in no frame is an empty mask.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from utils.evaluation.metrics import BOUND_SHARE, boundary, disk
+
+VOID = 255
+MOST_PROPOSALS = 20  # of a video; the benchmark's evaluator takes no more
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """J and F of every proposal (P) with every object (K) in every frame (T).
+
+    Attributes:
+        region: J, float64 (P, K, T) in [0, 1].
+        boundary: F, likewise.
+    """
+
+    region: np.ndarray
+    boundary: np.ndarray
+
+
+def pair_scores(
+    frames: Iterable[tuple[np.ndarray, np.ndarray]], proposals: int, objects: int
+) -> PairScores:
+    """Scores of the proposals 1 to ``proposals`` with the objects 1 to ``objects``.
+
+    Args:
+        frames: for each frame the predicted and the true label map, of the same size.
+        proposals: P. Labels above it are background.
+        objects: K, likewise.
+    """
+    scores = [score_pairs(*frame, proposals, objects) for frame in frames]
+    region, boundaries = (np.stack(values, axis=2) for values in zip(*scores))
+    return PairScores(region, boundaries)
+
+
+def score_pairs(
+    predicted: np.ndarray, true: np.ndarray, proposals: int, objects: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """J and F of one frame, float64 (P, K) each.
+
+    Where both masks are empty a pair scores 1. The boundaries of each mask are found once.
+    """
+    counts = overlap_counts(predicted, true, proposals, objects)
+    common = counts[1:, 1:]
+    union = counts[1:].sum(axis=1, keepdims=True) + counts[:, 1:].sum(axis=0) - common
+    region = np.where(union, common / np.maximum(union, 1), 1.0)
+    predicted = np.where(true == VOID, 0, predicted)
+    true = np.where(true == VOID, 0, true)
+    kernel = disk(math.ceil(BOUND_SHARE * math.hypot(*true.shape)))
+    found = [_Boundary(predicted == label, kernel) for label in range(1, proposals + 1)]
+    wanted = [_Boundary(true == label, kernel) for label in range(1, objects + 1)]
+    accuracy = [[_boundary_accuracy(one, other) for other in wanted] for one in found]
+    return region, np.array(accuracy).reshape(region.shape)
+
+
+def overlap_counts(
+    predicted: np.ndarray, true: np.ndarray, proposals: int, objects: int
+) -> np.ndarray:
+    """How many pixels have each pair of labels, int64 (P + 1, K + 1); void counts nowhere."""
+    known = true != VOID
+    predicted, true = predicted[known].astype(np.int64), true[known].astype(np.int64)
+    predicted[predicted > proposals] = 0
+    true[true > objects] = 0
+    pairs = predicted * (objects + 1) + true
+    counts = np.bincount(pairs, minlength=(proposals + 1) * (objects + 1))
+    return counts.reshape(proposals + 1, objects + 1)
+
+
+def assign(scores: PairScores) -> np.ndarray:
+    """The proposal of each object, over the whole video: int (K,).
+
+    One proposal belongs to at most one object. The assignment has the largest sum of
+    (mean J + mean F) / 2. There must be at least as many proposals as objects.
+    """
+    quality = (scores.region.mean(axis=2) + scores.boundary.mean(axis=2)) / 2
+    proposals, objects = linear_sum_assignment(quality, maximize=True)
+    return proposals[objects.argsort()]
+
+
+def matched(scores: PairScores) -> tuple[np.ndarray, np.ndarray]:
+    """J and F of each object with its proposal, (K, T) each."""
+    proposals, objects = assign(scores), np.arange(scores.region.shape[1])
+    return scores.region[proposals, objects], scores.boundary[proposals, objects]
+
+
+def matched_per_frame(scores: PairScores) -> tuple[np.ndarray, np.ndarray]:
+    """J and F of each object with another proposal in every frame, (K, T) each.
+
+    This inflates scores: an object may be a different proposal in each frame. The published numbers
+    of SMTC and SSL-UVOS are made so.
+    """
+    frames = [
+        matched(PairScores(region[..., None], boundaries[..., None]))
+        for region, boundaries in zip(
+            np.moveaxis(scores.region, 2, 0), np.moveaxis(scores.boundary, 2, 0)
+        )
+    ]
+    return tuple(np.concatenate(values, axis=1) for values in zip(*frames))
+
+
+class _Boundary:
+    """The boundary of a mask, inside a box, and the pixels near it, (H, W)."""
+
+    def __init__(self, mask: np.ndarray, kernel: np.ndarray):
+        mask = mask.view(np.uint8)
+        self.box = _grown(mask, 1)
+        self.line = boundary(mask[self.box])
+        self.count = cv2.countNonZero(self.line)
+        self.near = np.zeros_like(mask)
+        self.near[self.box] = self.line
+        around = _grown(self.near, len(kernel) // 2)
+        if self.count:
+            self.near[around] = cv2.dilate(self.near[around], kernel)
+
+    def share_near(self, other: "_Boundary") -> float:
+        """Share of this boundary's pixels that lie near the other one."""
+        return cv2.countNonZero(self.line & other.near[self.box]) / self.count
+
+
+def _grown(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """The box around a mask, wider by ``margin`` pixels on each side."""
+    left, top, width, height = cv2.boundingRect(mask)
+    rows = slice(max(top - margin, 0), top + height + margin)
+    return rows, slice(max(left - margin, 0), left + width + margin)
+
+
+def _boundary_accuracy(found: _Boundary, true: _Boundary) -> float:
+    """F of two boundaries, as ``metrics.boundary_accuracy``."""
+    if found.count == 0 or true.count == 0:
+        return float(found.count == true.count)
+    precision, recall = found.share_near(true), true.share_near(found)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def adjusted_rand_index(counts: np.ndarray) -> float:
+    """FG-ARI: adjusted Rand index of labels over the pixels of true objects of a whole video.
+
+    Args:
+        counts: pixels of each pair of labels (P + 1, K + 1), summed over the frames.
+
+    Returns:
+        1 for the same partition, about 0 for a random one. A video with one object that lies in one
+        proposal has 1.
+    """
+    table = counts[:, 1:].astype(np.float64)
+
+    def pairs(values: np.ndarray) -> float:
+        return float((values * (values - 1) / 2).sum())
+
+    both, found, true = pairs(table), pairs(table.sum(axis=1)), pairs(table.sum(axis=0))
+    everything = pairs(table.sum())
+    expected = found * true / everything if everything else 0.0
+    best = (found + true) / 2
+    return (both - expected) / (best - expected) if best != expected else 1.0
+
+
+def mean_iou(counts: np.ndarray) -> float:
+    """mIoU: mean over the true objects of a video of the IoU with the proposal assigned to it.
+
+    The assignment has the largest sum of IoUs over the whole video. An object without a proposal
+    has 0.
+
+    Args:
+        counts: pixels of each pair of labels (P + 1, K + 1), summed over the frames.
+    """
+    common = counts[1:, 1:]
+    union = counts[1:].sum(axis=1, keepdims=True) + counts[:, 1:].sum(axis=0) - common
+    iou = common / np.maximum(union, 1)
+    return float(iou[linear_sum_assignment(iou, maximize=True)].sum() / iou.shape[1])
