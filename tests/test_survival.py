@@ -183,17 +183,6 @@ def test_two_launchers_with_a_folder_in_common_are_two_nodes(start, tmp_path, ti
     assert [one["hardware"]["processes"] for one in record["starts"]] == [2]
 
 
-def test_the_processes_of_a_launcher_that_is_killed_do_not_go_on_unseen(start, tmp_path, endless):
-    process = start(tmp_path, *TORCHRUN, *endless)
-    until(has_begun(tmp_path), process)
-    ranks = [child.pid for child in psutil.Process(process.pid).children()]
-    process.kill()
-    end = time.monotonic() + 30
-    while any(is_running(pid) for pid in ranks) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not any(is_running(pid) for pid in ranks)
-
-
 def test_torchrun_starts_anew_what_has_died_and_auto_goes_on(start, tmp_path, tiny_settings):
     settings = tiny_settings.replace(
         epochs=12,

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
+from errors import UserError
 from utils.evaluation.protocols import PROTOCOLS
 
 _MAX = sys.float_info.max
 _SWITCHES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-class SettingsError(ValueError):
+class SettingsError(UserError):
     """A setting that is misspelt, missing, of the wrong type or out of its range."""
 
 
@@ -62,9 +63,9 @@ class Kind:
         return values if self.several else values[0]
 
     def parse(self, given: str | list[str]) -> Any:
-        """The value that the text of a flag stands for; a list has a text for each of its values.
+        """The value of a flag's text, or of the texts of a list.
 
-        Text that stands for no value is returned as it is, and ``check`` refuses it.
+        Text that is no value is returned as it is, and ``check`` refuses it.
         """
         texts = [given] if isinstance(given, str) else given
         if self.optional and [text.lower() for text in texts] == ["none"]:
@@ -82,7 +83,7 @@ class Kind:
 def number(
     least: float = -_MAX, most: float = _MAX, above: float = -inf, below: float = inf
 ) -> Kind:
-    """A number. Infinity and NaN are refused, which a settings file could not hold."""
+    """A finite number."""
     bounds = {"at least": least, "above": above, "at most": most, "below": below}
     words = " and ".join(f"{word} {n}" for word, n in bounds.items() if abs(n) < _MAX)
     if abs(least) < _MAX and abs(most) < _MAX:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: stopping where nothing is lost."""
+"""Ctrl-C and SIGTERM: stop where nothing is lost."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ class Interrupted(Exception):
     """Training was asked to stop, and has.
 
     Attributes:
-        exit_code: 0 after Ctrl-C, 143 after SIGTERM, as a shell counts it.
+        exit_code: 0 after Ctrl-C, 143 after SIGTERM.
     """
 
     def __init__(self, signum: int):
@@ -29,11 +29,11 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """Notes Ctrl-C and SIGTERM while it is active.
+    """Notes Ctrl-C and SIGTERM while it is active; for the main thread.
 
-    Inside :meth:`deferred` a signal is only noted, in ``pending``, for the training loop to stop
-    after its step; a second Ctrl-C raises KeyboardInterrupt at once. Elsewhere a signal raises
-    :class:`Interrupted` at once. To be used in the main thread.
+    Inside :meth:`deferred` a signal is only noted, in ``pending``, and the training loop stops
+    after its step. A second Ctrl-C raises KeyboardInterrupt at once. Elsewhere a signal raises
+    :class:`Interrupted` at once.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Interrupts:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Where a signal must wait."""
+        """A block in which signals wait."""
         self._deferring = True
         try:
             yield
@@ -62,7 +62,7 @@ class Interrupts:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Where, inside ``deferred``, one need not; what is pending stops at once."""
+        """A block inside ``deferred`` in which signals stop at once, the pending one too."""
         self._deferring = False
         try:
             if self.pending is not None:
@@ -77,7 +77,7 @@ class Interrupts:
         launched = "LOCAL_RANK" in os.environ
         if again and launched and now - self._since < _SAME_SIGNAL:
             return
-        # A second Ctrl-C; torchrun makes SIGTERM of it.
+        # A second Ctrl-C. Torchrun hands it on as SIGTERM.
         if again and (signum == signal.SIGINT or (launched and self.pending == signal.SIGINT)):
             raise KeyboardInterrupt
         if not again:
@@ -97,10 +97,10 @@ def terminated_in_order() -> Iterator[None]:
 
 
 def prepare_loader_process(_: int = 0) -> None:
-    """For loader processes: one core each, and signals are the main process's affair.
+    """For loader processes: use one core each, and leave signals to the main process.
 
-    After SIGTERM they load on for some time, so that it can finish its step. Then they end without
-    an error, which would break into a main process that is still computing or saving.
+    After SIGTERM they load for some more seconds, so that the main process can finish its step.
+    Then they end without an error, which would interrupt a main process that still works.
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -108,7 +108,7 @@ def prepare_loader_process(_: int = 0) -> None:
 
 
 def _end_later(*_: object) -> None:
-    # By a thread, which also ends a process that waits for a disk that does not answer.
+    # A thread also ends a process that waits for a disk.
     timer = threading.Timer(_GRACE, os._exit, (0,))
     timer.daemon = True
     timer.start()
