@@ -26,23 +26,14 @@ class SettingsError(UserError):
 
 @dataclass(frozen=True)
 class Kind:
-    """What one setting may be.
+    """What one setting may be."""
 
-    Attributes:
-        type: of the value, or of each value of a list.
-        expected: the allowed values, in words.
-        metavar: of the flag in ``--help``.
-        allows: whether one value of the type is allowed.
-        several: the value is a list of different values, at least one.
-        optional: None is allowed, too.
-    """
-
-    type: type
-    expected: str
-    metavar: str
-    allows: Callable[[Any], bool] = lambda value: True
-    several: bool = False
-    optional: bool = False
+    type: type  # of the value, or of each value of a list
+    expected: str  # the allowed values, in words
+    metavar: str  # of the flag in --help
+    allows: Callable[[Any], bool] = lambda value: True  # whether a value of the type is allowed
+    several: bool = False  # the value is a list of different values, at least one
+    optional: bool = False  # None is allowed, too
 
     def check(self, value: Any, found: str) -> Any:
         """A setting's value in the form that the code uses.

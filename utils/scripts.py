@@ -3,7 +3,7 @@
 import errno
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,24 +46,14 @@ _MESSAGES = {  # by what the message of the error, or of its cause, has in it
 
 @dataclass(frozen=True)
 class Run:
-    """A training run that is about to start.
+    """A training run that is about to start."""
 
-    Attributes:
-        script: the file that trains it.
-        settings: of this run, or of the run that is resumed.
-        process: this process.
-        folder: of the run.
-        resumed: whether the run is resumed.
-        has_weights: whether it has a checkpoint to continue from.
-        dry_run: whether it is only tried.
-    """
-
-    script: str
-    settings: Settings
+    script: str  # the file that trains it
+    settings: Settings  # of this run, or of the run that is resumed
     process: Process
     folder: Path
     resumed: bool
-    has_weights: bool
+    has_weights: bool  # there is a checkpoint to continue from
     dry_run: bool
 
     def network_arguments(self, **arguments: Any) -> dict[str, Any]:
@@ -82,15 +72,13 @@ class Run:
         frames: dict[str, list[Frame]],
         flow: str | None,
     ) -> None:
-        """Train the network, and print the best score.
+        """Train the network as :func:`fit` does, and print the best score.
 
         Args:
-            network: made from ``arguments``.
-            arguments: of its constructor, for checkpoints.
-            dataset: samples of the kind that the network needs.
-            validate: scores the network; with True it only tries one batch.
+            network: made from ``arguments``, which checkpoints keep.
+            dataset, validate: see :func:`fit`.
             frames: of training and validation by the set's name, for the run's record.
-            flow: kind of the flow maps, for checkpoints.
+            flow: kind of the flow maps, kept in checkpoints.
         """
         identity = {"script": self.script, "model": self.settings.model, "arguments": arguments}
         writes = self.process.is_main and not self.dry_run
@@ -202,7 +190,7 @@ def run_script(main: Callable[[], None]) -> None:
 def _message(error: Exception) -> str | None:
     """The message for an error that the user can mend."""
     # The end of a loader process interrupts anything, which may then fail in its own words.
-    for cause in _causes(error):
+    for cause in reversed(_causes(error)):
         for pattern, advice in _MESSAGES.items():
             if re.search(pattern, str(cause)):
                 return f"{str(cause).strip().splitlines()[-1]}\n{advice}"
@@ -215,7 +203,7 @@ def _message(error: Exception) -> str | None:
     return None
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error, its cause, the cause of that, and so on."""
+    cause = error.__cause__ or error.__context__
+    return [error, *(_causes(cause) if cause else [])]

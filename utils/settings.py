@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 from datasets.files import write_text
 from utils.kinds import KINDS, Kind, SettingsError
 
-FORMER = ("KMEANS", "NUM_SLOTS")  # settings files of older runs have them; they have no effect
+# Settings files of older runs have them; they have no effect.
+FORMER = ("BAD_FILE_SHARE", "KMEANS", "NUM_SLOTS")
 
 
 class MissingSetting(SettingsError, AttributeError):
@@ -29,19 +30,12 @@ class MissingSetting(SettingsError, AttributeError):
 
 @dataclass(frozen=True)
 class Line:
-    """``NAME: kind = value  # comment``, as it stands in a file, with its number.
+    """``NAME: kind = value  # comment``, as it stands in a file."""
 
-    Attributes:
-        name: empty for a line that is no assignment.
-        annotation: the text of the kind; None without one.
-        source: the text of the value; None if that is no plain literal.
-        heading: the title of its group, with the words in brackets.
-    """
-
-    name: str
-    annotation: str | None
-    source: str | None
-    heading: str
+    name: str  # empty for a line that is no assignment
+    annotation: str | None  # the text of the kind
+    source: str | None  # the text of the value; None if that is no plain literal
+    heading: str  # the title of its group, with the words in brackets
     comment: str
     number: int
 
@@ -134,8 +128,7 @@ def load_settings(config: ModuleType) -> Settings:
     """The settings of ``config.py``, given as the imported module.
 
     Raises:
-        SettingsError: names without a kind or set twice, and values that are not allowed; all of
-            them, a line each.
+        SettingsError: faults of the file; all of them, a line each.
     """
     file = Path(config.__file__)
     found = [line for line in _read_lines(file.read_text(encoding="utf-8-sig")) if line.name]
@@ -150,9 +143,7 @@ def read_settings_file(path: Path, settings: Settings) -> Settings:
     Nothing in the file runs.
 
     Raises:
-        SettingsError: the file cannot be read; lines that are not ``NAME = value`` with a plain
-            value, names that do not exist or are set twice, and values that are not allowed; all
-            of them, a line each.
+        SettingsError: the file cannot be read, or has faults; all of them, a line each.
     """
     return settings._with(_read_changes(path, settings))
 
@@ -179,10 +170,10 @@ def write_settings(settings: Settings, path: Path) -> None:
 
 
 def settings_parser(config: ModuleType, description: str) -> argparse.ArgumentParser:
-    """A parser with ``--config FILE`` and a flag for every setting of ``config.py``.
+    """A parser with ``--config FILE`` and a flag for every setting, grouped as in ``config.py``.
 
-    Flags are grouped as in the file; a flag's help is the file's comment and value. The script adds
-    its own arguments. A fault of ``config.py`` ends the process with a message and status 2.
+    The script adds its own arguments. A fault of ``config.py`` ends the process with a message and
+    status 2.
     """
     parser = argparse.ArgumentParser(
         usage="%(prog)s [--flag value ...]",
@@ -229,11 +220,10 @@ def settings_parser(config: ModuleType, description: str) -> argparse.ArgumentPa
 def parse_settings(
     parser: argparse.ArgumentParser, config: ModuleType, argv: Sequence[str] | None = None
 ) -> tuple[Settings, argparse.Namespace]:
-    """The settings of ``config.py`` with the changes of ``--config FILE`` and of the flags.
+    """The settings with the changes of ``--config FILE`` and of the flags; the other arguments.
 
-    Also returns the script's own arguments, with ``given`` and ``in_files``, the names of the
-    settings that came as flags and from files. ``argv`` is the command line by default. A fault in
-    a file or a flag ends the process with a message on stderr and status 2.
+    The latter have ``given`` and ``in_files``: the names of the settings that came as flags and
+    from files. A fault in a file or a flag ends the process with a message and status 2.
     """
     settings = load_settings(config)
     arguments, unknown = parser.parse_known_args(argv)

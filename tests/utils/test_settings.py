@@ -91,7 +91,7 @@ def test_the_code_reads_every_setting_and_no_other():
 
 
 GROUPS = {
-    "resume": "BAD_FILE_SHARE CHECKPOINT_MINUTES CLIP_GRADIENT COMPILE DATA_ROOT EPOCHS GPU "
+    "resume": "CHECKPOINT_MINUTES CLIP_GRADIENT COMPILE DATA_ROOT EPOCHS GPU "
     "EVAL_BATCH_SIZE LEARNING_RATE MAX_BAD_STEPS MIN_LEARNING_RATE MIXED_PRECISION VALIDATE_EVERY "
     "VAL_FRAME_STEP WORKERS",
     "test": "IMAGE_SIZE NUM_REFERENCES NUM_ITERATIONS RECOLOUR_FLOW",
@@ -343,7 +343,7 @@ def test_recipes_hold_only_what_differs_from_config(recipe):
 def test_files_of_former_versions_are_read(tmp_path):
     """Settings that were removed have no effect."""
     path = tmp_path / "settings.py"
-    path.write_text('SEED = 5\nNUM_SLOTS = 2  # slots\nKMEANS = "package"\n')
+    path.write_text('SEED = 5\nNUM_SLOTS = 2  # slots\nBAD_FILE_SHARE = 0.1\nKMEANS = "package"\n')
     assert read_settings_file(path, DEFAULTS) == DEFAULTS.replace(seed=5)
 
 

@@ -1,4 +1,4 @@
-"""Counts of a run and their reports: losses, bad steps, unreadable files; log and TensorBoard."""
+"""Counts of a run and their reports: losses and bad steps, log and TensorBoard."""
 
 import math
 import resource
@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 
 from datasets.files import printable
-from datasets.layout import DatasetError
 from datasets.sampling import Key
 from errors import UserError
 from utils.processes import Process, gather
@@ -35,65 +34,40 @@ class TrainingError(UserError):
 
 @dataclass
 class Validation:
-    """Result of one validation, the same in every process.
+    """Result of one validation, the same in every process."""
 
-    Attributes:
-        score: mean J in [0, 1], by which the best checkpoint is chosen.
-        parts: further scores by name, for TensorBoard.
-        pictures: for TensorBoard, by name, uint8 RGB (H, W, 3).
-        frames: number of frames that were segmented, and ``of``, of a whole validation.
-    """
-
-    score: float
-    parts: dict[str, float] = field(default_factory=dict)
-    pictures: dict[str, np.ndarray] = field(default_factory=dict)
-    frames: int = 0
-    of: int = 0
+    score: float  # mean J in [0, 1], by which the best checkpoint is chosen
+    parts: dict[str, float] = field(default_factory=dict)  # further scores by name
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)  # uint8 RGB (H, W, 3) by name
+    frames: int = 0  # number of frames that were segmented
+    of: int = 0  # number of frames of a whole validation
 
 
 @dataclass
 class Progress:
-    """Where training stands. A checkpoint holds it beside the weights and the optimizer.
+    """Where training stands. A checkpoint holds it beside the weights and the optimizer."""
 
-    Attributes:
-        epoch: epochs that are done, with their validation.
-        batch: steps of the running epoch that are done.
-        step: steps that are done in all.
-        best: highest validation score.
-        bad_steps: steps in all that were skipped for their numbers; ``bad_in_row``, the last ones.
-        bad_files: samples of the running epoch that could not be read.
-        good_steps: steps of the running epoch that were not skipped, and ``sums`` of their losses.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    best: float = -1.0
-    bad_steps: int = 0
-    bad_in_row: int = 0
-    bad_files: int = 0
-    good_steps: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
+    epoch: int = 0  # epochs that are done, with their validation
+    batch: int = 0  # steps of the running epoch that are done
+    step: int = 0  # steps that are done in all
+    best: float = -1.0  # highest validation score
+    bad_steps: int = 0  # steps in all that were skipped for their numbers
+    bad_in_row: int = 0  # the last of them, without another step between
+    good_steps: int = 0  # steps of the running epoch that were not skipped
+    sums: dict[str, float] = field(default_factory=dict)  # of their losses, by name
 
 
 @dataclass
 class Pace:
-    """How fast the running epoch goes, since its first step in this process.
+    """How fast the running epoch goes, since its first step in this process."""
 
-    Attributes:
-        started: when, by ``time.perf_counter``.
-        waited: seconds of waiting for data.
-        images: number of images.
-        losses: of the last step that is finished, by name, over all processes.
-    """
-
-    started: float = field(default_factory=time.perf_counter)
-    waited: float = 0.0
+    started: float = 0.0  # by ``time.perf_counter``
+    waited: float = 0.0  # seconds of waiting for data
     images: int = 0
-    losses: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)  # of the last finished step
 
     def in_words(self, workers: int) -> str:
-        """Images per second since the epoch began, and the share of waiting if it is large."""
+        """Images per second, and the share of waiting if it is large."""
         seconds = time.perf_counter() - self.started
         line, waiting = f"{self.images / seconds:.1f} images/s", self.waited / seconds
         if waiting > _MUCH_WAITING:
@@ -107,26 +81,18 @@ class Accounts:
     Attributes:
         progress: where training stands.
         pace: of the running epoch.
-        stop: the signal that one of the processes has got, as of the last finished step.
-        save: whether a process wants to save, likewise.
+        stop: the signal that one of the processes got before the last finished step.
+        save: whether a process wanted to save then.
         saved_step: number of steps in the last checkpoint; 0 for none.
         log: takes lines for the terminal and ``log.txt``.
         writer: of TensorBoard's events; None in all processes but the main one.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        dataset: Dataset,
-        run_dir: Path,
-        process: Process,
-        steps_per_epoch: int,
-    ):
+    def __init__(self, settings: Settings, dataset: Dataset, run_dir: Path, process: Process):
         self.settings = settings
         self.dataset = dataset
         self.run_dir = run_dir
         self.process = process
-        self.steps_per_epoch = steps_per_epoch
         self.progress = Progress()
         self.pace = Pace()
         self.stop: signal.Signals | None = None
@@ -135,20 +101,18 @@ class Accounts:
         self.log = RunLog(run_dir if process.is_main else None)
         self.writer: SummaryWriter | None = None
 
-    def finish(self, step: Step, keys: list[list[Key]], faults: list[str]) -> None:
+    def finish(self, step: Step, keys: list[list[Key]]) -> None:
         """Read the numbers of a step and count it.
 
         Args:
-            step: its requests are SIGINT, SIGTERM, saving, and the number of unreadable samples.
+            step: its requests are SIGINT, SIGTERM, and saving.
             keys: of its samples, by part.
-            faults: messages about unreadable samples in this process.
 
         Raises:
             TrainingError: too many steps in a row had numbers that are not finite.
-            DatasetError: too many samples could not be read.
         """
         p = self.progress
-        losses, norm, (interrupted, terminated, due, num_faults) = step.read()
+        losses, norm, (interrupted, terminated, due) = step.read()
         self.pace.images += self.settings.batch_size
         self.pace.losses = losses
         if all(map(math.isfinite, (*losses.values(), norm))):
@@ -158,8 +122,6 @@ class Accounts:
                 p.sums[name] = p.sums.get(name, 0.0) + value
         else:
             self._count_bad(step.number, keys, losses["total"], norm)
-        if num_faults:
-            self._count_faults(step.number, faults, int(num_faults))
         if terminated or interrupted:
             self.stop = signal.SIGTERM if terminated else signal.SIGINT
         self.save = bool(due)
@@ -173,7 +135,7 @@ class Accounts:
         p, s = self.progress, self.settings
         means = {name: value / max(1, p.good_steps) for name, value in p.sums.items()}
         p.epoch += 1
-        p.batch = p.bad_files = p.good_steps = 0
+        p.batch = p.good_steps = 0
         p.sums = {}
         if not self.process.is_main:
             return
@@ -233,19 +195,6 @@ class Accounts:
             self.give_up(
                 f"{p.bad_in_row} steps in a row had a loss or gradient that is not finite "
                 f"(MAX_BAD_STEPS = {s.max_bad_steps}); {self.run_dir / LOG} names their samples"
-            )
-
-    def _count_faults(self, step: int, own: list[str], number: int) -> None:
-        """Log samples that could not be read and were replaced; stop if there are too many."""
-        p, s = self.progress, self.settings
-        faults = [fault for one in gather(own, self.process) for fault in one]
-        for fault in faults:
-            self.log(f"epoch {p.epoch + 1}, step {step}: {fault} (another sample taken)")
-        p.bad_files += number
-        if p.bad_files > s.bad_file_share * self.steps_per_epoch * s.batch_size:
-            raise DatasetError(
-                f"{p.bad_files} samples of epoch {p.epoch + 1} could not be read, more than "
-                f"BAD_FILE_SHARE = {s.bad_file_share} of it; the last: {faults[-1]}"
             )
 
 

@@ -7,7 +7,6 @@ does not look at it; ``load_checkpoint`` does.
 import inspect
 import os
 import pickle
-import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,8 +76,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # zipfile and torch.load raise many kinds for damaged files and for pickles with code.
+        why = "it is damaged or no file of torch.save ({})"
+        if isinstance(error, pickle.UnpicklingError):
+            why = "it holds more than tensors and plain values, and code in it is never run"
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: {_read_failure(error)}"
+            f"{path} cannot be read as a checkpoint: {why.format(_first_line(error))}"
         ) from error
     parts = checkpoint if isinstance(checkpoint, dict) else {}
     lacking = [name for name, kind in _PARTS.items() if not isinstance(parts.get(name), kind)]
@@ -200,18 +202,6 @@ def _is_whole(path: Path) -> bool:
     except Exception:  # of many kinds, as in load_checkpoint; also where there is no file
         return False
     return True
-
-
-def _read_failure(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        return (
-            f"it holds {found[1] if found else 'more than tensors and plain values'}, and what "
-            "might be code is never run"
-        )
-    if isinstance(error, zipfile.BadZipFile):
-        return f"it is damaged or no file of torch.save ({_first_line(error)})"
-    return _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,15 +4,12 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 import cv2
 
-# Under torchrun a signal may come twice: to the whole group, and handed on by torchrun.
-_SAME_SIGNAL = 0.5  # seconds
 _GRACE = 20  # seconds
 
 
@@ -32,14 +29,13 @@ class Interrupts:
     """Notes Ctrl-C and SIGTERM while it is active; for the main thread.
 
     Inside :meth:`deferred` a signal is only noted, in ``pending``, and the training loop stops
-    after its step. A second Ctrl-C raises KeyboardInterrupt at once. Elsewhere a signal raises
-    :class:`Interrupted` at once.
+    after its step. A second Ctrl-C raises KeyboardInterrupt at once, but not under torchrun.
+    Elsewhere a signal raises :class:`Interrupted` at once.
     """
 
     def __init__(self) -> None:
         self.pending: int | None = None
         self._deferring = False
-        self._since = 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -72,18 +68,14 @@ class Interrupts:
             self._deferring = True
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        again = self.pending is not None
-        launched = "LOCAL_RANK" in os.environ
-        if again and launched and now - self._since < _SAME_SIGNAL:
+        if self.pending is not None:
+            # Under torchrun a signal comes twice: to the whole group, and handed on by torchrun.
+            if signum == signal.SIGINT and "LOCAL_RANK" not in os.environ:
+                raise KeyboardInterrupt
             return
-        # A second Ctrl-C. Torchrun hands it on as SIGTERM.
-        if again and (signum == signal.SIGINT or (launched and self.pending == signal.SIGINT)):
-            raise KeyboardInterrupt
-        if not again:
-            self.pending, self._since = signum, now
+        self.pending = signum
         if not self._deferring:
-            raise Interrupted(self.pending)
+            raise Interrupted(signum)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from datasets.samples import Tolerant
 from models.interface import Network
 from utils.processes import Process, gather, wait_for_all
 from utils.settings import Settings, SettingsError, write_settings
@@ -50,21 +49,20 @@ def fit(
 
     Args:
         network: on the CPU.
-        dataset: of ``datasets.samples``, of the kind that the network needs.
+        dataset: samples of the kind that the network needs.
         validate: scores the network, called in every process; with True it only tries one batch.
         settings: see config.py.
-        identity: kept in checkpoints, to build the network again (``model`` and ``arguments``) and
-            to resume it by the same ``script``.
-        run_dir: gets the files that docs/training.md lists; made if need be.
+        identity: kept in checkpoints: ``model``, its ``arguments``, ``script``.
+        run_dir: gets the files that docs/training.md lists.
         process: this process.
         resume: continue from the run's last checkpoint, or begin if there is none yet.
         dry_run: only try two steps and a batch of validation; nothing is written.
-        record: called in the main process when training begins, to write down the data.
+        record: called in the main process when training begins.
 
     Raises:
         TrainingError: too many steps in a row, all of the last epoch, a step of the dry run, or the
             weights have numbers that are not finite.
-        DatasetError: a file cannot be read, or more than BAD_FILE_SHARE of them.
+        DatasetError: a file cannot be read.
         CheckpointError: a checkpoint cannot be read or written.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint has been written.
     """
@@ -94,11 +92,11 @@ class Training:
         self.identity = identity
         self.run_dir = run_dir
         self.process = process
-        self.dataset = Tolerant(dataset) if settings.bad_file_share > 0 else dataset
+        self.dataset = dataset
         self.batches = batches_of(dataset, settings, process)
         num_steps = settings.epochs * len(self.batches)
         self.trainer = Trainer(network, settings, process, num_steps)
-        self.accounts = Accounts(settings, self.dataset, run_dir, process, len(self.batches))
+        self.accounts = Accounts(settings, dataset, run_dir, process)
         self.interrupts = Interrupts()
         self.begun: tuple | None = None  # the last step, whose numbers are not read yet
         self.saved_at = time.monotonic()
@@ -180,12 +178,11 @@ class Training:
                 before = time.perf_counter()
                 parts = [next(samples) for _ in keys]
                 pace.waited += time.perf_counter() - before
-                faults = [fault for part in parts for fault in part.pop("fault", []) if fault]
-                requests = self._requests(len(faults))
+                requests = self._requests()
                 step = self.trainer.step(parts, requests)
                 p.step, p.batch = step.number, p.batch + 1
                 self._read_step()  # of the step before: a GPU has always one step in stock
-                self.begun = step, keys, faults
+                self.begun = step, keys
                 if any(requests) and self.process.world_size == 1:
                     self._read_step()  # at once, since there is nobody to agree with
                 bar.update(s.batch_size)
@@ -198,16 +195,13 @@ class Training:
                     self._stop(accounts.stop)
         self._read_step()
 
-    def _requests(self, faults: int) -> list[int]:
-        """What this process asks the others for, as :meth:`Accounts.finish` reads it.
-
-        To stop after SIGINT or SIGTERM, to save; and how many of its samples had faults.
-        """
+    def _requests(self) -> list[bool]:
+        """Whether this process wants all to stop after SIGINT, after SIGTERM, and to save."""
         pending, p = self.interrupts.pending, self.accounts.progress
         minutes = (time.monotonic() - self.saved_at) / 60
         due = self.process.is_main and minutes >= self.settings.checkpoint_minutes
         due = due and not p.bad_in_row  # while numbers are bad nothing is saved
-        return [pending == signal.SIGINT, pending == signal.SIGTERM, due, faults]
+        return [pending == signal.SIGINT, pending == signal.SIGTERM, due]
 
     def _read_step(self) -> None:
         """Read and count the numbers of the step that was begun last, if that is not done."""

@@ -30,7 +30,6 @@ from utils.processes import num_cores
 RECORD = "record.json"
 
 _GIT_SECONDS = 5  # after which a git command on a slow disk is given up
-_PARTS = ("images", "masks", "flow_maps")
 
 
 def fingerprint(
@@ -40,8 +39,7 @@ def fingerprint(
 
     Returns:
         By set: the numbers of ``images``, ``masks`` and ``flow_maps``, their ``bytes`` in all, and
-        a ``hash`` of 16 hexadecimal digits over the files' names and sizes. It depends neither on
-        the frames' order nor on where the data root is.
+        a ``hash`` of the files' names and sizes, whatever their order and the data root.
 
     Raises:
         DatasetError: a file that is not there.
@@ -52,13 +50,7 @@ def fingerprint(
 def write_record(
     run_dir: Path, fingerprints: Mapping[str, Mapping[str, Any]], processes: int = 1
 ) -> None:
-    """Add this start of a run to its record. A damaged record is replaced.
-
-    Args:
-        run_dir: the run's folder; made if need be.
-        fingerprints: of the data, from :func:`fingerprint`.
-        processes: that train together.
-    """
+    """Add this start of a run, by that many processes, to its record."""
     start = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
@@ -75,27 +67,19 @@ def changed_data(run_dir: Path, fingerprints: Mapping[str, Mapping[str, Any]]) -
     """A sentence about how the data differs from that of the run's first start, or None."""
     starts = _read_starts(run_dir)
     then = starts[0]["data"] if starts else fingerprints
-    changes = []
-    for name in sorted({*then, *fingerprints}):
-        old, new = then.get(name), fingerprints.get(name)
-        if old == new:
-            continue
-        if old is None or new is None:
-            changes.append(f"{name} is {'no longer used' if new is None else 'new'}")
-        elif (before := _counts(old)) != (now := _counts(new)):
-            changes.append(f"{name} had {before}, and has {now}")
-        else:
-            changes.append(f"{name} has {now} as before, but some have another name or size")
-    if not changes:
+    changed = sorted(n for n in {*then, *fingerprints} if then.get(n) != fingerprints.get(n))
+    if not changed:
         return None
-    return f"the data has changed since {run_dir} was started: {'; '.join(changes)}"
+    return (
+        f"the data has changed since {run_dir} was started: {', '.join(changed)}; "
+        f"{run_dir / RECORD} has the numbers of files"
+    )
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """The ``commit`` of a folder's code, and whether it is ``dirty``: changed since.
+    """The ``commit`` of a folder's code, and whether tracked files are ``dirty``: changed since.
 
-    Files that git does not track do not count. None where the folder is not in a git checkout, or
-    git is missing or slow.
+    None where the folder is not in a git checkout, or git is missing or slow.
     """
 
     def git(*arguments: str) -> str:
@@ -127,12 +111,12 @@ def cpu_model() -> str:
 
 
 def _fingerprint(frames: Sequence[Frame], data_root: Path) -> dict[str, Any]:
-    parts = [
-        [frame.image for frame in frames],
-        [frame.mask for frame in frames if frame.mask is not None],
-        [frame.flow for frame in frames if frame.flow is not None],
-    ]
-    files = [path for part in parts for path in part]
+    parts = {
+        "images": [frame.image for frame in frames],
+        "masks": [frame.mask for frame in frames if frame.mask is not None],
+        "flow_maps": [frame.flow for frame in frames if frame.flow is not None],
+    }
+    files = [path for part in parts.values() for path in part]
     try:
         sizes = [os.stat(file).st_size for file in files]
     except OSError as error:
@@ -140,12 +124,8 @@ def _fingerprint(frames: Sequence[Frame], data_root: Path) -> dict[str, Any]:
     names = (Path(os.path.relpath(file, data_root)).as_posix() for file in files)
     lines = sorted(f"{name}\0{size}\n" for name, size in zip(names, sizes))
     digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape"))
-    counts = dict(zip(_PARTS, map(len, parts)))
+    counts = {name: len(part) for name, part in parts.items()}
     return {**counts, "bytes": sum(sizes), "hash": digest.hexdigest()[:16]}
-
-
-def _counts(one: Mapping[str, Any]) -> str:
-    return ", ".join(f"{one.get(part)} {part.replace('_', ' ')}" for part in _PARTS)
 
 
 def _read_starts(run_dir: Path) -> list[dict[str, Any]]:

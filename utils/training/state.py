@@ -89,7 +89,7 @@ def restore(training: "Training") -> list[str]:
         # The settings have the groups' rates, which may have been changed.
         moments = state["optimizer"]["state"]
         trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": moments})
-        p = Progress(**checkpoint["progress"])
+        p = Progress(**{name: checkpoint["progress"][name] for name in vars(Progress())})
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} cannot be resumed: the state of its training is missing or was written by "

@@ -255,7 +255,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
         assert "\n" not in message
     assert not trace.exists()
     message = complaint(load_checkpoint, tmp_path / "zip.pt")
-    assert message.endswith("it holds io.open, and what might be code is never run")
+    assert message.endswith("more than tensors and plain values, and code in it is never run")
 
 
 def test_damaged_truncated_and_missing_files_are_named(tmp_path):

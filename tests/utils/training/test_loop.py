@@ -3,7 +3,6 @@
 import inspect
 import math
 import os
-import re
 import signal
 from collections import deque
 from dataclasses import replace
@@ -655,24 +654,12 @@ def test_the_moving_average_is_what_is_validated_and_kept(tmp_path, stills, tiny
 # Files that break
 
 
-def test_an_unreadable_sample_stops_the_run_unless_a_share_is_allowed(
-    tmp_path, stills, tiny_settings
-):
+def test_an_unreadable_sample_stops_the_run(tmp_path, stills, tiny_settings):
     frames = [*stills.frames]
     frames[2] = replace(frames[2], image=tmp_path / "gone.jpg")
     broken = StillImages(frames, stills.size)
-    settings = tiny_settings.replace(batch_size=2)
     with pytest.raises(DatasetError, match=r"gone\.jpg: no such file"):
-        fit(Toy(), broken, scores(0.5), settings, IDENTITY, tmp_path / "strict", CPU)
-    model = Toy()
-    allowed = settings.replace(bad_file_share=0.2)
-    fit(model, broken, scores(0.5), allowed, IDENTITY, tmp_path / "share", CPU)
-    assert sum(map(len, model.seen)) == 6
-    text = (tmp_path / "share/log.txt").read_text()
-    assert re.search(r"epoch 1, step \d: .*gone\.jpg: no such file \(another sample taken\)", text)
-    frames[4] = replace(frames[4], mask=tmp_path / "lost.png")
-    with pytest.raises(DatasetError, match=r"2 samples of epoch 1 .* BAD_FILE_SHARE = 0\.2"):
-        fit(Toy(), StillImages(frames, stills.size), scores(0.5), allowed, IDENTITY, tmp_path, CPU)
+        fit(Toy(), broken, scores(0.5), tiny_settings, IDENTITY, tmp_path / "run", CPU)
 
 
 # Stopping and going on
@@ -803,15 +790,12 @@ def test_losses_are_the_same_whatever_the_number_of_loader_processes(tmp_path, t
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"checkpoint_minutes": 1e-6}, {"bad_file_share": 0.5}, {"image_sizes": [64, 96, 32]}],
+    [{}, {"checkpoint_minutes": 1e-6}, {"image_sizes": [64, 96, 32]}],
 )
 def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(
     tmp_path, stills, tiny_settings, capsys, changes
 ):
     asked = []
-    if "bad_file_share" in changes:  # of the first step's samples one cannot be read
-        first = EpochBatches([6], 2, tiny_settings.seed).epoch(0)[0][0][0][1]
-        stills.frames[first] = replace(stills.frames[first], image=tmp_path / "gone.jpg")
 
     def validate(network, quick):
         asked.append(quick)
