@@ -7,6 +7,7 @@
 - ``gpus``: for GPU; ``protocol``: a name in ``utils.protocols``
 """
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -120,9 +121,8 @@ def optional(kind: Kind) -> Kind:
 
 
 def _is_gpu_list(value: str) -> bool:
-    indices = [index.strip() for index in value.split(",")] if value.strip() else []
-    # isdecimal() alone would also take the digits of other scripts.
-    digits = all(index.isascii() and index.isdecimal() for index in indices)
+    indices = value.split(",") if value.strip() else []
+    digits = all(re.fullmatch(r"\s*[0-9]+\s*", index) for index in indices)
     return digits and len(indices) == len(set(map(int, indices)))
 
 

@@ -132,9 +132,9 @@ def _join_group(backend: str, timeout: timedelta) -> None:
     if restarts == "0" or os.environ.get("GROUP_WORLD_SIZE") != "1":
         torch.distributed.init_process_group(backend, timeout=timeout)
         return
-    # After torchrun has started the processes anew, its store still has the addresses of those that
-    # died, at least in torch 2.15, so the new ones need names of their own in it. On several nodes
-    # the counts may differ; there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives them a new store.
+    # After a restart, torchrun's store still has the addresses of the processes that died, at least
+    # in torch 2.15, so the new ones need other names in it. On several machines the counts may
+    # differ; there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives them a new store.
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     torch.distributed.init_process_group(
         backend,

@@ -29,7 +29,7 @@ _MUCH_WAITING = 0.1  # an epoch that waits for data for a larger share of its ti
 
 
 class TrainingError(UserError):
-    """Training cannot go on; the message says why, and what is left."""
+    """Training cannot continue; the message says why, and which checkpoint there is."""
 
 
 @dataclass
@@ -155,7 +155,7 @@ class Accounts:
         self.log(line)
 
     def give_up(self, why: str) -> NoReturn:
-        """Raise TrainingError, with what may help and what is left."""
+        """Raise TrainingError, with advice and the last checkpoint."""
         left = "nothing was saved before."
         if self.saved_step:
             left = (

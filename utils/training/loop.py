@@ -221,7 +221,7 @@ class Training:
             self._save()  # so that stopping during validation loses nothing
             self._stop(self._asked_to_stop())
             try:
-                # Several processes wait for one another, so that none may leave by itself.
+                # Several processes wait for each other, so none may leave alone.
                 alone = self.process.world_size == 1
                 with self.interrupts.admitted() if alone else nullcontext():
                     validation = self.validate(self.trainer.prepared_result(), False)
@@ -252,8 +252,8 @@ class Training:
         p, saved = self.accounts.progress, self.accounts.saved_step
         line = f"stopped after step {p.step}"
         if p.epoch < self.settings.epochs:
-            line += f"; --resume {self.run_dir} goes on"
+            line += f"; continue by --resume {self.run_dir}"
             if saved < p.step:
-                line += f" after step {saved}, before the bad numbers"
+                line += f", after step {saved}, before the bad numbers"
         self.accounts.log(line)
         raise Interrupted(signum)

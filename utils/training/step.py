@@ -69,7 +69,7 @@ class Trainer:
         self.loss = _shared(self.network, process)
         if s.compile:
             sizes = len(s.image_sizes or ())
-            # Each size is compiled by itself, and torch would give up after a few.
+            # Each size is compiled separately, and torch would give up after a few.
             torch._dynamo.config.cache_size_limit += sizes
             self.loss.compile(dynamic=False if sizes else None)
         # After sharing, which replaces norms by synchronised ones on GPUs.

@@ -742,7 +742,7 @@ def test_a_signal_lets_the_step_finish_and_saves(tmp_path, straight, capsys, sig
     # The signal came with the first sample of the seventh step.
     kept = load_checkpoint(tmp_path / "last.pt")["progress"]
     assert (kept["epoch"], kept["batch"], kept["step"]) == (1, 2, 7)
-    assert f"stopped after step 7; --resume {tmp_path} goes on" in capsys.readouterr().out
+    assert f"stopped after step 7; continue by --resume {tmp_path}" in capsys.readouterr().out
     go_on(settings, tmp_path)
     assert_same_end(tmp_path, folder)
 
