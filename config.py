@@ -2,15 +2,12 @@
 
 Edit a value and run the script, or pass the same name as a flag:
 ``python train.py --batch-size 4 --backbone mit_b0``. Section numbers are the GSA-Net paper's.
-
-A setting is one line, ``NAME: kind = value  # comment``. Its kind says which values are allowed;
-utils/kinds.py explains the kinds. The words in brackets after a group's title say where else the
-group counts:
+utils/kinds.py explains the kinds behind the colons. The words in brackets after a group's title:
 
 - resume: these settings may change when a run is continued (--resume).
 - test: evaluate.py takes these settings from a flag, or else from the checkpoint.
 - masks, machine: evaluate.py takes these settings from a flag, or else from this file.
-- set, video, tta: so it does with --set (or --masks), --video and --tta.
+- set, video, tta: the same with --set (or --masks), --video and --tta.
 - output: these settings belong to one run alone.
 
 evaluate.py takes all other settings from the checkpoint.
@@ -122,7 +119,6 @@ VALIDATE_EVERY: whole(1) = 1  # epochs between validations; the last epoch is al
 VAL_FRAME_STEP: whole(1) = 1  # validate on every n-th frame of a sequence
 CHECKPOINT_MINUTES: number(above=0) = 10.0  # last.pt is written this often and after every epoch
 MAX_BAD_STEPS: whole(0) = 10  # bad steps in a row (loss or gradient not finite) before a run stops
-BAD_FILE_SHARE: share = 0.0  # share of an epoch's samples that may have an unreadable file
 
 # Masks [masks]
 THRESHOLD: share = 0.5  # a pixel is foreground where its probability is above this

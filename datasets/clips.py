@@ -27,6 +27,7 @@ from tqdm import tqdm
 from datasets.containers import is_cut_off
 from datasets.layout import IMAGE_SUFFIXES, DatasetError, read_image, subfolders
 from datasets.progress import progress_bar
+from errors import UserError
 
 # Suffixes of pictures that are not read, and that must not be left out in silence.
 _OTHER_FORMATS = (
@@ -39,7 +40,7 @@ _REPAIR = "get a whole copy, or keep what can be read: ffmpeg -i FILE -c:v libx2
 Orientation = tuple[bool, bool, bool]  # exchange rows and columns, then mirror x, then mirror y
 
 
-class VideoError(ValueError):
+class VideoError(UserError):
     """A clip cannot be read, or its results not written; the message says what to do."""
 
 

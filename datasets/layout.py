@@ -34,6 +34,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from datasets.progress import progress_bar
+from errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 PARTS = ("RGB", "GT", "FLOW")  # folders of a still set (without FLOW), a flat set or a sequence
@@ -68,7 +69,7 @@ _OTHER_SIZE = {
 }
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """Something is wrong with the data on disk; the message says what, where and what to do."""
 
 

@@ -65,6 +65,7 @@ from datasets.progress import progress_bar
 from datasets.samples import StillImages, TestFrames, VideoFrames, VideoWindows
 from datasets.sampling import EpochBatches, Key
 from datasets.synthetic import MIN_SIZE, write_synthetic
+from errors import UserError
 from models import build_model
 from models.interface import Needs, Network
 from models.two_streams import uniform_references
@@ -73,19 +74,20 @@ from utils.evaluation.scoring import score_masks
 from utils.evaluation.segmenting import FramePrediction, Segmenter, Views, to_labels
 from utils.processes import Process, gpu_indices, num_cores, start_process
 from utils.reports.pictures import write_mask
-from utils.scripts import USER_ERRORS, run_script
+from utils.scripts import run_script
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
 from utils.training.accounts import peak_memory
 from utils.training.interrupts import Interrupts
-from utils.training.loop import Training
 from utils.training.record import cpu_model, git_state
 from utils.training.samples import (
     augmentation_from,
+    batches_of,
     make_loader,
     network_arguments,
     stills_of,
     videos_of,
 )
+from utils.training.step import Trainer
 from utils.transfer import one_ahead
 
 REST = "rest of the network"  # what is in none of its parts
@@ -358,17 +360,17 @@ def training(job: Job) -> dict[str, Any]:
     s = job.settings
     torch.manual_seed(s.seed)
     process = Process(job.device)
-    # The very step that train.py takes, and nothing that looks like it.
-    never = s.replace(checkpoint_minutes=1e9)
     network = _build(s)
-    run = Training(network, training_set(s, network.needs), never, process)
-    run.network.train()
+    dataset = training_set(s, network.needs)
+    batches = batches_of(dataset, s, process)
+    trainer = Trainer(network, s, process, s.epochs * len(batches))
+    trainer.network.train()
     # On a GPU longer than what the loader has in stock, two batches for each of its processes. On
     # the CPU a step takes long enough for the loader to fill it up again.
     length = 1 + 2 * min(s.workers, num_cores()) if job.device.type == "cuda" else 1
-    plan = first_steps(run.batches, _WARM_UPS + job.repeats * length)
+    plan = first_steps(batches, _WARM_UPS + job.repeats * length)
     parts = [part for step in plan for part in step]
-    stream = iter(make_loader(run.dataset, parts, s.workers, job.device))
+    stream = iter(make_loader(dataset, parts, s.workers, job.device))
     steps, meter = iter(plan), clock(job.device)
 
     def take(number: int) -> float:
@@ -378,11 +380,13 @@ def training(job: Job) -> dict[str, Any]:
             before = time.perf_counter()
             samples = [next(stream) for _ in step]
             waited += time.perf_counter() - before
-            run.step(samples, step)
+            begun.append(trainer.step(samples))
+            if len(begun) > 1:
+                begun.pop(0).read()  # of the step before, as in train.py
             bar.update()
         return waited
 
-    rates, shares = [], []
+    rates, shares, begun = [], [], []
     with progress_bar(total=len(plan), desc="training", unit="step") as bar:
         take(_WARM_UPS)
         reset_peak_memory(job.device)
@@ -796,7 +800,7 @@ def _measure(line: str, job: Job, sender: Connection) -> None:
     start_process("" if job.device.type == "cpu" else job.settings.gpu)
     try:
         result = LINES[line](job)
-    except USER_ERRORS as error:
+    except UserError as error:
         result = error
     except SystemExit:
         return  # and so let go of the loader, which ends its processes

@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from errors import UserError
+
 # Maps two frames, (H, W, 3) uint8 RGB, to the motion from the first to the second, (H, W, 2)
 # float32 in pixels, x to the right and y down.
 Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -19,7 +21,7 @@ _RAFT_SMALLEST = 128  # pixels; below, RAFT's coarsest correlation map would be 
 _DIS_SMALLEST = 32  # pixels; below, OpenCV fails or crashes, depending on the width
 
 
-class FlowError(RuntimeError):
+class FlowError(UserError):
     """A flow estimator cannot be set up or gives no usable motion; the message says what to do."""
 
 

@@ -12,13 +12,14 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_data_config
 from torch import Tensor, nn
 
+from errors import UserError
 from models.backbones.mix_transformer import MIX_TRANSFORMERS, MixTransformer, published_weights
 
 STRIDES = (4, 8, 16, 32)
 VGG_STRIDES = (1, 2, 4, 8, 16)
 
 
-class ModelError(ValueError):
+class ModelError(UserError):
     """A network or backbone that cannot be built: no such name, no pyramid, weights that fail."""
 
 

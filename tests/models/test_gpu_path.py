@@ -5,7 +5,6 @@ not go together under autocast, and whatever asks the GPU for a number, which th
 """
 
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from datasets.layout import still_images
-from datasets.samples import StillImages
 from models import MODELS
 from models.backbones.mix_transformer import MixTransformer
 from models.precision import with_weights_as
@@ -24,7 +21,7 @@ from tests.models.small_networks import network
 from utils.evaluation.segmenting import Segmenter
 from utils.evaluation.validation import predict_stills
 from utils.processes import Process
-from utils.training.loop import Training
+from utils.training.step import Trainer
 from utils.transfer import fetch
 
 pytestmark = pytest.mark.skipif(not works(), reason="this torch wants a GPU for fake tensors")
@@ -178,14 +175,11 @@ def events(gpu_events, monkeypatch):
     return gpu_events
 
 
-def test_a_training_step_waits_only_when_its_numbers_are_wanted(
-    events, monkeypatch, tmp_path, tiny_settings
-):
+def test_a_training_step_waits_only_when_its_numbers_are_wanted(events, monkeypatch, tiny_settings):
     """But for the backward pass, which is not to be had without a GPU."""
     settings = tiny_settings.replace(mixed_precision=False, clip_gradient=1.0, batch_size=2)
     both = nn.ModuleList([network("gsanet"), network("gsanet")])
     model, average = both
-    dataset = StillImages(still_images(Path(settings.data_root), "DUTS_train"), SIZE)
 
     def backward(loss):
         for parameter in model.parameters():
@@ -195,16 +189,16 @@ def test_a_training_step_waits_only_when_its_numbers_are_wanted(
         monkeypatch.setattr(torch.Tensor, "backward", backward)
         monkeypatch.setattr(nn.Module, "to", lambda module, device: module)  # it is there already
         process = Process(torch.device("cuda", 0))
-        training = Training(model, dataset, settings, process, tmp_path)
+        trainer = Trainer(model, settings, process, num_steps=10)
         # A copy of fake tensors does not go together with them.
-        training.average, training.settings = average, settings.replace(ema_decay=0.9)
+        trainer.average, trainer.settings = average, settings.replace(ema_decay=0.9)
         sample = samples(motion=True)
         with Seen() as seen:
-            training.step([sample], [[(0, 0)] * 2])
+            step = trainer.step([sample])
         assert events == ["record"]
         with pytest.raises(DataDependentOutputException):  # there are no numbers
-            training.step([sample], [[(0, 0)] * 2])
-    assert events == ["record", "record", "wait"]
+            step.read()
+    assert events == ["record", "wait"]
     assert len([options for options in seen.copies if options["device"].type == "cpu"]) == 1
     assert all(options["non_blocking"] for options in seen.copies)
 

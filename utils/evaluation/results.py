@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from datasets.files import write_text
+from errors import UserError
 from utils.evaluation.protocols import PROTOCOLS, Protocol, Row, SequenceScores, summarise
 
 SCORES, FRAMES, RECORD = "scores.csv", "frames.csv", "evaluation.json"
@@ -27,7 +28,7 @@ _TYPES = {
 }
 
 
-class ResultsError(ValueError):
+class ResultsError(UserError):
     """A folder that holds no evaluation, or a damaged one; the message says what to do."""
 
 
