@@ -1,4 +1,4 @@
-"""Networks. ``build_model`` makes one of them by the name that MODEL has in config.py."""
+"""Networks. ``build_model`` makes one of them by its name, the setting MODEL."""
 
 import difflib
 

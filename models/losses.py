@@ -17,7 +17,7 @@ def segmentation_loss(
     supervise_maps: bool = True,
     loss: str = "iou+bce",
 ) -> dict[str, Tensor]:
-    """Eq. 5, summed over the masks of all scales and, if wanted, over the slots' maps.
+    """Eq. 5, summed over the masks of all scales and over the slots' maps.
 
     Args:
         prediction: a network's result.
@@ -27,8 +27,7 @@ def segmentation_loss(
         loss: one of ``LOSSES``.
 
     Returns:
-        Scalars to add up: ``iou`` and ``bce`` summed over the masks, ``slot_maps`` all of them for
-        the slots' similarity maps.
+        Scalars to add up: ``iou`` and ``bce`` of the masks, ``slot_maps`` of the slots' maps.
     """
     names = loss.split("+")
 
@@ -66,9 +65,8 @@ def iou_loss(logits: Tensor, mask: Tensor) -> Tensor:
 def weighted_bce(logits: Tensor, mask: Tensor, sigma: float = 1.0) -> Tensor:
     """L_bce^w of eq. 5, as a mean over the pixels and the batch; a scalar.
 
-    The weight w = sigma |P - G| is detached: it says how much a pixel counts, and training must not
-    make it small. The paper writes a sum over the pixels; the mean makes the loss independent of
-    the image's size.
+    The weight w = sigma |P - G| is detached, because training must not make it small. The paper
+    has a sum over the pixels; the mean makes the loss independent of the image's size.
     """
     weight = sigma * (logits.detach().sigmoid() - mask).abs()
     return F.binary_cross_entropy_with_logits(logits, mask, weight=weight)

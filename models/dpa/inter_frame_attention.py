@@ -1,7 +1,4 @@
-"""Inter-frame attention, IFA, of Dual Prototype Attention: the video's context for a query frame.
-
-Cho, Lee et al., CVPR 2024 (arXiv 2211.12036).
-"""
+"""Inter-frame attention, IFA, of Dual Prototype Attention (Cho, Lee et al., arXiv 2211.12036)."""
 
 import torch
 import torch.nn.functional as F
@@ -32,15 +29,14 @@ class InterFrameAttention(nn.Module):
         return torch.stack([soft_region_features(keys), soft_region_features(values)], dim=1)
 
     def forward(self, features: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention of the query's prototypes over those of all reference frames, and fusion.
+        """The query's prototypes attend to those of all reference frames.
 
         Args:
             features: of the query frame (B, width, H, W).
-            references: keys and values of R frames, whose order does not matter (B, R, 2, C, C).
+            references: keys and values of R frames in any order (B, R, 2, C, C).
 
         Returns:
-            The features with what IFA adds, (B, width, H, W), and its correlation map
-            (B, C, H, W).
+            The features after IFA, (B, width, H, W), and its correlation map (B, C, H, W).
         """
         query = self.to_query(features)
         keys, values = references.unbind(dim=2)

@@ -18,6 +18,7 @@ from datasets.samples import StillImages
 from models import MODELS
 from models.backbones.mix_transformer import MixTransformer
 from models.precision import with_weights_as
+from models.two_streams import expand
 from tests.models.fake_gpu import OneAttention, bfloat16_autocast, fake_gpu, works
 from tests.models.small_networks import network
 from utils.evaluation.segmenting import Segmenter
@@ -120,7 +121,7 @@ def test_segmenting_stays_on_the_gpu_and_in_bfloat16(name):
         with bfloat16_autocast():
             references = model.encode_references(reference_images[:1], reference_flows[:1])
             with Seen() as seen:
-                prediction = model.segment(image, flow, references.expand(2))
+                prediction = model.segment(image, flow, expand(references, 2))
     converted = {id(tensor) for tensor in seen.converted()}
     assert len(converted) > 10
     weights = [
