@@ -172,8 +172,9 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups of ``params``, with an optional ``rate`` (of the learning rate) and
-        ``weight_decay``.
+        """Groups of ``params`` for the optimizer.
+
+        A group may have ``rate``, a factor of the learning rate, and ``weight_decay``.
         """
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 

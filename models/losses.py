@@ -1,5 +1,7 @@
 """Loss of masks: IoU loss and weighted cross-entropy at every scale (Sec. 3.7, eq. 5)."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,20 +31,15 @@ def segmentation_loss(
     Returns:
         Scalars to add up: ``iou`` and ``bce`` of the masks, ``slot_maps`` of the slots' maps.
     """
-    names = loss.split("+")
-
-    def loss_of(name: str, logits: Tensor) -> Tensor:
-        return iou_loss(logits, mask) if name == "iou" else weighted_bce(logits, mask, sigma)
-
+    functions = {"iou": iou_loss, "bce": partial(weighted_bce, sigma=sigma)}
+    losses = {name: functions[name] for name in loss.split("+")}
     # In float32: with bfloat16 probabilities, sums over many pixels lose the last ones.
     with torch.autocast(mask.device.type, enabled=False):
-        terms = {
-            name: sum(loss_of(name, logits.float()) for logits in prediction.logits)
-            for name in names
-        }
+        masks = [logits.float() for logits in prediction.logits]
+        terms = {name: sum(one(x, mask) for x in masks) for name, one in losses.items()}
         if supervise_maps and prediction.auxiliary:
-            resized = [resize(maps.float(), mask.shape[2:]) for maps in prediction.auxiliary]
-            terms["slot_maps"] = sum(loss_of(name, logits) for logits in resized for name in names)
+            maps = [resize(x.float(), mask.shape[2:]) for x in prediction.auxiliary]
+            terms["slot_maps"] = sum(one(x, mask) for x in maps for one in losses.values())
     return terms
 
 

@@ -73,16 +73,16 @@ class DPA(TwoStreams):
         strides = stage_strides(backbone)
 
         def stream() -> Stream:
-            return Stream(
-                build_backbone(backbone, pretrained_backbone, backbone_weights, strides),
-                channels,
-                pool_context=strides[-1] < CONTEXT_STRIDE,
-                graph_neighbours=graph_neighbours,
-                graph_rounds=graph_rounds,
-                mutual=motion,
-                inter_modality_attention=inter_modality_attention,
-                inter_frame_attention=self.uses_references,
-            )
+            encoder = build_backbone(backbone, pretrained_backbone, backbone_weights, strides)
+            widths = encoder.channels[-ATTENDED:]
+            inter_modality = [
+                InterModalityAttention(width, channels, graph_neighbours, graph_rounds, motion)
+                for width in (widths if inter_modality_attention else ())
+            ]
+            has_frames = self.uses_references
+            inter_frame = InterFrameAttention(widths[-1], channels) if has_frames else None
+            pool = strides[-1] < CONTEXT_STRIDE
+            return Stream(encoder, inter_modality, inter_frame, channels, pool)
 
         self.rgb_stream = stream()
         self.flow_stream = stream() if motion else None
@@ -130,27 +130,19 @@ class Stream(nn.Module):
     def __init__(
         self,
         encoder: nn.Module,
+        inter_modality: list[InterModalityAttention],
+        inter_frame: InterFrameAttention | None,
         channels: int,
-        *,
         pool_context: bool,
-        graph_neighbours: int,
-        graph_rounds: int,
-        mutual: bool,
-        inter_modality_attention: bool,
-        inter_frame_attention: bool,
     ):
         super().__init__()
         self.encoder = encoder
         self.normalise = Normalise(encoder.mean, encoder.deviation)
+        self.inter_modality = nn.ModuleList(inter_modality)
+        self.inter_frame = inter_frame
         widths = encoder.channels[-ATTENDED:]
-        self.inter_modality = nn.ModuleList(
-            InterModalityAttention(width, channels, graph_neighbours, graph_rounds, mutual)
-            for width in (widths if inter_modality_attention else ())
-        )
-        last = widths[-1]
-        self.inter_frame = InterFrameAttention(last, channels) if inter_frame_attention else None
-        both = inter_frame_attention and inter_modality_attention
-        self.merge = nn.Conv2d(2 * last, last, 1) if both else None
+        both = inter_modality and inter_frame is not None
+        self.merge = nn.Conv2d(2 * widths[-1], widths[-1], 1) if both else None
         self.embed = StreamEmbedding(widths, channels, pool_context)
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
