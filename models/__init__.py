@@ -26,9 +26,5 @@ def model_class(name: str) -> type[Network]:
 
 
 def build_model(name: str, **arguments) -> Network:
-    """The network called ``name``, with its constructor's arguments.
-
-    Raises:
-        ModelError: there is no such network, or its backbone cannot be built.
-    """
+    """The network called ``name``; ModelError if it or its backbone cannot be built."""
     return model_class(name)(**arguments)

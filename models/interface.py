@@ -78,13 +78,11 @@ class Ablation:
 
     Attributes:
         switches: settings that leave out a part of the network, by the part's short name.
-        rows: the parts that each variant has, by its letter.
-        table: file name of the rows' table.
+        rows: the parts of each variant, by its letter.
+        table, sweep_table: file names of the tables of the rows and of the sweep.
         stage1_switches: the parts that stage 1 has, too. Rows that agree in them share stage 1.
-        swept, symbol: a setting that can change after training, and the letter for it.
-        sweep: its values.
+        swept, symbol, sweep: a setting that may change after training, its letter, its values.
         sweep_needs: the part that it belongs to; the last row with this part is swept.
-        sweep_table: file name of the table by these values.
         paper: each row's G, J and F on DAVIS 2016 in the paper; empty if unknown.
     """
 

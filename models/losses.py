@@ -19,7 +19,7 @@ def segmentation_loss(
     supervise_maps: bool = True,
     loss: str = "iou+bce",
 ) -> dict[str, Tensor]:
-    """Eq. 5, summed over the masks of all scales and over the slots' maps.
+    """Eq. 5 as scalars to add up: ``iou`` and ``bce`` of all masks, ``slot_maps`` of slots' maps.
 
     Args:
         prediction: a network's result.
@@ -27,9 +27,6 @@ def segmentation_loss(
         sigma: strength of the pixel weight of ``bce``.
         supervise_maps: add the loss of ``prediction.auxiliary``.
         loss: one of ``LOSSES``.
-
-    Returns:
-        Scalars to add up: ``iou`` and ``bce`` of the masks, ``slot_maps`` of the slots' maps.
     """
     functions = {"iou": iou_loss, "bce": partial(weighted_bce, sigma=sigma)}
     losses = {name: functions[name] for name in loss.split("+")}
@@ -49,10 +46,7 @@ def foreground(labels: Tensor) -> Tensor:
 
 
 def iou_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """L_IOU of eq. 5 for probabilities P = sigmoid(logits), mean over the batch; a scalar.
-
-    ``logits`` and ``mask`` are (B, 1, H, W).
-    """
+    """L_IOU of eq. 5 for P = sigmoid(logits) and mask (B, 1, H, W), mean over the batch."""
     probability = logits.sigmoid()
     overlap = torch.minimum(probability, mask).sum(dim=(1, 2, 3))
     union = torch.maximum(probability, mask).sum(dim=(1, 2, 3))

@@ -102,10 +102,7 @@ class TwoStreams(Network):
             return stream.embed_references(pyramid).unflatten(0, images.shape[:2])
 
     def segment(self, image: Tensor, flow: Tensor | None, references: References) -> Prediction:
-        """Masks of target frames (B, 3, H, W), given references of the same batch size.
-
-        Stage 1's network takes no flow and no references.
-        """
+        """Masks of target frames (B, 3, H, W), given references; stage 1 takes ``image`` alone."""
         raise NotImplementedError
 
     def segment_video(self, video: Video) -> Iterator[Prediction]:

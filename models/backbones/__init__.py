@@ -33,18 +33,17 @@ def build_backbone(
     weights: Path | None = None,
     strides: tuple[int, ...] = STRIDES,
 ) -> nn.Module:
-    """An encoder that maps images to feature maps at the given strides.
+    """An encoder, a module from images (B, 3, H, W) to feature maps at the given strides.
 
     Args:
         name: ``mit_b0`` to ``mit_b5``, or a timm model name.
-        pretrained: start from ImageNet weights; with ``False`` nothing is read or downloaded.
-        weights: local file with those weights, or a folder with ``model.safetensors`` or
-            ``pytorch_model.bin``, instead of a download.
+        pretrained: start from ImageNet weights.
+        weights: local file or folder with them (``model.safetensors`` or ``pytorch_model.bin``).
         strides: of the maps, finest first; a Mix Transformer has the usual four.
 
     Returns:
-        A module from (B, 3, H, W) to a list of (B, C_l, H / stride_l, W / stride_l). It has
-        ``channels``, the maps' widths, and ``mean`` and ``deviation`` of its training images.
+        A module with ``channels``, the maps' widths, and ``mean`` and ``deviation`` of the images
+        that its weights were trained with. Maps are (B, C_l, H / stride_l, W / stride_l).
 
     Raises:
         ModelError: unknown name, no such pyramid, or weights that are missing or do not fit.
@@ -62,10 +61,7 @@ def build_backbone(
 
 
 class Normalise(nn.Module):
-    """Subtracts each channel's mean from images and divides by its deviation.
-
-    Both are buffers, so that a checkpoint keeps those of its training.
-    """
+    """Subtracts each channel's mean from images and divides by its deviation; both are buffers."""
 
     def __init__(self, mean: tuple[float, ...], deviation: tuple[float, ...]):
         super().__init__()
@@ -90,11 +86,8 @@ class Normalise(nn.Module):
 def check_size(images: Tensor) -> None:
     """Raise ValueError unless height and width (the last two axes) are multiples of 32."""
     height, width = images.shape[-2:]
-    if height % STRIDES[-1] or width % STRIDES[-1]:
-        raise ValueError(
-            f"the network got images of {height} x {width} pixels; height and width must be "
-            f"multiples of {STRIDES[-1]}"
-        )
+    if height % 32 or width % 32:
+        raise ValueError(f"images of {height} x {width} pixels: expected multiples of 32")
 
 
 class TimmPyramid(nn.Module):

@@ -174,9 +174,8 @@ class Linear(nn.Linear):
         """(B, H, W, C) to (B, H, W, C_out)."""
         if x.device.type != "cpu":
             return super().forward(x)
-        return _channels_last(
-            F.conv2d(_channels_first(x), self.weight[:, :, None, None], self.bias)
-        )
+        kernel = self.weight[:, :, None, None]
+        return _channels_last(F.conv2d(_channels_first(x), kernel, self.bias))
 
 
 def published_weights(name: str, file: Path | None) -> dict[str, Tensor]:

@@ -9,11 +9,9 @@ from models.ops import correlation_maps, soft_region_features
 
 
 class InterFrameAttention(nn.Module):
-    """IFA of one stream, at the last stage of its encoder.
+    """IFA of one stream, at the last stage of its encoder, which has ``width`` channels.
 
-    Args:
-        width: channels of the stage's features.
-        channels: C, of queries, keys and values; each has as many prototypes.
+    Queries, keys and values have C = ``channels``, and as many prototypes.
     """
 
     def __init__(self, width: int, channels: int):
@@ -29,14 +27,10 @@ class InterFrameAttention(nn.Module):
         return torch.stack([soft_region_features(keys), soft_region_features(values)], dim=1)
 
     def forward(self, features: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-        """The query's prototypes attend to those of all reference frames.
+        """The prototypes of a query frame attend to those of R reference frames, in any order.
 
-        Args:
-            features: of the query frame (B, width, H, W).
-            references: keys and values of R frames in any order (B, R, 2, C, C).
-
-        Returns:
-            The features after IFA, (B, width, H, W), and its correlation map (B, C, H, W).
+        Features (B, width, H, W) and references (B, R, 2, C, C) to features after IFA and its
+        correlation map (B, C, H, W).
         """
         query = self.to_query(features)
         keys, values = references.unbind(dim=2)

@@ -35,15 +35,10 @@ class InterModalityAttention(nn.Module):
     def forward(
         self, features: Tensor, own: Tensor, other: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mutual refinement and fusion.
+        """Features (B, width, H, W) to features after IMA and the refined map (B, C, H, W).
 
-        Args:
-            features: of the stage (B, width, H, W).
-            own, other: results of ``correlation`` for this modality and for the other one,
-                (B, C, H, W). Without another one, as in stage 1, the own map is not refined.
-
-        Returns:
-            The features after IMA, (B, width, H, W), and the refined map (B, C, H, W).
+        ``own`` and ``other`` are the ``correlation`` (B, C, H, W) of this modality and of the other
+        one. Without another one, as in stage 1, the own map is not refined.
         """
         refined = own
         if other is not None:
@@ -73,9 +68,7 @@ class PrototypeCorrelation(nn.Module):
 class PrototypeAttention(nn.Module):
     """Attention with a shortcut and one head of half the width, on normalised inputs.
 
-    Args:
-        channels: C.
-        itself: queries and memory are the same, and normalised alike.
+    With ``itself``, queries and memory are the same and share their normalisation.
     """
 
     def __init__(self, channels: int, itself: bool):

@@ -161,16 +161,11 @@ class Stream(nn.Module):
         other: list[Tensor] | None = None,
         references: Tensor | None = None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """IMA and IFA, and the embedding for the decoder.
+        """IMA and IFA: from the results of ``forward`` to three scales for the decoder.
 
-        Args:
-            stages, own: from ``forward``.
-            other: the other modality's correlation maps, if there is one.
-            references: IFA's keys and values (B, R, 2, C, C); ``None`` without IFA.
-
-        Returns:
-            Three scales for the decoder, finest first; and maps for pictures, (B, h, w) in [0, 1],
-            by the name of the attention: how much it finds at each position.
+        ``other`` has the correlation maps of the other modality, ``references`` IFA's keys and
+        values (B, R, 2, C, C). Scales come finest first, with maps for pictures, (B, h, w) in
+        [0, 1], by the name of the attention.
         """
         attended, maps = list(stages[-ATTENDED:]), {}
         for index, attention in enumerate(self.inter_modality):

@@ -15,10 +15,8 @@ from models.ops import resize
 class StreamEmbedding(nn.Module):
     """A stream's last two stages, and their context at stride 32, for the decoder.
 
-    Args:
-        widths: channels of the last two stages.
-        channels: C, of the result.
-        pool: the last stage is at stride 16.
+    The stages have ``widths`` channels, the results C = ``channels``. With ``pool`` the last stage
+    is at stride 16.
     """
 
     def __init__(self, widths: list[int], channels: int, pool: bool):
@@ -70,15 +68,10 @@ class RefinementDecoder(nn.Module):
     def forward(
         self, streams: list[list[Tensor]], skips: list[Tensor], image: Tensor
     ) -> list[Tensor]:
-        """Masks at four scales.
+        """Results of :class:`StreamEmbedding` and ``skips`` to logits (B, 1, H, W), finest first.
 
-        Args:
-            streams: each stream's :class:`StreamEmbedding`.
-            skips: the RGB stream's stages before its last two, finest first.
-            image: target image (B, 3, H, W), normalised.
-
-        Returns:
-            Logits (B, 1, H, W), finest first.
+        ``skips`` are the RGB stream's stages before its last two, finest first; ``image`` is the
+        target image (B, 3, H, W), normalised.
         """
         fine, coarse, context = (
             fuse(torch.cat(scale, dim=1)) for fuse, scale in zip(self.fuse, zip(*streams))

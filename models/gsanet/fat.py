@@ -61,8 +61,7 @@ class AttentionBlock(nn.Module):
     def forward(self, residual: Tensor, query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Attend from ``query`` (B, Q, C) to ``memory`` (B, K, C), added to ``residual``.
 
-        Returns:
-            The result (B, Q, C), and the values V (B, K, C) that the memory was turned into.
+        Returns the result (B, Q, C) and the values V of the memory (B, K, C).
         """
         memory = self.norm_memory(memory)
         value = self.to_value(memory)

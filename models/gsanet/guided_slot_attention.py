@@ -59,6 +59,6 @@ class GuidedSlotAttention(nn.Module):
 def nearest_features(slots: Tensor, features: Tensor, count: int) -> Tensor:
     """KNN filtering: indices (B, S, N) of the ``count`` features most similar to each slot.
 
-    Similarity of ``slots`` (B, S, C) and ``features`` (B, M, C) is the cosine, as in the decoder.
+    Similarity is the cosine, as in the decoder. Slots are (B, S, C), features (B, M, C).
     """
     return cosine_similarity(slots, features).topk(count, dim=2).indices

@@ -241,15 +241,10 @@ class SlotModule(nn.Module):
     def forward(
         self, target: Tensor, references: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Sec. 3.2 to 3.6 for one stream.
+        """Sec. 3.2 to 3.6 for one stream, from X_T (B, C, H, W) and P_G (B, R, C, C).
 
-        Args:
-            target: X_T (B, C, H, W).
-            references: P_G (B, R, C, C).
-
-        Returns:
-            The correlation maps, embedded for the decoder (B, C, H, W); X_S of eq. 1 and CM_Sr of
-            eq. 4 (B, S, H, W), each ``None`` where an ablation leaves it out.
+        Returns the correlation maps, embedded for the decoder (B, C, H, W), and X_S of eq. 1 and
+        CM_Sr of eq. 4 (B, S, H, W), each ``None`` where an ablation leaves it out.
         """
         local, local_features = self.local_extractor(target)  # X_L, P_L
         if isinstance(self.aggregate, SlotAttention):
@@ -268,10 +263,10 @@ class SlotModule(nn.Module):
 
 
 def foreground_logits(output: StreamOutput) -> list[Tensor]:
-    """Logits (B, 1, h, w) of foreground from a stream's slots.
+    """Logits (B, 1, h, w) of foreground by a stream's slots.
 
-    They are the guided foreground mask M_S of eq. 1, the foreground slot's similarity map, and one
-    minus the background slot's. A map's probability is (1 + cosine) / 2.
+    They are those of M_S of eq. 1, of the foreground slot's map, and of one minus the background
+    slot's. A map's probability is (1 + cosine) / 2.
     """
     logits = []
     if output.slot_logits is not None:
