@@ -181,8 +181,7 @@ class Linear(nn.Linear):
 def published_weights(name: str, file: Path | None) -> dict[str, Tensor]:
     """The encoder's published ImageNet weights, under the names of :class:`MixTransformer`.
 
-    ``file`` is the authors' own, or one of transformers (any version); ``None`` downloads the
-    latter from the hub. Tensors of a classifier or decoder are left out.
+    ``file`` is the authors', or one of transformers (any version); ``None`` downloads the latter.
     """
     if file is None:
         hub = f"nvidia/{name.replace('_', '-')}"

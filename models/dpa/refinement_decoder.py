@@ -107,8 +107,7 @@ class Refinement(nn.Module):
     def forward(self, skip: Tensor, probability: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """RGB features (B, width, h, w), the first mask's probability and the coarser features.
 
-        Returns:
-            Features (B, channels, h, w) and the mask's logits (B, 1, h, w).
+        Returns features (B, channels, h, w) and the mask's logits (B, 1, h, w).
         """
         size = skip.shape[2:]
         details = self.squeeze(skip) * resize(probability, size)

@@ -25,9 +25,8 @@ class SlotGenerator(nn.Module):
 class RandomSlots(nn.Module):
     """Slots that do not depend on the frame: Table 2 without "GS".
 
-    They are Gaussian with a learned mean and deviation, as in slot attention (Locatello et al.,
-    2020). Each slot has its own, because slot 0 must become the foreground. In evaluation the slots
-    are the means, so that masks can be reproduced.
+    They are Gaussian, as in slot attention (Locatello et al., 2020). Each slot has its own mean and
+    deviation, because slot 0 must become the foreground. In evaluation the slots are the means.
     """
 
     def __init__(self, channels: int):
