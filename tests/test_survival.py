@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import config
 from datasets.synthetic import write_synthetic
-from tests import soak
+from tools import soak
 from utils.settings import write_settings
 from utils.training.checkpoints import load_checkpoint
 
@@ -96,7 +96,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_one_that_is_not(tmp_path):
-    """The short form of tests/soak.py: two kills at work, one of them perhaps in a checkpoint."""
+    """The short form of tools/soak.py: two kills at work, one of them perhaps in a checkpoint."""
     assert soak.soak(tmp_path, kills=2, epochs=6)
     printed = (tmp_path / "killed.txt").read_text()
     assert printed.count("resuming runs/killed") + printed.count(f"resuming {tmp_path}") >= 1

@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from models import MODELS
 from models.backbones.mix_transformer import MixTransformer
 from models.precision import with_weights_as
-from tests.gpu_traffic import Counted, OneAttention
-from tests.models.fake_gpu import bfloat16_autocast, fake_gpu, works
+from models.two_streams import expand
+from tests.models.fake_gpu import OneAttention, bfloat16_autocast, fake_gpu, works
 from tests.models.small_networks import network
 from utils.evaluation.segmenting import Segmenter
 from utils.evaluation.validation import predict_stills
@@ -118,7 +118,7 @@ def test_segmenting_stays_on_the_gpu_and_in_bfloat16(name):
         with bfloat16_autocast():
             references = model.encode_references(reference_images[:1], reference_flows[:1])
             with Seen() as seen:
-                prediction = model.segment(image, flow, references.expand(2))
+                prediction = model.segment(image, flow, expand(references, 2))
     converted = {id(tensor) for tensor in seen.converted()}
     assert len(converted) > 10
     weights = [
@@ -142,7 +142,7 @@ def test_a_mix_transformer_is_bfloat16_throughout(training):
     seen = Seen()
     with fake_gpu(encoder), torch.set_grad_enabled(training), bfloat16_autocast():
         images = frames(motion=False)
-        with OneAttention(Counted()), seen:
+        with OneAttention(), seen:
             features = encoder(*images)
     assert [x.dtype for x in features] == [torch.bfloat16] * 4
     given = {tuple(p.shape) for p in encoder.parameters()} | {(2, 3, SIZE, SIZE)}
@@ -256,20 +256,6 @@ def test_stills_are_predicted_one_batch_ahead_of_what_is_waited_for(motion, even
     assert events == ["network", "record"] * 2 + ["wait"] * 2
     assert [shown is batch for shown, _, _ in results] == [True, True]
     assert all(probability.device.type == "cpu" for _, probability, _ in results)
-
-
-def test_traffic_is_what_operations_read_and_write():
-    layer = nn.Linear(8, 16, bias=False)
-    with fake_gpu(layer), torch.no_grad(), bfloat16_autocast():
-        x = torch.empty(5, 8, device="cuda")
-        with Counted() as counted:
-            layer(x).t()
-    # Both are converted, from four bytes to two; then the product; its transpose is a view.
-    assert counted.operations == {("_to_copy", "bfloat16"): 2, ("mm", "bfloat16"): 1}
-    assert counted.bytes == {
-        ("_to_copy", "bfloat16"): (4 + 2) * (5 * 8 + 8 * 16),
-        ("mm", "bfloat16"): 2 * (5 * 8 + 8 * 16 + 5 * 16),
-    }
 
 
 def test_a_tensor_left_on_the_cpu_is_seen():
