@@ -25,7 +25,9 @@ from av.sidedata.sidedata import Type as SideData
 from tqdm import tqdm
 
 from datasets.containers import is_cut_off
-from datasets.layout import IMAGE_SUFFIXES, DatasetError, read_image, subfolders
+from datasets.layout import subfolders
+from datasets.pictures import IMAGE_SUFFIXES, read_image
+from datasets.problems import DatasetError
 from datasets.progress import progress_bar
 
 # Suffixes of pictures that are not read, and that must not be left out in silence.

@@ -10,7 +10,10 @@ from torch.utils.data import Dataset
 
 from datasets.augmentation import Augmentation, Geometry, whole_frame
 from datasets.flow.colour_wheel import change_motion
-from datasets.layout import DatasetError, Frame, Sequence, read_image, read_mask
+from datasets.layout import Frame, Sequence
+from datasets.masks import read_mask
+from datasets.pictures import read_image
+from datasets.problems import DatasetError
 from datasets.sampling import Key
 from datasets.simulated_motion import MotionSimulation
 

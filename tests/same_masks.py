@@ -18,7 +18,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.layout import Sequence, read_size, video_sequences
+from datasets.layout import Sequence, video_sequences
+from datasets.pictures import read_size
 from models.interface import Network
 from models.precision import with_weights_as
 from utils.evaluation import segmenting

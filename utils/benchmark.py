@@ -52,15 +52,9 @@ import config
 from datasets.files import write_picture, write_text
 from datasets.flow.estimators import build_estimator
 from datasets.flow.making import make_flow
-from datasets.layout import (
-    Frame,
-    Sequence,
-    frame_label,
-    read_mask,
-    read_size,
-    still_images,
-    video_sequences,
-)
+from datasets.layout import Frame, Sequence, frame_label, still_images, video_sequences
+from datasets.masks import read_mask
+from datasets.pictures import read_size
 from datasets.progress import progress_bar
 from datasets.samples import StillImages, TestFrames, VideoFrames, VideoWindows
 from datasets.sampling import EpochBatches, Key

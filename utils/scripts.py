@@ -11,8 +11,10 @@ from types import ModuleType
 from typing import Any
 
 from datasets.clips import VideoError
+from datasets.file_checks import check_files
 from datasets.flow.estimators import FlowError
-from datasets.layout import DatasetError, Frame, Sequence, check_files
+from datasets.layout import Frame, Sequence
+from datasets.problems import DatasetError
 from datasets.progress import print_any_name
 from models import ModelError
 from utils.evaluation.results import ResultsError

@@ -25,7 +25,8 @@ from pathlib import Path
 from datasets.flow.estimators import FlowError, build_estimator
 from datasets.flow.making import check_set, convert_flo, make_share
 from datasets.flow.origin import begin_origin, origin_in_words, set_origin
-from datasets.layout import DatasetError, video_sequences
+from datasets.layout import video_sequences
+from datasets.problems import DatasetError
 from datasets.progress import print_any_name
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-# Maps two frames, (H, W, 3) uint8 RGB, to the motion from the first to the second, (H, W, 2)
-# float32 in pixels, x to the right and y down.
+# Two frames, (H, W, 3) uint8 RGB, to the motion from the first to the second, (H, W, 2) float32 in
+# pixels, x to the right and y down.
 Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 _FLAGS = (
@@ -101,8 +101,8 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
 def without_camera_motion(flow: np.ndarray) -> np.ndarray:
     """Subtract a robust affine fit of the whole frame's motion; (H, W, 2) float32 in pixels.
 
-    The paper's flow maps keep the camera's motion. Without it, everything that rests in the scene
-    is nearly white in a flow map, whatever the camera does.
+    The paper's flow maps keep the camera's motion. Without it, what rests in the scene is nearly
+    white in a flow map.
     """
     height, width = flow.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
@@ -123,8 +123,7 @@ def _of_any_size(estimator: Estimator, smallest: int, multiple: int = 1) -> Esti
     """Lets an estimator take frames of any size, and gives equal frames no motion.
 
     Frames are padded with their border to at least `smallest` pixels and to a multiple of
-    `multiple`. The flow is cropped. The estimator returned raises FlowError where the motion is not
-    finite.
+    `multiple`. The estimator raises FlowError if the motion is not finite.
     """
 
     def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:

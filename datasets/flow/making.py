@@ -12,16 +12,9 @@ from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator, FlowError
 from datasets.flow.origin import image_record, is_of_other_images, set_origin, stale_flow
 from datasets.flow.pairs import image_pairs, images_of, sequence_problems
-from datasets.layout import (
-    DatasetError,
-    Problems,
-    Sequence,
-    format_problems,
-    read_image,
-    read_size,
-    unwritable,
-    video_sequences,
-)
+from datasets.layout import Sequence, video_sequences
+from datasets.pictures import read_image, read_size
+from datasets.problems import DatasetError, Problems, add_problems, format_problems
 from datasets.progress import progress_bar
 
 # The direction of motion is in the chroma, which JPEG by default stores at half the resolution.
@@ -30,9 +23,7 @@ _JPEG = [
     *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
 ]
 
-# Neighbouring frames that one process makes: neighbouring pairs share an image, which is then read
-# once, and few enough that all processes end at about the same time.
-_RUN = 8
+_RUN = 8  # neighbouring frames that one process makes; each image is then read once
 
 
 def make_flow(
@@ -42,11 +33,11 @@ def make_flow(
 
     Args:
         data_root: folder that holds the set.
-        set_name: a video set, flat or with a folder per sequence. It needs no masks.
+        set_name: a video set, flat or nested. It needs no masks.
         estimator: of the motion between two frames.
         overwrite: make flow maps anew that are there already, whatever their extension.
 
-    Returns, Raises: as `check_set` and `make_share`. DatasetError also for a wrong layout.
+    Returns, Raises: as `check_set` and `make_share`.
     """
     sequences = video_sequences(data_root, set_name, masks="none", flow=False)
     check_set(data_root / set_name, sequences, overwrite)
@@ -70,9 +61,9 @@ def check_set(folder: Path, sequences: list[Sequence], overwrite: bool) -> None:
             images = images_of(sequence)
             sizes = {path: size[::-1] for path, size in zip(images, pool.map(read_size, images))}
             for kind, item in sequence_problems(sequence, sizes):
-                problems.setdefault(kind, []).append(item)
+                add_problems(problems, kind, item)
     if problems:
-        raise DatasetError(format_problems(str(folder), problems))
+        raise DatasetError(format_problems(folder, problems))
 
 
 def make_share(
@@ -90,11 +81,11 @@ def make_share(
         title: of the progress bar.
 
     Returns:
-        The numbers of flow maps that were written, that were kept, and of those written that took
-        the place of a map of other images.
+        The numbers of flow maps that were written and that were kept, and how many of those written
+        replace a map of other images.
 
     Raises:
-        DatasetError: an image cannot be read, or a file not be written.
+        DatasetError: an image cannot be read.
         FlowError: the estimator gives motion that is not finite.
     """
     rank, processes = share
@@ -126,7 +117,7 @@ def convert_flo(data_root: Path, set_name: str) -> int:
     """Write `FLOW/<frame>.jpg` for every Middlebury file `FLOW/<frame>.flo`; returns their number.
 
     Raises:
-        DatasetError: there is none, or one cannot be read or its picture not be written.
+        DatasetError: there is none, or one cannot be read.
     """
     folder = data_root / set_name
     paths = [path for part in ("FLOW", "*/FLOW") for path in sorted(folder.glob(f"{part}/*.flo"))]
@@ -163,7 +154,4 @@ def _write_map(path: Path, flow: np.ndarray, comment: bytes = b"") -> None:
     jpeg = cv2.imencode(".jpg", picture, _JPEG)[1].tobytes()
     if comment:  # the first segment after the file's start
         jpeg = jpeg[:2] + b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment + jpeg[2:]
-    try:
-        write_bytes(path, jpeg)
-    except OSError as error:
-        raise unwritable(path, error) from error
+    write_bytes(path, jpeg)

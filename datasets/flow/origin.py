@@ -7,12 +7,11 @@ from pathlib import Path
 
 from datasets.files import write_text
 from datasets.flow.pairs import image_pairs
-from datasets.layout import DatasetError, Frame, Sequence, unwritable
+from datasets.layout import Frame, Sequence
+from datasets.problems import DatasetError
 
 _ORIGIN = ".flow.json"  # the file in a set's folder that tells what made its flow maps
-
-# Begins the JPEG comment of a flow map. The sizes and checksums of its two images follow.
-_RECORD = b"flow between images "
+_RECORD = b"flow between images "  # begins a map's JPEG comment; sizes and checksums follow
 _TAIL = 8192  # bytes at a file's end; with the file's size they tell one image from another
 
 
@@ -32,11 +31,11 @@ def origin_in_words(estimator: str, remove_camera_motion: bool) -> str:
 def begin_origin(folder: Path, made_by: str, sequences: list[Sequence], overwrite: bool) -> None:
     """Note what makes a set's flow maps, before the first of them is written.
 
-    Until the last map is overwritten, the note tells that the set is a mixture. `set_origin` must
-    follow then. Where nobody knows what made the maps that are kept, nothing is noted.
+    While maps are overwritten, the note tells that the set is a mixture; call `set_origin` after
+    the last one. If it is unknown what made the maps that are kept, nothing is noted.
 
     Raises:
-        DatasetError: maps that something else made would be kept, or the note cannot be written.
+        DatasetError: maps that something else made would be kept.
     """
     known = flow_origin(folder.parent, folder.name)
     if not any(frame.flow for sequence in sequences for frame in sequence.frames):
@@ -51,23 +50,16 @@ def begin_origin(folder: Path, made_by: str, sequences: list[Sequence], overwrit
 
 
 def set_origin(folder: Path, made_by: str | None) -> None:
-    """Note what made all flow maps of a set; None removes the note.
-
-    Raises:
-        DatasetError: the note cannot be written.
-    """
+    """Note what made all flow maps of a set; None removes the note."""
     path = folder / _ORIGIN
-    try:
-        if made_by is None:
-            path.unlink(missing_ok=True)
-        else:
-            write_text(path, json.dumps({"made_by": made_by}) + "\n")
-    except OSError as error:
-        raise unwritable(path, error) from error
+    if made_by is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_text(path, json.dumps({"made_by": made_by}) + "\n")
 
 
 def image_record(*images: Path) -> bytes:
-    """The comment of a flow map that is made from these images. It tells nothing of their names."""
+    """The comment of a flow map that is made from these images; their names are not in it."""
     identities = []
     for path in images:
         with path.open("rb") as file:
@@ -83,12 +75,12 @@ def is_of_other_images(frame: Frame, other: Path) -> bool:
         with frame.flow.open("rb") as file:
             head = file.read(256)
         return _RECORD in head and image_record(frame.image, other) not in head
-    except OSError:  # whoever reads the file reports it
+    except OSError:  # reported when the file is read
         return False
 
 
 def stale_flow(sequence: Sequence) -> list[Path]:
-    """Flow maps of a sequence that say that they were made from other images than those there."""
+    """Flow maps of a sequence whose comment names other images than those that are there."""
     return [
         frame.flow
         for frame, other, _ in image_pairs(sequence)

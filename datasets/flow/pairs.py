@@ -43,8 +43,8 @@ def motion_pairs(frames: Iterable[Item]) -> Iterator[tuple[Item, Item, int]]:
 def image_pairs(sequence: Sequence) -> Iterator[tuple[Frame, Path, int]]:
     """Pairs each frame of a sequence with another image, as `motion_pairs` does.
 
-    Where a frame has a `following` image, that image takes the place of the next frame. A sequence
-    of a single frame gives no pair.
+    A frame's `following` image takes the place of the next frame. A sequence of a single frame
+    gives no pair.
     """
     for frame, other, sign in motion_pairs(sequence.frames) if len(sequence.frames) > 1 else ():
         yield (frame, frame.following, 1) if frame.following else (frame, other.image, sign)

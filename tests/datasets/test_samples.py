@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from datasets.augmentation import Augmentation, whole_frame
 from datasets.flow.colour_wheel import flow_to_picture, picture_to_flow
-from datasets.layout import DatasetError, Frame, Sequence, still_images, video_sequences
+from datasets.layout import Frame, Sequence, still_images, video_sequences
+from datasets.problems import DatasetError
 from datasets.samples import (
     StillImages,
     TestFrames,

@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from datasets.files import printable
-from datasets.layout import DatasetError
+from datasets.problems import DatasetError
 from datasets.sampling import Key
 from utils.processes import Process, gather
 from utils.settings import Settings

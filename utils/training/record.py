@@ -26,7 +26,8 @@ import torch
 import torchvision
 
 from datasets.files import write_text
-from datasets.layout import DatasetError, Frame
+from datasets.layout import Frame
+from datasets.problems import DatasetError
 
 RECORD = "record.json"
 

@@ -16,7 +16,7 @@ from datasets.flow.__main__ import _device, main
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import FlowError, raft_estimator
 from datasets.flow.origin import flow_origin
-from datasets.layout import read_image
+from datasets.pictures import read_image
 from tests.datasets.flow.frames import moving_frames, names, write_frames
 
 ROOT = Path(__file__).parents[3]

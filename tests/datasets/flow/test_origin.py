@@ -13,7 +13,7 @@ from datasets.flow.__main__ import main
 from datasets.flow.estimators import dis_estimator
 from datasets.flow.making import make_flow
 from datasets.flow.origin import flow_origin
-from datasets.layout import DatasetError
+from datasets.problems import DatasetError
 from tests.datasets.flow.frames import moving_frames, to_the_right, write_frames
 
 

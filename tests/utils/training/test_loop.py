@@ -18,7 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import utils.training.loop
-from datasets.layout import DatasetError, still_images, video_sequences
+from datasets.layout import still_images, video_sequences
+from datasets.problems import DatasetError
 from datasets.samples import StillImages, VideoFrames
 from models import MODELS, build_model
 from models.backbones import build_backbone

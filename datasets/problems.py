@@ -1,0 +1,34 @@
+"""What can be wrong with data on disk, and the message about all of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+Kind = tuple[str, str]  # what is wrong, what to do
+Problems = dict[Kind, list[str]]  # the files or folders concerned, by kind of problem
+
+_LISTED = 10  # entries of a kind that a message names; the rest are counted
+
+
+class DatasetError(ValueError):
+    """Something is wrong with the data on disk; the message says what, where and what to do."""
+
+
+def add_problems(problems: Problems, kind: Kind, *items: str | Path) -> None:
+    """Note files or folders that have this kind of problem."""
+    for item in items:
+        problems.setdefault(kind, []).append(str(item))
+
+
+def format_problems(where: str | Path, problems: Mapping[Kind, list[str]]) -> str:
+    """The message about all problems found at one place, several lines.
+
+    Each kind is listed with its number, its advice and its first ten entries, without the place.
+    """
+    total = sum(len(items) for items in problems.values())
+    lines = [f"{total} {'problem' if total == 1 else 'problems'} in {where}:"]
+    for (kind, advice), items in problems.items():
+        lines.append(f"  {len(items)} x {kind} ({advice})")
+        lines += [f"    {item.replace(f'{where}/', '')}" for item in items[:_LISTED]]
+        if len(items) > _LISTED:
+            lines.append(f"    ... and {len(items) - _LISTED} more")
+    return "\n".join(lines)
