@@ -109,7 +109,7 @@ def find_still_images(data_root: Path, set_name: str) -> tuple[list[Frame], Prob
     folder = _set_folder(Path(data_root), set_name, [_STILL_LAYOUT])
     problems: Problems = {}
     frames = _read_folder(folder, {"RGB": "all", "GT": "all"}, "", problems)
-    return sorted(frames, key=lambda frame: frame.name), problems
+    return sorted(frames, key=lambda frame: frame.name), _relative(problems, folder)
 
 
 def video_sequences(
@@ -181,7 +181,7 @@ def find_video_sequences(
         for frames in groups:
             if any(frame.flow for frame in frames):  # folders without any were reported as such
                 add_problems(problems, kind, *(f.image for f in frames if f.flow is None))
-    return found, problems
+    return found, _relative(problems, folder)
 
 
 def flow_note(sequences: list[Sequence]) -> str | None:
@@ -236,6 +236,13 @@ def _set_folder(data_root: Path, set_name: str, layouts: list[str]) -> Path:
         f"Data set {set_name} not found. {found} Expected {expected}. Set DATA_ROOT in config.py "
         "(or --data-root) to the folder that holds the sets, or correct the set's name."
     )
+
+
+def _relative(problems: Problems, folder: Path) -> Problems:
+    """The problems with paths relative to the set's folder."""
+    return {
+        kind: [item.replace(f"{folder}/", "") for item in items] for kind, items in problems.items()
+    }
 
 
 def _raise_if_any(data_root: Path, set_name: str, problems: Problems) -> None:

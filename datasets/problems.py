@@ -22,13 +22,13 @@ def add_problems(problems: Problems, kind: Kind, *items: str | Path) -> None:
 def format_problems(where: str | Path, problems: Mapping[Kind, list[str]]) -> str:
     """The message about all problems found at one place, several lines.
 
-    Each kind is listed with its number, its advice and its first ten entries, without the place.
+    Each kind is listed with its number, its advice and its first ten entries.
     """
     total = sum(len(items) for items in problems.values())
     lines = [f"{total} {'problem' if total == 1 else 'problems'} in {where}:"]
     for (kind, advice), items in problems.items():
         lines.append(f"  {len(items)} x {kind} ({advice})")
-        lines += [f"    {item.replace(f'{where}/', '')}" for item in items[:_LISTED]]
+        lines += [f"    {item}" for item in items[:_LISTED]]
         if len(items) > _LISTED:
             lines.append(f"    ... and {len(items) - _LISTED} more")
     return "\n".join(lines)
