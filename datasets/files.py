@@ -11,14 +11,11 @@ import numpy as np
 def write_bytes(path: Path, content: bytes, durable: bool = False) -> None:
     """Write a file so that it is at any time the old one or the new one; makes its folder.
 
-    Args:
-        path: the file.
-        content: all of it.
-        durable: return only when the content is on the disk, so that no power failure loses it.
+    If ``durable``, it returns only when the content is on the disk.
 
     Raises:
-        OSError: the file could not be written, as on a full disk. Its ``filename`` is ``path``,
-            whichever step failed. Nothing half-written is left.
+        OSError: the file could not be written, as on a full disk. Its ``filename`` is ``path``.
+            Nothing half-written is left.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -37,10 +34,7 @@ def write_bytes(path: Path, content: bytes, durable: bool = False) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, durably, as :func:`write_bytes` does.
-
-    Names of files that are not UTF-8 keep their bytes.
-    """
+    """Write a text file durably, in UTF-8; names of files that are not UTF-8 keep their bytes."""
     write_bytes(path, text.encode(errors="surrogateescape"), durable=True)
 
 

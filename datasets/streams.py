@@ -1,27 +1,18 @@
-"""How a program uses its standard streams, and how it ends when nobody reads them or wants it."""
+"""How a program ends when its output is no longer read, or by an early Ctrl-C."""
 
 import atexit
 import os
 import select
 import signal
 import sys
-from pathlib import Path
 from types import TracebackType
 
 
 def set_up_program() -> None:
-    """Prepare for closed standard streams, readers that leave (``| head -1``) and early Ctrl-C.
+    """End without a traceback by Ctrl-C during imports, and when a reader leaves (``| head -1``).
 
-    Messages for a closed standard error (``2>&-``) go to standard output. Ctrl-C while modules are
-    still imported, and output that is no longer read, end the program without a traceback and with
-    the status of any program that the signal ends (130, 141).
+    The status is then that of any program that the signal ends (130, 141).
     """
-    # A file that is opened later must not become stream 1 or 2, which libraries in C write to.
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
-    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
-    sys.stderr = sys.stderr or sys.stdout
     sys.excepthook = _end
     atexit.register(_is_read)
 
@@ -37,7 +28,7 @@ def _end(kind: type[BaseException], error: BaseException, trace: TracebackType |
 
 
 def _is_read() -> bool:
-    """Whether the readers of the standard streams are still there; nothing is written any more."""
+    """Whether the readers of the standard streams are still there; if not, closes the streams."""
     poll = select.poll()
     for number in (1, 2):
         poll.register(number, 0)
