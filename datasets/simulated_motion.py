@@ -1,11 +1,11 @@
 """Motion simulated on still images, so that stage 1 can train both streams and the references.
 
-An image with a mask is two layers, background and object. Each gets a motion of its own, and what
-moves together is drawn at other times too: a pseudo-clip, whose optical flow is known exactly. The
-frame at time 0 is the image itself.
+An image with a mask is two layers, background and object. Each gets a motion of its own and is
+drawn at other times too: a pseudo-clip, whose optical flow is known exactly. The frame at time 0 is
+the image itself.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -15,7 +15,7 @@ import torch
 from datasets.augmentation import affine_field, resize
 from datasets.flow.colour_wheel import flow_to_picture
 
-NODES = 17  # a side of the grid that motion is computed on; it is interpolated in between
+NODES = 17  # a side of the grid that motion is computed on
 FLOW_SHARE = 0.5  # side of the flow maps, as a share of the frame's
 _INVERSIONS = 8  # rounds of the fixed-point iteration for where a moved point has come from
 _BEND = 0.25  # largest change of position from point to point, by each of camera, object, sway
@@ -31,15 +31,15 @@ class MotionSimulation:
         camera: largest motion that the camera's pan, zoom and roll make between two frames, as a
             share of the picture's side.
         object: largest motion of the object's own, likewise.
-        parallax: by how much the near moves more than the far with the camera, about, as a share.
+        parallax: by how much the near moves more with the camera than the far, as a share.
         deformation: the object's smooth deformation to and fro, as a share of its motion; less
             where points would come close to overtaking others.
         flow_noise: smooth errors of flow maps, as a share of their largest motion; less where
             there is texture.
-        flow_outliers: by how much, as a share, the motion that flow maps are normalised by may
-            exceed the largest, as stray pixels make it.
-        flow_blur: largest width that motion's edges are blurred and displaced by, as a share of the
-            picture's side.
+        flow_outliers: how much the motion that flow maps are normalised by may exceed the largest,
+            as a share; stray pixels have this effect.
+        flow_blur: largest width by which edges of motion are blurred and displaced, as a share of
+            the picture's side.
         span: largest distance of reference frames, in frames.
         camera_removed: flow maps are relative to the camera's motion, as datasets.flow makes them
             with --remove-camera-motion.
@@ -61,13 +61,7 @@ class MotionSimulation:
         return (distances * rng.choice([-1, 1], size=count)).tolist()
 
     def draw(self, rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> "Clip":
-        """A random pseudo-clip of an image.
-
-        Args:
-            rng: source of all random choices; what a strength of 0 leaves out changes no other.
-            image: uint8 RGB (S, S, 3).
-            mask: bool (S, S).
-        """
+        """A random pseudo-clip of an image, uint8 RGB (S, S, 3), with a mask, bool (S, S)."""
         size = len(image)
         camera_rng, object_rng, clip_rng = rng.spawn(3)
         pan = affine_field(camera_rng, NODES, NODES)
@@ -100,15 +94,9 @@ class MotionSimulation:
     def _object_motion(
         self, rng: np.random.Generator, mask: np.ndarray, rate: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Motion of the object's own, beside that with the camera, (NODES, NODES, 2) both.
+        """The object's own motion and its largest deformation, (NODES, NODES, 2) both.
 
-        Args:
-            rng: source of all random choices.
-            mask: bool (S, S).
-            rate: of its deformation to and fro, in radians per frame.
-
-        Returns:
-            How it moves, and how it deforms at most.
+        ``rate`` is that of the deformation to and fro, in radians per frame.
         """
         size = len(mask)
         sums = cv2.moments(mask.astype(np.uint8))
@@ -139,15 +127,15 @@ class MotionSimulation:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """What moves together.
+    """A part of the image that moves together.
 
     Attributes:
         picture: uint8 RGB (S, S, 3).
         alpha: its opacity (S, S) in [0, 1], float32; ``None`` is opaque.
-        extent: likewise, where it is for masks and flow maps.
+        extent: its opacity in flow maps, likewise.
         with_camera: motion per unit of the camera's time, (NODES, NODES, 2) in pixels.
-        own: likewise, of the object's time.
-        bend: likewise, of its deformation's, which goes to and fro.
+        own: likewise, per unit of the object's time.
+        bend: likewise, per unit of its deformation's time, which goes to and fro.
     """
 
     picture: np.ndarray
@@ -158,7 +146,7 @@ class Layer:
     bend: np.ndarray | None = None
 
     def moved(self, times: np.ndarray) -> np.ndarray:
-        """Motion in that much of the camera's, object's and deformation's time, as the grids."""
+        """Motion after these times of camera, object and deformation, (NODES, NODES, 2)."""
         motion = times[0] * self.with_camera
         for time, part in zip(times[1:], (self.own, self.bend)):
             if part is not None:
@@ -168,7 +156,7 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A pseudo-clip: an image, what its parts do, and how flow maps of it err.
+    """A pseudo-clip: an image, the motion of its parts, and the errors of its flow maps.
 
     Attributes:
         image, mask: the frame at time 0, uint8 (S, S, 3) and bool (S, S).
@@ -176,7 +164,7 @@ class Clip:
         removed: the camera's motion where flow maps are relative to it, (NODES, NODES, 2).
         acceleration: of the camera's and the object's time, per frame.
         sway: the deformation's rate in radians per frame, and its phase at time 0.
-        flatness: how little each part of the image has to follow, (NODES, NODES, 1).
+        flatness: lack of texture, (NODES, NODES, 1).
         simulation: how large the flow maps' errors are.
     """
 
@@ -188,7 +176,6 @@ class Clip:
     sway: tuple[float, float]
     flatness: np.ndarray
     simulation: MotionSimulation
-    _origins: dict[tuple[int, float], np.ndarray] = field(default_factory=dict, repr=False)
 
     def frame(self, time: float) -> np.ndarray:
         """The frame at a time, in frames from the image: uint8 RGB (S, S, 3)."""
@@ -213,11 +200,8 @@ class Clip:
     ) -> np.ndarray:
         """Motion from the frame at a time to the one a frame later, (size, size, 2) in its pixels.
 
-        Args:
-            time: in frames.
-            size: side of the flow map in pixels.
-            blur: standard deviation in pixels by which the layers' edges are blurred.
-            displacement: (size, size, 2), by which they are displaced, in pixels.
+        The layers' edges are blurred with the standard deviation ``blur`` and moved by the
+        ``displacement`` (size, size, 2), both in pixels.
         """
         full = len(self.image)
         step = self._times(time + 1) - self._times(time)
@@ -240,11 +224,7 @@ class Clip:
         return result * np.float32(size / full)
 
     def flow_picture(self, rng: np.random.Generator, time: float) -> np.ndarray:
-        """The flow map of the frame at a time with errors, as the colour wheel shows it.
-
-        Returns:
-            uint8 RGB, square, FLOW_SHARE of the frame's side.
-        """
+        """The flow map at a time with errors, uint8 RGB, square, FLOW_SHARE of the frame's side."""
         errors = self.simulation
         size = max(1, round(FLOW_SHARE * len(self.image)))
         width = errors.flow_blur * size
@@ -264,21 +244,17 @@ class Clip:
 
     def _origin(self, layer: Layer, time: float) -> np.ndarray:
         """Where in the layer's picture the points of a frame's grid are: (NODES, NODES, 2)."""
-        places = node_places(len(self.image))
+        places = origin = node_places(len(self.image))
         if time == 0:
             return places
-        key = id(layer), time  # frame and flow map both ask
-        if key not in self._origins:
-            motion = layer.moved(self._times(time))
-            origin = places
-            for _ in range(_INVERSIONS):
-                origin = places - interpolate(motion, origin, len(self.image))
-            self._origins[key] = origin
-        return self._origins[key]
+        motion = layer.moved(self._times(time))
+        for _ in range(_INVERSIONS):
+            origin = places - interpolate(motion, origin, len(self.image))
+        return origin
 
 
 def _shifted(alpha: np.ndarray, where: np.ndarray) -> np.ndarray:
-    # What the frame cuts off goes on outside.
+    # An object that the frame cuts off goes on outside.
     return cv2.remap(alpha, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
@@ -290,14 +266,9 @@ def node_places(size: int) -> np.ndarray:
 
 
 def interpolate(nodes: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
-    """Values of a grid anywhere in a picture, bilinear; outside as at the edge.
+    """Values of a grid (NODES, NODES, 2) at places in a picture, bilinear; outside as at the edge.
 
-    Args:
-        nodes: (NODES, NODES, 2) float32.
-        places: (M, N, 2) as (x, y) in pixels of a picture of that ``size``.
-
-    Returns:
-        (M, N, 2).
+    The places are (M, N, 2), (x, y) in pixels of a picture of that ``size``; the result is likewise.
     """
     position = (places * ((NODES - 1) / (size - 1))).astype(np.float32)
     return cv2.remap(nodes, position, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -306,15 +277,17 @@ def interpolate(nodes: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
 def dense(nodes: np.ndarray, size: int) -> np.ndarray:
     """A grid (NODES, NODES, 2) at every pixel, bilinear: (size, size, 2) float32."""
     rows, columns = _weights(size)
-    # Torch keeps to one thread in each of the loader's processes, NumPy's products do not.
+    # Torch uses one thread in each of the loader's processes, NumPy's products do not.
     nodes = torch.from_numpy(nodes.astype(np.float32)).reshape(NODES, -1)
     return (rows @ nodes @ columns).view(size, size, 2).numpy()
 
 
 @lru_cache(maxsize=8)
 def _weights(size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """How much the nodes count at the pixels of a line: (size, NODES) and, for x and y in turn as
-    they lie in memory, (2 NODES, 2 size); float32."""
+    """Weights of the nodes at the pixels of a column (size, NODES) and of a row (2 NODES, 2 size).
+
+    In a row x and y of a vector are neighbours.
+    """
     position = np.linspace(0, NODES - 1, size)
     weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(NODES)))
     both = np.kron(weights.T, np.eye(2))
@@ -333,7 +306,7 @@ def smooth_vectors(rng: np.random.Generator, cells: int) -> np.ndarray:
 
 
 def flatness(image: np.ndarray) -> np.ndarray:
-    """How little each part of uint8 RGB (S, S, 3) has to follow: (NODES, NODES) in (0, 1]."""
+    """Lack of texture in each part of uint8 RGB (S, S, 3): (NODES, NODES) in (0, 1]."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     contrast = np.abs(cv2.subtract(grey, cv2.blur(grey, (5, 5))))
     contrast = cv2.resize(contrast, (NODES, NODES), interpolation=cv2.INTER_AREA)
@@ -346,14 +319,10 @@ def soft(mask: np.ndarray) -> np.ndarray:
 
 
 def fill_behind(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The image with something plausible where the object is: texture from beside it.
+    """The image, uint8 RGB (S, S, 3), with texture from beside the object in its place.
 
-    What no shift of the image by the object's size covers is filled with the colours around it.
-
-    Args:
-        image: uint8 RGB (S, S, 3).
-        mask: bool (S, S).
-        rng: chooses between sides that cover as much.
+    The image is shifted by the object's size to the side that covers most of it. Pixels that are
+    not covered get the colours around the object.
     """
     hole = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
     if not 0 < cv2.countNonZero(hole) < mask.size:
@@ -378,7 +347,7 @@ def fill_behind(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -
 
 
 def _spread(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """An image at a quarter of its size whose hole has the colours around it, ever more blurred."""
+    """An image at a quarter of its size; the colours around the hole spread into it."""
     quarter = max(1, len(image) // 4)
     known = (1 - hole).astype(np.float32)
     levels = [(_mean_of(image * known[..., None], quarter), _mean_of(known, quarter))]
