@@ -268,7 +268,7 @@ def node_places(size: int) -> np.ndarray:
 def interpolate(nodes: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
     """Values of a grid (NODES, NODES, 2) at places in a picture, bilinear; outside as at the edge.
 
-    The places are (M, N, 2), (x, y) in pixels of a picture of that ``size``; the result is likewise.
+    The places are (M, N, 2), (x, y) in pixels of a picture of that ``size``. Returns (M, N, 2).
     """
     position = (places * ((NODES - 1) / (size - 1))).astype(np.float32)
     return cv2.remap(nodes, position, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

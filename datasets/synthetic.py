@@ -6,15 +6,12 @@
 - ``DAVIS_train/{RGB,GT}``: videos, as ``<sequence>_<frame>.jpg`` and ``.png``;
 - ``DAVIS_test/<sequence>/{RGB,GT}``: other videos, with the same file names.
 
-Each video shows one textured object that deforms and moves, before a textured world that rests and
-is seen by a moving camera. The world also holds distractors, which have the object's colours and
-pattern but rest, and in some of the videos an occluder that the object passes behind. Appearance
-therefore finds the object and the distractors, and only motion tells them apart. In most videos the
-background moves in the picture as much as the object or more, so that the largest flow does not
-find the object either. Masks are rendered, not estimated: a pixel is foreground where more than
-half of it shows the object.
-
-``python -m datasets.flow`` estimates flow maps from the frames.
+Each video shows one textured object that deforms and moves, in a textured world that rests and is
+seen by a moving camera. The world also holds distractors, which have the object's colours and
+pattern but rest, and in some videos an occluder. Appearance therefore finds the object and the
+distractors, and only motion tells them apart. In most videos the background moves in the picture as
+much as the object or more, so that the largest flow does not find the object either. A pixel of a
+mask is foreground where more than half of it shows the object.
 """
 
 import argparse
@@ -46,8 +43,8 @@ def write_synthetic(
 ) -> None:
     """Write the three sets below ``data_root``, which is made if it is missing.
 
-    The same arguments give the same bytes. Each still and each sequence has its own random numbers,
-    from the seed and its index, so it does not change with how many others there are.
+    The same arguments give the same bytes. A still or a sequence depends on the seed and its index,
+    not on the number of others.
 
     Args:
         data_root: folder for the sets.
