@@ -23,7 +23,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from datasets.file_checks import check_frame
-from datasets.flow.origin import stale_flow
 from datasets.flow.pairs import sequence_problems
 from datasets.layout import (
     PARTS,
@@ -45,10 +44,6 @@ STILLS, FLAT, NESTED = "stills", "video, flat", "video, nested"  # kinds of set
 _HEADER_THREADS = 8  # more than cores: they wait for the disk
 
 _UNREADABLE = "file that cannot be decoded", "look at it; replace it, or remove its frame"
-_STALE = (
-    "flow map of other images than are there now",
-    "run python -m datasets.flow, which makes it anew",
-)
 
 
 @dataclass
@@ -167,7 +162,6 @@ def _check_set(
     for problem, item in [
         *(found for result in checked for found in result.problems),
         *(found for sequence in sequences for found in sequence_problems(sequence, sizes)),
-        *((_STALE, path) for paths in pool.map(stale_flow, sequences) for path in paths),
     ]:
         add_problems(problems, problem, item)
     stills = kind == STILLS

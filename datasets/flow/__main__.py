@@ -7,8 +7,7 @@ frame's image in the folder NEXT, which `datasets.prepare` fills where the set l
 The flow of the last frame is its motion to the frame before, negated.
 
 The program can be stopped and started again. Maps that are there are kept unless `--overwrite` is
-given. A map carries checksums of the two images that it was made from, as a JPEG comment, and is
-made anew when they have changed. Maps without a comment were made elsewhere and are kept.
+given.
 
 Several processes, on one machine or more that see the same folder, share a set's frames:
 
@@ -103,14 +102,12 @@ def _make_flow(options: argparse.Namespace, rank: int, processes: int) -> None:
         _add_up(0, processes=processes)
     share, title = (rank, processes), f"{options.set} flow"
     counts = make_share(sequences, estimator, options.overwrite, share, title)
-    written, kept, renewed = _add_up(*counts, processes=processes)
+    written, kept = _add_up(*counts, processes=processes)
     if rank > 0:
         return
     if options.overwrite:  # until now the set was a mixture
         set_origin(folder, made_by)
     print(f"{options.set}: {written} flow maps written, {kept} were there already")
-    if renewed:
-        print(f"  {renewed} of those written replace maps of other images than are there now")
 
 
 def _join() -> tuple[int, int]:

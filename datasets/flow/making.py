@@ -10,7 +10,7 @@ import numpy as np
 from datasets.files import write_bytes
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator, FlowError
-from datasets.flow.origin import image_record, is_of_other_images, set_origin, stale_flow
+from datasets.flow.origin import set_origin
 from datasets.flow.pairs import image_pairs, images_of, sequence_problems
 from datasets.layout import Sequence, video_sequences
 from datasets.pictures import read_image, read_size
@@ -22,22 +22,16 @@ _JPEG = [
     *(cv2.IMWRITE_JPEG_QUALITY, 95),
     *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
 ]
-
 _RUN = 8  # neighbouring frames that one process makes; each image is then read once
 
 
 def make_flow(
     data_root: Path, set_name: str, estimator: Estimator, overwrite: bool = False
-) -> tuple[int, int, int]:
+) -> tuple[int, int]:
     """Write the flow map of every frame of a video set as `FLOW/<frame>.jpg`.
 
-    Args:
-        data_root: folder that holds the set.
-        set_name: a video set, flat or nested. It needs no masks.
-        estimator: of the motion between two frames.
-        overwrite: make flow maps anew that are there already, whatever their extension.
-
-    Returns, Raises: as `check_set` and `make_share`.
+    The set needs no masks. With `overwrite` flow maps that are there already are made anew,
+    whatever their extension. Returns and raises as `check_set` and `make_share`.
     """
     sequences = video_sequences(data_root, set_name, masks="none", flow=False)
     check_set(data_root / set_name, sequences, overwrite)
@@ -55,13 +49,14 @@ def check_set(folder: Path, sequences: list[Sequence], overwrite: bool) -> None:
     """
     problems: Problems = {}
     with ThreadPoolExecutor() as pool:
-        for sequence, stale in zip(sequences, pool.map(stale_flow, sequences)):
-            if not (overwrite or stale or any(frame.flow is None for frame in sequence.frames)):
-                continue
-            images = images_of(sequence)
-            sizes = {path: size[::-1] for path, size in zip(images, pool.map(read_size, images))}
-            for kind, item in sequence_problems(sequence, sizes):
-                add_problems(problems, kind, item)
+        for sequence in sequences:
+            if overwrite or any(frame.flow is None for frame in sequence.frames):
+                images = images_of(sequence)
+                sizes = zip(images, pool.map(read_size, images))
+                for kind, item in sequence_problems(
+                    sequence, {path: size[::-1] for path, size in sizes}
+                ):
+                    add_problems(problems, kind, item)
     if problems:
         raise DatasetError(format_problems(folder, problems))
 
@@ -72,7 +67,7 @@ def make_share(
     overwrite: bool,
     share: tuple[int, int] = (0, 1),
     title: str = "flow",
-) -> tuple[int, int, int]:
+) -> tuple[int, int]:
     """Write the flow maps of one process's share of the frames, checked with `check_set`.
 
     Args:
@@ -81,8 +76,7 @@ def make_share(
         title: of the progress bar.
 
     Returns:
-        The numbers of flow maps that were written and that were kept, and how many of those written
-        replace a map of other images.
+        The numbers of flow maps that were written and that were kept.
 
     Raises:
         DatasetError: an image cannot be read.
@@ -93,14 +87,11 @@ def make_share(
     mine = [pair for number, pair in enumerate(pairs) if number // _RUN % processes == rank]
     if processes > 1:
         title += f", share 1 of {processes}"
-    written = kept = renewed = 0
+    written = 0
     read = lru_cache(maxsize=2)(read_image)  # neighbouring pairs share an image
     for frame, other, sign in progress_bar(mine, desc=title, unit="frame", shown=rank == 0):
         if frame.flow is not None and not overwrite:
-            if not is_of_other_images(frame, other):
-                kept += 1
-                continue
-            renewed += 1
+            continue
         try:
             flow = sign * estimator(read(frame.image), read(other))
         except FlowError as error:
@@ -108,9 +99,9 @@ def make_share(
         path = frame.image.parent.parent / "FLOW" / f"{frame.name}.jpg"
         if frame.flow not in (None, path):
             frame.flow.unlink()  # two flow maps of one frame would be an error in the layout
-        _write_map(path, flow, image_record(frame.image, other))
+        _write_map(path, flow)
         written += 1
-    return written, kept, renewed
+    return written, len(mine) - written
 
 
 def convert_flo(data_root: Path, set_name: str) -> int:
@@ -125,7 +116,7 @@ def convert_flo(data_root: Path, set_name: str) -> int:
         raise DatasetError(
             f"{folder} has no .flo files: expected FLOW/<frame>.flo, or <sequence>/FLOW/<frame>.flo"
         )
-    set_origin(folder, None)  # nobody knows what made them
+    set_origin(folder, None)  # it is unknown what made them
     for path in progress_bar(paths, desc=f"{set_name} flow", unit="frame"):
         _write_map(path.with_suffix(".jpg"), read_flo(path))
     return len(paths)
@@ -148,10 +139,6 @@ def read_flo(path: Path) -> np.ndarray:
     return np.where(np.abs(flow).max(axis=2, keepdims=True) < 1e9, flow, np.float32(0))
 
 
-def _write_map(path: Path, flow: np.ndarray, comment: bytes = b"") -> None:
-    """Write a flow map as JPEG, with a comment."""
+def _write_map(path: Path, flow: np.ndarray) -> None:
     picture = cv2.cvtColor(flow_to_picture(flow), cv2.COLOR_RGB2BGR)
-    jpeg = cv2.imencode(".jpg", picture, _JPEG)[1].tobytes()
-    if comment:  # the first segment after the file's start
-        jpeg = jpeg[:2] + b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment + jpeg[2:]
-    write_bytes(path, jpeg)
+    write_bytes(path, cv2.imencode(".jpg", picture, _JPEG)[1].tobytes())

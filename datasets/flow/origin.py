@@ -1,18 +1,13 @@
-"""Where flow maps come from: what made those of a set, and which images each was made from."""
+"""What made the flow maps of a set."""
 
 import json
-import os
-import zlib
 from pathlib import Path
 
 from datasets.files import write_text
-from datasets.flow.pairs import image_pairs
-from datasets.layout import Frame, Sequence
+from datasets.layout import Sequence
 from datasets.problems import DatasetError
 
 _ORIGIN = ".flow.json"  # the file in a set's folder that tells what made its flow maps
-_RECORD = b"flow between images "  # begins a map's JPEG comment; sizes and checksums follow
-_TAIL = 8192  # bytes at a file's end; with the file's size they tell one image from another
 
 
 def flow_origin(data_root: Path, set_name: str) -> str | None:
@@ -56,34 +51,3 @@ def set_origin(folder: Path, made_by: str | None) -> None:
         path.unlink(missing_ok=True)
     else:
         write_text(path, json.dumps({"made_by": made_by}) + "\n")
-
-
-def image_record(*images: Path) -> bytes:
-    """The comment of a flow map that is made from these images; their names are not in it."""
-    identities = []
-    for path in images:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL))
-            identities.append(f"{size}-{zlib.crc32(file.read()):08x}")
-    return _RECORD + " ".join(identities).encode()
-
-
-def is_of_other_images(frame: Frame, other: Path) -> bool:
-    """Whether a frame's flow map says that it was made from other images than these two."""
-    try:
-        with frame.flow.open("rb") as file:
-            head = file.read(256)
-        return _RECORD in head and image_record(frame.image, other) not in head
-    except OSError:  # reported when the file is read
-        return False
-
-
-def stale_flow(sequence: Sequence) -> list[Path]:
-    """Flow maps of a sequence whose comment names other images than those that are there."""
-    return [
-        frame.flow
-        for frame, other, _ in image_pairs(sequence)
-        # The last frame may be shown the map of the frame before.
-        if frame.flow and frame.flow.stem == frame.name and is_of_other_images(frame, other)
-    ]

@@ -45,17 +45,6 @@ def test_motion_that_is_not_finite_names_the_frame(
     assert "a_cat_00000.png: the motion between frames of 100 x 96 pixels is not finite" in message
 
 
-def test_the_program_tells_of_maps_that_it_made_anew(
-    flat: Path, capsys: pytest.CaptureFixture
-) -> None:
-    arguments = ["--data-root", str(flat), "--set", "DAVIS_train", "--estimator", "dis"]
-    main(arguments)
-    write_frames(flat / "DAVIS_train" / "RGB", "dog-run", moving_frames(5))
-    capsys.readouterr()
-    assert main(arguments) == 0
-    assert "2 flow maps written, 6 were there already\n  1 of those" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("folder", ["FLOW", "bear/FLOW"])
 def test_flo_files_become_pictures(
     tmp_path: Path, folder: str, capsys: pytest.CaptureFixture
