@@ -60,15 +60,6 @@ class SetReport:
     notes: list[str] = field(default_factory=list)  # what is no problem, but worth knowing
 
 
-@dataclass(frozen=True)
-class _Checked:
-    """A frame whose files have been checked."""
-
-    size: tuple[int, int] | None  # (width, height) of the image, None if it cannot be used
-    problems: list[tuple[Kind, str]]
-    foreground: str | None = None  # "none" or "all" of the mask's pixels, where it is that
-
-
 def find_sets(data_root: Path) -> tuple[list[str], list[str]]:
     """Names of a data root's folders: those that are sets, and the others.
 
@@ -100,13 +91,7 @@ def find_sets(data_root: Path) -> tuple[list[str], list[str]]:
 def check_sets(
     data_root: Path, names: Iterable[str], *, deep: bool = False, progress: bool = True
 ) -> list[SetReport]:
-    """Check sets: their folders, then every file.
-
-    Args:
-        data_root: folder that holds the sets.
-        names: of the sets.
-        deep: decode every file; else only headers and ends are read.
-        progress: show a progress bar on stderr.
+    """Check sets: their folders, then every file; with `deep` every file is decoded.
 
     Returns:
         A report for each set, in the order of `names`.
@@ -123,7 +108,7 @@ def check_sets(
 
 
 def format_table(reports: list[SetReport]) -> str:
-    """The reports as a table, a line each; "-" stands for what a set of still images has not."""
+    """The reports as a table; "-" stands for parts that a set of still images does not have."""
     rows = [("set", "kind", "sequences", "frames", "masks", "flow maps", "problems")]
     for report in reports:
         numbers = (report.sequences, report.frames, report.masks, report.flow_maps)
@@ -149,21 +134,21 @@ def _check_set(
     data_root: Path, name: str, deep: bool, progress: bool, pool: ThreadPoolExecutor
 ) -> SetReport:
     kind, frames, sequences, problems = _list_set(data_root, name)
-    checked = list(
-        progress_bar(
-            pool.map(_decode_frame if deep else _check_headers, frames),
-            total=len(frames),
-            desc=f"{'decoding' if deep else 'checking'} {name}",
-            unit="frame",
-            shown=progress,
-        )
+    results = progress_bar(
+        pool.map(_decode_frame if deep else check_frame, frames),
+        total=len(frames),
+        desc=f"{'decoding' if deep else 'checking'} {name}",
+        unit="frame",
+        shown=progress,
     )
-    sizes = {frame.image: result.size for frame, result in zip(frames, checked)}
-    for problem, item in [
-        *(found for result in checked for found in result.problems),
-        *(found for sequence in sequences for found in sequence_problems(sequence, sizes)),
-    ]:
-        add_problems(problems, problem, item)
+    sizes = {}
+    for (sizes_of_parts, found), frame in zip(results, frames):
+        sizes[frame.image] = sizes_of_parts.get("image")
+        for problem, item in found:
+            add_problems(problems, problem, item)
+    for sequence in sequences:
+        for problem, item in sequence_problems(sequence, sizes):
+            add_problems(problems, problem, item)
     stills = kind == STILLS
     report = SetReport(
         name,
@@ -187,9 +172,6 @@ def _check_set(
         report.notes.append(
             f"masks for {report.masks} of {report.frames} frames: it can be segmented{consequence}"
         )
-    for amount, words in (("none", "without foreground"), ("all", "without background")):
-        if count := sum(result.foreground == amount for result in checked):
-            report.notes.append(f"{count} of {report.masks} masks {words}")
     return report
 
 
@@ -226,26 +208,16 @@ def _looks_like_video(sequences: list[Sequence]) -> bool:
     return len(sequences) > 1 and 2 * max(steps.values(), default=0) >= sum(map(len, ends))
 
 
-def _check_headers(frame: Frame) -> _Checked:
+def _decode_frame(frame: Frame) -> tuple[dict[str, tuple[int, int]], list[tuple[Kind, str]]]:
+    """As `check_frame`, but decodes the files."""
     sizes, problems = check_frame(frame)
-    return _Checked(sizes.get("image"), problems)
-
-
-def _decode_frame(frame: Frame) -> _Checked:
-    sizes, problems = check_frame(frame)
-    foreground = None
     for part, path in (("image", frame.image), ("mask", frame.mask), ("flow map", frame.flow)):
-        if part not in sizes:  # it is not there, or its header is a problem already
-            continue
-        try:
-            if part == "mask":
-                mask = read_mask(path)
-                foreground = "all" if mask.all() else None if mask.any() else "none"
-            else:
-                read_image(path)
-        except DatasetError as error:
-            problems.append((_UNREADABLE, str(error)))
-    return _Checked(sizes.get("image"), problems, foreground)
+        if part in sizes:  # else it is not there, or its header is a problem already
+            try:
+                read_mask(path) if part == "mask" else read_image(path)
+            except DatasetError as error:
+                problems.append((_UNREADABLE, str(error)))
+    return sizes, problems
 
 
 def main(arguments: list[str] | None = None) -> int:

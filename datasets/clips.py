@@ -25,7 +25,6 @@ from datasets.pictures import IMAGE_SUFFIXES, OTHER_SUFFIXES, read_image
 from datasets.problems import DatasetError
 from datasets.progress import progress_bar
 
-_COVER = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 _REPAIR = "get a whole copy, or keep what can be read: ffmpeg -i FILE -c:v libx264 repaired.mp4"
 
 
@@ -35,19 +34,12 @@ class VideoError(ValueError):
 
 @dataclass
 class ClipFrame:
-    """One frame of a clip.
+    """One frame of a clip."""
 
-    Attributes:
-        name: for its mask's file: its number from 0, or in a folder the picture's own name.
-        time: of presentation, from 0, in units of ``Clip.time_base``.
-        duration: in the same units; 0 where the file does not say.
-        read: makes the image.
-    """
-
-    name: str
-    time: int
-    duration: int
-    read: Callable[[], np.ndarray]
+    name: str  # for its mask's file: its number from 0, or in a folder the picture's own name
+    time: int  # of presentation, from 0, in units of ``Clip.time_base``
+    duration: int  # in the same units; 0 where the file does not say
+    read: Callable[[], np.ndarray]  # makes the image
 
     @cached_property
     def image(self) -> np.ndarray:
@@ -61,29 +53,17 @@ class ClipFrame:
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip that :func:`check_clip` has found whole.
+    """A clip that :func:`check_clip` has found whole."""
 
-    Attributes:
-        source: the file or folder.
-        count: of its frames, at least 2.
-        size: (H, W) in pixels, upright.
-        rate: frames per second; the mean where ``constant`` is False.
-        constant: whether frames come at a constant rate.
-        time_base: seconds in a unit of ``ClipFrame.time``: 1 / rate, or the file's own.
-        aspect: width of a pixel over its height, upright.
-        turns: quarter turns to the left that make a file's frames upright.
-        pictures: of a folder, in order; None for a file.
-    """
-
-    source: Path
-    count: int
-    size: tuple[int, int]
-    rate: Fraction
-    constant: bool
-    time_base: Fraction
-    aspect: Fraction = Fraction(1)
-    turns: int = 0
-    pictures: tuple[Path, ...] | None = None
+    source: Path  # the file or folder
+    count: int  # of its frames, at least 2
+    size: tuple[int, int]  # (H, W) in pixels, upright
+    rate: Fraction  # frames per second; the mean where ``constant`` is False
+    constant: bool  # whether frames come at a constant rate
+    time_base: Fraction  # seconds in a unit of ``ClipFrame.time``: 1 / rate, or the file's own
+    aspect: Fraction = Fraction(1)  # width of a pixel over its height, upright
+    turns: int = 0  # quarter turns to the left that make a file's frames upright
+    pictures: tuple[Path, ...] | None = None  # of a folder, in order; None for a file
 
     def frames(self) -> Iterator[ClipFrame]:
         """All frames in order. A frame is converted when its image is asked for.
@@ -131,7 +111,7 @@ def check_clip(source: Path, frame_rate: float = 24.0) -> Clip:
             frames differ in size.
     """
     if source.is_dir():
-        return _check_folder(source, frame_rate)
+        return _with_two(_check_folder(source, frame_rate))
     if not source.is_file():
         raise VideoError(
             f"{source}: no such file; expected a video file or a folder of pictures on this "
@@ -139,7 +119,17 @@ def check_clip(source: Path, frame_rate: float = 24.0) -> Clip:
         )
     if source.stat().st_size == 0:
         raise VideoError(f"{source}: empty (0 bytes); get a whole copy")
-    return _check_file(source)
+    return _with_two(_check_file(source))
+
+
+def _with_two(clip: Clip) -> Clip:
+    """The clip, if it has at least two frames."""
+    if clip.count < 2:
+        raise VideoError(
+            f"{clip.source}: 1 frame; a clip needs at least two, because a frame's flow is its "
+            "motion to the next one"
+        )
+    return clip
 
 
 def _check_folder(folder: Path, frame_rate: float) -> Clip:
@@ -169,7 +159,6 @@ def _check_folder(folder: Path, frame_rate: float) -> Clip:
         size = size or found
         if found != size:
             raise _size_error(str(path), found, size)
-    _expect_two(folder, len(paths))
     rate = Fraction(frame_rate).limit_denominator(1001)
     return Clip(folder, len(paths), size, rate, True, 1 / rate, pictures=tuple(paths))
 
@@ -179,8 +168,7 @@ def _check_file(path: Path) -> Clip:
     size, turns = None, 0
     # Without frame threads every decoding error is seen, also those at the end.
     with _open_video(path, threads="SLICE") as (container, stream):
-        bar = progress_bar(total=stream.frames or None, desc="checking", unit="frame")
-        with bar:
+        with progress_bar(total=stream.frames or None, desc="checking", unit="frame") as bar:
             for packet in _from_keyframe(container.demux(stream)):
                 for frame in _decoded(packet, path, len(times)):
                     if frame.is_corrupt:
@@ -202,29 +190,23 @@ def _check_file(path: Path) -> Clip:
         time_base = 1 / rate if constant else stream.time_base
     if not times:
         raise VideoError(
-            f"{path}: no frame of it can be decoded ({codec}): it is damaged, or FFmpeg cannot "
-            "decode its kind, as animated WebP; get a whole copy, or convert it to MP4 or to a "
-            "folder of PNG pictures with another program"
+            f"{path}: no frame of it can be decoded ({codec}): get a whole copy, or convert it to "
+            "MP4 or to a folder of PNG pictures with another program"
         )
-    _expect_two(path, len(times))
     if turns % 2:
         size, aspect = size[::-1], 1 / aspect
     return Clip(path, len(times), size, rate, constant, time_base, aspect, turns)
 
 
 def _from_keyframe(packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
-    """Packets without those before the first keyframe, which need frames that the clip lacks.
-
-    A recorded broadcast begins so, and a clip that was cut out of another without encoding it anew.
-    """
+    """Packets from the first keyframe on; those before it need frames that the clip lacks."""
     return dropwhile(lambda packet: not packet.is_keyframe, packets)
 
 
 def _decoded(packet: av.Packet, path: Path, count: int) -> list[av.VideoFrame]:
     """The frames that a packet completes; ``count`` have come before.
 
-    Before the first whole frame, those that cannot be decoded are left out: they are shown before
-    the clip's first keyframe, and need frames before it.
+    Those that cannot be decoded before the first whole frame are left out, for the same reason.
     """
     try:
         frames = packet.decode()
@@ -260,14 +242,11 @@ def _open_video(path: Path, threads: str) -> Iterator[tuple[InputContainer, av.V
     try:
         # The prefix keeps a colon in a name from being taken for a protocol.
         with av.open(f"file:{path}", metadata_errors="replace") as container:
-            is_text = container.format.name == "tty"  # FFmpeg films what a terminal would show
-            videos = [s for s in container.streams.video if not (is_text or s.disposition & _COVER)]
-            if not videos:
+            stream = container.streams.best("video")
+            if stream is None or container.format.name == "tty":  # FFmpeg reads text as a film
                 raise VideoError(
                     f"{path}: no video stream; expected a video file or a folder of pictures"
                 )
-            best = container.streams.best("video")
-            stream = best if best in videos else videos[0]
             if stream.codec_context is None:
                 raise VideoError(
                     f"{path}: FFmpeg has no decoder for its video; convert it to H.264 elsewhere"
@@ -293,14 +272,6 @@ def _read_picture(path: Path) -> np.ndarray:
         return read_image(path)
     except DatasetError as error:
         raise VideoError(str(error)) from error
-
-
-def _expect_two(source: Path, count: int) -> None:
-    if count < 2:
-        raise VideoError(
-            f"{source}: {count or 'no'} frame{'s'[: count != 1]}; a clip needs at least two, "
-            "because a frame's flow is its motion to the next one"
-        )
 
 
 def _size_error(where: str, found: tuple[int, int], size: tuple[int, int]) -> VideoError:

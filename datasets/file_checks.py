@@ -24,11 +24,9 @@ _OTHER_SIZE = {
 def check_files(frames: Iterable[Frame], *, progress: bool = True) -> None:
     """Check every image, mask and flow map without decoding it.
 
-    It finds files that are missing, empty, neither JPEG nor PNG, or cut off, masks with a palette
-    that ``read_labels`` refuses, and masks and flow maps of another size than their image.
-
     Raises:
-        DatasetError: something was found; the message counts all of it.
+        DatasetError: files are missing, empty, neither JPEG nor PNG, or cut off, masks have a
+            palette that ``read_labels`` refuses, or partners differ in size. The message has all.
     """
     frames = list(frames)
     problems: Problems = {}

@@ -9,8 +9,8 @@ There are three layouts, ``<ext>`` being jpg, jpeg or png in any case:
 An image, its mask (GT) and its flow map (FLOW) have the same name up to the suffix. A video set may
 also have a folder NEXT beside RGB, which only ``datasets.flow`` reads. It holds, under a frame's
 name, the image that follows the frame in the video, if that is no frame of the set. Hidden files
-and files that are no pictures are ignored. The functions named ``find_...`` return the problems of
-a set; the others raise them as one :class:`DatasetError`.
+and files that are no pictures are ignored. The functions named ``find_...`` return a set's problems
+beside what is there; the others raise them as one :class:`DatasetError`.
 """
 
 import os
@@ -82,14 +82,7 @@ def natural_order(name: str) -> list[str | int]:
 
 
 def still_images(data_root: Path, set_name: str) -> list[Frame]:
-    """Images and masks of a set of still images, as DUTS_train.
-
-    Args:
-        data_root: folder that holds the sets.
-        set_name: name of the set's folder, which holds RGB and GT.
-
-    Returns:
-        The images sorted by name, each with a mask and without flow map.
+    """Images of a set of still images, as DUTS_train, sorted by name, each with a mask.
 
     Raises:
         DatasetError: a folder is missing or empty, images and masks do not pair up, or two files
@@ -101,11 +94,7 @@ def still_images(data_root: Path, set_name: str) -> list[Frame]:
 
 
 def find_still_images(data_root: Path, set_name: str) -> tuple[list[Frame], Problems]:
-    """The images that :func:`still_images` finds, and the problems.
-
-    Raises:
-        DatasetError: there is no such set.
-    """
+    """As :func:`still_images`, and the problems. Raises DatasetError if there is no such set."""
     folder = _set_folder(Path(data_root), set_name, [_STILL_LAYOUT])
     problems: Problems = {}
     frames = _read_folder(folder, {"RGB": "all", "GT": "all"}, "", problems)
@@ -124,11 +113,10 @@ def video_sequences(
     Args:
         data_root: folder that holds the sets.
         set_name: name of the set's folder.
-        masks: which images must have a mask: ``"all"``, ``"some"`` in every sequence (test sets of
-            which not every frame is annotated), or ``"none"``. Masks that are there are returned.
+        masks: which images must have a mask: ``"all"``, ``"some"`` in every sequence, or
+            ``"none"``. Masks that are there are returned.
         flow: every image must have a flow map. Only the last frame of a sequence may lack it: it
-            gets the map of the frame before (see :func:`flow_note`). If False, flow maps are
-            returned where there are any.
+            gets the map of the frame before. If False, flow maps are returned where there are any.
 
     Returns:
         The sequences sorted by name, each with at least one frame.
@@ -146,11 +134,7 @@ def video_sequences(
 def find_video_sequences(
     data_root: Path, set_name: str, *, masks: str = "all", flow: bool = True
 ) -> tuple[list[Sequence], Problems]:
-    """The sequences that :func:`video_sequences` finds, and the problems.
-
-    Raises:
-        DatasetError: there is no such set.
-    """
+    """As :func:`video_sequences`, and the problems. Raises DatasetError if there is no such set."""
     folder = _set_folder(Path(data_root), set_name, [_FLAT_LAYOUT, _NESTED_LAYOUT])
     make_flow = f"make the flow maps: {flow_command(data_root, set_name)}"
     problems: Problems = {}
@@ -185,11 +169,7 @@ def find_video_sequences(
 
 
 def flow_note(sequences: list[Sequence]) -> str | None:
-    """Says in how many sequences the last frame is shown the flow map before; None if in none.
-
-    Args:
-        sequences: from :func:`video_sequences` with flow maps.
-    """
+    """Says in how many sequences the last frame is shown the flow map before; None if in none."""
     pairs = [sequence.frames[-2:] for sequence in sequences if len(sequence.frames) > 1]
     count = sum(last.flow is not None and last.flow == before.flow for before, last in pairs)
     if not count:

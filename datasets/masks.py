@@ -26,18 +26,16 @@ def read_labels(path: Path, void: bool = False) -> np.ndarray:
     - Colours: every pixel that is not black is object 1.
     - Grey with values below 32 alone: labels, as they are stored.
     - Grey with 0 and one other value: object 1.
-    - Any other grey: what lies above one half of the range (127 of 255, 32767 of 65535) is object
-      1, because masks of photographs have soft edges. A mask where nothing does, or where labels
-      below 32 stand beside one greater value, has two meanings and is refused.
+    - Any other grey: values above one half of the range (127 of 255, 32767 of 65535) are object 1,
+      because masks of photographs have soft edges. A mask without such values, or with labels below
+      32 and one greater value, has two meanings and is refused.
 
     A colour picture with equal channels is grey. So is a palette of greys whose first entry is not
     black or whose labels are not all below 32. A palette with colours whose first entry is not
     black is refused. Transparency does not count. In JPEG values below 64 are 0.
 
-    Args:
-        path: JPEG or PNG.
-        void: for data sets whose masks are labels in any format: grey values are labels too, and
-            255 is always void.
+    With ``void``, for data sets whose masks are labels in any format, grey values are labels too,
+    and 255 is always void.
 
     Returns:
         uint8 (H, W).
@@ -80,14 +78,10 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def read_binary_mask(path: Path, binarize: bool = False) -> np.ndarray:
-    """Read a mask that holds 0 and at most one other value, in whatever form; for results.
+    """Read a result's mask, which holds 0 and at most one other value: bool (H, W).
 
-    Args:
-        path: PNG or JPEG; palettes, void and colours are understood as in :func:`read_labels`.
-        binarize: grey masks are probabilities. Values above the middle of the range are foreground.
-
-    Returns:
-        bool (H, W), True for foreground.
+    Palettes, void and colours are understood as in :func:`read_labels`. With ``binarize`` grey
+    masks are probabilities: values above the middle of the range are foreground.
 
     Raises:
         DatasetError: the file is missing, damaged, no picture, or is refused.

@@ -27,10 +27,7 @@ _JPEG_MARKERS = b"\xff\xda", b"\xff\xd9"
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image or a flow map.
-
-    Returns:
-        uint8 RGB of shape (H, W, 3); grey becomes three equal channels, transparency is dropped.
+    """Read an image or a flow map: uint8 RGB (H, W, 3), without transparency.
 
     Raises:
         DatasetError: the file is missing, cut off, damaged or no picture.

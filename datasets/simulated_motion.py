@@ -79,7 +79,6 @@ class MotionSimulation:
         extent = mask.astype(np.float32)
         return Clip(
             image=image,
-            mask=mask,
             layers=[
                 Layer(background, None, None, far),
                 Layer(image, soft(drawn), soft(extent), with_camera, own, bend),
@@ -159,7 +158,7 @@ class Clip:
     """A pseudo-clip: an image, the motion of its parts, and the errors of its flow maps.
 
     Attributes:
-        image, mask: the frame at time 0, uint8 (S, S, 3) and bool (S, S).
+        image: the frame at time 0, uint8 RGB (S, S, 3).
         layers: back to front, the object last.
         removed: the camera's motion where flow maps are relative to it, (NODES, NODES, 2).
         acceleration: of the camera's and the object's time, per frame.
@@ -169,7 +168,6 @@ class Clip:
     """
 
     image: np.ndarray
-    mask: np.ndarray
     layers: list[Layer]
     removed: np.ndarray
     acceleration: np.ndarray

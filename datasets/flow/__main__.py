@@ -2,9 +2,8 @@
 
     python -m datasets.flow --data-root data --set DAVIS_train --estimator raft
 
-The flow of a frame is its motion to the next image of the video: the next frame of the set, or the
-frame's image in the folder NEXT, which `datasets.prepare` fills where the set leaves images out.
-The flow of the last frame is its motion to the frame before, negated.
+The flow of a frame is its motion to the next image of the video: its image in the folder NEXT, or
+the next frame of the set. The flow of the last frame is its motion to the frame before, negated.
 
 The program can be stopped and started again. Maps that are there are kept unless `--overwrite` is
 given.

@@ -57,8 +57,7 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
     """RAFT (Teed and Deng, ECCV 2020), torchvision's `raft_large`: the paper's choice (Sec. 4.1).
 
     Args:
-        weights: file with the network's state dict. None takes torchvision's published weights
-            from torch's cache, or downloads them.
+        weights: file with the network's state dict; None takes torchvision's published weights.
         device: "cpu", "cuda" or "cuda:<index>"; None takes a GPU if there is one.
 
     Raises:
@@ -72,8 +71,8 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
     device = device or ("cuda" if num_gpus else "cpu")
     if device.startswith("cuda") and (torch.device(device).index or 0) >= num_gpus:
         raise FlowError(
-            f"there is no device {device!r}, as torch finds {num_gpus or 'no'} GPU(s) on this "
-            "machine: start as many processes (torchrun's --nproc-per-node), or use --device cpu"
+            f"there is no device {device!r}: torch finds {num_gpus or 'no'} GPU(s); start as many "
+            "processes (torchrun's --nproc-per-node), or use --device cpu"
         )
     url = Raft_Large_Weights.DEFAULT.url
     try:

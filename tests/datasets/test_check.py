@@ -284,17 +284,6 @@ def test_a_png_mask_that_decodes_in_spite_of_a_wrong_checksum(videos):
     assert found[0].startswith("GT/bear_00001.png: ")
 
 
-def test_empty_and_full_masks_are_counted_and_no_problem(videos, program):
-    for i, value in enumerate((0, 0, 255)):
-        pixels = np.full((HEIGHT, WIDTH), value, np.uint8)
-        Image.fromarray(pixels).save(videos / f"GT/bear_{i:05d}.png")
-    code, _, out = program(videos.parent, "--deep")
-    assert code == 0
-    assert "note: videos: 2 of 8 masks without foreground\n" in out
-    assert "note: videos: 1 of 8 masks without background\n" in out
-    assert "note" not in program(videos.parent)[2]
-
-
 def test_masks_and_flow_maps_whose_names_fit_no_frame(tmp_path):
     write_frames(tmp_path / "test/bear", numbered("bear", 4), ("RGB",))
     write_frames(tmp_path / "test/bear", [f"{n}_mask" for n in numbered("bear", 4)], ("GT",))

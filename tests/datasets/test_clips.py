@@ -35,7 +35,6 @@ def write_clip(
     times=None,
     time_base=None,
     aspect=None,
-    cover=False,
     container_options=None,
     container_format=None,
     **options,
@@ -53,14 +52,6 @@ def write_clip(
             stream.codec_context.time_base = stream.time_base = time_base
         if aspect is not None:
             stream.codec_context.sample_aspect_ratio = aspect
-        if cover:
-            stream.disposition = av.stream.Disposition.attached_pic.value
-            sound = container.add_stream("aac", rate=8000)
-            silence = av.AudioFrame.from_ndarray(
-                np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
-            )
-            silence.sample_rate = 8000
-            container.mux([*sound.encode(silence), *sound.encode()])
         for number in range(count):
             frame = av.VideoFrame.from_ndarray(picture(number, *size), format="rgb24")
             if times is not None:
@@ -281,7 +272,6 @@ def test_what_is_no_clip_is_told_so(tmp_path):
     with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
         sound.setparams((1, 2, 8000, 0, "NONE", None))
         sound.writeframes(bytes(16000))
-    write_clip(tmp_path / "cover.mp4", 1, codec="mjpeg", pix_fmt="yuvj420p", cover=True)
     write_clip(tmp_path / "one.mp4", 1)
     Image.fromarray(picture(0)).save(tmp_path / "one.jpg")
     pictures = [Image.fromarray(picture(number)) for number in range(3)]
@@ -293,7 +283,6 @@ def test_what_is_no_clip_is_told_so(tmp_path):
     assert "0 bytes" in message("empty.mp4")
     assert "no pictures" in message("folder") and "folder/RGB?" in message("folder")
     assert "no video stream;" in message("sound.wav")
-    assert "no video stream;" in message("cover.mp4")
     assert "1 frame; a clip needs at least two" in message("one.mp4")
     assert "1 frame;" in message("one.jpg")
     assert "no frame of it can be decoded (webp)" in message("moving.webp")

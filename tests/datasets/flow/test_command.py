@@ -106,7 +106,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [_device(wanted) for wanted in (None, "cuda", "cpu")] == ["cuda:1", "cuda:1", "cpu"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(FlowError, match=r"no device 'cuda:1', as torch finds 1 GPU\(s\)"):
+    with pytest.raises(FlowError, match=r"no device 'cuda:1': torch finds 1 GPU\(s\)"):
         raft_estimator(device=_device(None))
 
 
