@@ -60,7 +60,7 @@ class MotionSimulation:
         distances = rng.uniform(1, max(1, self.span), size=count)
         return (distances * rng.choice([-1, 1], size=count)).tolist()
 
-    def draw(self, rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> "Clip":
+    def draw(self, rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> "PseudoClip":
         """A random pseudo-clip of an image, uint8 RGB (S, S, 3), with a mask, bool (S, S)."""
         size = len(image)
         camera_rng, object_rng, clip_rng = rng.spawn(3)
@@ -74,10 +74,10 @@ class MotionSimulation:
         own, bend = self._object_motion(object_rng, mask, rate)
         far = self._unfolded(pan * (1 + relief), size)
         background = fill_behind(image, mask, clip_rng)
-        # What is drawn reaches as far as what was filled: without motion, the image is whole.
+        # The object is drawn as wide as the filled hole: without motion, the image is whole.
         drawn = cv2.dilate(mask.astype(np.float32), np.ones((5, 5)))
         extent = mask.astype(np.float32)
-        return Clip(
+        return PseudoClip(
             image=image,
             layers=[
                 Layer(background, None, None, far),
@@ -126,23 +126,14 @@ class MotionSimulation:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A part of the image that moves together.
+    """A part of the image that moves together; motion is (NODES, NODES, 2) in pixels."""
 
-    Attributes:
-        picture: uint8 RGB (S, S, 3).
-        alpha: its opacity (S, S) in [0, 1], float32; ``None`` is opaque.
-        extent: its opacity in flow maps, likewise.
-        with_camera: motion per unit of the camera's time, (NODES, NODES, 2) in pixels.
-        own: likewise, per unit of the object's time.
-        bend: likewise, per unit of its deformation's time, which goes to and fro.
-    """
-
-    picture: np.ndarray
-    alpha: np.ndarray | None
-    extent: np.ndarray | None
-    with_camera: np.ndarray
-    own: np.ndarray | None = None
-    bend: np.ndarray | None = None
+    picture: np.ndarray  # uint8 RGB (S, S, 3)
+    alpha: np.ndarray | None  # its opacity (S, S) in [0, 1], float32; None is opaque
+    extent: np.ndarray | None  # its opacity in flow maps, likewise
+    with_camera: np.ndarray  # motion per unit of the camera's time
+    own: np.ndarray | None = None  # motion per unit of the object's time
+    bend: np.ndarray | None = None  # motion per unit of its deformation's time
 
     def moved(self, times: np.ndarray) -> np.ndarray:
         """Motion after these times of camera, object and deformation, (NODES, NODES, 2)."""
@@ -154,26 +145,16 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Clip:
-    """A pseudo-clip: an image, the motion of its parts, and the errors of its flow maps.
+class PseudoClip:
+    """An image, the motion of its parts, and the errors of its flow maps."""
 
-    Attributes:
-        image: the frame at time 0, uint8 RGB (S, S, 3).
-        layers: back to front, the object last.
-        removed: the camera's motion where flow maps are relative to it, (NODES, NODES, 2).
-        acceleration: of the camera's and the object's time, per frame.
-        sway: the deformation's rate in radians per frame, and its phase at time 0.
-        flatness: lack of texture, (NODES, NODES, 1).
-        simulation: how large the flow maps' errors are.
-    """
-
-    image: np.ndarray
-    layers: list[Layer]
-    removed: np.ndarray
-    acceleration: np.ndarray
-    sway: tuple[float, float]
-    flatness: np.ndarray
-    simulation: MotionSimulation
+    image: np.ndarray  # the frame at time 0, uint8 RGB (S, S, 3)
+    layers: list[Layer]  # back to front, the object last
+    removed: np.ndarray  # the camera's motion where flow maps are relative to it
+    acceleration: np.ndarray  # of the camera's and the object's time, per frame
+    sway: tuple[float, float]  # the deformation's rate in radians per frame, its phase at time 0
+    flatness: np.ndarray  # lack of texture, (NODES, NODES, 1)
+    simulation: MotionSimulation  # how large the flow maps' errors are
 
     def frame(self, time: float) -> np.ndarray:
         """The frame at a time, in frames from the image: uint8 RGB (S, S, 3)."""
@@ -182,7 +163,7 @@ class Clip:
         result = None
         for layer in self.layers:
             where = dense(self._origin(layer, time), len(self.image))
-            # Cubic, lest references can be told from the target by their blur.
+            # Cubic, so that references are not more blurred than the target.
             moved = cv2.remap(
                 layer.picture, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
             )
@@ -208,7 +189,6 @@ class Clip:
             origin = self._origin(layer, time)
             motion = interpolate(layer.moved(step), origin, full)
             if layer.extent is None:
-                # The camera is known by what it does to the background.
                 camera = interpolate(step[0] * self.removed, origin, full)
                 result = dense(motion - camera, size)
                 continue
@@ -235,13 +215,13 @@ class Clip:
         return flow_to_picture(flow, at_least=stray)
 
     def _times(self, time: float) -> np.ndarray:
-        """Of camera and object, which move evenly faster or slower, and of its deformation."""
+        """Times of camera and object, which get evenly faster or slower, and of deformation."""
         rate, phase = self.sway
         swayed = (np.sin(rate * time + phase) - np.sin(phase)) / rate
         return np.append(time + self.acceleration * time**2 / 2, swayed)
 
     def _origin(self, layer: Layer, time: float) -> np.ndarray:
-        """Where in the layer's picture the points of a frame's grid are: (NODES, NODES, 2)."""
+        """Places in the layer's picture of the points of a frame's grid: (NODES, NODES, 2)."""
         places = origin = node_places(len(self.image))
         if time == 0:
             return places

@@ -9,9 +9,9 @@ import pytest
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.simulated_motion import (
     NODES,
-    Clip,
     Layer,
     MotionSimulation,
+    PseudoClip,
     dense,
     fill_behind,
     interpolate,
@@ -51,7 +51,7 @@ def by_hand(camera, own, removed=(0, 0), acceleration=(0, 0), bend=(0, 0), sway=
     flat = np.ones((NODES, NODES, 1), np.float32)
     acceleration = np.array(acceleration)
     removed = constant(*removed)
-    return Clip(image, layers, removed, acceleration, sway, flat, EXACT)
+    return PseudoClip(image, layers, removed, acceleration, sway, flat, EXACT)
 
 
 def mask_of(clip, time):
