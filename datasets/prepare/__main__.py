@@ -63,8 +63,6 @@ def _describe(result: Prepared, known: Known) -> list[str]:
     lines = [
         f"{result.set_name}: {', '.join(counts)} (known: {', '.join(expected) or 'no numbers'})"
     ]
-    if known.note:
-        lines.append(f"  {known.note}")
     done = [f"{result.files[how]:,} {how}" for how in ("copied", "converted")]
     lines.append(
         f"  {result.files['linked']:,} files linked, {', '.join(done)}, {result.files['kept']:,} "

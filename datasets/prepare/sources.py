@@ -6,7 +6,7 @@ which the functions below name; "issue" means a GitHub issue of the named reposi
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -41,7 +41,6 @@ class Known:
     images: int | None = None
     masks: int | None = None
     optional: bool = False  # the source need not hold this set
-    note: str = ""  # what a user should know about the numbers
 
     def numbers(self) -> list[tuple[int | None, str]]:
         """Each number with the word for what is counted."""
@@ -56,9 +55,8 @@ class Source:
     wrong with it.
     """
 
-    layout: tuple[str, ...]  # what is expected below the source, one pattern a line
     read: Callable[[Path, Problems], list[SourceFrame]]
-    known: dict[str, Known] = field(default_factory=dict)  # by the name of this project's set
+    known: dict[str, Known]  # by the name of this project's set
     video: bool = True
 
 
@@ -203,94 +201,39 @@ def _read_long_videos(source: Path, problems: Problems) -> list[SourceFrame]:
 
 
 _DAVIS_KNOWN = {"DAVIS_train": Known(30, 2079, 2079), "DAVIS_test": Known(20, 1376, 1376)}
-_FBMS_NOTE = "known: 720 masks in Testset and Trainingset together"
 
 SOURCES: dict[str, Source] = {
     "duts": Source(
-        layout=(
-            "DUTS-TR/{DUTS-TR-Image,DUTS-TR-Mask}/<name>.jpg, .png",
-            "DUTS-TE/{DUTS-TE-Image,DUTS-TE-Mask}/<name>.jpg, .png (may be missing)",
-        ),
-        read=_read_duts,
-        known={
+        _read_duts,
+        {
             "DUTS_train": Known(images=10553, masks=10553),
             "DUTS_test": Known(images=5019, masks=5019, optional=True),
         },
         video=False,
     ),
     "davis2016": Source(
-        layout=(
-            "DAVIS/{JPEGImages,Annotations}/480p/<sequence>/<frame>.jpg, .png",
-            "DAVIS/ImageSets/480p/{train,val}.txt, or ImageSets/2016",
-        ),
-        read=partial(
+        partial(
             _read_davis,
             annotations=("Annotations",),
             lists=("480p", "2016"),
             convert=refuse_several_objects,
         ),
-        known=_DAVIS_KNOWN,
+        _DAVIS_KNOWN,
     ),
     "davis2017": Source(
-        layout=(
-            "DAVIS/JPEGImages/480p/<sequence>/<frame>.jpg",
-            "DAVIS/Annotations/480p/<sequence>/<frame>.png, or Annotations_unsupervised/480p",
-            "DAVIS/ImageSets/2016/{train,val}.txt",
-        ),
-        read=partial(
+        partial(
             _read_davis,
             annotations=("Annotations", "Annotations_unsupervised"),
             lists=("2016",),
             convert=convert_void,
         ),
-        known=_DAVIS_KNOWN,
+        _DAVIS_KNOWN,
     ),
-    "youtube_vos": Source(
-        layout=(
-            "train/{JPEGImages,Annotations}/<video>/<frame>.jpg, .png",
-            "train_all_frames/JPEGImages/<video>/<frame>.jpg (for flow; may be missing)",
-        ),
-        read=_read_youtube_vos,
-        known={
-            "YTVOS_train": Known(
-                3471,
-                note="Flow is the motion to the next image: five frames later with the archive "
-                "train alone, one with train_all_frames beside it. The two differ in size: do not "
-                "mix them",
-            )
-        },
-    ),
-    "fbms": Source(
-        layout=(
-            "Testset/<sequence>/<sequence>_<number>.jpg",
-            "Testset/<sequence>/GroundTruth/<sequence>Def.dat and *.pgm or *_gt.ppm",
-            "Trainingset/... (the same; may be missing)",
-        ),
-        read=read_fbms,
-        known={
-            "FBMS_test": Known(30, note=_FBMS_NOTE),
-            "FBMS_train": Known(29, optional=True, note=_FBMS_NOTE),
-        },
-    ),
-    "youtube_objects": Source(
-        layout=(
-            "youtube_masks/<class>/data/<video>/shots/001/{images,labels}/<number>.jpg, .png",
-            "or {JPEGImages,Annotations}/<class>/<video>/<number>.jpg, .png",
-        ),
-        read=_read_youtube_objects,
-        known={
-            "YTOBJ_test": Known(
-                124,
-                note="126 where every frame is there: of annotated frames alone cow_0019 and "
-                "motorbike_0007 have one each and are left out",
-            )
-        },
-    ),
-    "long_videos": Source(
-        layout=("{JPEGImages,Annotations}/<video>/<frame>.jpg, .png",),
-        read=_read_long_videos,
-        known={"LongVideos_test": Known(3)},
-    ),
+    "youtube_vos": Source(_read_youtube_vos, {"YTVOS_train": Known(3471)}),
+    "fbms": Source(read_fbms, {"FBMS_test": Known(30), "FBMS_train": Known(29, optional=True)}),
+    # 126 where every frame is there: of two sequences a single frame is annotated.
+    "youtube_objects": Source(_read_youtube_objects, {"YTOBJ_test": Known(124)}),
+    "long_videos": Source(_read_long_videos, {"LongVideos_test": Known(3)}),
 }
 
 

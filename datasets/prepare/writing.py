@@ -71,12 +71,6 @@ def prepare(
         raise DatasetError(f"{source}: no such folder; give the unpacked archive as --source")
     frames = _read(source, description, accept_partial)
     set_names = sorted({frame.set_name for frame in frames})
-    for folder in (data_root / name for name in set_names):
-        if _is_within(folder, source) or _is_within(source, folder):
-            raise DatasetError(
-                f"The source {source} and the set {folder} lie in one another, and sources are "
-                "never changed; choose another data root, or move the source elsewhere."
-            )
     files = _plan(frames, data_root)
     missing = _missing(files, data_root)
     done = dict.fromkeys((file.destination for file in files), "kept")
@@ -104,7 +98,13 @@ def _read(source: Path, description: Source, accept_partial: bool) -> list[Sourc
             _say_left_out(kind, [frame.name for frame in single])
         frames = [frame for frame in frames if lengths[frame.folder, frame.sequence] > 1]
     if problems or not frames:
-        raise DatasetError(_explain(source, description, problems))
+        message = format_problems(source, problems) if problems else f"No frames in {source}."
+        folders, files = entries(source)
+        found = ", ".join([*(f"{name}/" for name in folders), *files][:10]) or "nothing"
+        raise DatasetError(
+            f"{message}\nFound there: {found}. docs/data.md says what is expected there, or one or "
+            "two folders below."
+        )
     return frames
 
 
@@ -130,17 +130,6 @@ def _compare_counts(
     for number, (expected, what) in zip(found, known.numbers()):
         if expected is not None and number < expected:
             add_problems(problems, FEWER, f"{set_name}: {number:,} {what}, {expected:,} are known")
-
-
-def _explain(source: Path, description: Source, problems: Problems) -> str:
-    """Message about a source: all problems, what was expected and what is there."""
-    lines = [format_problems(source, problems)] if problems else [f"No frames in {source}."]
-    lines += ["Expected there, or one or two folders below:"]
-    lines += [f"  {pattern}" for pattern in description.layout]
-    found = [*(f"{name}/" for name in entries(source)[0]), *entries(source)[1]]
-    more = f", ... and {len(found) - 10} more" if len(found) > 10 else ""
-    lines.append(f"Found there: {', '.join(found[:10]) or 'nothing'}{more}")
-    return "\n".join(lines)
 
 
 def _plan(frames: list[SourceFrame], data_root: Path) -> list[_File]:
@@ -234,7 +223,3 @@ def _summary(
 ) -> Prepared:
     actions = Counter(action for path, action in done.items() if path.is_relative_to(folder))
     return Prepared(set_name, *_count(set_name, frames), files=actions)
-
-
-def _is_within(path: Path, folder: Path) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
