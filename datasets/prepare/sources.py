@@ -34,20 +34,6 @@ YOUTUBE_OBJECTS_CLASSES = tuple(
 
 
 @dataclass(frozen=True)
-class Known:
-    """Numbers of a complete set; None where no number was found that could be relied on."""
-
-    sequences: int | None = None
-    images: int | None = None
-    masks: int | None = None
-    optional: bool = False  # the source need not hold this set
-
-    def numbers(self) -> list[tuple[int | None, str]]:
-        """Each number with the word for what is counted."""
-        return [(self.sequences, "sequences"), (self.images, "images"), (self.masks, "masks")]
-
-
-@dataclass(frozen=True)
 class Source:
     """Description of one data set.
 
@@ -56,7 +42,9 @@ class Source:
     """
 
     read: Callable[[Path, Problems], list[SourceFrame]]
-    known: dict[str, Known]  # by the name of this project's set
+    # By the name of this project's set: "sequences", "images", "masks", as far as they are known.
+    known: dict[str, dict[str, int]]
+    optional: str = ""  # the set that the source need not hold
     video: bool = True
 
 
@@ -200,15 +188,19 @@ def _read_long_videos(source: Path, problems: Problems) -> list[SourceFrame]:
     return frames
 
 
-_DAVIS_KNOWN = {"DAVIS_train": Known(30, 2079, 2079), "DAVIS_test": Known(20, 1376, 1376)}
+_DAVIS_KNOWN = {
+    "DAVIS_train": {"sequences": 30, "images": 2079, "masks": 2079},
+    "DAVIS_test": {"sequences": 20, "images": 1376, "masks": 1376},
+}
 
 SOURCES: dict[str, Source] = {
     "duts": Source(
         _read_duts,
         {
-            "DUTS_train": Known(images=10553, masks=10553),
-            "DUTS_test": Known(images=5019, masks=5019, optional=True),
+            "DUTS_train": {"images": 10553, "masks": 10553},
+            "DUTS_test": {"images": 5019, "masks": 5019},
         },
+        optional="DUTS_test",
         video=False,
     ),
     "davis2016": Source(
@@ -229,11 +221,15 @@ SOURCES: dict[str, Source] = {
         ),
         _DAVIS_KNOWN,
     ),
-    "youtube_vos": Source(_read_youtube_vos, {"YTVOS_train": Known(3471)}),
-    "fbms": Source(read_fbms, {"FBMS_test": Known(30), "FBMS_train": Known(29, optional=True)}),
+    "youtube_vos": Source(_read_youtube_vos, {"YTVOS_train": {"sequences": 3471}}),
+    "fbms": Source(
+        read_fbms,
+        {"FBMS_test": {"sequences": 30}, "FBMS_train": {"sequences": 29}},
+        optional="FBMS_train",
+    ),
     # 126 where every frame is there: of two sequences a single frame is annotated.
-    "youtube_objects": Source(_read_youtube_objects, {"YTOBJ_test": Known(124)}),
-    "long_videos": Source(_read_long_videos, {"LongVideos_test": Known(3)}),
+    "youtube_objects": Source(_read_youtube_objects, {"YTOBJ_test": {"sequences": 124}}),
+    "long_videos": Source(_read_long_videos, {"LongVideos_test": {"sequences": 3}}),
 }
 
 
@@ -241,5 +237,5 @@ def published_sequences(set_name: str) -> int | None:
     """How many sequences a set of this name has as published; None if it is none of these."""
     for source in SOURCES.values():
         if set_name in source.known:
-            return source.known[set_name].sequences
+            return source.known[set_name].get("sequences")
     return None

@@ -17,7 +17,7 @@ from datasets.masks import read_labels
 from datasets.pictures import read_size
 from datasets.prepare.archives import FEWER, PARTIAL, SourceFrame, entries
 from datasets.prepare.masks import mask_picture
-from datasets.prepare.sources import Known, Source
+from datasets.prepare.sources import Source
 from datasets.problems import DatasetError, Problems, add_problems, format_problems
 from datasets.progress import progress_bar
 
@@ -33,9 +33,7 @@ class Prepared:
     """What a set holds and what was done for it."""
 
     set_name: str
-    sequences: int  # 0 for still images
-    images: int
-    masks: int
+    counts: dict[str, int]  # of "sequences" (of video alone), "images" and "masks"
     files: Counter  # how many were "linked", "copied", "converted", or "kept", as they were there
 
 
@@ -70,13 +68,19 @@ def prepare(
     if not source.is_dir():
         raise DatasetError(f"{source}: no such folder; give the unpacked archive as --source")
     frames = _read(source, description, accept_partial)
-    set_names = sorted({frame.set_name for frame in frames})
     files = _plan(frames, data_root)
     missing = _missing(files, data_root)
     done = dict.fromkeys((file.destination for file in files), "kept")
     for file in progress_bar(missing, desc="writing files", unit="file"):
         done[file.destination] = _write(file)
-    return [_summary(name, data_root / name, frames, done) for name in set_names]
+    return [
+        Prepared(
+            name,
+            count(name, frames),
+            Counter(how for path, how in done.items() if path.is_relative_to(data_root / name)),
+        )
+        for name in sorted({frame.set_name for frame in frames})
+    ]
 
 
 def _read(source: Path, description: Source, accept_partial: bool) -> list[SourceFrame]:
@@ -84,7 +88,12 @@ def _read(source: Path, description: Source, accept_partial: bool) -> list[Sourc
     problems: Problems = {}
     frames = description.read(source, problems)
     for set_name, known in description.known.items():
-        _compare_counts(set_name, known, frames, problems)
+        found = count(set_name, frames)
+        if found["images"] or not (problems or set_name == description.optional):
+            for what, number in known.items():
+                if found.get(what, 0) < number:
+                    item = f"{set_name}: {found.get(what, 0):,} {what}, {number:,} are known"
+                    add_problems(problems, FEWER, item)
     if accept_partial:
         for kind in [kind for kind in problems if kind in PARTIAL]:
             items = problems.pop(kind)
@@ -113,23 +122,12 @@ def _say_left_out(kind: str, items: list[str]) -> None:
     print(f"left out: {len(items)} x {kind}: {', '.join(items[:3])}{more}")
 
 
-def _count(set_name: str, frames: Iterable[SourceFrame]) -> tuple[int, int, int]:
+def count(set_name: str, frames: Iterable[SourceFrame]) -> dict[str, int]:
     """Sequences, images and masks of a set."""
     frames = [frame for frame in frames if frame.set_name == set_name]
     sequences = {frame.sequence for frame in frames} - {""}
-    return len(sequences), len(frames), sum(frame.mask is not None for frame in frames)
-
-
-def _compare_counts(
-    set_name: str, known: Known, frames: list[SourceFrame], problems: Problems
-) -> None:
-    """Report numbers that are below the known ones."""
-    found = _count(set_name, frames)
-    if not any(found) and (known.optional or problems):
-        return  # what is missing was said
-    for number, (expected, what) in zip(found, known.numbers()):
-        if expected is not None and number < expected:
-            add_problems(problems, FEWER, f"{set_name}: {number:,} {what}, {expected:,} are known")
+    counts = {"images": len(frames), "masks": sum(frame.mask is not None for frame in frames)}
+    return {"sequences": len(sequences), **counts} if sequences else counts
 
 
 def _plan(frames: list[SourceFrame], data_root: Path) -> list[_File]:
@@ -216,10 +214,3 @@ def _write(file: _File) -> str:
         write_bytes(file.destination, file.source.read_bytes())
         shutil.copystat(file.source, file.destination)
         return "copied"
-
-
-def _summary(
-    set_name: str, folder: Path, frames: list[SourceFrame], done: dict[Path, str]
-) -> Prepared:
-    actions = Counter(action for path, action in done.items() if path.is_relative_to(folder))
-    return Prepared(set_name, *_count(set_name, frames), files=actions)

@@ -11,7 +11,7 @@ from datasets.flow.making import make_flow
 from datasets.layout import video_sequences
 from datasets.masks import read_labels, read_mask
 from datasets.pictures import read_image
-from datasets.prepare.sources import SOURCES, Known
+from datasets.prepare.sources import SOURCES
 from datasets.prepare.writing import prepare
 from datasets.problems import DatasetError
 from tests.datasets.prepare.archives import (
@@ -46,9 +46,11 @@ def test_davis_2016(source: Path, inside: bool) -> None:
     prepared = prepare(
         archive,
         data_root(source),
-        dataclasses.replace(SOURCES["davis2016"], known={"DAVIS_train": Known(2, 5, 5)}),
+        dataclasses.replace(
+            SOURCES["davis2016"], known={"DAVIS_train": {"sequences": 2, "images": 5, "masks": 5}}
+        ),
     )
-    assert [(p.set_name, p.sequences, p.images, p.masks) for p in prepared] == [
+    assert [(p.set_name, *p.counts.values()) for p in prepared] == [
         ("DAVIS_test", 1, 2, 2),
         ("DAVIS_train", 2, 5, 5),
     ]
@@ -93,7 +95,11 @@ def test_youtube_vos_takes_annotated_frames_of_all_objects(source: Path) -> None
     (train / "JPEGImages/.DS_Store").write_text("")
     write(source / "valid/Annotations/aa/00000.png", objects(1))
     (prepared,) = run("youtube_vos", source)
-    assert (prepared.sequences, prepared.images, prepared.masks) == (1, 3, 3)
+    assert tuple(prepared.counts.values()) == (
+        1,
+        3,
+        3,
+    )
     assert prepared.files["converted"] == 0
     (video,) = video_sequences(data_root(source), "YTVOS_train", flow=False)
     assert [f.name for f in video.frames] == [f"003234408d_{t:05d}" for t in (0, 5, 10)]
@@ -113,7 +119,7 @@ def test_flow_of_youtube_vos_belongs_to_the_next_image(source: Path, every: bool
     for t in range(22) if every else ():
         write(source / f"train_all_frames/JPEGImages/aa/{t:05d}.jpg", image(t))
     (prepared,) = run("youtube_vos", source)
-    assert (prepared.sequences, prepared.images) == (1, 4)
+    assert (prepared.counts["sequences"], prepared.counts["images"]) == (1, 4)
     pairs = []
 
     def estimator(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -155,8 +161,13 @@ def test_fbms_by_definition_file(source: Path) -> None:
     write_fbms(source / "Trainingset/bear01", {"bear01_01.pgm": (0, objects(9))}, (0, 9))
 
     test, train = run("fbms", source)
-    assert (test.sequences, test.images, test.masks, test.files["converted"]) == (2, 8, 3, 3)
-    assert (train.set_name, train.images, train.masks) == ("FBMS_train", 4, 1)
+    assert (
+        test.counts["sequences"],
+        test.counts["images"],
+        test.counts["masks"],
+        test.files["converted"],
+    ) == (2, 8, 3, 3)
+    assert (train.set_name, train.counts["images"], train.counts["masks"]) == ("FBMS_train", 4, 1)
     cars, cats = video_sequences(data_root(source), "FBMS_test", masks="some", flow=False)
     assert [f.name for f in cars.frames] == ["cars1_01", "cars1_02", "cars1_03", "cars1_04"]
     assert [f.mask is not None for f in cars.frames] == [True, False, True, False]
@@ -204,7 +215,11 @@ def test_youtube_objects_with_all_frames_and_smaller_masks(source: Path) -> None
         half = (8, 6) if video == "0002" else None
         write(shots / "labels/00003.jpg", np.full(SIZE, 255, np.uint8), size=half)
     (prepared,) = run("youtube_objects", source)
-    assert (prepared.sequences, prepared.images, prepared.masks) == (3, 9, 6)
+    assert tuple(prepared.counts.values()) == (
+        3,
+        9,
+        6,
+    )
     assert prepared.files["converted"] == 1
     sequences = video_sequences(data_root(source), "YTOBJ_test", masks="some", flow=False)
     assert [s.name for s in sequences] == ["bird_0001", "bird_0002", "cow_3-002"]
@@ -240,7 +255,11 @@ def test_long_videos(source: Path, between: str, palette: bool) -> None:
             path = source / "long_videos" / "Annotations" / between / video / f"{t}.png"
             write(path, objects(*labels), palette)
     (prepared,) = run("long_videos", source)
-    assert (prepared.sequences, prepared.images, prepared.masks) == (3, 12, 6)
+    assert tuple(prepared.counts.values()) == (
+        3,
+        12,
+        6,
+    )
     assert prepared.files["converted"] == (0 if palette else 3)
     for video in video_sequences(data_root(source), "LongVideos_test", masks="some", flow=False):
         assert [f.name for f in video.frames] == [f"{video.name}_{t}" for t in range(4)]
@@ -251,7 +270,7 @@ def test_long_videos(source: Path, between: str, palette: bool) -> None:
 
 def test_known_counts_add_up_to_those_of_the_whole_data_sets() -> None:
     def total(name: str, what: str) -> int:
-        return sum(getattr(known, what) for known in SOURCES[name].known.values())
+        return sum(known[what] for known in SOURCES[name].known.values())
 
     assert total("davis2016", "images") == total("davis2017", "masks") == 3455
     assert total("davis2016", "sequences") == 50

@@ -47,7 +47,7 @@ def test_duts_from_the_command_line(source: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "DUTS_train: 2 images, 2 masks (known: 10,553 images, 10,553 masks)" in result.stdout
-    assert "4 files linked, 0 copied, 0 converted, 0 were there already" in result.stdout
+    assert "files: 4 linked, 0 copied, 0 converted, 0 kept" in result.stdout
     assert "writing files" in result.stderr  # the progress bar
     assert tree(source) == before
     assert sorted(p.name for p in data_root(source).iterdir()) == ["DUTS_test", "DUTS_train"]
@@ -68,7 +68,7 @@ def test_sequences_of_one_frame_are_left_out_and_named(
         write(source / f"train/JPEGImages/{name}.jpg", image())
         write(source / f"train/Annotations/{name}.png", objects(1))
     (prepared,) = run("youtube_vos", source)
-    assert (prepared.sequences, prepared.images) == (1, 2)
+    assert (prepared.counts["sequences"], prepared.counts["images"]) == (1, 2)
     assert "left out: 1 x sequence of a single frame" in (said := capsys.readouterr().out)
     assert "aa_00000" in said
 
@@ -80,7 +80,7 @@ def test_what_macos_adds_to_archives_is_ignored(source: Path) -> None:
             (source / name).mkdir(parents=True, exist_ok=True)
             (source / name / "._sun_TR0.jpg").write_bytes(b"Mac OS X")
     (prepared,) = run("duts", source)
-    assert (prepared.images, prepared.masks) == (3, 3)
+    assert (prepared.counts["images"], prepared.counts["masks"]) == (3, 3)
 
 
 def test_a_full_disk_is_said_with_the_file(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def test_images_and_masks_that_do_not_pair_up(source: Path, capsys: pytest.Captu
     prepared = run("duts", source, accept_partial=True)
     (train,) = [one for one in prepared if one.set_name == "DUTS_train"]
     kept = {frame.name for frame in still_images(data_root(source), "DUTS_train")}
-    assert "sun_TR1" not in kept and train.images == train.masks == len(kept) > 0
+    assert "sun_TR1" not in kept and train.counts["images"] == len(kept) > 0
     printed = capsys.readouterr().out
     assert "left out: 1 x image without mask" in printed and "sun_TR1.jpg" in printed
     assert "left out: 1 x mask without image" in printed and "other.png" in printed
