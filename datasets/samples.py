@@ -29,23 +29,16 @@ Pictures = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]  # image, flo
 class StillImages(Dataset):
     """Stage 1's samples: still images with masks (Sec. 4.3), alone or as pseudo-clips.
 
-    Args:
-        frames: images with masks, from ``datasets.layout.still_images``.
-        size: side of the square samples in pixels, of keys that do not have another.
-        augmentation: random changes; ``None`` only resizes. The frames of a pseudo-clip are cropped
-            and rotated alike, before anything moves, so that references are resampled only once;
-            the rest is drawn anew for each of them.
-        seed: of augmentation and motion.
-        simulation: what moves how much in pseudo-clips; ``None`` gives the image alone.
-        num_references: N_R, frames of the pseudo-clip at random times.
+    The frames of a pseudo-clip are cropped and rotated alike, before anything moves, so that
+    references are resampled only once. All other changes are drawn anew for each of them.
     """
 
-    frames: Items[Frame]
-    size: int
-    augmentation: Augmentation | None = None
-    seed: int = 0
-    simulation: MotionSimulation | None = None
-    num_references: int = 3
+    frames: Items[Frame]  # with masks
+    size: int  # side of the square samples in pixels, of keys that do not have another
+    augmentation: Augmentation | None = None  # None only resizes
+    seed: int = 0  # of augmentation and motion
+    simulation: MotionSimulation | None = None  # of pseudo-clips; None gives the image alone
+    num_references: int = 3  # N_R, frames of the pseudo-clip at random times
 
     def __post_init__(self) -> None:
         self._of_clips, self._of_frames = _in_two(self.augmentation)
@@ -89,21 +82,15 @@ class StillImages(Dataset):
 class VideoFrames(Dataset):
     """Stage 2's samples: a target frame with mask and flow, and reference frames with flow.
 
-    Args:
-        sets: for each training set its sequences, from ``datasets.layout.video_sequences``.
-        size: side of the square samples in pixels, of keys that do not have another.
-        num_references: N_R, random other frames of the target's sequence (Sec. 4.4). A sequence
-            that has fewer gives some of them twice.
-        augmentation: random changes, drawn anew for the target and each reference; ``None`` only
-            resizes.
-        seed: of references and augmentation.
+    References are random other frames of the target's sequence (Sec. 4.4). A sequence that has
+    fewer gives some of them twice. The augmentation is drawn anew for each frame.
     """
 
-    sets: Items[Items[Sequence]]
-    size: int
-    num_references: int = 3
-    augmentation: Augmentation | None = None
-    seed: int = 0
+    sets: Items[Items[Sequence]]  # for each training set its sequences
+    size: int  # side of the square samples in pixels, of keys that do not have another
+    num_references: int = 3  # N_R
+    augmentation: Augmentation | None = None  # None only resizes
+    seed: int = 0  # of references and augmentation
 
     def __post_init__(self) -> None:
         self.targets = [
@@ -148,28 +135,19 @@ class VideoFrames(Dataset):
 class VideoWindows(Dataset):
     """Windows of neighbouring frames, for networks that learn from a video's continuity.
 
-    Args:
-        sets: for each training set its sequences, from ``datasets.layout.video_sequences``.
-        size: side of the square samples in pixels.
-        frames: T, the number of frames in a window.
-        gap: distance of neighbouring frames in a window, in frames of the video.
-        labels: also give the label maps, with all objects and void.
-        flow: also give the flow maps.
-        augmentation: random changes; the geometry is the same for all frames of a window, the rest
-            is drawn anew for each. ``None`` only resizes.
-        seed: of the augmentation.
+    The augmentation's geometry is the same for all frames of a window, the rest is drawn anew.
 
     Raises:
         DatasetError: no sequence is long enough for a window.
     """
 
-    sets: Items[Items[Sequence]]
-    size: int
-    frames: int
-    gap: int = 1
-    labels: bool = False
-    flow: bool = False
-    augmentation: Augmentation | None = None
+    sets: Items[Items[Sequence]]  # for each training set its sequences
+    size: int  # side of the square samples in pixels, of keys that do not have another
+    frames: int  # T, the number of frames in a window
+    gap: int = 1  # distance of neighbouring frames in a window, in frames of the video
+    labels: bool = False  # also give the label maps, with all objects and void
+    flow: bool = False  # also give the flow maps
+    augmentation: Augmentation | None = None  # None only resizes
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -221,10 +199,9 @@ class VideoWindows(Dataset):
 
 
 class Tolerant(Dataset):
-    """Samples of a data set in which files may turn out to be unreadable.
+    """Samples of a data set; one that is unreadable is replaced by the next that can be read.
 
-    Such a sample is replaced by the next one that can be read. Every sample also has ``fault``: the
-    error's message, or nothing.
+    Every sample also has ``fault``: the error's message, or nothing.
     """
 
     _TRIES = 10
@@ -258,29 +235,19 @@ class Tolerant(Dataset):
 
 @dataclass(eq=False, repr=False)
 class TestFrames(Dataset):
-    """Frames in order, as the network is shown them in test; the masks stay on disk.
-
-    Args:
-        frames: with or without flow maps.
-        views: of each frame, several for test-time augmentation.
-        recolour_flow: as for :func:`show`.
-    """
+    """Frames in order, as the network is shown them in test; the masks stay on disk."""
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
-    frames: Items[Frame]
-    views: Items[Geometry]
-    recolour_flow: bool = True
+    frames: Items[Frame]  # with or without flow maps
+    views: Items[Geometry]  # of each frame, several for test-time augmentation
+    recolour_flow: bool = True  # as for :func:`show`
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
-        """For each view what ``show`` gives.
-
-        Raises:
-            DatasetError: a file cannot be read, or the two differ in size.
-        """
+        """For each view what ``show`` gives. Raises DatasetError if a file cannot be read."""
         image, flow, _ = _read_frame(self.frames[index], labels=False)
         return [show(image, flow, view, self.recolour_flow) for view in self.views]
 
@@ -290,13 +257,8 @@ def show(
 ) -> dict[str, Tensor]:
     """One view of a frame, as a network takes it.
 
-    Args:
-        image, flow: uint8 RGB (H, W, 3); no flow for networks without motion.
-        view: from ``datasets.augmentation.whole_frame``.
-        recolour_flow: a mirrored flow map's colours follow its motion, as in training.
-
-    Returns:
-        ``image`` and, if there is one, ``flow``: uint8 RGB (3, S, S).
+    Takes uint8 RGB (H, W, 3) and gives ``image`` and, if there is one, ``flow``, uint8 RGB
+    (3, S, S). With ``recolour_flow`` a mirrored flow map's colours follow its motion.
     """
     shown = {"image": to_tensor(view.apply(image))}
     if flow is not None:

@@ -25,34 +25,21 @@ _SWAY = 6, 16  # shortest and longest period of an object's deformation, in fram
 
 @dataclass(frozen=True)
 class MotionSimulation:
-    """What moves how much; the names are those of config.py, after SIMULATED_.
+    """Sizes of all motion and of errors of flow maps; the names are config.py's SIMULATED_....
 
-    Attributes:
-        camera: largest motion that the camera's pan, zoom and roll make between two frames, as a
-            share of the picture's side.
-        object: largest motion of the object's own, likewise.
-        parallax: by how much the near moves more with the camera than the far, as a share.
-        deformation: the object's smooth deformation to and fro, as a share of its motion; less
-            where points would come close to overtaking others.
-        flow_noise: smooth errors of flow maps, as a share of their largest motion; less where
-            there is texture.
-        flow_outliers: how much the motion that flow maps are normalised by may exceed the largest,
-            as a share; stray pixels have this effect.
-        flow_blur: largest width by which edges of motion are blurred and displaced, as a share of
-            the picture's side.
-        span: largest distance of reference frames, in frames.
-        camera_removed: flow maps are relative to the camera's motion, as datasets.flow makes them
-            with --remove-camera-motion.
+    Deformation is less where points would come close to overtaking others. Errors of flow maps are
+    less where there is texture. With ``camera_removed`` flow maps are relative to the camera's
+    motion, as datasets.flow makes them with --remove-camera-motion.
     """
 
-    camera: float = 0.02
-    object: float = 0.03
-    parallax: float = 0.4
-    deformation: float = 0.8
-    flow_noise: float = 0.1
-    flow_outliers: float = 1.0
-    flow_blur: float = 0.025
-    span: float = 8.0
+    camera: float = 0.02  # largest motion by pan, zoom and roll in a frame, in sides of the picture
+    object: float = 0.03  # largest motion of the object's own, likewise
+    parallax: float = 0.4  # how much more the near moves with the camera than the far, as a share
+    deformation: float = 0.8  # the object's deformation to and fro, as a share of its motion
+    flow_noise: float = 0.1  # smooth errors of flow maps, as a share of their largest motion
+    flow_outliers: float = 1.0  # by how much stray pixels may exceed the largest motion, as a share
+    flow_blur: float = 0.025  # largest blur and displacement of edges, in sides of the picture
+    span: float = 8.0  # largest distance of reference frames, in frames
     camera_removed: bool = False
 
     def draw_times(self, rng: np.random.Generator, count: int) -> list[float]:

@@ -49,8 +49,7 @@ def write_synthetic(
     Args:
         data_root: folder for the sets.
         seed: of everything random, not negative.
-        stills: number of images in ``DUTS_train``.
-        train_sequences, test_sequences: number of videos in ``DAVIS_train`` and ``DAVIS_test``.
+        stills, train_sequences, test_sequences: number of images or videos in each set.
         frames: number of frames in each video, at least 2.
         height, width: of every picture in pixels, at least ``MIN_SIZE``.
         overwrite: delete the sets that an earlier call wrote there, with their flow maps.
@@ -64,10 +63,7 @@ def write_synthetic(
         raise ValueError(f"seed is {seed}; expected at least 0.")
     _clear(data_root, overwrite)
     data_root.mkdir(parents=True, exist_ok=True)
-    settings = {"seed": seed, "stills": stills, "train_sequences": train_sequences}
-    settings |= {"test_sequences": test_sequences, "frames": frames}
-    settings |= {"height": height, "width": width}
-    (data_root / MARKER).write_text(json.dumps(settings, indent=2) + "\n")
+    (data_root / MARKER).write_text(json.dumps({"seed": seed}) + "\n")
 
     counts = (stills, train_sequences, test_sequences)
     videos = [(kind, index) for kind, count in enumerate(counts) for index in range(count)]
@@ -92,16 +88,13 @@ def write_synthetic(
 def _clear(data_root: Path, overwrite: bool) -> None:
     """Make room for the sets, or say why that is not done."""
     found = [data_root / name for name in SETS if (data_root / name).exists()]
-    found = [path for path in found if not path.is_dir() or any(path.iterdir())]
-    if not found:
-        return
-    names = ", ".join(str(path) for path in found)
-    if not (data_root / MARKER).is_file():
+    names = ", ".join(map(str, found))
+    if found and not (data_root / MARKER).is_file():
         raise FileExistsError(
             f"{names}: already there, and not written by datasets.synthetic ({data_root / MARKER} "
             "is missing). Choose another data root."
         )
-    if not overwrite:
+    if found and not overwrite:
         raise FileExistsError(
             f"{names}: already there. Use --overwrite to delete the synthetic sets in {data_root} "
             "and write them anew, or choose another data root."
