@@ -150,7 +150,7 @@ class Geometry:
         return np.array([0, *found], np.uint8)[shares.argmax(axis=0)]
 
     def _crop(self, picture: np.ndarray) -> np.ndarray:
-        """The crop, resized to the square; its edges are rounded to pixels of what is shrunk."""
+        """The crop, resized to the square; its edges are rounded to pixels of the shrunk frame."""
         if self.shares == (1, 1):
             return resize(picture, self.size, self.size)
         picture, frame = self._shrink(picture)

@@ -1,12 +1,12 @@
-"""Check a data root: which sets it holds, how complete they are, and what is wrong with them.
+"""Check a data root: its sets, their missing parts, and their faults.
 
     python -m datasets.check --data-root data
     python -m datasets.check --data-root data --set DAVIS_train DAVIS_test --deep
 
-Prints a table of the sets, what is still to do, and all problems. Nothing is written. By default
-the files are not decoded: what is missing, cut off or of another size is found, damage inside a
-file is not. `--deep` decodes every file, as training and evaluation do. PNG has checksums, so there
-any damage is found; JPEG has none, so a few changed bytes of it can go unnoticed.
+Prints a table of the sets, notes, and all problems. Nothing is written. By default the files are
+not decoded: it finds missing files, cut files and wrong sizes, but no damage inside a file.
+`--deep` decodes every file, as training and evaluation do. It finds any damage in PNG files, which
+have checksums; in JPEG files a few changed bytes can go unnoticed.
 
 A set is nested if it has a folder per sequence, otherwise flat. A flat set must have a mask for
 every image. A nested one need not: test sets may be annotated on some frames only.
@@ -48,7 +48,7 @@ _UNREADABLE = "file that cannot be decoded", "look at it; replace it, or remove 
 
 @dataclass
 class SetReport:
-    """What one set holds and what is wrong with it; `sequences` and `flow_maps` None in stills."""
+    """The contents and problems of one set; `sequences` and `flow_maps` are None for stills."""
 
     name: str
     kind: str  # STILLS, FLAT or NESTED
@@ -57,7 +57,7 @@ class SetReport:
     masks: int
     flow_maps: int | None
     problems: Problems
-    notes: list[str] = field(default_factory=list)  # what is no problem, but worth knowing
+    notes: list[str] = field(default_factory=list)
 
 
 def find_sets(data_root: Path) -> tuple[list[str], list[str]]:
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     print_any_name()
     parser = argparse.ArgumentParser(
         prog="python -m datasets.check",
-        description="Check the sets of a data root: what is there, what is missing or damaged.",
+        description="Check the sets of a data root: their contents, missing and damaged files.",
     )
     parser.add_argument("--data-root", type=Path, required=True, help="folder that holds the sets")
     parser.add_argument(

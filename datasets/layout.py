@@ -10,7 +10,7 @@ An image, its mask (GT) and its flow map (FLOW) have the same name up to the suf
 also have a folder NEXT beside RGB, which only ``datasets.flow`` reads. It holds, under a frame's
 name, the image that follows the frame in the video, if that is no frame of the set. Hidden files
 and files that are no pictures are ignored. The functions named ``find_...`` return a set's problems
-beside what is there; the others raise them as one :class:`DatasetError`.
+beside its frames; the others raise them as one :class:`DatasetError`.
 """
 
 import os
@@ -41,7 +41,7 @@ _OTHER_FORMAT = "picture of another format", "convert it to PNG, or to JPEG"
 
 @dataclass(frozen=True)
 class Frame:
-    """One image with what belongs to it."""
+    """One image with its mask and its flow map."""
 
     name: str  # the image's file name without suffix, as "bear_00012"
     image: Path

@@ -21,7 +21,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 # Pictures that are not read. They are reported, because frames would be left out in silence.
 OTHER_SUFFIXES = (".bmp", ".gif", ".heic", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 
-# What the pixels begin with and what ends the file.
+# The beginning of the pixels and the end of the file.
 _PNG_MARKERS = b"IDAT", b"IEND\xae\x42\x60\x82"
 _JPEG_MARKERS = b"\xff\xda", b"\xff\xd9"
 

@@ -1,16 +1,16 @@
-"""What can be wrong with data on disk, and the message about all of it."""
+"""Problems of data on disk, and the message about all of them."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-Kind = tuple[str, str]  # what is wrong, what to do
+Kind = tuple[str, str]  # a kind of problem, and advice
 Problems = dict[Kind, list[str]]  # the files or folders concerned, by kind of problem
 
 _LISTED = 10  # entries of a kind that a message names; the rest are counted
 
 
 class DatasetError(ValueError):
-    """Something is wrong with the data on disk; the message says what, where and what to do."""
+    """Data on disk cannot be used; the message names the fault, the place and the remedy."""
 
 
 def add_problems(problems: Problems, kind: Kind, *items: str | Path) -> None:

@@ -26,7 +26,7 @@ class _Lines:
 
 
 def print_any_name() -> None:
-    """Let ``print`` escape what the output cannot show, as names that are not UTF-8."""
+    """Let ``print`` escape characters that the output cannot show, as in names of other systems."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

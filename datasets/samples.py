@@ -237,7 +237,7 @@ class Tolerant(Dataset):
 class TestFrames(Dataset):
     """Frames in order, as the network is shown them in test; the masks stay on disk."""
 
-    __test__ = False  # not a test case, whatever pytest thinks of the name
+    __test__ = False  # pytest would take the class for a test
 
     frames: Items[Frame]  # with or without flow maps
     views: Items[Geometry]  # of each frame, several for test-time augmentation

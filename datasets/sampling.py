@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# (epoch, index) or (epoch, index, size in pixels): what datasets.samples takes.
+# A key of a data set of datasets.samples: (epoch, index) or (epoch, index, size in pixels).
 Key = tuple[int, int] | tuple[int, int, int]
 
 

@@ -217,7 +217,7 @@ def _similarity(
 
 
 def _to(affine: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """Where an affine map takes a point."""
+    """The image of a point under an affine map."""
     return affine[:, :2] @ point + affine[:, 2]
 
 
@@ -230,7 +230,7 @@ def _warp(image: np.ndarray, affine: np.ndarray, width: int, height: int) -> np.
 def _object_coordinates(
     scene: Scene, frame: int, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where each sample of the picture looks up the object's canvas, deformed by two waves."""
+    """Places on the object's canvas of the picture's samples, deformed by two waves."""
     a = scene.pose[frame].astype(np.float32)
     column = np.arange(width, dtype=np.float32)[None]
     row = np.arange(height, dtype=np.float32)[:, None]

@@ -225,7 +225,7 @@ def _shifted(alpha: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def node_places(size: int) -> np.ndarray:
-    """Where the grid's nodes are in a picture of that side: (NODES, NODES, 2), (x, y) in pixels."""
+    """Places of the nodes in a picture of that side: (NODES, NODES, 2), (x, y) in pixels."""
     line = np.linspace(0, size - 1, NODES)
     return np.stack(np.meshgrid(line, line), axis=-1)
 

@@ -133,7 +133,7 @@ def _add_up(*counts: int, processes: int) -> list[int]:
     try:
         torch.distributed.all_reduce(sums)
     except RuntimeError as error:  # torch's own message is about a connection
-        raise FlowError("stopped, as another process has ended; its message tells why") from error
+        raise FlowError("stopped, because another process has ended; see its message") from error
     return sums.tolist()
 
 

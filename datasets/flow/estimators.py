@@ -20,7 +20,7 @@ _DIS_SMALLEST = 32  # pixels; below, OpenCV fails or crashes, depending on the w
 
 
 class FlowError(RuntimeError):
-    """A flow estimator cannot be set up or gives no usable motion; the message says what to do."""
+    """A flow estimator cannot be set up or gives no usable motion."""
 
 
 def build_estimator(
@@ -100,8 +100,8 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
 def without_camera_motion(flow: np.ndarray) -> np.ndarray:
     """Subtract a robust affine fit of the whole frame's motion; (H, W, 2) float32 in pixels.
 
-    The paper's flow maps keep the camera's motion. Without it, what rests in the scene is nearly
-    white in a flow map.
+    The paper's flow maps keep the camera's motion. Without it, resting parts of the scene are
+    nearly white in a flow map.
     """
     height, width = flow.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)

@@ -116,7 +116,7 @@ def convert_flo(data_root: Path, set_name: str) -> int:
         raise DatasetError(
             f"{folder} has no .flo files: expected FLOW/<frame>.flo, or <sequence>/FLOW/<frame>.flo"
         )
-    set_origin(folder, None)  # it is unknown what made them
+    set_origin(folder, None)  # their origin is unknown
     for path in progress_bar(paths, desc=f"{set_name} flow", unit="frame"):
         _write_map(path.with_suffix(".jpg"), read_flo(path))
     return len(paths)

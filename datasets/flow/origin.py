@@ -1,4 +1,4 @@
-"""What made the flow maps of a set."""
+"""The note about the origin of a set's flow maps."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,11 @@ from datasets.files import write_text
 from datasets.layout import Sequence
 from datasets.problems import DatasetError
 
-_ORIGIN = ".flow.json"  # the file in a set's folder that tells what made its flow maps
+_ORIGIN = ".flow.json"  # in the set's folder
 
 
 def flow_origin(data_root: Path, set_name: str) -> str | None:
-    """What made a set's flow maps, in words, as "dis, camera motion removed"; None if unknown."""
+    """The origin of a set's flow maps, as "dis, camera motion removed"; None if unknown."""
     try:
         return json.loads((data_root / set_name / _ORIGIN).read_text(encoding="utf-8"))["made_by"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -24,10 +24,10 @@ def origin_in_words(estimator: str, remove_camera_motion: bool) -> str:
 
 
 def begin_origin(folder: Path, made_by: str, sequences: list[Sequence], overwrite: bool) -> None:
-    """Note what makes a set's flow maps, before the first of them is written.
+    """Note the origin of a set's flow maps, before the first of them is written.
 
-    While maps are overwritten, the note tells that the set is a mixture; call `set_origin` after
-    the last one. If it is unknown what made the maps that are kept, nothing is noted.
+    While maps are overwritten, the note says that the set is a mixture; call `set_origin` after the
+    last one. If the origin of the maps that are kept is unknown, nothing is noted.
 
     Raises:
         DatasetError: maps that something else made would be kept.
@@ -45,7 +45,7 @@ def begin_origin(folder: Path, made_by: str, sequences: list[Sequence], overwrit
 
 
 def set_origin(folder: Path, made_by: str | None) -> None:
-    """Note what made all flow maps of a set; None removes the note."""
+    """Note the origin of all flow maps of a set; None removes the note."""
     path = folder / _ORIGIN
     if made_by is None:
         path.unlink(missing_ok=True)

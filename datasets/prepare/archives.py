@@ -31,7 +31,7 @@ Convert = Callable[[Path, Path], np.ndarray | None]
 
 @dataclass(frozen=True)
 class SourceFrame:
-    """One image of a data set, what belongs to it, and where it goes."""
+    """One image of a data set with its mask, and its place in this project's layout."""
 
     folder: str  # that will hold its RGB and GT, relative to the data root: "DAVIS_test/cows"
     sequence: str  # "" for still images
@@ -49,7 +49,7 @@ class SourceFrame:
 def entries(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the folders and of the files in a folder, sorted; none where it is missing.
 
-    Hidden ones are left out, and what macOS adds to archives.
+    Hidden entries and those that macOS adds to archives are left out.
     """
     _, folders, files = next(os.walk(folder), ("", [], []))
     return tuple(

@@ -1,4 +1,4 @@
-"""The data sets as their authors' archives unpack: where frames and masks are, in what format.
+"""The data sets as their authors' archives unpack: the places and formats of frames and masks.
 
 `SOURCES` has an entry for each data set. A new one needs a function that lists its frames, and an
 entry. The archives themselves were not at hand. The facts are from public code that reads them,
@@ -37,8 +37,7 @@ YOUTUBE_OBJECTS_CLASSES = tuple(
 class Source:
     """Description of one data set.
 
-    `read(source, problems)` returns the frames found below a folder, and adds to `problems` what is
-    wrong with it.
+    `read(source, problems)` returns the frames found below a folder, and adds to `problems`.
     """
 
     read: Callable[[Path, Problems], list[SourceFrame]]

@@ -30,7 +30,7 @@ _OTHER_FILE = (
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a set holds and what was done for it."""
+    """The contents of a set, and how its files were made."""
 
     set_name: str
     counts: dict[str, int]  # of "sequences" (of video alone), "images" and "masks"
