@@ -94,10 +94,13 @@ def verify_png(path: Path) -> None:
     """Compare the checksums of a PNG, which decoders do not do for pixels.
 
     Raises:
-        SyntaxError: one is wrong. Within ``open_picture`` this becomes a DatasetError.
+        DatasetError: one is wrong.
     """
-    with Image.open(path, formats=("PNG",)) as picture:
-        picture.verify()
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            picture.verify()
+    except SyntaxError as error:
+        raise DatasetError(f"{path}: damaged inside ({error}); replace this file") from None
 
 
 def _is_complete(file: BinaryIO, markers: tuple[bytes, bytes]) -> bool:
