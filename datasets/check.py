@@ -23,6 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from datasets.file_checks import check_frame
+from datasets.flow.origin import stale_flow
 from datasets.flow.pairs import sequence_problems
 from datasets.layout import (
     PARTS,
@@ -43,6 +44,10 @@ STILLS, FLAT, NESTED = "stills", "video, flat", "video, nested"  # kinds of set
 
 _HEADER_THREADS = 8  # more than cores: they wait for the disk
 
+_STALE = (
+    "flow map of other images than are there now",
+    "run python -m datasets.flow, which makes it anew",
+)
 _UNREADABLE = "file that cannot be decoded", "look at it; replace it, or remove its frame"
 
 
@@ -149,6 +154,8 @@ def _check_set(
     for sequence in sequences:
         for problem, item in sequence_problems(sequence, sizes):
             add_problems(problems, problem, item)
+    for stale in pool.map(stale_flow, sequences):
+        add_problems(problems, _STALE, *stale)
     stills = kind == STILLS
     report = SetReport(
         name,

@@ -36,6 +36,7 @@ _NO_FRAME_NAME = (
 _NO_MASK = "sequence without any mask", "add the masks of its annotated frames"
 _NO_IMAGE = "give it its image's name, add the image to RGB, or remove it"
 _SAME_NAME = "file with the same name as another but for the suffix", "keep one of the two"
+_BROKEN_LINK = "broken link", "mend it, or remove it"
 _OTHER_FORMAT = "picture of another format", "convert it to PNG, or to JPEG"
 
 
@@ -148,6 +149,8 @@ def find_video_sequences(
         sequences = {
             name: _read_folder(folder / name, needs, make_flow, problems) for name in folders
         }
+        broken = sorted(p for p in folder.glob("[!.]*") if p.is_symlink() and not p.exists())
+        add_problems(problems, _BROKEN_LINK, *broken)
         if not folders:
             add_problems(problems, _NO_SEQUENCE, "no folder in it")
     if masks == "some" and not problems:

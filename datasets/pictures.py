@@ -5,6 +5,7 @@ that is cut off or damaged is refused.
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,10 @@ from datasets.problems import DatasetError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 # Pictures that are not read. They are reported, because frames would be left out in silence.
-OTHER_SUFFIXES = (".bmp", ".gif", ".heic", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
+OTHER_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl"),
+    *(".pbm", ".pgm", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
 
 # The beginning of the pixels and the end of the file.
 _PNG_MARKERS = b"IDAT", b"IEND\xae\x42\x60\x82"
@@ -58,6 +62,8 @@ def read_size(path: Path) -> tuple[int, int]:
 def open_picture(path: Path) -> Iterator[Image.Image]:
     """A complete JPEG or PNG, not yet decoded. Its faults become DatasetErrors."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
+            raise DatasetError(f"{path}: not a regular file; replace it by a JPEG or PNG")
         with path.open("rb") as file, Image.open(file, formats=("JPEG", "PNG")) as picture:
             if not _is_complete(file, _PNG_MARKERS if picture.format == "PNG" else _JPEG_MARKERS):
                 raise DatasetError(f"{path}: truncated, its end is missing; replace this file")

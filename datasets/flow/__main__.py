@@ -6,7 +6,8 @@ The flow of a frame is its motion to the next image of the video: its image in t
 the next frame of the set. The flow of the last frame is its motion to the frame before, negated.
 
 The program can be stopped and started again. Maps that are there are kept unless `--overwrite` is
-given.
+given. A map holds checksums of the two images that it was made from, as a JPEG comment, and is made
+anew when they have changed. Maps without a comment were made elsewhere and are kept.
 
 Several processes, on one machine or more that see the same folder, share a set's frames:
 
@@ -41,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             _make_flow(options, rank, processes)
     except (DatasetError, FlowError, OSError) as error:
+        if isinstance(error, OSError):
+            error = f"{error}; mend that and start again, which keeps all maps that are finished"
         # Not at the end of the line that the first process's progress bar is on.
         print(f"\n{error}" if rank > 0 else error, file=sys.stderr)
         return 1
@@ -101,12 +104,14 @@ def _make_flow(options: argparse.Namespace, rank: int, processes: int) -> None:
         _add_up(0, processes=processes)
     share, title = (rank, processes), f"{options.set} flow"
     counts = make_share(sequences, estimator, options.overwrite, share, title)
-    written, kept = _add_up(*counts, processes=processes)
+    written, kept, renewed = _add_up(*counts, processes=processes)
     if rank > 0:
         return
     if options.overwrite:  # until now the set was a mixture
         set_origin(folder, made_by)
     print(f"{options.set}: {written} flow maps written, {kept} were there already")
+    if renewed:
+        print(f"  {renewed} of those written replace maps of other images than are there now")
 
 
 def _join() -> tuple[int, int]:

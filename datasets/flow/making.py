@@ -10,7 +10,7 @@ import numpy as np
 from datasets.files import write_bytes
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator, FlowError
-from datasets.flow.origin import set_origin
+from datasets.flow.origin import image_record, is_of_other_images, set_origin, stale_flow
 from datasets.flow.pairs import image_pairs, images_of, sequence_problems
 from datasets.layout import Sequence, video_sequences
 from datasets.pictures import read_image, read_size
@@ -27,7 +27,7 @@ _RUN = 8  # neighbouring frames that one process makes; each image is then read 
 
 def make_flow(
     data_root: Path, set_name: str, estimator: Estimator, overwrite: bool = False
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Write the flow map of every frame of a video set as `FLOW/<frame>.jpg`.
 
     The set needs no masks. With `overwrite` flow maps that are there already are made anew,
@@ -49,8 +49,8 @@ def check_set(folder: Path, sequences: list[Sequence], overwrite: bool) -> None:
     """
     problems: Problems = {}
     with ThreadPoolExecutor() as pool:
-        for sequence in sequences:
-            if overwrite or any(frame.flow is None for frame in sequence.frames):
+        for sequence, stale in zip(sequences, pool.map(stale_flow, sequences)):
+            if overwrite or stale or any(frame.flow is None for frame in sequence.frames):
                 images = images_of(sequence)
                 sizes = zip(images, pool.map(read_size, images))
                 for kind, item in sequence_problems(
@@ -67,7 +67,7 @@ def make_share(
     overwrite: bool,
     share: tuple[int, int] = (0, 1),
     title: str = "flow",
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Write the flow maps of one process's share of the frames, checked with `check_set`.
 
     Args:
@@ -76,7 +76,8 @@ def make_share(
         title: of the progress bar.
 
     Returns:
-        The numbers of flow maps that were written and that were kept.
+        The numbers of flow maps that were written, that were kept, and of those written that took
+        the place of a map of other images.
 
     Raises:
         DatasetError: an image cannot be read.
@@ -87,11 +88,14 @@ def make_share(
     mine = [pair for number, pair in enumerate(pairs) if number // _RUN % processes == rank]
     if processes > 1:
         title += f", share 1 of {processes}"
-    written = 0
+    written = kept = renewed = 0
     read = lru_cache(maxsize=2)(read_image)  # neighbouring pairs share an image
     for frame, other, sign in progress_bar(mine, desc=title, unit="frame", shown=rank == 0):
         if frame.flow is not None and not overwrite:
-            continue
+            if not is_of_other_images(frame, other):
+                kept += 1
+                continue
+            renewed += 1
         try:
             flow = sign * estimator(read(frame.image), read(other))
         except FlowError as error:
@@ -99,9 +103,9 @@ def make_share(
         path = frame.image.parent.parent / "FLOW" / f"{frame.name}.jpg"
         if frame.flow not in (None, path):
             frame.flow.unlink()  # two flow maps of one frame would be an error in the layout
-        _write_map(path, flow)
+        _write_map(path, flow, image_record(frame.image, other))
         written += 1
-    return written, len(mine) - written
+    return written, kept, renewed
 
 
 def convert_flo(data_root: Path, set_name: str) -> int:
@@ -139,6 +143,9 @@ def read_flo(path: Path) -> np.ndarray:
     return np.where(np.abs(flow).max(axis=2, keepdims=True) < 1e9, flow, np.float32(0))
 
 
-def _write_map(path: Path, flow: np.ndarray) -> None:
+def _write_map(path: Path, flow: np.ndarray, comment: bytes = b"") -> None:
     picture = cv2.cvtColor(flow_to_picture(flow), cv2.COLOR_RGB2BGR)
-    write_bytes(path, cv2.imencode(".jpg", picture, _JPEG)[1].tobytes())
+    jpeg = cv2.imencode(".jpg", picture, _JPEG)[1].tobytes()
+    if comment:  # the first segment after the file's start
+        jpeg = jpeg[:2] + b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment + jpeg[2:]
+    write_bytes(path, jpeg)

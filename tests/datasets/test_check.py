@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from datasets.check import FLAT, NESTED, STILLS, check_sets, find_sets, main
+from datasets.flow.making import make_flow
 from datasets.problems import DatasetError
 
 ROOT = Path(__file__).parents[2]
@@ -235,10 +236,21 @@ def test_sequence_of_one_frame(tmp_path):
     }
 
 
-def test_flow_maps_missing_for_last_frames_are_a_note(tmp_path):
-    write_frames(tmp_path / "videos", numbered("bear", 3), ("RGB", "GT", "FLOW"))
-    (tmp_path / "videos/FLOW/bear_00002.jpg").unlink()
+def test_flow_maps_of_other_images_and_maps_missing_for_last_frames(tmp_path):
+    rgb = tmp_path / "videos/RGB"
+    write_frames(tmp_path / "videos", numbered("bear", 3), ("RGB", "GT"))
+    make_flow(tmp_path, "videos", lambda a, b: np.zeros((*a.shape[:2], 2), np.float32))
     assert problems_of(tmp_path) == {}
+    (rgb / "bear_00002.jpg").rename(rgb / "bear_00003.jpg")
+    (tmp_path / "videos/GT/bear_00002.png").rename(tmp_path / "videos/GT/bear_00003.png")
+    (tmp_path / "videos/FLOW/bear_00002.jpg").unlink()
+    assert problems_of(tmp_path) == {}  # the same images under other names
+    Image.fromarray(255 - np.asarray(Image.open(rgb / "bear_00003.jpg"))).save(
+        rgb / "bear_00003.jpg"
+    )
+    assert problems_of(tmp_path) == {
+        "flow map of other images than are there now": ["FLOW/bear_00001.jpg"]
+    }
     (report,) = check_sets(tmp_path, ["videos"], progress=False)
     assert report.flow_maps == 2
     assert "in 1 of 1 sequences the last frame has no flow map" in report.notes[0]
@@ -292,6 +304,15 @@ def test_masks_and_flow_maps_whose_names_fit_no_frame(tmp_path):
         "mask without image": 4,
         "flow map without image": 4,
     }
+
+
+def test_a_pipe_among_the_frames_does_not_stop_the_check(videos):
+    (videos / "RGB/bear_00001.jpg").unlink()
+    os.mkfifo(videos / "RGB/bear_00001.jpg")
+    assert "not a regular file" in problems_of(videos.parent)["file that cannot be used"][0]
+
+
+# The command
 
 
 def test_one_broken_set_among_several(videos, tmp_path, program):

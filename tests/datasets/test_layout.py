@@ -297,16 +297,16 @@ def test_masks_of_no_frame_are_named_whatever_is_asked_for(tmp_path, masks):
 
 
 @pytest.mark.parametrize("part", ["RGB", "GT", "FLOW"])
-def test_pictures_of_another_format_are_named(tmp_path, part):
+def test_pictures_of_another_format_and_broken_links_are_named(tmp_path, part):
     folder = make_nested(tmp_path, {"a": ["a_0", "a_1"]})
     for name in ("a_2.webp", "a_3.TIF", "a_1.bmp"):  # a_1 is there as PNG
         (folder / "a" / part / name).touch()
+    (folder / "b").symlink_to(tmp_path / "unplugged")
+    (folder / ".c").symlink_to(tmp_path / "unplugged")
     _, problems = find_video_sequences(tmp_path, "videos", masks="none" if part == "GT" else "all")
     assert {kind: items for (kind, _), items in problems.items()} == {
-        "picture of another format": [
-            f"a/{part}/a_2.webp",
-            f"a/{part}/a_3.TIF",
-        ],
+        "broken link": ["b"],
+        "picture of another format": [f"a/{part}/a_2.webp", f"a/{part}/a_3.TIF"],
     }
 
 

@@ -1,6 +1,8 @@
 """Tests of datasets/flow/__main__.py; tests/test_many_processes.py has those of torchrun."""
 
+import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +45,31 @@ def test_motion_that_is_not_finite_names_the_frame(
     assert main([*arguments, "--weights", str(tmp_path / "nan.pth")]) == 1
     message = capsys.readouterr().err
     assert "a_cat_00000.png: the motion between frames of 100 x 96 pixels is not finite" in message
+
+
+def test_the_program_tells_of_maps_that_it_made_anew(
+    flat: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["--data-root", str(flat), "--set", "DAVIS_train", "--estimator", "dis"]
+    main(arguments)
+    write_frames(flat / "DAVIS_train" / "RGB", "dog-run", moving_frames(5))
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "2 flow maps written, 6 were there already\n  1 of those" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_said_with_the_file_and_a_remedy(
+    flat: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def full(source: Path, _: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    arguments = ["--data-root", str(flat), "--set", "DAVIS_train", "--estimator", "dis"]
+    assert main(arguments) == 1
+    assert re.search(
+        r"No space left on device: .*; mend that and start again", capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("folder", ["FLOW", "bear/FLOW"])
