@@ -4,6 +4,7 @@ With PRETRAIN_MOTION = "simulated" both streams and all modules, on motion simul
 Edit config.py and run ``python pretrain.py``; ``--help`` lists every setting.
 """
 
+import datasets  # noqa: F401  # isort: skip  first, for the sake of Ctrl-C
 from pathlib import Path
 
 import torch
