@@ -20,6 +20,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 
+from datasets.containers import is_cut_off
 from datasets.layout import natural_order, subfolders
 from datasets.pictures import IMAGE_SUFFIXES, OTHER_SUFFIXES, read_image
 from datasets.problems import DatasetError
@@ -107,15 +108,15 @@ def check_clip(source: Path, frame_rate: float = 24.0) -> Clip:
         up to rounding to the file's time base, or if the times are missing or not in order.
 
     Raises:
-        VideoError: nothing is there, it is no video, it is damaged, it has a single frame, or its
-            frames differ in size.
+        VideoError: nothing is there, it is no video, it is damaged or cut off, it has a single
+            frame, or its frames differ in size.
     """
     if source.is_dir():
         return _with_two(_check_folder(source, frame_rate))
     if not source.is_file():
         raise VideoError(
-            f"{source}: no such file; expected a video file or a folder of pictures on this "
-            "machine (download a stream or a web address first)"
+            f"{source}: neither a file nor a folder; expected a video file or a folder of pictures "
+            "on this machine (download a stream or a web address first)"
         )
     if source.stat().st_size == 0:
         raise VideoError(f"{source}: empty (0 bytes); get a whole copy")
@@ -247,6 +248,8 @@ def _open_video(path: Path, threads: str) -> Iterator[tuple[InputContainer, av.V
                 raise VideoError(
                     f"{path}: no video stream; expected a video file or a folder of pictures"
                 )
+            if is_cut_off(path, stream):
+                raise VideoError(f"{path}: cut off, its end is missing; {_REPAIR}")
             if stream.codec_context is None:
                 raise VideoError(
                     f"{path}: FFmpeg has no decoder for its video; convert it to H.264 elsewhere"

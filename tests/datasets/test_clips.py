@@ -196,18 +196,45 @@ def test_frames_with_exif_are_upright_too(tmp_path, orientation):
 
 FAST = {"container_options": {"movflags": "+faststart"}}
 FRAGMENTS = {"container_options": {"movflags": "+frag_keyframe+empty_moov"}}
-CONTAINERS = [
-    ("mp4", FAST),
-    ("mp4", FRAGMENTS),
-    ("mov", {"codec": "prores_ks", "pix_fmt": "yuva444p10le", **FAST}),
-    ("avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p"}),
-    ("ts", {}),
-    ("flv", {"codec": "flv"}),
-    ("ivf", {"codec": "libvpx"}),
-]
+Y4M = {"codec": "wrapped_avframe", "container_format": "yuv4mpegpipe"}
 
 
-@pytest.mark.parametrize(("suffix", "options"), CONTAINERS)
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("mkv", {}),
+        ("webm", {"codec": "libvpx"}),
+        ("webm", {"codec": "libvpx-vp9", "container_options": {"live": "1"}}),
+        ("ts", {}),
+        ("m2ts", {}),
+        ("gif", {"codec": "gif", "pix_fmt": "rgb8"}),
+        ("y4m", Y4M),
+        ("y4m", {"pix_fmt": "gray", "size": (HEIGHT - 1, WIDTH - 1), **Y4M}),
+        ("ogv", {"codec": "libvpx", "container_format": "ogg"}),
+        ("wmv", {"codec": "wmv2", "container_format": "asf"}),
+    ],
+)
+def test_a_file_that_is_cut_off_anywhere_is_found_out(tmp_path, suffix, options):
+    path = write_clip(tmp_path / f"clip.{suffix}", 40, **options)
+    assert check_clip(path).count == 40
+    whole = path.read_bytes()
+    for end in (len(whole) * 7 // 10, len(whole) * 9 // 10 + 1, -101, -7, -1):
+        path.write_bytes(whole[:end])
+        with pytest.raises(VideoError, match=r"clip\.\w+: cut off, its end.*whole copy.*ffmpeg -i"):
+            check_clip(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("mp4", FAST),
+        ("mp4", FRAGMENTS),
+        ("mov", {"codec": "prores_ks", "pix_fmt": "yuva444p10le", **FAST}),
+        ("avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p"}),
+        ("flv", {"codec": "flv"}),
+        ("ivf", {"codec": "libvpx"}),
+    ],
+)
 def test_a_file_that_is_cut_off_within_a_frame_is_found_out(tmp_path, suffix, options):
     path = write_clip(tmp_path / f"clip.{suffix}", 40, **options)
     assert check_clip(path).count == 40
@@ -238,6 +265,20 @@ def test_a_raw_stream_that_is_cut_off_within_a_frame_is_found_out(tmp_path):
     path = cut(write_clip(tmp_path / "clip.h264", 40), 0.7)
     with pytest.raises(VideoError, match=r"clip\.h264: cut off or damaged after \d+ frames"):
         check_clip(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options", "more"),
+    [
+        ("mkv", {}, bytes(100)),
+        ("ogv", {"codec": "libvpx", "container_format": "ogg"}, b"\xff" * 100),
+        ("gif", {"codec": "gif", "pix_fmt": "rgb8"}, b"\0\r\n"),
+    ],
+)
+def test_data_after_the_end_are_no_fault(tmp_path, suffix, options, more):
+    path = write_clip(tmp_path / f"clip.{suffix}", 5, **options)
+    path.write_bytes(path.read_bytes() + more)
+    assert check_clip(path).count == 5
 
 
 def test_an_mp4_without_its_index_is_found_out(tmp_path):
@@ -276,8 +317,8 @@ def test_what_is_no_clip_is_told_so(tmp_path):
     Image.fromarray(picture(0)).save(tmp_path / "one.jpg")
     pictures = [Image.fromarray(picture(number)) for number in range(3)]
     pictures[0].save(tmp_path / "moving.webp", save_all=True, append_images=pictures[1:])
-    assert "no such file" in message("missing.mp4")
-    assert "no such file" in message("pipe.mp4")
+    assert "neither a file nor a folder" in message("missing.mp4")
+    assert "neither a file nor a folder" in message("pipe.mp4")
     assert "no video" in message("text.mp4")
     assert "no video stream;" in message("text.txt")
     assert "0 bytes" in message("empty.mp4")
