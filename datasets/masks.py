@@ -10,6 +10,7 @@ from datasets.problems import DatasetError
 
 VOID = 255  # the label of pixels that are neither object nor background
 
+_WHITE = 0xFFFFFF
 _MOST_OBJECTS = 32  # a grey picture with smaller values alone holds labels
 _JPEG_NOISE = 64  # smaller values of a mask as JPEG are the background's, because JPEG is lossy
 
@@ -35,7 +36,7 @@ def read_labels(path: Path, void: bool = False) -> np.ndarray:
     black is refused. Transparency does not count. In JPEG values below 64 are 0.
 
     With ``void``, for data sets whose masks are labels in any format, grey values are labels too,
-    and 255 is always void.
+    and 255, in colours white, is always void.
 
     Returns:
         uint8 (H, W).
@@ -47,7 +48,8 @@ def read_labels(path: Path, void: bool = False) -> np.ndarray:
     if half is None:
         if values.dtype == np.uint8 and (void or _without_void(values).any()):
             return values
-        return (values != 0).astype(np.uint8)  # colours do not number their objects
+        labels = (values != 0).astype(np.uint8)  # colours do not number their objects
+        return np.where(void & (values == _WHITE), VOID, labels)
     if void:
         return values.astype(np.uint8)
     large = values >= _MOST_OBJECTS

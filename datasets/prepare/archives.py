@@ -21,6 +21,7 @@ NO_IMAGE = ("mask without image", _COMPLETE)
 PARTIAL = {FEWER, MISSING_SEQUENCE, MISSING_FRAME, NO_MASK, NO_IMAGE}
 
 _MISSING = ("folder or file missing", "check that --source is the unpacked archive")
+UNREADABLE_LIST = ("list that is not UTF-8 text", "unpack the archive again")
 _EMPTY = ("folder without pictures", "check that --source is the unpacked archive")
 _AMBIGUOUS = ("folder found twice", "give the one that is meant as --source")
 

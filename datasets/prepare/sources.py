@@ -11,8 +11,10 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+from datasets.masks import one_object, read_labels
 from datasets.prepare.archives import (
     MISSING_SEQUENCE,
+    UNREADABLE_LIST,
     Convert,
     SourceFrame,
     entries,
@@ -27,6 +29,11 @@ from datasets.prepare.archives import (
 from datasets.prepare.fbms import read_fbms
 from datasets.prepare.masks import convert_size, convert_void, refuse_several_objects
 from datasets.problems import Problems, add_problems
+
+_ONLY_VOID = (
+    "video whose masks hold nothing but void (255)",
+    "give its objects labels of their own, from 1",
+)
 
 YOUTUBE_OBJECTS_CLASSES = tuple(
     ["aeroplane", "bird", "boat", "car", "cat", "cow", "dog", "horse", "motorbike", "train"]
@@ -83,7 +90,7 @@ def _read_davis(
     for split, set_name in (("train", "DAVIS_train"), ("val", "DAVIS_test")):
         names = [f"ImageSets/{name}/{split}.txt" for name in lists]
         split_list = root and first(root, names, problems)
-        for sequence in _listed(split_list) if masks_root and split_list else ():
+        for sequence in _listed(split_list, problems) if masks_root and split_list else ():
             folder = root / "JPEGImages/480p" / sequence
             if not folder.is_dir():
                 add_problems(problems, MISSING_SEQUENCE, f"{folder}, named in {split_list}")
@@ -95,12 +102,16 @@ def _read_davis(
     return frames
 
 
-def _listed(path: Path) -> list[str]:
+def _listed(path: Path, problems: Problems) -> list[str]:
     """Sequences of a DAVIS split. A line of the list begins with a sequence or a frame's path.
 
     As "bear" or "/JPEGImages/480p/bear/00000.jpg /Annotations/480p/bear/00000.png".
     """
-    lines = path.read_text(errors="replace").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        add_problems(problems, UNREADABLE_LIST, path)
+        return []
     paths = [Path(line.split()[0]) for line in lines if line.strip()]
     return list(dict.fromkeys(path.parent.name or path.name for path in paths))
 
@@ -183,7 +194,11 @@ def _read_long_videos(source: Path, problems: Problems) -> list[SourceFrame]:
     frames = []
     for video in entries(images_root)[0]:
         folders = images_root / video, masks_root / video
-        frames += partly_annotated("LongVideos_test", video, *folders, problems, convert)
+        found = partly_annotated("LongVideos_test", video, *folders, problems, convert)
+        masks = [frame.mask for frame in found if frame.mask]
+        if masks and not any(one_object(read_labels(path, void=True)).any() for path in masks):
+            add_problems(problems, _ONLY_VOID, folders[1])
+        frames += found
     return frames
 
 

@@ -260,6 +260,8 @@ def test_sets_of_label_maps_have_labels_and_void_in_any_format(tmp_path, palette
         if palette:
             write_palette(path, np.array(labels), colours)
         assert read_labels(path, void=True).tolist() == labels
+    white = np.array([[[0, 0, 0], [200, 0, 0], [255, 255, 255]]], np.uint8)
+    assert read_labels(write(tmp_path / "mask.png", white), void=True).tolist() == [[0, 1, 255]]
     # Without it a void alone is the object.
     path = write(tmp_path / "mask.png", np.array([[0, 255]], np.uint8))
     assert read_labels(path).tolist() == [[0, 1]]

@@ -133,6 +133,14 @@ def test_flow_of_youtube_vos_belongs_to_the_next_image(source: Path, every: bool
     assert pairs == [(means[frame], means[other]) for frame, other in after.items()]
 
 
+def test_a_list_that_is_not_utf_8_is_named(source: Path) -> None:
+    write_davis(source, {"bear": [objects(255)] * 2})
+    write_lists(source, "480p", train="bear", val="bear")
+    (source / "DAVIS/ImageSets/480p/val.txt").write_bytes(b"b\xe4r")
+    with pytest.raises(DatasetError, match=r"1 x list that is not UTF-8(.|\n)*val\.txt"):
+        run("davis2016", source)
+
+
 @pytest.mark.parametrize("labels", [(1, 2), (1, 255)])
 def test_davis_2017_is_no_davis_2016(source: Path, labels: tuple[int, int]) -> None:
     write_davis(source, {"bear": [objects(1), objects(*labels)]}, palette=True)
@@ -266,6 +274,15 @@ def test_long_videos(source: Path, between: str, palette: bool) -> None:
         for frame in (video.frames[0], video.frames[3]):
             np.testing.assert_array_equal(read_mask(frame.mask), objects(1) != 0)
         np.testing.assert_array_equal(read_labels(video.frames[3].mask), objects(1, 255))
+
+
+def test_long_videos_whose_objects_are_white(source: Path) -> None:
+    for video in ("blueboy", "dressage", "rat"):
+        for t in range(2):
+            write(source / f"JPEGImages/{video}/{t}.png", image(t))
+            write(source / f"Annotations/{video}/{t}.png", objects(1 if video == "rat" else 255))
+    with pytest.raises(DatasetError, match=r"2 x video whose masks hold nothing but void"):
+        run("long_videos", source)
 
 
 def test_known_counts_add_up_to_those_of_the_whole_data_sets() -> None:
