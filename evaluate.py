@@ -18,8 +18,9 @@ from typing import Any
 import config
 from datasets.flow.estimators import build_estimator
 from datasets.flow.origin import flow_origin, origin_in_words
-from datasets.layout import DatasetError, Sequence, flow_note, video_sequences
+from datasets.layout import Sequence, flow_note, video_sequences
 from datasets.prepare.sources import published_sequences
+from datasets.problems import DatasetError
 from models.interface import REFERENCES, STILLS, WINDOWS
 from utils.evaluation.protocols import Protocol, choose_protocol
 from utils.evaluation.results import Evaluation, score_table, write_evaluation

@@ -10,7 +10,8 @@ import torch
 
 import config
 from datasets.flow.origin import origin_in_words
-from datasets.layout import DatasetError, still_images
+from datasets.layout import still_images
+from datasets.problems import DatasetError
 from models import build_model, model_class
 from utils.evaluation.validation import validate_stills
 from utils.scripts import check_data, run_script, start_training

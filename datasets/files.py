@@ -20,8 +20,8 @@ def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
             loses it.
 
     Raises:
-        OSError: the file could not be written, as on a full disk. Its ``filename`` is ``path``,
-            whichever step failed. Nothing half-written is left.
+        OSError: the file could not be written, as on a full disk. Its ``filename`` is ``path``.
+            Nothing half-written is left.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -46,10 +46,7 @@ def write_bytes(path: Path, content: bytes, durable: bool = False) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, durably, as :func:`write_bytes` does.
-
-    Names of files that are not UTF-8 keep their bytes.
-    """
+    """Write a text file durably, in UTF-8; names of files that are not UTF-8 keep their bytes."""
     write_bytes(path, text.encode(errors="surrogateescape"), durable=True)
 
 

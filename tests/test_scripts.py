@@ -24,7 +24,10 @@ import pretrain
 import train
 import utils.ablate
 from datasets.augmentation import whole_frame
-from datasets.layout import DatasetError, read_image, read_mask, still_images, video_sequences
+from datasets.layout import still_images, video_sequences
+from datasets.masks import read_mask
+from datasets.pictures import read_image
+from datasets.problems import DatasetError
 from datasets.samples import StillImages, show
 from datasets.simulated_motion import MotionSimulation
 from models import MODELS, build_model

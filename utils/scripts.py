@@ -12,7 +12,8 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from datasets.layout import Frame, Sequence, check_files
+from datasets.file_checks import check_files
+from datasets.layout import Frame, Sequence
 from datasets.progress import print_any_name
 from errors import UserError
 from models.interface import Network

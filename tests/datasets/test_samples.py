@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from datasets.augmentation import Augmentation, whole_frame
 from datasets.flow.colour_wheel import flow_to_picture, picture_to_flow
-from datasets.layout import DatasetError, Frame, Sequence, still_images, video_sequences
+from datasets.layout import Frame, Sequence, still_images, video_sequences
+from datasets.problems import DatasetError
 from datasets.samples import (
     StillImages,
     TestFrames,
@@ -305,6 +306,9 @@ def test_several_labelled_objects_become_one(tmp_path):
     picture.save(frame.mask)
     sample = VideoFrames([[Sequence("a", (frame,))]], SIZE)[0, 0]
     np.testing.assert_array_equal(sample["labels"].numpy(), labels > 0)
+    # A window keeps all of them.
+    sample = VideoWindows([[Sequence("a", (frame,))]], SIZE, 1, labels=True)[0, 0]
+    np.testing.assert_array_equal(sample["labels"][0].numpy(), labels)
 
 
 @pytest.mark.parametrize("part", ["image", "mask", "flow"])

@@ -9,18 +9,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from datasets.layout import (
-    IMAGE_SUFFIXES,
-    DatasetError,
-    Frame,
-    NotBinaryError,
-    Sequence,
-    format_problems,
-    frame_label,
-    read_binary_mask,
-    read_mask,
-    read_size,
-)
+from datasets.layout import Frame, Sequence, frame_label
+from datasets.masks import NotBinaryError, read_binary_mask, read_mask
+from datasets.pictures import IMAGE_SUFFIXES, read_size
+from datasets.problems import DatasetError, format_problems
 from datasets.progress import progress_bar
 from utils.evaluation.metrics import MEASURES
 from utils.evaluation.protocols import Protocol, SequenceScores

@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 
 from datasets.files import write_picture, write_text
-from datasets.layout import DatasetError, Sequence, frame_label, read_image, read_mask, read_size
+from datasets.layout import Sequence, frame_label
+from datasets.masks import read_mask
+from datasets.pictures import read_image, read_size
+from datasets.problems import DatasetError
 from datasets.progress import progress_bar
 from utils.evaluation.protocols import Protocol, SequenceScores
 from utils.evaluation.results import RECORD, remove_evaluation

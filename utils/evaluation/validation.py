@@ -7,7 +7,9 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datasets.layout import Frame, Sequence, read_image, read_mask
+from datasets.layout import Frame, Sequence
+from datasets.masks import read_mask
+from datasets.pictures import read_image
 from models.interface import Network
 from utils.evaluation.metrics import boundary_accuracy, region_similarity
 from utils.evaluation.segmenting import (

@@ -14,15 +14,10 @@ import numpy as np
 from jinja2 import StrictUndefined, Template
 
 from datasets.files import write_text
-from datasets.layout import (
-    DatasetError,
-    Frame,
-    find_video_sequences,
-    frame_label,
-    read_binary_mask,
-    read_image,
-    read_mask,
-)
+from datasets.layout import Frame, find_video_sequences, frame_label
+from datasets.masks import read_binary_mask, read_mask
+from datasets.pictures import read_image
+from datasets.problems import DatasetError
 from utils.evaluation.protocols import Row
 from utils.evaluation.results import REPORT, Evaluation, ResultsError, read_evaluation
 from utils.reports.pictures import PANEL_WIDTH, draw_mask, panel_sized

@@ -24,7 +24,8 @@ import torch
 import torchvision
 
 from datasets.files import write_text
-from datasets.layout import DatasetError, Frame
+from datasets.layout import Frame
+from datasets.problems import DatasetError
 from utils.processes import num_cores
 
 RECORD = "record.json"

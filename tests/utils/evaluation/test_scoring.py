@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.layout import DatasetError, read_mask, video_sequences
+from datasets.layout import video_sequences
+from datasets.masks import read_mask
+from datasets.problems import DatasetError
 from utils.evaluation.metrics import boundary_accuracy, region_similarity
 from utils.evaluation.protocols import PROTOCOLS, summarise
 from utils.evaluation.scoring import collect_scores, overlap, score_masks

@@ -8,14 +8,9 @@ from torch import nn
 
 from datasets.augmentation import whole_frame
 from datasets.flow.colour_wheel import picture_to_flow
-from datasets.layout import (
-    DatasetError,
-    Frame,
-    Sequence,
-    read_image,
-    still_images,
-    video_sequences,
-)
+from datasets.layout import Frame, Sequence, still_images, video_sequences
+from datasets.pictures import read_image
+from datasets.problems import DatasetError
 from datasets.samples import StillImages, show
 from models import build_model
 from models.interface import REFERENCES, Needs, Network, Prediction

@@ -18,7 +18,8 @@ from torch import nn
 
 import utils.training.loop
 import utils.training.step
-from datasets.layout import DatasetError, still_images, video_sequences
+from datasets.layout import still_images, video_sequences
+from datasets.problems import DatasetError
 from datasets.samples import StillImages, VideoFrames
 from datasets.sampling import EpochBatches
 from models import MODELS, build_model

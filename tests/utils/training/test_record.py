@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from datasets.layout import DatasetError, Frame, still_images, video_sequences
+from datasets.layout import Frame, still_images, video_sequences
+from datasets.problems import DatasetError
 from utils.scripts import frames_of
 from utils.training.record import changed_data, fingerprint, git_state, write_record
 
