@@ -18,11 +18,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.layout import Sequence, read_size, video_sequences
+from datasets.layout import Sequence, video_sequences
 from models.interface import Network
 from models.precision import with_weights_as
 from utils.evaluation import segmenting
-from utils.evaluation.segmenting import Segmenter, predict_sequences, to_labels
+from utils.evaluation.segmenting import Segmenter, predict_sequences
 from utils.training.checkpoints import build_from_checkpoint, load_checkpoint
 
 Masks = dict[tuple[str, str], np.ndarray]  # by sequence and frame
@@ -62,10 +62,7 @@ def main() -> None:
 def segmented(segmenter: Segmenter, sequences: list[Sequence], batch: int) -> Masks:
     """Every frame's mask at the frame's own size."""
     return {
-        (one.sequence, one.frame.name): to_labels(
-            one.prediction.probability(read_size(one.frame.image))
-        )
-        > 0
+        (one.sequence, one.frame.name): one.labels() > 0
         for one in predict_sequences(segmenter, sequences, batch_size=batch)
     }
 

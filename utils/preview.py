@@ -54,7 +54,7 @@ def main() -> None:
             raise SettingsError(f"{flag} {value}: expected 1 or above")
     data_root = Path(settings.data_root)
     for name in (settings.pretrain_set, *settings.train_sets):
-        check_output(arguments.output, data_root, name)
+        check_output(arguments.output, data_root / name)
     shown = [one for stage in sorted(set(arguments.stage)) for one in samples_of(stage, settings)]
     columns = {}
     for title, samples, flow in shown:
@@ -107,7 +107,7 @@ def draw_sample(sample: dict[str, Tensor]) -> np.ndarray:
         uint8 RGB.
     """
     image = _picture(sample["image"])
-    panels = [("image", draw_overlay(image, _mask(sample)))]
+    panels = [("image", draw_overlay(image, sample["labels"].numpy(), 1))]
     if "flow" in sample:
         panels.append(("optical flow", _picture(sample["flow"])))
         pairs = zip(sample["reference_images"], sample["reference_flows"])
