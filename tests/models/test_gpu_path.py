@@ -21,7 +21,7 @@ from models.precision import with_weights_as
 from tests.gpu_traffic import Counted, OneAttention
 from tests.models.fake_gpu import bfloat16_autocast, fake_gpu, works
 from tests.models.small_networks import network
-from utils.evaluation.segmenting import Segmenter, predict_stills
+from utils.evaluation.segmenting import Segmenter
 from utils.processes import Process
 from utils.training.loop import Training
 from utils.transfer import fetch
@@ -248,22 +248,6 @@ def test_segmenting_waits_only_when_the_predictions_are_wanted(name, events, mon
     assert all(options["non_blocking"] for options in seen.copies)
     # A view's results are fetched before the next one is computed, where CUDA graphs put its.
     assert len(done) == 2 and done[1] > done[0] + 100
-
-
-@pytest.mark.parametrize("motion", [False, True])
-def test_stills_are_predicted_one_batch_ahead_of_what_is_waited_for(motion, events):
-    model = network("gsanet", motion=motion).eval()
-    calls = model.register_forward_pre_hook(lambda *_: events.append("network"))
-    with fake_gpu(model):
-        batch = samples(motion)
-        results = predict_stills(model, [batch] * 2)
-        # The maps of a network with motion have no numbers here.
-        with pytest.raises(RuntimeError, match="numpy") if motion else nullcontext():
-            shown, predictions = next(results)
-            assert shown is batch
-            assert all(one.logits[0].device.type == "cpu" for one in predictions)
-    calls.remove()
-    assert events == ["network", "record"] * 2 + ["wait"]
 
 
 def test_traffic_is_what_operations_read_and_write():

@@ -23,12 +23,8 @@ class Statistics:
 
 
 def region_similarity(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """J: intersection over union of two masks ``(H, W)``; 1 where both are empty.
-
-    Raises:
-        ValueError: masks that are not ``(H, W)`` or differ in size.
-    """
-    prediction, truth = _as_masks(prediction, truth)
+    """J: intersection over union of two masks ``(H, W)``; 1 where both are empty."""
+    prediction, truth = _as_mask(prediction), _as_mask(truth)
     union = cv2.countNonZero(prediction | truth)
     return cv2.countNonZero(prediction & truth) / union if union else 1.0
 
@@ -41,11 +37,8 @@ def boundary_accuracy(
     A boundary pixel is matched if the other mask has one within ``bound_share`` of the image
     diagonal, rounded up to whole pixels. F is 1 where neither mask has a boundary, 0 where only one
     has.
-
-    Raises:
-        ValueError: masks that are not ``(H, W)`` or differ in size.
     """
-    prediction, truth = _as_masks(prediction, truth)
+    prediction, truth = _as_mask(prediction), _as_mask(truth)
     disk = _disk(math.ceil(bound_share * math.hypot(*truth.shape)))
     # Outside the foregrounds' common box, one pixel wider, there is no boundary.
     left, top, width, height = cv2.boundingRect(prediction | truth)
@@ -75,14 +68,9 @@ def statistics(values: np.ndarray) -> Statistics:
     )
 
 
-def _as_masks(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both masks as uint8 of zeros and ones."""
-    if prediction.ndim != 2 or prediction.shape != truth.shape:
-        raise ValueError(
-            f"predicted mask of shape {prediction.shape}, true mask of shape {truth.shape}: "
-            "expected two masks (H, W) of the same size"
-        )
-    return tuple(np.ascontiguousarray(mask != 0).view(np.uint8) for mask in (prediction, truth))
+def _as_mask(mask: np.ndarray) -> np.ndarray:
+    """A mask as uint8 of zeros and ones."""
+    return np.ascontiguousarray(mask != 0).view(np.uint8)
 
 
 def _boundary(mask: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from utils.evaluation.protocols import PROTOCOLS, Protocol, Row, SequenceScores,
 
 SCORES, FRAMES, RECORD = "scores.csv", "frames.csv", "evaluation.json"
 REPORT = "report.html"
+FILES = (SCORES, FRAMES, RECORD, REPORT)
 
 
 class ResultsError(ValueError):

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 
 from datasets.layout import (
-    IMAGE_SUFFIXES,
     DatasetError,
     Frame,
     NotBinaryError,
@@ -28,12 +27,9 @@ from utils.processes import num_cores
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 FrameScores = tuple[str, str, list[float] | None]  # sequence, frame, one number for each measure
-Problems = dict[tuple[str, str], list[str]]  # by what is wrong and what to do, the files
 
-_TWICE = "mask that is there twice", "keep one of the two"
-_MISSING = "mask that is missing", "write one for each frame that counts"
-_NO_FRAME = "mask of no frame of the set", "remove it, or name it <frame>.png"
-_NO_SEQUENCE = "folder that is no sequence of the set", "remove it, or pass the right --set"
+# What is wrong with a mask, and what to do.
+_MISSING = "mask that is missing", "write DIR/<sequence>/<frame>.png for each frame that counts"
 _UNREADABLE = "file that cannot be read", "replace it"
 _OTHER_SIZE = "mask of another size than the true mask", "write each mask at its frame's size"
 _NOT_BINARY = (
@@ -112,14 +108,19 @@ def score_masks(
     ``read`` gives a mask's label map. Masks of other frames are not read.
 
     Raises:
-        DatasetError: masks that are missing, belong to no frame, are not binary, are of another
-            size than the true mask, or cannot be read; the message lists all of them. No sequence
-            has a frame that counts.
+        DatasetError: masks that are missing, are not binary, are of another size than the true
+            mask, or cannot be read; the message lists all of them. No frame counts.
     """
-    jobs, problems = _find_masks(folder, sequences, protocol)
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder: expected <sequence>/<frame>.png in it")
 
-    def score(job: tuple[str, Frame, Path]) -> FrameScores | tuple[tuple[str, str], str]:
-        sequence, frame, path = job
+    def score(job: tuple[str, Frame]) -> FrameScores | tuple[tuple[str, str], str]:
+        sequence, frame = job
+        label = frame_label(sequence, frame)
+        short, full = (folder / sequence / f"{name}.png" for name in (label, frame.name))
+        path = short if short.exists() else full
+        if not path.exists():
+            return _MISSING, str(short)
         try:
             labels, truth = read(path), read_truth(frame.mask)
         except NotBinaryError as error:
@@ -129,8 +130,9 @@ def score_masks(
         if labels.shape != truth.shape:
             sizes = [f"{width} x {height}" for height, width in (labels.shape, truth.shape)]
             return _OTHER_SIZE, f"{path}: {sizes[0]}, {frame.mask} {sizes[1]}"
-        return sequence, frame_label(sequence, frame), score_frame(labels, truth, protocol)
+        return sequence, label, score_frame(labels, truth, protocol)
 
+    jobs = [(s.name, frame) for s in sequences for frame in protocol.frames_to_score(s)]
     bar = progress_bar(
         overlap(score, jobs, num_cores()),
         total=len(jobs),
@@ -139,6 +141,7 @@ def score_masks(
         shown=progress,
     )
     results = list(bar)
+    problems: dict[tuple[str, str], list[str]] = {}
     for problem in (result for result in results if len(result) == 2):
         problems.setdefault(problem[0], []).append(problem[1])
     if problems:
@@ -156,41 +159,3 @@ def score_masks(
             f"ground truth is empty: {', '.join(without)}"
         )
     return scores
-
-
-def _find_masks(
-    folder: Path, sequences: Items[Sequence], protocol: Protocol
-) -> tuple[list[tuple[str, Frame, Path]], Problems]:
-    """The masks of the frames that count, as (sequence, frame, file), and what is wrong."""
-    if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder: expected <sequence>/<frame>.png in it")
-    found, problems = [], {}
-
-    def note(kind: tuple[str, str], item: object) -> None:
-        problems.setdefault(kind, []).append(str(item))
-
-    names = {sequence.name for sequence in sequences}
-    for path in sorted(folder.glob("[!.]*")):
-        if path.is_dir() and path.name not in names:
-            note(_NO_SEQUENCE, path)
-    for sequence in sequences:
-        files = {path.name: path for path in (folder / sequence.name).glob("[!.]*")}
-        wanted = set(protocol.frames_to_score(sequence))
-        for frame in sequence.frames:
-            label = frame_label(sequence.name, frame)
-            spellings = dict.fromkeys((f"{label}.png", f"{frame.name}.png"))
-            present = [files.pop(name) for name in spellings if name in files]
-            if len(present) > 1:
-                note(_TWICE, f"{present[0]} and {present[1].name}")
-            elif present and frame in wanted:
-                found.append((sequence.name, frame, present[0]))
-            elif frame in wanted:
-                note(_MISSING, folder / sequence.name / f"{label}.png")
-        for path in sorted(files.values()):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                note(_NO_FRAME, path)
-    if not found:
-        first = sequences[0]
-        example = folder / first.name / f"{frame_label(first.name, first.frames[0])}.png"
-        raise DatasetError(f"{folder} holds no mask of the set: expected masks as {example}")
-    return found, problems

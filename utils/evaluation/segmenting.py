@@ -160,7 +160,7 @@ class _View:
 
 @dataclass
 class SequenceFrames:
-    """A sequence on disk as a ``ViewedVideo``, with batches of the frames to segment."""
+    """A sequence on disk as a ``ViewedVideo``."""
 
     sequence: Sequence
     segmenter: Segmenter
@@ -225,19 +225,13 @@ def predict_sequences(
 
 
 def predict_stills(
-    network: Network, batches: Iterable[dict[str, Tensor]], mixed_precision: bool = False
-) -> Iterator[tuple[dict[str, Tensor], list[FramePrediction]]]:
-    """Each batch of ``datasets.samples.StillImages`` with the predictions of its images."""
+    network: Network, batch: dict[str, Tensor], mixed_precision: bool = False
+) -> list[FramePrediction]:
+    """The predictions of a batch of ``datasets.samples.StillImages``."""
     device = next(network.parameters()).device
-
-    def begun() -> Iterator[Callable[[], tuple[dict[str, Tensor], list[FramePrediction]]]]:
-        for batch in batches:
-            sent = {name: send(x, device) for name, x in batch.items()}
-            with inference(device, mixed_precision):
-                fetched = [_fetch(network.predict(sent))]
-            yield lambda batch=batch, fetched=fetched: (batch, _of_frames(fetched))
-
-    yield from one_ahead(begun())
+    sent = {name: send(tensor, device) for name, tensor in batch.items()}
+    with inference(device, mixed_precision):
+        return _of_frames([_fetch(network.predict(sent))])
 
 
 def to_labels(probability: np.ndarray, threshold: float = 0.5, stretch: bool = False) -> np.ndarray:

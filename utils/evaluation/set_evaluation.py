@@ -2,9 +2,10 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,13 @@ import numpy as np
 
 from datasets.files import write_picture, write_text
 from datasets.flow.origin import flow_origin
-from datasets.layout import DatasetError, Sequence, flow_note, frame_label, video_sequences
+from datasets.layout import DatasetError, Frame, Sequence, flow_note, frame_label, video_sequences
 from datasets.prepare.sources import published_sequences
 from datasets.progress import progress_bar
 from utils.evaluation.protocols import Protocol, choose_protocol
 from utils.evaluation.results import (
-    FRAMES,
+    FILES,
     RECORD,
-    REPORT,
     SCORES,
     Evaluation,
     score_table,
@@ -41,6 +41,24 @@ MASKS, PANELS = "masks", "panels"
 _IDENTITY = ".evaluation.json"  # of an evaluation that is not complete
 
 
+@dataclass(frozen=True)
+class VideoSet:
+    """A set to evaluate; without any mask it is segmented and not scored."""
+
+    name: str
+    root: Path
+    sequences: list[Sequence]
+    protocol: Protocol
+
+    @property
+    def frames(self) -> list[Frame]:
+        return frames_of(self.sequences)
+
+    @property
+    def is_annotated(self) -> bool:
+        return any(frame.mask for frame in self.frames)
+
+
 def evaluate_set(
     trained: TrainedNetwork, set_name: str, output: Path, settings: Settings, process: Process
 ) -> None:
@@ -49,12 +67,10 @@ def evaluate_set(
     Writes masks, panels, result files and a report into ``output``. The processes share the
     sequences. An evaluation that was stopped continues: finished sequences are not repeated.
     """
-    root = Path(settings.data_root)
-    needs_flow = trained.segmenter.network.needs.flow
-    sequences, protocol = read_set(set_name, settings, process, needs_flow)
-    frames, flow = frames_of(sequences), flow_origin(root, set_name)
-    check_data(frames, process)
-    used = trained.settings | {"DATA_ROOT": str(root.resolve()), "PROTOCOL": protocol.name}
+    videos = read_set(set_name, settings, process, trained.segmenter.network.needs.flow)
+    check_data(videos.frames, process)
+    flow, protocol = flow_origin(videos.root, set_name), videos.protocol
+    used = trained.settings | {"DATA_ROOT": str(videos.root.resolve()), "PROTOCOL": protocol.name}
     if process.is_main:
         print(f"{trained.method}, from {trained.checkpoint}, on {process.device}")
         compare_flow(trained.flow, flow)
@@ -62,7 +78,7 @@ def evaluate_set(
     identity = {
         "checkpoint": [checkpoint, file.st_size, file.st_mtime_ns],
         "set": set_name,
-        "data": fingerprint({set_name: frames}, root),
+        "data": fingerprint({set_name: videos.frames}, videos.root),
         "flow": flow,
         "panel_step": settings.panel_step,
         "rule": protocol.rule,
@@ -71,19 +87,18 @@ def evaluate_set(
     with locked(output, "evaluating into") if process.is_main else nullcontext():
         if process.is_main:
             _begin(output, json.loads(json.dumps(identity, default=str)))
-        write_masks(trained.segmenter, sequences, output, settings, process)
+        write_masks(trained.segmenter, videos.sequences, output, settings, process)
         if not process.is_main:
             return
         print(f"masks: {output / MASKS}")
         if settings.panel_step:
             print(f"panels: {output / PANELS}")
-        if not any(frame.mask for frame in frames):
+        if not videos.is_annotated:
             # The identity stays, so that a repetition knows the masks as its own.
             print(f"{set_name} has no masks, so nothing was scored")
             return
-        scores = score_masks(output / MASKS, sequences, protocol, read_truth)
-        where = (set_name, used["DATA_ROOT"], protocol, str((output / MASKS).resolve()))
-        _publish(Evaluation(trained.method, *where, scores, checkpoint, used), output)
+        source = {"method": trained.method, "checkpoint": checkpoint, "settings": used}
+        _score(videos, output / MASKS, read_truth, output, **source)
         (output / _IDENTITY).unlink()
 
 
@@ -91,17 +106,38 @@ def evaluate_masks(
     masks: Path, set_name: str, output: Path | None, settings: Settings, binarize: bool
 ) -> None:
     """Score masks that exist; without ``output`` the scores are only printed."""
-    sequences, protocol = read_set(set_name, settings, Process("cpu"), flow=False)
-    frames = frames_of(sequences)
-    check_data([replace(frame, flow=None) for frame in frames])
-    if not any(frame.mask for frame in frames):
+    videos = read_set(set_name, settings, Process("cpu"), flow=False)
+    check_data([replace(frame, flow=None) for frame in videos.frames])
+    if not videos.is_annotated:
         raise DatasetError(f"{set_name} has no ground truth to score masks against")
-    root = str(Path(settings.data_root).resolve())
-    where = (set_name, root, protocol, str(masks.resolve()))
+    read = partial(read_result, binarize=binarize)
+    source = {"method": f"masks in {masks}", "settings": {"BINARIZE": binarize}}
     with locked(output, "evaluating into") if output else nullcontext():
-        scores = score_masks(masks, sequences, protocol, partial(read_result, binarize=binarize))
-        used = {"BINARIZE": binarize}
-        _publish(Evaluation(f"masks in {masks}", *where, scores, settings=used), output)
+        _score(videos, masks, read, output, **source)
+
+
+def read_set(set_name: str, settings: Settings, process: Process, flow: bool) -> VideoSet:
+    """A set and its protocol, which is printed.
+
+    Raises:
+        DatasetError: the masks do not fit the frames, or the protocol needs more of them.
+    """
+    root = Path(settings.data_root)
+    sequences = video_sequences(root, set_name, masks="none", flow=flow)
+    annotated = [frame.mask is not None for frame in frames_of(sequences)]
+    protocol, reason = choose_protocol(set_name, settings.protocol, all(annotated))
+    if process.is_main and flow and (note := flow_note(sequences)):
+        print(f"note: {set_name}: {note}")
+    if not any(annotated):
+        return VideoSet(set_name, root, sequences, protocol)
+    if process.is_main:
+        published = published_sequences(set_name) or 0
+        if len(sequences) < published:
+            print(f"note: {len(sequences)} of the {published} sequences of {set_name}")
+        print(f"protocol {protocol.name}, {reason}: {protocol.rule}")
+    wanted = "all" if protocol.every_frame else "some"
+    sequences = video_sequences(root, set_name, masks=wanted, flow=flow)
+    return VideoSet(set_name, root, sequences, protocol)
 
 
 def write_masks(
@@ -153,32 +189,6 @@ def write_masks(
     wait_for_all(process)
 
 
-def read_set(
-    set_name: str, settings: Settings, process: Process, flow: bool
-) -> tuple[list[Sequence], Protocol]:
-    """A set's sequences and its protocol, which is printed.
-
-    Raises:
-        DatasetError: the masks do not fit the frames, or the protocol needs more of them. A set
-            without any mask is allowed.
-    """
-    root = Path(settings.data_root)
-    sequences = video_sequences(root, set_name, masks="none", flow=flow)
-    annotated = [frame.mask is not None for frame in frames_of(sequences)]
-    protocol, reason = choose_protocol(set_name, settings.protocol, all(annotated))
-    if process.is_main and flow and (note := flow_note(sequences)):
-        print(f"note: {set_name}: {note}")
-    if not any(annotated):
-        return sequences, protocol
-    if process.is_main:
-        published = published_sequences(set_name) or 0
-        if len(sequences) < published:
-            print(f"note: {len(sequences)} of the {published} sequences of {set_name}")
-        print(f"protocol {protocol.name}, {reason}: {protocol.rule}")
-    wanted = "all" if protocol.every_frame else "some"
-    return video_sequences(root, set_name, masks=wanted, flow=flow), protocol
-
-
 def check_output(output: Path, data_set: Path | None = None) -> None:
     """Check, before any work is done, that results can go to a folder.
 
@@ -195,8 +205,22 @@ def check_output(output: Path, data_set: Path | None = None) -> None:
         )
 
 
-def _publish(evaluation: Evaluation, output: Path | None) -> None:
-    """Print the score table, write the result files, and print the average as the last line."""
+def _score(
+    videos: VideoSet,
+    masks: Path,
+    read: Callable[[Path], np.ndarray],
+    output: Path | None,
+    **source: Any,
+) -> None:
+    """Score masks, write the result files, print the table, and the average as the last line."""
+    evaluation = Evaluation(
+        set_name=videos.name,
+        data_root=str(videos.root.resolve()),
+        protocol=videos.protocol,
+        masks=str(masks.resolve()),
+        scores=score_masks(masks, videos.sequences, videos.protocol, read),
+        **source,
+    )
     print(score_table(evaluation))
     if output is None:
         print("(--output DIR also writes the scores, those of every frame, and a report)")
@@ -223,6 +247,6 @@ def _begin(output: Path, identity: dict[str, Any]) -> None:
             f"{masks} holds files that no evaluation has made; choose another --output, or remove "
             "that folder"
         )
-    for name in (SCORES, FRAMES, RECORD, REPORT):
+    for name in FILES:
         (output / name).unlink(missing_ok=True)
     write_text(known, json.dumps(identity, indent=1))

@@ -50,13 +50,13 @@ def load_trained_network(
     """
     checkpoint = load_checkpoint(path)
     network, before = build_from_checkpoint(checkpoint), checkpoint["settings"]
-    needs, arguments = network.needs, checkpoint["arguments"]
     flags = {name: getattr(settings, name.lower()) for name in given}
     masks = settings.marked("masks", *["tta"] * tta)
     heard = {*masks, *settings.marked("test", "machine", *groups)}
-    heard -= set() if needs.flow else set(settings.marked("flow"))
-    heard -= {name.upper() for name in arguments} - {name.upper() for name in network.changeable}
-    heard -= set(without_effect(heard, checkpoint["model"]))
+    if not network.needs.flow:
+        heard -= set(settings.marked("flow"))
+    fixed = {name.upper() for name in checkpoint["arguments"] if name not in network.changeable}
+    heard -= fixed.union(without_effect(heard, checkpoint["model"]))
     refuse_flags(n for n in given if n not in heard and before.get(n) != flags[n])
     if changes := {n.lower(): v for n, v in flags.items() if n.lower() in network.changeable}:
         network = build_from_checkpoint(checkpoint, **changes)
@@ -76,16 +76,20 @@ def load_trained_network(
         compile=settings.compile,
         **views,
     )
+    name = network_name(checkpoint["model"], checkpoint["arguments"])
+    return TrainedNetwork(path, segmenter, f"{name}, {_seen_by(segmenter, used)}", used, flow)
+
+
+def _seen_by(segmenter: Segmenter, used: dict[str, Any]) -> str:
+    """Sizes and frames that the network sees, for people."""
     sizes = ", ".join(map(str, sorted({view.size for view in segmenter.views})))
-    mirrored = " and mirrored" if views.get("flip") else ""
-    seen = {
+    mirrored = " and mirrored" if any(view.flip for view in segmenter.views) else ""
+    frames = {
         STILLS: "stage 1: images alone",
         REFERENCES: f"{used['NUM_REFERENCES']} reference frames",
         WINDOWS: "whole videos",
-    }[needs.samples]
-    name = network_name(checkpoint["model"], arguments)
-    method = f"{name}, {sizes} pixels{mirrored}, {seen}"
-    return TrainedNetwork(path, segmenter, method, used, flow)
+    }
+    return f"{sizes} pixels{mirrored}, {frames[segmenter.network.needs.samples]}"
 
 
 def refuse_flags(names: Iterable[str]) -> None:

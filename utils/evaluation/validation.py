@@ -57,10 +57,10 @@ def validate_videos(
         scores = score_frame(labels, read_truth(frame.mask), _ALL_ANNOTATED)
         scored.append((result.sequence, frame.name, scores))
         if process.is_main and not pictures:
-            panel = draw_frame(frame, labels, prediction.maps, prediction.num_objects)
-            pictures["panel"] = panel
-            video = SequenceFrames(mine[0], segmenter)
-            maps = segmenter.maps_by_iteration(video, mine[0].frames.index(frame))
+            num_objects = prediction.num_objects
+            pictures["panel"] = draw_frame(frame, labels, prediction.maps, num_objects)
+            position = mine[0].frames.index(frame)
+            maps = segmenter.maps_by_iteration(SequenceFrames(mine[0], segmenter), position)
             if any(maps):  # networks without slots have none
                 pictures["slot maps by iteration"] = draw_iterations(read_image(frame.image), maps)
     found = collect_scores(chain(*gather(scored, process)), _ALL_ANNOTATED)
@@ -91,8 +91,8 @@ def validate_stills(
     loader = make_loader(stills_of(frames, settings, network.needs), mine, settings.workers, device)
     scores: dict[int, float] = {}
     pictures = {}
-    predicted = predict_stills(network, loader, settings.mixed_precision)
-    for batch_keys, (batch, predictions) in zip(mine, predicted):
+    for batch_keys, batch in zip(mine, loader):
+        predictions = predict_stills(network, batch, settings.mixed_precision)
         truths = batch["labels"].numpy()
         for (_, index), prediction, truth in zip(batch_keys, predictions, truths):
             labels = to_labels(prediction.probability(truth.shape), settings.threshold)

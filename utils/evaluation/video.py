@@ -76,19 +76,13 @@ def segment_video(
     """Segment a video file or a folder of frames: masks, and a film with the objects tinted.
 
     The clip is read three times: to check and count it, for the references, which are uniform over
-    all of it (Sec. 4.4), and to segment it. Flow is made on the way. Memory does not grow with the
-    clip.
+    all of it (Sec. 4.4), and to segment it. Flow is made on the way, if there is an ``estimator``.
+    Memory does not grow with the clip.
 
     ``output/masks/<name>.png`` are as large as the upright frames: 0 and 255, or label maps of
     several objects. Names are numbers from 00000, or in a folder the pictures' own. Masks and film
-    appear, and replace an earlier run's, when they are complete.
-
-    Args:
-        segmenter: the network.
-        source: of ``datasets.clips.check_clip``.
-        output: folder; made if it is missing. One process at a time may write into it.
-        settings: of batches and masks, and FRAME_RATE of a folder of frames.
-        estimator: of flow; ``None`` for a network that needs no flow.
+    appear, and replace an earlier run's, when they are complete. One process at a time may write
+    into ``output``.
 
     Returns:
         The number of frames, and frames per second: decoding, flow, network and writing.

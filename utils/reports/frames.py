@@ -8,15 +8,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from datasets.layout import (
-    DatasetError,
-    find_video_sequences,
-    frame_label,
-    read_binary_mask,
-    read_image,
-)
+from datasets.layout import DatasetError, find_video_sequences, frame_label, read_image
 from utils.evaluation.results import Evaluation
-from utils.evaluation.scoring import read_truth
+from utils.evaluation.scoring import read_result, read_truth
 from utils.reports.pictures import PANEL_WIDTH, draw_mask, panel_sized
 
 JPEG_QUALITY = 80
@@ -69,9 +63,8 @@ def show_frames(
     """
     first = runs[0].evaluation
     try:
-        sequences, _ = find_video_sequences(
-            Path(first.data_root), first.set_name, masks="none", flow=False
-        )
+        root = Path(first.data_root)
+        sequences, _ = find_video_sequences(root, first.set_name, masks="none", flow=False)
     except (DatasetError, OSError):
         sequences = []
     files = {(s.name, frame_label(s.name, frame)): frame for s in sequences for frame in s.frames}
@@ -87,7 +80,7 @@ def show_frames(
             tiles.append(_tile("ground truth", read_truth, found and found.mask))
             for run in runs:
                 path, scores = _mask_file(run, sequence, frame), _scores(run, sequence, position)
-                tiles.append(_tile(run.label, _read_mask, path, scores))
+                tiles.append(_tile(run.label, lambda path: read_result(path, True), path, scores))
         shown.append((f"{sequence} {frame}", _scores(runs[0], sequence, position), tiles))
     return shown
 
@@ -115,17 +108,13 @@ def _mask_file(run: Run, sequence: str, frame: str) -> Path:
     return path if path.is_file() else path.with_name(f"{sequence}_{frame}.png")
 
 
-def _read_mask(path: Path) -> np.ndarray:
-    return read_binary_mask(path, binarize=True).view(np.uint8)
-
-
 def _tile(
     name: str, read: Callable[[Path], np.ndarray], path: Path | None, scores: Scores | None = None
 ) -> Tile:
     """A picture from a file: an image, or a label map of one object."""
     try:
-        picture = None if path is None else read(path)
-    except (DatasetError, OSError):
+        picture = read(path) if path else None
+    except DatasetError:
         picture = None
     if picture is not None:
         picture = draw_mask(picture, 1) if picture.ndim == 2 else panel_sized(picture)

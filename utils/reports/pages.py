@@ -30,19 +30,19 @@ NOTE = (
 
 
 def write_report(evaluation: Evaluation, folder: Path) -> Path:
-    """Write ``report.html``: scores, plots over time, best and worst frames, settings.
+    """Write ``report.html`` and return its path: scores, plots, best and worst frames, settings.
 
     Pictures of frames come from ``folder/panels``, or else from the data and the masks. If the
-    files are gone, the page says so. Returns the file.
+    files are gone, the page says so.
     """
-    protocol, title = evaluation.protocol, evaluation.title
+    protocol, scores = evaluation.protocol, evaluation.scores.items()
     table = []
     for row in evaluation.rows:
-        numbers = {title: {"mean": row.mean}}
+        numbers = {evaluation.title: {"mean": row.mean}}
         for measure, one in row.statistics.items():
             numbers[measure] = {column: getattr(one, column) for column in protocol.columns}
         table.append((row, numbers))
-    scores, frames = evaluation.scores.items(), {}
+    frames = {}
     for heading, sign in ("Best frames", 1), ("Worst frames", -1):
         values = {name: sign * means for name, means in frame_means(evaluation).items()}
         chosen = pick_frames(values, NUM_EXTREMES, NUM_EXTREMES)
@@ -69,12 +69,9 @@ def write_report(evaluation: Evaluation, folder: Path) -> Path:
 
 
 def write_comparison(folders: Sequence[Path], output: Path) -> Path:
-    """Write ``comparison.html`` into ``output``: several evaluations of one set side by side.
+    """Write ``comparison.html`` into ``output`` and return its path: evaluations side by side.
 
-    Args:
-        folders: of two or more evaluations, as ``write_evaluation`` left them; the plots tell up to
-            six apart.
-        output: the folder for the page; it is made if it does not exist.
+    The folders are those of two or more evaluations; the plots tell up to six apart.
 
     Raises:
         ResultsError: fewer than two folders, a folder without an evaluation, or evaluations that
@@ -97,16 +94,7 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
         (label, one.method, folder, one.checkpoint or ELSEWHERE, one.masks)
         for label, folder, one in runs
     ]
-    all_means = [frame_means(run.evaluation) for run in runs]
-    spread = {name: np.ptp([one[name] for one in all_means], axis=0) for name in first.scores}
-    chosen = pick_frames(spread, NUM_DIFFERENT, PER_SEQUENCE)
-    chosen = [(name, position) for name, position in chosen if spread[name][position] > 0]
-    note = (
-        f"Ordered by the difference between the highest and the lowest {first.title}. A sequence "
-        f"gives at most {PER_SEQUENCE} frames."
-    )
-    if not chosen:
-        note = "The runs have the same scores in every frame that counts."
+    heads = ["Run", "Method", "Folder", "Checkpoint", "Masks"]
     return _write_page(
         output / COMPARISON,
         title=f"{len(runs)} runs on {first.set_name}",
@@ -116,11 +104,8 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
         table=table,
         legend=labels,
         plots=plots,
-        frames={"Frames where they differ most": (note, show_frames(runs, chosen))},
-        texts=[
-            (["Run", "Method", "Folder", "Checkpoint", "Masks"], facts),
-            _differing_settings(runs),
-        ],
+        frames={"Frames where they differ most": _differences(runs)},
+        texts=[(heads, facts), _differing_settings(runs)],
     )
 
 
@@ -129,37 +114,27 @@ def _read_runs(folders: Sequence[Path]) -> list[Run]:
     if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
         given = ", ".join(map(str, folders))
         raise ResultsError(f"a comparison needs two or more different folders; given: {given}")
-    runs = list(map(Run, _labels(folders), folders, map(read_evaluation, folders)))
-    expected = _identity(runs[0].evaluation)
+    # The part of each path in which they differ: a and b of runs/a/DAVIS and runs/b/DAVIS.
+    common = os.path.commonpath([folder.resolve() for folder in folders])
+    labels = [folder.resolve().relative_to(common) for folder in folders]
+    while len({label.name for label in labels}) == 1:
+        labels = [label.parent for label in labels]
+    runs = list(map(Run, map(str, labels), folders, map(read_evaluation, folders)))
     for run in runs[1:]:
-        given = _identity(run.evaluation)
-        for what, value in expected.items():
-            if given[what] != value:
+        one, other = runs[0].evaluation, run.evaluation
+        frames, others = ({n: s.frames for n, s in e.scores.items()} for e in (one, other))
+        for what, same in {
+            "set": one.set_name == other.set_name,
+            "protocol": one.protocol == other.protocol,
+            "sequences": frames.keys() == others.keys(),
+            "frames": frames == others,
+        }.items():
+            if not same:
                 raise ResultsError(
-                    f"{runs[0].folder} and {run.folder} differ in {what}; only evaluations of the "
-                    "same set by the same protocol can be compared"
+                    f"{runs[0].folder} and {run.folder} differ in their {what}; only evaluations "
+                    "of the same set by the same protocol can be compared"
                 )
     return runs
-
-
-def _labels(folders: Sequence[Path]) -> list[str]:
-    """The part of each path in which they differ: a and b of ``runs/a/DAVIS``, ``runs/b/DAVIS``."""
-    parts = [Path(os.path.abspath(folder)).parts for folder in folders]
-    while len({one[-1] for one in parts}) == 1:
-        parts = [one[:-1] for one in parts]
-    while len({one[0] for one in parts}) == 1 and min(map(len, parts)) > 1:
-        parts = [one[1:] for one in parts]
-    return [str(Path(*one)) for one in parts]
-
-
-def _identity(evaluation: Evaluation) -> dict[str, Any]:
-    """Everything in which evaluations must agree."""
-    return {
-        "set": evaluation.set_name,
-        "protocol": evaluation.protocol.name,
-        "sequences": sorted(evaluation.scores),
-        **{f"frames of {name}": one.frames for name, one in evaluation.scores.items()},
-    }
 
 
 def _means(row: Row) -> dict[str, float]:
@@ -168,8 +143,23 @@ def _means(row: Row) -> dict[str, float]:
     return {"&".join(means): row.mean, **means}
 
 
+def _differences(runs: Sequence[Run]) -> tuple[str, list]:
+    """A note, and the frames whose scores differ most between runs."""
+    means = [frame_means(run.evaluation) for run in runs]
+    spread = {name: np.ptp([one[name] for one in means], axis=0) for name in means[0]}
+    chosen = pick_frames(spread, NUM_DIFFERENT, PER_SEQUENCE)
+    chosen = [(name, position) for name, position in chosen if spread[name][position] > 0]
+    if not chosen:
+        return "The runs have the same scores in every frame that counts.", []
+    note = (
+        f"Ordered by the difference between the highest and the lowest {runs[0].evaluation.title}. "
+        f"A sequence gives at most {PER_SEQUENCE} frames."
+    )
+    return note, show_frames(runs, chosen)
+
+
 def _differing_settings(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of a table; runs with masks from elsewhere have no settings."""
+    """Heads and rows of a table; runs without settings are left out."""
     known = {run.label: run.evaluation.settings for run in runs if run.evaluation.settings}
     rows = []
     for name in dict.fromkeys(name for settings in known.values() for name in settings):
@@ -185,7 +175,6 @@ def _three(number: float) -> str:
 
 
 def _write_page(path: Path, **content: Any) -> Path:
-    """Fill the template in; the folder is made."""
     text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     page = Template(
         text, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined

@@ -154,20 +154,14 @@ def test_all_that_is_wrong_with_masks_is_listed_at_once(video_set, masks):
     grey[:, 30:] = 200
     Image.fromarray(grey).save(masks / "cow_2/000.png")
     (masks / "cow_2/001.png").write_bytes((masks / "bear/000.png").read_bytes()[:40])
-    Image.fromarray(grey).save(masks / "bear/004.png")
-    Image.fromarray(grey).save(masks / "cow_2/cow_2_002.png")
-    (masks / "horse").mkdir()
     message = complaint(masks, video_set, LONG)
-    assert message.startswith(f"7 problems in {masks}:")
+    assert message.startswith(f"4 problems in {masks}:")
     assert message.endswith("Nothing was scored.")
     for kind, file in (
         ("mask that is missing", "bear/001.png"),
         ("mask of another size", f"bear/002.png: 61 x 40, {video_set[0].frames[2].mask} 60 x 40"),
         ("mask that is not binary", "cow_2/000.png: 3 values from 0 to 200"),
         ("file that cannot be read", "cow_2/001.png"),
-        ("mask of no frame", "bear/004.png"),
-        ("mask that is there twice", "cow_2/002.png and cow_2_002.png"),
-        ("folder that is no sequence", "horse"),
     ):
         heading = next(i for i, line in enumerate(message.splitlines()) if f"1 x {kind}" in line)
         assert file in message.splitlines()[heading + 1]
@@ -246,10 +240,8 @@ def test_numbers_of_objects_are_no_mask(video_set, masks):
     )
 
 
-def test_masks_in_another_place_are_one_problem(video_set, masks):
-    message = complaint(masks.parent, video_set, LONG)
-    assert "holds no mask of the set" in message
-    assert f"expected masks as {masks.parent / 'bear/000.png'}" in message
+def test_masks_in_another_place_are_missing(video_set, masks):
+    assert "7 x mask that is missing" in complaint(masks.parent, video_set, LONG)
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"needs the reference scores in {GOLDEN}")

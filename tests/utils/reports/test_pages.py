@@ -477,17 +477,6 @@ def test_frames_where_runs_differ_most(tmp_path):
     assert len(masks) == 2 and all(map(is_right_half, masks))
 
 
-def test_labels_are_the_parts_of_the_paths_that_differ():
-    def labels(*names):
-        return pages._labels([Path("/root") / name for name in names])
-
-    assert labels("a", "b") == ["a", "b"]
-    assert labels("a/DAVIS_test", "b/DAVIS_test") == ["a", "b"]
-    assert labels("a/x", "b/x", "b/y") == ["a/x", "b/x", "b/y"]
-    assert labels("a", "a/b") == ["a", "a/b"]
-    assert labels("a", "a/a") == ["root", "root/a"]
-
-
 def test_sequences_in_another_order_are_compared_by_name(tmp_path):
     scores = curves({"a": 9, "b": 12})
     write_evaluation(make_evaluation(scores), tmp_path / "x")
@@ -514,7 +503,7 @@ def test_folders_that_cannot_be_compared_are_refused(tmp_path):
     assert "two or more" in refused(first, tmp_path / "second" / ".." / "first")
     assert "holds no evaluation.json" in refused(first, tmp_path)
     message = refused(first, written("set", set_name="FBMS"))
-    assert f"{first} and {tmp_path / 'set'} differ in set;" in message
-    assert "differ in protocol;" in refused(first, written("rules", protocol="long_videos"))
-    assert "differ in sequences;" in refused(first, written("names", {"a": 5, "c": 4}))
-    assert "differ in frames of b;" in refused(first, written("frames", {"a": 5, "b": 20}))
+    assert f"{first} and {tmp_path / 'set'} differ in their set;" in message
+    assert "differ in their protocol;" in refused(first, written("rules", protocol="long_videos"))
+    assert "differ in their sequences;" in refused(first, written("names", {"a": 5, "c": 4}))
+    assert "differ in their frames;" in refused(first, written("frames", {"a": 5, "b": 20}))
