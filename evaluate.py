@@ -13,11 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import config
-from utils.evaluation.set_evaluation import (
-    check_output,
-    evaluate_masks,
-    evaluate_set,
-)
+from utils.evaluation.set_evaluation import check_output, evaluate_masks, evaluate_set
 from utils.evaluation.trained_network import load_trained_network, refuse_flags
 from utils.evaluation.video import evaluate_video
 from utils.processes import launch_processes, start_process
