@@ -147,6 +147,14 @@ def score_masks(
     if problems:
         raise DatasetError(f"{format_problems(str(folder), problems)}\nNothing was scored.")
     scores = collect_scores(results, protocol)
+    _check_scored(scores, sequences, protocol)
+    return scores
+
+
+def _check_scored(
+    scores: dict[str, SequenceScores], sequences: Items[Sequence], protocol: Protocol
+) -> None:
+    """Print the sequences without a frame that counts; raise DatasetError if none has one."""
     without = [one.name for one in sequences if one.name not in scores]
     if not scores:
         raise DatasetError(
@@ -158,4 +166,3 @@ def score_masks(
             f"note: {len(without)} of {len(sequences)} sequences do not count, because their "
             f"ground truth is empty: {', '.join(without)}"
         )
-    return scores
