@@ -26,7 +26,7 @@ from models import MODELS
 from models.interface import Ablation
 from utils.evaluation.protocols import Row
 from utils.evaluation.results import RECORD, read_evaluation
-from utils.evaluation.set_evaluation import check_folder
+from utils.evaluation.set_evaluation import check_output
 from utils.scripts import run_script
 from utils.settings import (
     Settings,
@@ -115,7 +115,7 @@ def main() -> None:
         raise SettingsError(f"{', '.join(refused)}: the ablation sets this itself; leave it out")
     if arguments.jobs < 1:
         raise SettingsError(f"--jobs {arguments.jobs}: expected a whole number above 0")
-    check_folder(arguments.output)
+    check_output(arguments.output)
     output = arguments.output.resolve()
     rows = ablation.rows if arguments.rows is None else arguments.rows
     sweep = ablation.sweep if arguments.sweep is None else arguments.sweep

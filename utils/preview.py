@@ -52,7 +52,7 @@ def main() -> None:
         if value < 1:
             raise SettingsError(f"{flag} {value}: expected 1 or above")
     for name in (settings.pretrain_set, *settings.train_sets):
-        check_output(arguments.output, Path(settings.data_root), name)
+        check_output(arguments.output, Path(settings.data_root) / name)
     columns = {}
     for title, samples, flow in [
         one for stage in sorted(set(arguments.stage)) for one in samples_of(stage, settings)
@@ -101,7 +101,7 @@ def samples_of(
 def draw_sample(sample: dict[str, Tensor]) -> np.ndarray:
     """A training sample as a row of pictures, uint8 RGB: image with object, flow, references."""
     image = _picture(sample["image"])
-    panels = [("image", draw_overlay(image, _mask(sample)))]
+    panels = [("image", draw_overlay(image, sample["labels"].numpy(), 1))]
     if "flow" in sample:
         panels.append(("optical flow", _picture(sample["flow"])))
         pairs = zip(sample["reference_images"], sample["reference_flows"])

@@ -19,7 +19,6 @@ from models.two_streams import expand
 from tests.models.fake_gpu import OneAttention, bfloat16_autocast, fake_gpu, works
 from tests.models.small_networks import network
 from utils.evaluation.segmenting import Segmenter
-from utils.evaluation.validation import predict_stills
 from utils.processes import Process
 from utils.training.step import Trainer
 from utils.transfer import fetch
@@ -243,19 +242,6 @@ def test_segmenting_waits_only_when_the_predictions_are_wanted(name, events, mon
     assert all(options["non_blocking"] for options in seen.copies)
     # A view's results are fetched before the next one is computed, where CUDA graphs put its.
     assert len(done) == 2 and done[1] > done[0] + 100
-
-
-@pytest.mark.parametrize("motion", [False, True])
-def test_stills_are_predicted_one_batch_ahead_of_what_is_waited_for(motion, events):
-    model = network("gsanet", motion=motion).eval()
-    calls = model.register_forward_pre_hook(lambda *_: events.append("network"))
-    with fake_gpu(model):
-        batch = samples(motion)
-        results = list(predict_stills(model, [batch] * 2))
-    calls.remove()
-    assert events == ["network", "record"] * 2 + ["wait"] * 2
-    assert [shown is batch for shown, _, _ in results] == [True, True]
-    assert all(probability.device.type == "cpu" for _, probability, _ in results)
 
 
 def test_a_tensor_left_on_the_cpu_is_seen():
