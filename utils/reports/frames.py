@@ -8,7 +8,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from datasets.layout import DatasetError, find_video_sequences, frame_label, read_image
+from datasets.layout import find_video_sequences, frame_label
+from datasets.pictures import read_image
+from datasets.problems import DatasetError
 from utils.evaluation.results import Evaluation
 from utils.evaluation.scoring import read_result, read_truth
 from utils.reports.pictures import PANEL_WIDTH, draw_mask, panel_sized

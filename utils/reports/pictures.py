@@ -13,7 +13,8 @@ import numpy as np
 
 from datasets.augmentation import resize
 from datasets.files import write_picture
-from datasets.layout import Frame, read_image
+from datasets.layout import Frame
+from datasets.pictures import read_image
 from utils.evaluation.scoring import read_truth
 
 PANEL_WIDTH = 240
