@@ -44,11 +44,20 @@ def one_ahead(started: Iterable[Callable[[], Result]]) -> Iterator[Result]:
 
     Args:
         started: starts a task with each step, and gives a function that waits for its result.
+
+    Raises:
+        Whatever ``started`` raises, after the result of the task before.
     """
-    waiting = None
-    for following in started:
+    tasks, waiting = iter(started), None
+    while True:
+        try:
+            following = next(tasks, None)
+        except Exception:
+            if waiting is not None:
+                yield waiting()
+            raise
         if waiting is not None:
             yield waiting()
+        if following is None:
+            return
         waiting = following
-    if waiting is not None:
-        yield waiting()

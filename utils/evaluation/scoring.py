@@ -54,7 +54,7 @@ def overlap(
 
 def read_truth(path: Path) -> np.ndarray:
     """A mask as a label map of one object, uint8 (H, W); several objects become one."""
-    return one_object(read_labels(path))
+    return one_object(read_labels(path)).view(np.uint8)
 
 
 def read_result(path: Path, binarize: bool = False) -> np.ndarray:
