@@ -5,7 +5,7 @@ A sample depends on the seed and its key alone.
 """
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -239,8 +239,9 @@ class TestFrames(Dataset):
 
     __test__ = False  # pytest would take the class for a test
 
-    frames: Items[Frame]  # with or without flow maps
+    frames: Items[Frame]
     views: Items[Geometry]  # of each frame, several for test-time augmentation
+    flow: bool  # read flow maps too; every frame has one then
     recolour_flow: bool = True  # as for :func:`show`
 
     def __len__(self) -> int:
@@ -248,7 +249,9 @@ class TestFrames(Dataset):
 
     def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
         """For each view what ``show`` gives. Raises DatasetError if a file cannot be read."""
-        image, flow, _ = _read_frame(self.frames[index], labels=False)
+        frame = self.frames[index]
+        frame = frame if self.flow else replace(frame, flow=None)
+        image, flow, _ = _read_frame(frame, labels=False)
         return [show(image, flow, view, self.recolour_flow) for view in self.views]
 
 

@@ -111,6 +111,10 @@ class Segmenter:
         if compile:
             network.compile_for_inference("reduce-overhead" if self.device.type == "cuda" else None)
 
+    def shown(self, frames: Items[Frame]) -> TestFrames:
+        """The frames in all views, with the flow maps if the network takes them."""
+        return TestFrames(frames, self.views, self.network.needs.flow, self.recolour_flow)
+
     def segment(self, video: ViewedVideo) -> Iterator[Callable[[], list[FramePrediction]]]:
         """Start the video's batches, one with each step; calling a result waits for it."""
         copies = tee(video, len(self.views))  # the views take a batch one after the other
@@ -172,7 +176,7 @@ class SequenceFrames:
 
     def at(self, positions: Items[int]) -> Views:
         chosen = [self.sequence.frames[position] for position in positions]
-        frames = TestFrames(chosen, self.segmenter.views, self.segmenter.recolour_flow)
+        frames = self.segmenter.shown(chosen)
         with ThreadPoolExecutor(len(chosen)) as pool:
             return default_collate(list(pool.map(frames.__getitem__, range(len(chosen)))))
 
@@ -203,7 +207,7 @@ def predict_sequences(
         firsts = range(0, len(numbers), batch_size)
         batches.append([numbers[first : first + batch_size] for first in firsts])
     loader = make_loader(
-        TestFrames(frames, segmenter.views, segmenter.recolour_flow),
+        segmenter.shown(frames),
         [batch for some in batches for batch in some],
         workers,
         segmenter.device,
