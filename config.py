@@ -2,15 +2,13 @@
 
 Edit a value and run the script, or pass the same name as a flag:
 ``python train.py --batch-size 4 --backbone mit_b0``. Section numbers are the GSA-Net paper's.
-
-A setting is one line, ``NAME: kind = value  # comment``. Its kind says which values are allowed;
-utils/kinds.py explains the kinds. The words in brackets after a group's title say where else the
-group counts:
+utils/kinds.py explains the kinds behind the colons. The words in brackets after a group's title:
 
 - resume: these settings may change when a run is continued (--resume).
 - test: evaluate.py takes these settings from a flag, or else from the checkpoint.
 - masks, machine: evaluate.py takes these settings from a flag, or else from this file.
-- set, video, tta: so it does with --set (or --masks), --video and --tta.
+- set, panels, video, tta: so it does with --set, --video and --tta; with --masks in "set" only.
+- flow: these settings have an effect only on networks that take flow maps.
 - output: these settings belong to one run alone.
 
 evaluate.py takes all other settings from the checkpoint.
@@ -43,12 +41,16 @@ BALANCE_SETS: bool = True  # an epoch takes at most as many frames of further se
 # Validation and test set [set]
 VAL_SET: str = "DAVIS_test"  # video set that train.py validates on; best.pt is chosen by its J
 PROTOCOL: optional(protocol) = None  # davis2016, fbms, youtube_objects, long_videos; None: by name
+
+# Pictures of a test set [panels]
 PANEL_STEP: whole(0) = 1  # evaluate.py draws the picture panel of every n-th frame; 0 draws none
 
 # Input and references [test]
 IMAGE_SIZE: multiple_of(32, 8192) = 384  # side of the square network input in pixels (Sec. 4.4)
 NUM_REFERENCES: whole(1) = 3  # reference frames (N_R, Sec. 4.4)
 NUM_ITERATIONS: whole(0) = 3  # rounds of guided slot attention (T, Sec. 3.5)
+
+# Flow maps [test, flow]
 RECOLOUR_FLOW: bool = True  # a mirrored or rotated flow map changes its colours, as its motion does
 
 # Augmentation in training
@@ -122,7 +124,6 @@ VALIDATE_EVERY: whole(1) = 1  # epochs between validations; the last epoch is al
 VAL_FRAME_STEP: whole(1) = 1  # validate on every n-th frame of a sequence
 CHECKPOINT_MINUTES: number(above=0) = 10.0  # last.pt is written this often and after every epoch
 MAX_BAD_STEPS: whole(0) = 10  # bad steps in a row (loss or gradient not finite) before a run stops
-BAD_FILE_SHARE: share = 0.0  # share of an epoch's samples that may have an unreadable file
 
 # Masks [masks]
 THRESHOLD: share = 0.5  # a pixel is foreground where its probability is above this
@@ -133,7 +134,9 @@ TTA_SCALES: list_of(number(above=0, most=4)) = [0.75, 1.0, 1.75]  # sizes, as sh
 TTA_FLIP: bool = True  # each size mirrored too
 
 # Any video [video]
+FRAME_RATE: number(0.1, 1000) = 24.0  # frames per second of a folder of frames; a file has its own
+
+# Flow maps of any video [video, flow]
 FLOW_ESTIMATOR: one_of("raft", "dis") = "raft"  # dis: OpenCV's, needs neither weights nor a GPU
 FLOW_WEIGHTS: optional(path) = None  # local file with RAFT's weights; None: a download
 REMOVE_CAMERA_MOTION: bool = False  # as in python -m datasets.flow; also of simulated flow maps
-FRAME_RATE: number(0.1, 1000) = 24.0  # frames per second of a folder of frames; a file has its own

@@ -1,6 +1,5 @@
-"""Stage 1: train the RGB encoder and the decoder on still images (Sec. 4.3).
+"""Stage 1: train on still images (Sec. 4.3).
 
-With PRETRAIN_MOTION = "simulated" both streams and all modules, on motion simulated on the images.
 Edit config.py and run ``python pretrain.py``; ``--help`` lists every setting.
 """
 
@@ -11,20 +10,19 @@ import torch
 
 import config
 from datasets.flow.origin import origin_in_words
-from datasets.layout import DatasetError, still_images
+from datasets.layout import still_images
+from datasets.problems import DatasetError
 from models import build_model, model_class
 from utils.evaluation.validation import validate_stills
 from utils.scripts import check_data, run_script, start_training
 from utils.settings import SettingsError
-from utils.training.checkpoints import BEST
 from utils.training.dry_run import count_parameters
-from utils.training.loop import fit
 from utils.training.samples import augmentation_from, network_name, split_frames, stills_of
 
 
 def main() -> None:
     """Read the settings, check the data, train."""
-    run = start_training(config, "pretrain", "Stage 1: still images.")
+    run = start_training(config, "pretrain", "Stage 1: train on still images.")
     if run is None:
         return
     settings, process = run.settings, run.process
@@ -51,24 +49,14 @@ def main() -> None:
             f"{len(train_frames)} images for training, {len(val_frames)} for validation, "
             f"on {process.device}; run folder {run.folder}"
         )
-    flow = origin_in_words("simulated", settings.remove_camera_motion) if simulated else None
-    dataset = stills_of(train_frames, settings, network.needs, augmentation_from(settings))
-    identity = {"script": "pretrain.py", "model": settings.model, "arguments": arguments}
-    with run.locked():
-        progress = fit(
-            network,
-            dataset,
-            lambda network, quick: validate_stills(network, val_frames, settings, process, quick),
-            settings,
-            {**identity, "flow": flow},
-            run.folder,
-            process,
-            resume=run.resumed,
-            dry_run=run.dry_run,
-            record=lambda: run.record({settings.pretrain_set: frames}),
-        )
-    if process.is_main and not run.dry_run:
-        print(f"best validation J {progress.best:.4f}: {run.folder / BEST}")
+    run.train(
+        network,
+        arguments,
+        stills_of(train_frames, settings, network.needs, augmentation_from(settings)),
+        lambda network, quick: validate_stills(network, val_frames, settings, process, quick),
+        {settings.pretrain_set: frames},
+        origin_in_words("simulated", settings.remove_camera_motion) if simulated else None,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage 2: train both streams on video, starting from stage 1 (Sec. 4.3).
+"""Stage 2, or the only stage: train on video (Sec. 4.3).
 
 Edit config.py and run ``python train.py``; ``--help`` lists every setting.
 """
@@ -14,24 +14,18 @@ from datasets.layout import flow_note, video_sequences
 from models import build_model, model_class
 from utils.evaluation.validation import validate_videos
 from utils.scripts import check_data, compare_flow, frames_of, run_script, start_training
-from utils.training.checkpoints import BEST, CheckpointError, check_same_network, load_checkpoint
+from utils.training.checkpoints import CheckpointError, check_same_network, load_checkpoint
 from utils.training.dry_run import count_parameters
-from utils.training.loop import fit
 from utils.training.samples import augmentation_from, network_name, videos_of
 
 
 def main() -> None:
     """Read the settings, check the data, train."""
-    run = start_training(config, "train", "Stage 2: both streams on video.")
+    run = start_training(config, "train", "Stage 2, or the only stage: train on video.")
     if run is None:
         return
     settings, process = run.settings, run.process
 
-    if process.is_main and "YTVOS_train" not in settings.train_sets:
-        print(
-            f"note: TRAIN_SETS is {' '.join(settings.train_sets)}; the paper's is DAVIS_train "
-            "YTVOS_train (Sec. 4.1)"
-        )
     torch.manual_seed(settings.seed)
     arguments = run.network_arguments()
     checkpoint = None
@@ -42,14 +36,14 @@ def main() -> None:
         arguments["pretrained_backbone"] = False  # stage 1's weights take their place
     network = build_model(settings.model, **arguments)
 
-    data_root = Path(settings.data_root)
-    needs = network.needs
+    data_root, needs = Path(settings.data_root), network.needs
     masks = "all" if needs.masks else "none"
     train_sets = [
         video_sequences(data_root, name, masks=masks, flow=needs.flow)
         for name in settings.train_sets
     ]
     val_sequences = video_sequences(data_root, settings.val_set, masks="some", flow=needs.flow)
+    sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
     check_data([frame for s in [*train_sets, val_sequences] for frame in frames_of(s)], process)
     made_by = flow_origin(data_root, settings.train_sets[0]) if needs.flow else None
 
@@ -71,30 +65,17 @@ def main() -> None:
         if process.is_main:
             print(f"stage 1 from {settings.stage1_checkpoint}: {loaded}")
             compare_flow(checkpoint.get("flow"), made_by)
-    sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
     for name, sequences in sets.items() if process.is_main else ():
         if note := flow_note(sequences):
             print(f"note: {name}: {note}")
-    frames = {name: frames_of(sequences) for name, sequences in sets.items()}
-    dataset = videos_of(train_sets, settings, needs, augmentation_from(settings))
-    identity = {"script": "train.py", "model": settings.model, "arguments": arguments}
-    with run.locked():
-        progress = fit(
-            network,
-            dataset,
-            lambda network, quick: validate_videos(
-                network, val_sequences, settings, process, quick
-            ),
-            settings,
-            {**identity, "flow": made_by},
-            run.folder,
-            process,
-            resume=run.resumed,
-            dry_run=run.dry_run,
-            record=lambda: run.record(frames),
-        )
-    if process.is_main and not run.dry_run:
-        print(f"best validation J {progress.best:.4f}: {run.folder / BEST}")
+    run.train(
+        network,
+        arguments,
+        videos_of(train_sets, settings, needs, augmentation_from(settings)),
+        lambda network, quick: validate_videos(network, val_sequences, settings, process, quick),
+        {name: frames_of(sequences) for name, sequences in sets.items()},
+        made_by,
+    )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class Augmentation:
         flow: np.ndarray | None = None,
         labels: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """One random version of a frame.
+        """One random version of a frame, at the given size.
 
         Args:
             rng: source of all random choices; as many are drawn with a flow map as without.
@@ -48,9 +48,6 @@ class Augmentation:
             image: uint8 RGB (H, W, 3).
             flow: flow picture of the same view, uint8 RGB, of any size.
             labels: label map, uint8 (H, W).
-
-        Returns:
-            Image and flow map, uint8 (size, size, 3), and the labels, uint8 (size, size).
         """
         geometry = self._draw_geometry(rng, size)
         factors = [
@@ -68,22 +65,18 @@ class Augmentation:
         return image, flow, None if labels is None else geometry.apply_labels(labels)
 
     def in_two(self, flip_first: bool = False) -> "tuple[Augmentation, Augmentation]":
-        """Crop and rotation, and all the rest, one to follow the other.
-
-        Mirroring is part of the first if ``flip_first`` is true.
-        """
-        where = replace(
-            self,
-            flip_probability=self.flip_probability if flip_first else 0.0,
-            brightness=0.0,
-            contrast=0.0,
-            saturation=0.0,
-            sharpness=0.0,
-            camera_motion=0.0,
-            flow_turn=0.0,
+        """Crop and rotation, then all the rest. With ``flip_first`` the first also mirrors."""
+        flip = self.flip_probability
+        where = Augmentation(
+            flip if flip_first else 0.0,
+            self.crop_scale,
+            self.rotation_probability,
+            self.rotation_degrees,
+            **dict.fromkeys(("brightness", "contrast", "saturation"), 0.0),
+            recolour_flow=self.recolour_flow,
         )
         rest = replace(self, crop_scale=1.0, rotation_probability=0.0)
-        return where, replace(rest, flip_probability=0.0) if flip_first else rest
+        return where, replace(rest, flip_probability=0.0 if flip_first else flip)
 
     def _draw_geometry(self, rng: np.random.Generator, size: int) -> "Geometry":
         flip = rng.random() < self.flip_probability
@@ -111,34 +104,26 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Geometry:
-    """A crop, resized to a square, then perhaps mirrored and rotated about its centre.
+    """A crop, resized to a square, then perhaps mirrored and rotated about its centre."""
 
-    Attributes:
-        size: side of the square in pixels.
-        flip: mirror left to right.
-        shares: width and height of the crop, as shares of the frame's.
-        corner: its left and upper edge, likewise.
-        angle: rotation in degrees, clockwise as seen in the picture.
-    """
-
-    size: int
-    flip: bool
-    shares: tuple[float, float]
-    corner: tuple[float, float]
-    angle: float
+    size: int  # side of the square in pixels
+    flip: bool  # mirror left to right
+    shares: tuple[float, float]  # width and height of the crop, as shares of the frame's
+    corner: tuple[float, float]  # its left and upper edge, likewise
+    angle: float  # rotation in degrees, clockwise as seen in the picture
 
     @property
     def linear(self) -> np.ndarray:
-        """What becomes of a motion vector (x right, y down) by mirroring and rotation, (2, 2)."""
+        """Mirroring and rotation of a motion vector (x right, y down), (2, 2)."""
         mirror = np.diag([-1.0 if self.flip else 1.0, 1.0])
         return rotation(np.deg2rad(self.angle)) @ mirror
 
     def apply(self, picture: np.ndarray) -> np.ndarray:
         """(H, W) or (H, W, C) of uint8 to (size, size) or (size, size, C).
 
-        A whole frame that is not rotated is resized by ``resize``. Otherwise halving, which
-        averages whole areas, takes each side's scale to at least 2 / 3, and one bilinear step does
-        the rest: about as smooth as resizing by area, and several times as fast.
+        A whole frame that is not rotated is resized by ``resize``. Otherwise each side is halved
+        until its scale is at least 2 / 3, and one bilinear step does the rest. This is about as
+        smooth as resizing by area, and several times as fast.
         """
         if self.angle == 0:
             picture = self._crop(picture)
@@ -165,7 +150,7 @@ class Geometry:
         return np.array([0, *found], np.uint8)[shares.argmax(axis=0)]
 
     def _crop(self, picture: np.ndarray) -> np.ndarray:
-        """The crop, resized to the square; its edges are rounded to pixels of what is shrunk."""
+        """The crop, resized to the square; its edges are rounded to pixels of the shrunk frame."""
         if self.shares == (1, 1):
             return resize(picture, self.size, self.size)
         picture, frame = self._shrink(picture)
@@ -179,7 +164,7 @@ class Geometry:
         """Halve each side until the crop's is at most 1.5 times the result's.
 
         Also returns the frame's width and height in the new pixels. Pixels at the right and lower
-        edge that do not fill a whole block are left out of the picture, but count in these.
+        edge that do not fill a whole block are left out of the picture, but not of these sides.
         """
         sides = np.array(picture.shape[1::-1])
         too_large = np.multiply(self.shares, sides) / (1.5 * self.size)
@@ -212,7 +197,7 @@ def change_colours(
 ) -> np.ndarray:
     """Multiply brightness, then contrast about the mean grey, then saturation; uint8 RGB (H, W, 3).
 
-    Only the result is rounded and cut off at 0 and 255; it is right to one grey level.
+    Only the result is rounded and cut off at 0 and 255.
     """
     mean = brightness * GREY_WEIGHTS @ cv2.mean(image)[:3]
     # All three steps are linear in the picture, its grey version and their mean: one matrix.
@@ -224,9 +209,7 @@ def change_colours(
 def change_sharpness(image: np.ndarray, factor: float) -> np.ndarray:
     """Multiply the difference to a slightly blurred image; uint8 RGB (H, W, 3).
 
-    Args:
-        image: the image.
-        factor: 0 gives the blurred image, 1 the image as it is, more than 1 a sharper one.
+    A factor of 0 gives the blurred image, 1 the image as it is, more than 1 a sharper one.
     """
     unchanged = np.zeros((3, 3))
     unchanged[1, 1] = 1
@@ -242,7 +225,7 @@ def rotation(radians: float) -> np.ndarray:
 def affine_field(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A random affine motion field (height, width, 2), float32, of about unit length at most.
 
-    What a camera's pan, zoom and roll make of a distant background.
+    A camera's pan, zoom and roll move a distant background so.
     """
     direction = rng.uniform(0, 2 * np.pi)
     pan = np.array([np.cos(direction), np.sin(direction)]) * rng.uniform(0, 1)

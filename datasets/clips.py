@@ -1,63 +1,47 @@
 """Clips: a video file, or a folder of frames, that is read frame by frame as often as needed.
 
-:func:`check_clip` reads a clip once from beginning to end, so that whatever is wrong with it is
-known before hours of work begin; :meth:`Clip.frames` then gives its frames. No more than a few
-frames are in memory at any time.
+:func:`check_clip` reads a clip once from beginning to end, so that its faults are known before
+hours of work begin; :meth:`Clip.frames` then gives its frames. No more than a few frames are in
+memory at any time.
 
-FFmpeg reads the files, by way of PyAV. Frames are turned upright as the file's display matrix says.
-EXIF orientation of pictures in a folder is ignored, as in data sets (``datasets.layout``).
+FFmpeg reads the files, by way of PyAV. Frames are turned upright as the file says. EXIF orientation
+of pictures in a folder is ignored, as in data sets.
 """
 
-import math
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, partial
-from itertools import dropwhile
+from itertools import dropwhile, pairwise
 from pathlib import Path
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import Type as SideData
-from tqdm import tqdm
 
 from datasets.containers import is_cut_off
-from datasets.layout import IMAGE_SUFFIXES, DatasetError, read_image, subfolders
+from datasets.layout import natural_order, subfolders
+from datasets.pictures import IMAGE_SUFFIXES, OTHER_SUFFIXES, read_image
+from datasets.problems import DatasetError
 from datasets.progress import progress_bar
+from errors import UserError
 
-# Suffixes of pictures that are not read, and that must not be left out in silence.
-_OTHER_FORMATS = (
-    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl"),
-    *(".pbm", ".pgm", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
-)
-_COVER = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 _REPAIR = "get a whole copy, or keep what can be read: ffmpeg -i FILE -c:v libx264 repaired.mp4"
 
-Orientation = tuple[bool, bool, bool]  # exchange rows and columns, then mirror x, then mirror y
 
-
-class VideoError(ValueError):
+class VideoError(UserError):
     """A clip cannot be read, or its results not written; the message says what to do."""
 
 
 @dataclass
 class ClipFrame:
-    """One frame of a clip.
+    """One frame of a clip."""
 
-    Attributes:
-        name: for its mask's file: its number from 0, or in a folder the picture's own name.
-        time: of presentation, from 0, in units of ``Clip.time_base``.
-        duration: in the same units; 0 where the file does not say.
-        read: makes the image.
-    """
-
-    name: str
-    time: int
-    duration: int
-    read: Callable[[], np.ndarray]
+    name: str  # for its mask's file: its number from 0, or in a folder the picture's own name
+    time: int  # of presentation, from 0, in units of ``Clip.time_base``
+    duration: int  # in the same units; 0 where the file does not say
+    read: Callable[[], np.ndarray]  # makes the image
 
     @cached_property
     def image(self) -> np.ndarray:
@@ -71,32 +55,20 @@ class ClipFrame:
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip that :func:`check_clip` has found whole.
+    """A clip that :func:`check_clip` has found whole."""
 
-    Attributes:
-        source: the file or folder.
-        count: of its frames, at least 2.
-        size: (H, W) in pixels, upright.
-        rate: frames per second; the mean where ``constant`` is False.
-        constant: whether frames come at a constant rate.
-        time_base: seconds in a unit of ``ClipFrame.time``: 1 / rate, or the file's own.
-        aspect: width of a pixel over its height, upright.
-        orientation: what makes a file's frames upright.
-        pictures: of a folder, in order; None for a file.
-    """
-
-    source: Path
-    count: int
-    size: tuple[int, int]
-    rate: Fraction
-    constant: bool
-    time_base: Fraction
-    aspect: Fraction = Fraction(1)
-    orientation: Orientation = (False, False, False)
-    pictures: tuple[Path, ...] | None = None
+    source: Path  # the file or folder
+    count: int  # of its frames, at least 2
+    size: tuple[int, int]  # (H, W) in pixels, upright
+    rate: Fraction  # frames per second; the mean where ``constant`` is False
+    constant: bool  # whether frames come at a constant rate
+    time_base: Fraction  # seconds in a unit of ``ClipFrame.time``: 1 / rate, or the file's own
+    aspect: Fraction = Fraction(1)  # width of a pixel over its height, upright
+    turns: int = 0  # quarter turns to the left that make a file's frames upright
+    pictures: tuple[Path, ...] | None = None  # of a folder, in order; None for a file
 
     def frames(self) -> Iterator[ClipFrame]:
-        """All frames in order. Frames that nobody looks at are not converted.
+        """All frames in order. A frame is converted when its image is asked for.
 
         Raises:
             VideoError: the clip cannot be read any more as it was when it was checked.
@@ -110,7 +82,7 @@ class Clip:
         with _open_video(self.source, threads="AUTO") as (container, stream):
             for packet in _from_keyframe(container.demux(stream)):
                 for frame in _decoded(packet, self.source, number):
-                    name, read = f"{number:05d}", partial(_upright, frame, self.orientation)
+                    name, read = f"{number:05d}", partial(_upright, frame, self.turns)
                     if self.constant:
                         yield ClipFrame(name, number, 1, read)
                     else:
@@ -125,10 +97,10 @@ class Clip:
 
 
 def check_clip(source: Path, frame_rate: float = 24.0) -> Clip:
-    """Read a clip to its end, count its frames and find whatever is wrong with it.
+    """Read a clip to its end, count its frames and find its faults.
 
     Args:
-        source: a video file, whatever FFmpeg reads, or a folder of pictures (.jpg, .jpeg or .png),
+        source: a video file that FFmpeg can read, or a folder of pictures (.jpg, .jpeg or .png),
             in the order of the numbers in their names.
         frame_rate: frames per second of a folder; files have their own.
 
@@ -141,16 +113,25 @@ def check_clip(source: Path, frame_rate: float = 24.0) -> Clip:
             frame, or its frames differ in size.
     """
     if source.is_dir():
-        return _check_folder(source, frame_rate)
+        return _with_two(_check_folder(source, frame_rate))
     if not source.is_file():
-        fault = "neither a file nor a folder" if source.exists() else "no such file"
         raise VideoError(
-            f"{source}: {fault}; expected a video file or a folder of pictures on this machine "
-            "(download a stream or a web address first)"
+            f"{source}: neither a file nor a folder; expected a video file or a folder of pictures "
+            "on this machine (download a stream or a web address first)"
         )
     if source.stat().st_size == 0:
         raise VideoError(f"{source}: empty (0 bytes); get a whole copy")
-    return _check_file(source)
+    return _with_two(_check_file(source))
+
+
+def _with_two(clip: Clip) -> Clip:
+    """The clip, if it has at least two frames."""
+    if clip.count < 2:
+        raise VideoError(
+            f"{clip.source}: 1 frame; a clip needs at least two, because a frame's flow is its "
+            "motion to the next one"
+        )
+    return clip
 
 
 def _check_folder(folder: Path, frame_rate: float) -> Clip:
@@ -160,7 +141,7 @@ def _check_folder(folder: Path, frame_rate: float) -> Clip:
     paths = [path for path in shown if path.suffix.lower() in IMAGE_SUFFIXES]
     stems = {path.stem for path in paths}
     for path in shown:
-        if path.suffix.lower() in _OTHER_FORMATS and path.stem not in stems:
+        if path.suffix.lower() in OTHER_SUFFIXES and path.stem not in stems:
             raise VideoError(
                 f"{path}: a picture of another format; convert it to PNG, or to JPEG, or remove it"
             )
@@ -168,73 +149,66 @@ def _check_folder(folder: Path, frame_rate: float) -> Clip:
         inside = [folder / name for name in subfolders(folder)]
         hint = f"; it holds folders, is one of them meant, as {inside[0]}?" if inside else ""
         raise VideoError(f"{folder}: no pictures (.jpg, .jpeg or .png) in this folder{hint}")
-    paths.sort(key=lambda path: (_natural_order(path.stem), path.name))
-    names: dict[str, Path] = {}
-    size = None
-    for path in _progress(paths):
-        if names.setdefault(path.stem, path) is not path:
+    paths.sort(key=lambda path: (natural_order(path.stem), path.name))
+    for path, following in pairwise(paths):
+        if path.stem == following.stem:
             raise VideoError(
-                f"{path} and {names[path.stem].name} would give masks of one name; keep one of them"
+                f"{following} and {path.name} would give masks of one name; keep one of them"
             )
+    size = None
+    for path in progress_bar(paths, desc="checking", unit="frame"):
         found = _read_picture(path).shape[:2]
         size = size or found
         if found != size:
             raise _size_error(str(path), found, size)
-    _expect_two(folder, len(paths))
     rate = Fraction(frame_rate).limit_denominator(1001)
     return Clip(folder, len(paths), size, rate, True, 1 / rate, pictures=tuple(paths))
 
 
 def _check_file(path: Path) -> Clip:
-    count = 0
-    size = orientation = None
+    times: list[int | None] = []
+    size, turns = None, 0
     # Without frame threads every decoding error is seen, also those at the end.
     with _open_video(path, threads="SLICE") as (container, stream):
-        times = _Times(stream)
-        with _progress(total=stream.frames or None) as bar:
+        with progress_bar(total=stream.frames or None, desc="checking", unit="frame") as bar:
             for packet in _from_keyframe(container.demux(stream)):
-                for frame in _decoded(packet, path, count):
+                for frame in _decoded(packet, path, len(times)):
                     if frame.is_corrupt:
-                        raise VideoError(f"{path}: frame {count} is damaged; {_REPAIR}")
-                    size = size or (frame.height, frame.width)
+                        raise VideoError(f"{path}: frame {len(times)} is damaged; {_REPAIR}")
+                    if size is None:
+                        size, turns = (frame.height, frame.width), frame.rotation // 90 % 4
                     if size != (frame.height, frame.width):
-                        where = f"{path}: frame {count}"
+                        where = f"{path}: frame {len(times)}"
                         raise _size_error(where, (frame.height, frame.width), size)
-                    orientation = orientation or _orientation(frame)
-                    times.add(frame)
-                    count += 1
+                    times.append(frame.pts)
                     bar.update()
                 if packet.is_corrupt:
-                    raise VideoError(f"{path}: cut off or damaged after {count} frames; {_REPAIR}")
+                    raise VideoError(
+                        f"{path}: cut off or damaged after {len(times)} frames; {_REPAIR}"
+                    )
         aspect = stream.sample_aspect_ratio or Fraction(1)
         codec = stream.codec_context.name
-    if not count:
+        rate, constant = _rate(stream, times)
+        time_base = 1 / rate if constant else stream.time_base
+    if not times:
         raise VideoError(
-            f"{path}: no frame of it can be decoded ({codec}): it is damaged, or FFmpeg cannot "
-            "decode its kind, as animated WebP; get a whole copy, or convert it to MP4 or to a "
-            "folder of PNG pictures with another program"
+            f"{path}: no frame of it can be decoded ({codec}): get a whole copy, or convert it to "
+            "MP4 or to a folder of PNG pictures with another program"
         )
-    _expect_two(path, count)
-    rate, constant = times.rate()
-    time_base = 1 / rate if constant else times.time_base
-    if orientation[0]:
+    if turns % 2:
         size, aspect = size[::-1], 1 / aspect
-    return Clip(path, count, size, rate, constant, time_base, aspect, orientation)
+    return Clip(path, len(times), size, rate, constant, time_base, aspect, turns)
 
 
 def _from_keyframe(packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
-    """Packets without those before the first keyframe, which need frames that the clip lacks.
-
-    A recorded broadcast begins so, and a clip that was cut out of another without encoding it anew.
-    """
+    """Packets from the first keyframe on; those before it need frames that the clip lacks."""
     return dropwhile(lambda packet: not packet.is_keyframe, packets)
 
 
 def _decoded(packet: av.Packet, path: Path, count: int) -> list[av.VideoFrame]:
     """The frames that a packet completes; ``count`` have come before.
 
-    Before the first whole frame, those that cannot be decoded are left out: they are shown before
-    the clip's first keyframe, and need frames before it.
+    Those that cannot be decoded before the first whole frame are left out, for the same reason.
     """
     try:
         frames = packet.decode()
@@ -247,43 +221,20 @@ def _decoded(packet: av.Packet, path: Path, count: int) -> list[av.VideoFrame]:
         ) from error
 
 
-class _Times:
-    """The frames' times of a file: whether they are of a constant rate, told as they come."""
-
-    def __init__(self, stream: av.VideoStream):
-        self.time_base = stream.time_base
-        stated = (stream.guessed_rate, stream.average_rate, stream.base_rate)
-        self.candidates = [rate for rate in dict.fromkeys(stated) if rate]
-        self.guess = self.candidates[0] if self.candidates else Fraction(25)
-        self.ordered = True
-        self.count = 0
-        self.first = self.last = 0
-
-    def add(self, frame: av.VideoFrame) -> None:
-        """Note the next frame."""
-        if frame.pts is None or (self.count and frame.pts <= self.last):
-            self.ordered = False
-        if self.ordered:
-            if not self.count:
-                self.first = frame.pts
-            self.last = frame.pts
-            passed = self.last - self.first
-            self.candidates = [rate for rate in self.candidates if self._fits(rate, passed)]
-        self.count += 1
-
-    def _fits(self, rate: Fraction, passed: int) -> bool:
-        """Whether this many units have passed at a constant rate, up to the units' rounding."""
-        step = 1 / (rate * self.time_base)
-        return abs(passed - self.count * step) <= (0 if step.denominator == 1 else 1)
-
-    def rate(self) -> tuple[Fraction, bool]:
-        """Frames per second, and whether frames are to be taken as coming at that rate."""
-        if not self.ordered:
-            return self.guess, True
-        if self.candidates:
-            return self.candidates[0], True
-        mean = (self.count - 1) / ((self.last - self.first) * self.time_base)
-        return mean.limit_denominator(1_000_000), False
+def _rate(stream: av.VideoStream, times: list[int | None]) -> tuple[Fraction, bool]:
+    """Frames per second, and whether frames are to be taken as coming at that rate."""
+    stated = (stream.guessed_rate, stream.average_rate, stream.base_rate)
+    candidates = [rate for rate in dict.fromkeys(stated) if rate]
+    ordered = None not in times and all(before < after for before, after in pairwise(times))
+    if not ordered or len(times) < 2:
+        return candidates[0] if candidates else Fraction(25), True
+    for rate in candidates:
+        step = 1 / (rate * stream.time_base)
+        rounding = 0 if step.denominator == 1 else 1
+        if all(abs(t - times[0] - n * step) <= rounding for n, t in enumerate(times)):
+            return rate, True
+    mean = (len(times) - 1) / ((times[-1] - times[0]) * stream.time_base)
+    return mean.limit_denominator(1_000_000), False
 
 
 @contextmanager
@@ -293,17 +244,11 @@ def _open_video(path: Path, threads: str) -> Iterator[tuple[InputContainer, av.V
     try:
         # The prefix keeps a colon in a name from being taken for a protocol.
         with av.open(f"file:{path}", metadata_errors="replace") as container:
-            is_text = container.format.name == "tty"  # FFmpeg films what a terminal would show
-            kind = "text" if is_text else "cover picture"
-            videos = [s for s in container.streams.video if not (is_text or s.disposition & _COVER)]
-            if not videos:
-                kinds = {kind if s.type == "video" else s.type for s in container.streams}
+            stream = container.streams.best("video")
+            if stream is None or container.format.name == "tty":  # FFmpeg reads text as a film
                 raise VideoError(
-                    f"{path}: no video stream, only {', '.join(sorted(kinds)) or 'an empty file'}; "
-                    "expected a video file or a folder of pictures"
+                    f"{path}: no video stream; expected a video file or a folder of pictures"
                 )
-            best = container.streams.best("video")
-            stream = best if best in videos else videos[0]
             if is_cut_off(path, stream):
                 raise VideoError(f"{path}: cut off, its end is missing; {_REPAIR}")
             if stream.codec_context is None:
@@ -321,32 +266,9 @@ def _open_video(path: Path, threads: str) -> Iterator[tuple[InputContainer, av.V
         ) from error
 
 
-def _orientation(frame: av.VideoFrame) -> Orientation:
-    """What the display matrix says, for the file's first frame alone.
-
-    PyAV's side data and its frame refer to one another, so that frames which have been asked for
-    them stay in memory until Python looks for such cycles.
-    """
-    # Row vectors: (x, y) is shown at (a x + c y, b x + d y).
-    try:
-        matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
-        if matrix is None:
-            return False, False, False
-        a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
-    except ValueError:  # other side data of a kind that PyAV does not know, such as EXIF
-        angle = math.radians(frame.rotation)
-        a, b, c, d = math.cos(angle), -math.sin(angle), math.sin(angle), math.cos(angle)
-    turned = abs(b) > abs(a)
-    return turned, (c if turned else a) < 0, (b if turned else d) < 0
-
-
-def _upright(frame: av.VideoFrame, orientation: Orientation) -> np.ndarray:
+def _upright(frame: av.VideoFrame, turns: int) -> np.ndarray:
     """uint8 RGB (H, W, 3)."""
-    turned, mirror_x, mirror_y = orientation
-    image = frame.to_ndarray(format="rgb24")
-    if turned:
-        image = image.transpose(1, 0, 2)
-    return np.ascontiguousarray(image[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1])
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
 
 
 def _read_picture(path: Path) -> np.ndarray:
@@ -354,23 +276,6 @@ def _read_picture(path: Path) -> np.ndarray:
         return read_image(path)
     except DatasetError as error:
         raise VideoError(str(error)) from error
-
-
-def _natural_order(name: str) -> list[str | int]:
-    """Sort key: numbers in a name by value, 2 before 10."""
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
-
-
-def _progress(items: Iterable | None = None, total: int | None = None) -> tqdm:
-    return progress_bar(items, total=total, desc="checking", unit="frame")
-
-
-def _expect_two(source: Path, count: int) -> None:
-    if count < 2:
-        raise VideoError(
-            f"{source}: {count or 'no'} frame{'s'[: count != 1]}; a clip needs at least two, "
-            "because a frame's flow is its motion to the next one"
-        )
 
 
 def _size_error(where: str, found: tuple[int, int], size: tuple[int, int]) -> VideoError:

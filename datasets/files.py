@@ -1,30 +1,33 @@
 """Writing files whole or not at all."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 
 
-def write_bytes(path: Path, content: bytes, durable: bool = False) -> None:
-    """Write a file so that it is at any time the old one or the new one; makes its folder.
+@contextmanager
+def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of ``path`` when it is complete; makes the folder.
 
     Args:
-        path: the file.
-        content: all of it.
-        durable: return only when the content is on the disk, so that no power failure loses it.
+        path: at any time the old file or the new one.
+        durable: the content is on the disk before it takes the place, so that no power failure
+            loses it.
 
     Raises:
-        OSError: the file could not be written, as on a full disk. Its ``filename`` is ``path``,
-            whichever step failed. Nothing half-written is left.
+        OSError: the file could not be written, as on a full disk. Its ``filename`` is ``path``.
+            Nothing half-written is left.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            file.write(content)
+            yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
@@ -36,11 +39,14 @@ def write_bytes(path: Path, content: bytes, durable: bool = False) -> None:
             partial.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, durably, as :func:`write_bytes` does.
+def write_bytes(path: Path, content: bytes, durable: bool = False) -> None:
+    """Write a file whole or not at all, as :func:`replacing` does."""
+    with replacing(path, durable) as file:
+        file.write(content)
 
-    Names of files that are not UTF-8 keep their bytes.
-    """
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file durably, in UTF-8; names of files that are not UTF-8 keep their bytes."""
     write_bytes(path, text.encode(errors="surrogateescape"), durable=True)
 
 

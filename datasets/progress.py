@@ -1,7 +1,4 @@
-"""What programs print: progress bars, one look everywhere, and any file's name.
-
-Where the output is no terminal, a bar is a line now and then.
-"""
+"""Progress bars with one look everywhere, and printing any file's name."""
 
 import io
 import sys
@@ -29,28 +26,19 @@ class _Lines:
 
 
 def print_any_name() -> None:
-    """Let ``print`` escape what the output cannot show, as names that are not UTF-8."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # it is None where it was closed
+    """Let ``print`` escape characters that the output cannot show, as in names of other systems."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def progress_bar(items: Iterable[Any] | None = None, *, shown: bool = True, **options: Any) -> tqdm:
-    """A tqdm bar on stderr; in a log, a line every half minute.
+    """A tqdm bar on stderr, of ``items`` or updated by the caller; in a log, a line now and then.
 
-    Args:
-        items: what to go through; without, the caller updates the bar.
-        shown: False for none.
-        options: tqdm's own: ``total``, ``desc``, ``unit``, ...
+    ``options`` are tqdm's own: ``total``, ``desc``, ``unit``, ...
     """
-    stream = sys.stderr
-    if not stream.isatty():
-        options = {
-            "file": _Lines(stream),
-            "mininterval": _LINE_EVERY,
-            "maxinterval": _LINE_EVERY,
-            "ncols": 100,
-            **options,
-        }
+    if sys.stderr.isatty():
+        look = {"dynamic_ncols": True}
     else:
-        options = {"dynamic_ncols": True, **options}
-    return tqdm(items, disable=not shown, **options)
+        look = {"file": _Lines(sys.stderr), "ncols": 100}
+        look |= {"mininterval": _LINE_EVERY, "maxinterval": _LINE_EVERY}
+    return tqdm(items, disable=not shown, **{**look, **options})

@@ -1,6 +1,11 @@
-"""Samples: what the training loop and the evaluation get of each frame."""
+"""Samples: the tensors that the training loop and the evaluation get of each frame.
+
+A data set is indexed by a key: (epoch, index), or (epoch, index, size) for another size in pixels.
+A sample depends on the seed and its key alone.
+"""
 
 from collections.abc import Sequence as Items
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,44 +15,33 @@ from torch.utils.data import Dataset
 
 from datasets.augmentation import Augmentation, Geometry, whole_frame
 from datasets.flow.colour_wheel import change_motion
-from datasets.layout import DatasetError, Frame, Sequence, read_image, read_mask
+from datasets.layout import Frame, Sequence
+from datasets.masks import one_object, read_labels
+from datasets.pictures import read_image
+from datasets.problems import DatasetError
 from datasets.sampling import Key
 from datasets.simulated_motion import MotionSimulation
 
 Pictures = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]  # image, flow map, labels
 
 
+@dataclass(eq=False, repr=False)
 class StillImages(Dataset):
     """Stage 1's samples: still images with masks (Sec. 4.3), alone or as pseudo-clips.
 
-    Args:
-        frames: images with masks, from ``datasets.layout.still_images``.
-        size: side of the square samples in pixels, of keys that do not have another.
-        augmentation: random changes; ``None`` only resizes. The frames of a pseudo-clip are cropped
-            and rotated alike, before anything moves, so that references are resampled only once;
-            the rest is drawn anew for each of them.
-        seed: of augmentation and motion.
-        simulation: what moves how much in pseudo-clips; ``None`` gives the image alone.
-        num_references: N_R, frames of the pseudo-clip at random times.
+    The frames of a pseudo-clip are cropped and rotated alike, before anything moves, so that
+    references are resampled only once. All other changes are drawn anew for each of them.
     """
 
-    def __init__(
-        self,
-        frames: Items[Frame],
-        size: int,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-        simulation: MotionSimulation | None = None,
-        num_references: int = 3,
-    ):
-        self.frames = list(frames)
-        self.size = size
-        self.augmentation = self._of_clips = self._of_frames = augmentation
-        if augmentation is not None:
-            self._of_clips, self._of_frames = augmentation.in_two()
-        self.seed = seed
-        self.simulation = simulation
-        self.num_references = num_references
+    frames: Items[Frame]  # with masks
+    size: int  # side of the square samples in pixels, of keys that do not have another
+    augmentation: Augmentation | None = None  # None only resizes
+    seed: int = 0  # of augmentation and motion
+    simulation: MotionSimulation | None = None  # of pseudo-clips; None gives the image alone
+    num_references: int = 3  # N_R, frames of the pseudo-clip at random times
+
+    def __post_init__(self) -> None:
+        self._of_clips, self._of_frames = _in_two(self.augmentation)
         self.set_sizes = [len(self.frames)]
 
     def __len__(self) -> int:
@@ -58,22 +52,20 @@ class StillImages(Dataset):
         return self.frames[index].name
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        """Sample ``index`` of ``epoch``, for the key (epoch, index) or (epoch, index, size).
+        """``image`` uint8 RGB (3, S, S) and ``labels`` uint8 (S, S), 0 background and 1 the object.
 
-        Returns:
-            ``image`` uint8 RGB (3, S, S); ``labels`` uint8 (S, S). With simulated motion also
-            what :class:`VideoFrames` gives.
+        With simulated motion also what :class:`VideoFrames` gives.
 
         Raises:
             DatasetError: a file cannot be read.
         """
         epoch, index, size = (*key, self.size)[:3]
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, _, labels = _read_frame(self.frames[index], labels=True)
+        pictures = _read_frame(self.frames[index], labels=True)
         if self.simulation is None:
-            image, _, labels = _augmented((image, None, labels), size, self.augmentation, rng)
+            image, _, labels = _augmented(pictures, size, self.augmentation, rng)
             return {"image": to_tensor(image), "labels": torch.from_numpy(labels)}
-        image, _, labels = _augmented((image, None, labels), size, self._of_clips, rng)
+        image, _, labels = _augmented((pictures[0], None, pictures[2]), size, self._of_clips, rng)
         clip = self.simulation.draw(rng, image, labels > 0)
         times = self.simulation.draw_times(rng, self.num_references)
         target, *references = (
@@ -86,38 +78,28 @@ class StillImages(Dataset):
         return _sample(target, references)
 
 
+@dataclass(eq=False, repr=False)
 class VideoFrames(Dataset):
     """Stage 2's samples: a target frame with mask and flow, and reference frames with flow.
 
-    Args:
-        sets: for each training set its sequences, from ``datasets.layout.video_sequences``.
-        size: side of the square samples in pixels, of keys that do not have another.
-        num_references: N_R, random other frames of the target's sequence (Sec. 4.4). A sequence
-            that has fewer gives some of them twice.
-        augmentation: random changes, drawn anew for the target and each reference; ``None`` only
-            resizes.
-        seed: of references and augmentation.
+    References are random other frames of the target's sequence (Sec. 4.4). A sequence that has
+    fewer gives some of them twice. The augmentation is drawn anew for each frame.
     """
 
-    def __init__(
-        self,
-        sets: Items[Items[Sequence]],
-        size: int,
-        num_references: int = 3,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-    ):
+    sets: Items[Items[Sequence]]  # for each training set its sequences
+    size: int  # side of the square samples in pixels, of keys that do not have another
+    num_references: int = 3  # N_R
+    augmentation: Augmentation | None = None  # None only resizes
+    seed: int = 0  # of references and augmentation
+
+    def __post_init__(self) -> None:
         self.targets = [
             (sequence, position)
-            for sequences in sets
+            for sequences in self.sets
             for sequence in sequences
             for position in range(len(sequence.frames))
         ]
-        self.set_sizes = [sum(len(s.frames) for s in sequences) for sequences in sets]
-        self.size = size
-        self.num_references = num_references
-        self.augmentation = augmentation
-        self.seed = seed
+        self.set_sizes = [sum(len(s.frames) for s in sequences) for sequences in self.sets]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -128,11 +110,10 @@ class VideoFrames(Dataset):
         return sequence.frames[position].name
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        """Sample ``index`` of ``epoch``, for the key (epoch, index) or (epoch, index, size).
+        """``image``, ``flow``, ``reference_images``, ``reference_flows`` and ``labels``.
 
-        Returns:
-            ``image``, ``flow`` uint8 RGB (3, S, S) and ``reference_images``, ``reference_flows``
-            (R, 3, S, S) likewise; ``labels`` uint8 (S, S), 0 background and 1 the object.
+        The first two are uint8 RGB (3, S, S), those of references (R, 3, S, S). The labels are
+        uint8 (S, S), 0 background and 1 the object.
 
         Raises:
             DatasetError: a file cannot be read.
@@ -140,68 +121,52 @@ class VideoFrames(Dataset):
         epoch, index, size = (*key, self.size)[:3]
         rng = np.random.default_rng([self.seed, epoch, index])
         sequence, position = self.targets[index]
-        target = self._load(rng, size, sequence.frames[position], labels=True)
+        frames = sequence.frames
+        pictures = _read_frame(frames[position], labels=True)
+        target = _augmented(pictures, size, self.augmentation, rng)
         references = [
-            self._load(rng, size, sequence.frames[other], labels=False)
-            for other in random_references(len(sequence.frames), position, self.num_references, rng)
+            _augmented(_read_frame(frames[other], labels=False), size, self.augmentation, rng)
+            for other in random_references(len(frames), position, self.num_references, rng)
         ]
         return _sample(target, references)
 
-    def _load(self, rng: np.random.Generator, size: int, frame: Frame, labels: bool) -> Pictures:
-        return _augmented(_read_frame(frame, labels), size, self.augmentation, rng)
 
-
+@dataclass(eq=False, repr=False)
 class VideoWindows(Dataset):
     """Windows of neighbouring frames, for networks that learn from a video's continuity.
 
-    Args:
-        sets: for each training set its sequences, from ``datasets.layout.video_sequences``.
-        size: side of the square samples in pixels.
-        frames: T, the number of frames in a window.
-        gap: distance of neighbouring frames in a window, in frames of the video.
-        labels: also give the label maps.
-        flow: also give the flow maps.
-        augmentation: random changes; the geometry is the same for all frames of a window, the rest
-            is drawn anew for each. ``None`` only resizes.
-        seed: of the augmentation.
+    The augmentation's geometry is the same for all frames of a window, the rest is drawn anew.
 
     Raises:
         DatasetError: no sequence is long enough for a window.
     """
 
-    def __init__(
-        self,
-        sets: Items[Items[Sequence]],
-        size: int,
-        frames: int,
-        gap: int = 1,
-        labels: bool = False,
-        flow: bool = False,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-    ):
-        span = (frames - 1) * gap
+    sets: Items[Items[Sequence]]  # for each training set its sequences
+    size: int  # side of the square samples in pixels, of keys that do not have another
+    frames: int  # T, the number of frames in a window
+    gap: int = 1  # distance of neighbouring frames in a window, in frames of the video
+    labels: bool = False  # also give the label maps, with all objects and void
+    flow: bool = False  # also give the flow maps
+    augmentation: Augmentation | None = None  # None only resizes
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        span = (self.frames - 1) * self.gap
         windows = [
             [
-                s.frames[start : start + span + 1 : gap]
+                s.frames[start : start + span + 1 : self.gap]
                 for s in sequences
                 for start in range(len(s.frames) - span)
             ]
-            for sequences in sets
+            for sequences in self.sets
         ]
         self.windows = [window for of_set in windows for window in of_set]
         if not self.windows:
             raise DatasetError(
-                f"no sequence has {span + 1} frames, which a window of {frames} frames needs"
+                f"no sequence has {span + 1} frames, which a window of {self.frames} frames needs"
             )
         self.set_sizes = [len(of_set) for of_set in windows]
-        self.size = size
-        self.labels = labels
-        self.flow = flow
-        self._of_windows = self._of_frames = None
-        if augmentation is not None:
-            self._of_windows, self._of_frames = augmentation.in_two(flip_first=True)
-        self.seed = seed
+        self._of_windows, self._of_frames = _in_two(self.augmentation, flip_first=True)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -211,11 +176,7 @@ class VideoWindows(Dataset):
         return self.windows[index][0].name
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        """Window ``index`` of ``epoch``, for the key (epoch, index) or (epoch, index, size).
-
-        Returns:
-            ``image`` uint8 RGB (T, 3, S, S) and, where they are wanted, ``flow`` (T, 3, S, S) and
-            ``labels`` uint8 (T, S, S).
+        """``image`` uint8 RGB (T, 3, S, S), ``flow`` likewise and ``labels`` uint8 (T, S, S).
 
         Raises:
             DatasetError: a file cannot be read.
@@ -223,13 +184,11 @@ class VideoWindows(Dataset):
         epoch, index, size = (*key, self.size)[:3]
         pictures = []
         for number, frame in enumerate(self.windows[index]):
-            one = _read_frame(frame, self.labels)
-            if self._of_windows is not None:
-                shared = np.random.default_rng([self.seed, epoch, index])
-                one = self._of_windows(shared, size, *one)
-                own = np.random.default_rng([self.seed, epoch, index, number])
-                one = self._of_frames(own, size, *one)
-            pictures.append(_augmented(one, size, None, None))
+            one = _read_frame(frame, self.labels, merge=False)
+            shared = np.random.default_rng([self.seed, epoch, index])
+            own = np.random.default_rng([self.seed, epoch, index, number])
+            one = _augmented(one, size, self._of_windows, shared)
+            pictures.append(_augmented(one, size, self._of_frames, own))
         images, flows, labels = zip(*pictures)
         sample = {"image": to_tensor(np.stack(images))}
         if self.flow:
@@ -240,10 +199,9 @@ class VideoWindows(Dataset):
 
 
 class Tolerant(Dataset):
-    """Samples of a data set in which files may turn out to be unreadable.
+    """Samples of a data set; one that is unreadable is replaced by the next that can be read.
 
-    Such a sample is replaced by the next one that can be read. Every sample also has ``fault``: the
-    error's message, or nothing.
+    Every sample also has ``fault``: the error's message, or nothing.
     """
 
     _TRIES = 10
@@ -259,7 +217,7 @@ class Tolerant(Dataset):
         return self.dataset.name(index)
 
     def __getitem__(self, key: Key) -> dict[str, Tensor | str]:
-        """The sample for the key, or one of the ten after it.
+        """The sample for the key, or one of the nine after it.
 
         Raises:
             DatasetError: none of them can be read.
@@ -275,33 +233,25 @@ class Tolerant(Dataset):
         raise DatasetError(f"{fault}; nor can the {self._TRIES - 1} samples after it")
 
 
+@dataclass(eq=False, repr=False)
 class TestFrames(Dataset):
-    """Frames in order, as the network is shown them in test; the masks stay on disk.
+    """Frames in order, as the network is shown them in test; the masks stay on disk."""
 
-    Args:
-        frames: with or without flow maps.
-        views: of each frame, from ``datasets.augmentation.whole_frame``; several for test-time
-            augmentation.
-        recolour_flow: a mirrored flow map's colours follow its motion, as in training.
-    """
+    __test__ = False  # pytest would take the class for a test
 
-    __test__ = False  # not a test case, whatever pytest thinks of the name
-
-    def __init__(self, frames: Items[Frame], views: Items[Geometry], recolour_flow: bool = True):
-        self.frames = list(frames)
-        self.views = list(views)
-        self.recolour_flow = recolour_flow
+    frames: Items[Frame]
+    views: Items[Geometry]  # of each frame, several for test-time augmentation
+    flow: bool  # read flow maps too; every frame has one then
+    recolour_flow: bool = True  # as for :func:`show`
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
-        """For each view ``image`` and, where the frame has one, ``flow``, as ``show`` gives them.
-
-        Raises:
-            DatasetError: a file cannot be read, or the two differ in size.
-        """
-        image, flow, _ = _read_frame(self.frames[index], labels=False)
+        """For each view what ``show`` gives. Raises DatasetError if a file cannot be read."""
+        frame = self.frames[index]
+        frame = frame if self.flow else replace(frame, flow=None)
+        image, flow, _ = _read_frame(frame, labels=False)
         return [show(image, flow, view, self.recolour_flow) for view in self.views]
 
 
@@ -310,13 +260,8 @@ def show(
 ) -> dict[str, Tensor]:
     """One view of a frame, as a network takes it.
 
-    Args:
-        image, flow: uint8 RGB (H, W, 3); no flow for networks without motion.
-        view: from ``datasets.augmentation.whole_frame``.
-        recolour_flow: a mirrored flow map's colours follow its motion, as in training.
-
-    Returns:
-        ``image`` and, if there is one, ``flow``: uint8 RGB (3, S, S).
+    Takes uint8 RGB (H, W, 3) and gives ``image`` and, if there is one, ``flow``, uint8 RGB
+    (3, S, S). With ``recolour_flow`` a mirrored flow map's colours follow its motion.
     """
     shown = {"image": to_tensor(view.apply(image))}
     if flow is not None:
@@ -327,11 +272,41 @@ def show(
     return shown
 
 
+def to_tensor(picture: np.ndarray) -> Tensor:
+    """uint8 RGB (..., H, W, 3) to a uint8 tensor (..., 3, H, W)."""
+    return torch.from_numpy(picture).movedim(-1, -3).contiguous()
+
+
+def random_references(length: int, target: int, count: int, rng: np.random.Generator) -> list[int]:
+    """``count`` random frames of a sequence other than the target; repeats only if too few."""
+    others = [position for position in range(length) if position != target] or [target]
+    return rng.choice(others, size=count, replace=len(others) < count).tolist()
+
+
+def _read_frame(frame: Frame, labels: bool, merge: bool = True) -> Pictures:
+    """Image, flow map if there is one, and labels if wanted, all of one size.
+
+    With ``merge`` all objects are one.
+    """
+    image = read_image(frame.image)
+    flow = None if frame.flow is None else read_image(frame.flow)
+    truth = read_labels(frame.mask) if labels else None
+    for path, partner in ((frame.flow, flow), (frame.mask, truth)):
+        if partner is not None and partner.shape[:2] != image.shape[:2]:
+            raise _size_error(frame.image, image, path, partner)
+    if truth is not None and merge:
+        truth = one_object(truth).view(np.uint8)
+    return image, flow, truth
+
+
+def _in_two(
+    augmentation: Augmentation | None, flip_first: bool = False
+) -> tuple[Augmentation | None, Augmentation | None]:
+    return (None, None) if augmentation is None else augmentation.in_two(flip_first)
+
+
 def _augmented(
-    pictures: Pictures,
-    size: int,
-    augmentation: Augmentation | None,
-    rng: np.random.Generator | None,
+    pictures: Pictures, size: int, augmentation: Augmentation | None, rng: np.random.Generator
 ) -> Pictures:
     """A frame at the network's size, uint8 (S, S, 3) and (S, S), from pictures of any sizes."""
     image, flow, labels = pictures
@@ -354,33 +329,10 @@ def _sample(target: Pictures, references: list[Pictures]) -> dict[str, Tensor]:
     }
 
 
-def _read_frame(frame: Frame, labels: bool) -> Pictures:
-    """Image, flow map if there is one, and labels if wanted, all of one size."""
-    image = read_image(frame.image)
-    flow = None if frame.flow is None else read_image(frame.flow)
-    truth = read_mask(frame.mask).view(np.uint8) if labels else None
-    for path, partner in ((frame.flow, flow), (frame.mask, truth)):
-        if partner is not None and partner.shape[:2] != image.shape[:2]:
-            raise size_error(frame.image, image, path, partner)
-    return image, flow, truth
-
-
-def to_tensor(picture: np.ndarray) -> Tensor:
-    """uint8 RGB (..., H, W, 3) to a uint8 tensor (..., 3, H, W)."""
-    return torch.from_numpy(picture).movedim(-1, -3).contiguous()
-
-
-def size_error(
+def _size_error(
     image_path: Path, image: np.ndarray, path: Path, partner: np.ndarray
 ) -> DatasetError:
-    """The error for a mask or flow map that is not as large as its image."""
     return DatasetError(
         f"{path} has {partner.shape[1]} x {partner.shape[0]} pixels, but {image_path} has "
         f"{image.shape[1]} x {image.shape[0]}; they must be of one size"
     )
-
-
-def random_references(length: int, target: int, count: int, rng: np.random.Generator) -> list[int]:
-    """``count`` random frames of a sequence other than the target; repeats only if too few."""
-    others = [position for position in range(length) if position != target] or [target]
-    return rng.choice(others, size=count, replace=len(others) < count).tolist()

@@ -1,47 +1,30 @@
 """Which samples make up which batch of which epoch."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
-# (epoch, index) or (epoch, index, size in pixels): what datasets.samples takes.
+# A key of a data set of datasets.samples: (epoch, index) or (epoch, index, size in pixels).
 Key = tuple[int, int] | tuple[int, int, int]
 
 
+@dataclass
 class EpochBatches:
     """Batches of (epoch, index) keys in an order that depends on seed and epoch alone.
 
-    A batch is the same whatever the number of processes and of parts: each process takes its share
-    of it, part by part. The last, incomplete batch is left out; a data set smaller than one batch
-    is repeated to fill one. ``len()`` is the number of batches in an epoch.
-
-    Args:
-        set_sizes: samples in each set, in the data set's order.
-        batch_size: over all processes and parts; a multiple of ``world_size * parts``.
-        seed: of the order.
-        balance: take from each set at most as many samples as the first has, anew every epoch.
-        rank, world_size: this process, and how many there are.
-        parts: into how many a process's share is cut, for gradient accumulation.
-        sizes: one of them is drawn for each batch, and is in its keys; none gives keys without.
+    A batch is the same for any number of processes and of parts: each process takes its share of
+    it, part by part. The last, incomplete batch is left out; a data set smaller than one batch is
+    repeated to fill one. ``len()`` is the number of batches in an epoch.
     """
 
-    def __init__(
-        self,
-        set_sizes: list[int],
-        batch_size: int,
-        seed: int = 0,
-        balance: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
-        parts: int = 1,
-        sizes: list[int] | None = None,
-    ):
-        self.set_sizes = set_sizes
-        self.batch_size = batch_size
-        self.seed = seed
-        self.balance = balance
-        self.rank = rank
-        self.world_size = world_size
-        self.parts = parts
-        self.sizes = sizes
+    set_sizes: list[int]  # samples in each set, in the data set's order
+    batch_size: int  # over all processes and parts; a multiple of world_size * parts
+    seed: int = 0  # of the order
+    balance: bool = True  # take from each set at most as many samples as the first has
+    rank: int = 0
+    world_size: int = 1
+    parts: int = 1  # into how many a process's share is cut, for gradient accumulation
+    sizes: list[int] | None = None  # one is drawn for each batch, and is in its keys
 
     def __len__(self) -> int:
         return max(1, sum(self._taken()) // self.batch_size)

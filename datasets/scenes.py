@@ -27,10 +27,10 @@ MOTIONS = {
 
 @dataclass
 class Scene:
-    """Everything that the frames of one video are rendered from.
+    """The parts of one video. Lengths are in samples, ``SUPERSAMPLING`` to the pixel.
 
-    Lengths are in samples, ``SUPERSAMPLING`` to the pixel. ``camera`` and ``pose`` are affine maps
-    from the picture to the world and to the object's own canvas, one per frame.
+    ``camera`` and ``pose`` are affine maps from the picture to the world and to the object's own
+    canvas, one per frame.
     """
 
     size: tuple[int, int]  # height and width of the picture, in pixels
@@ -57,7 +57,7 @@ def make_scene(
 
     Args:
         rng: source of all randomness.
-        shape: the object's family of shapes, one of ``SHAPES``.
+        shape: one of ``SHAPES``.
         motion: one of ``MOTIONS``; None for a still image, without distractors and occluder.
         frames: number of frames T.
         height, width: of the picture in pixels.
@@ -108,13 +108,9 @@ def make_scene(
 def render_frame(scene: Scene, frame: int) -> tuple[np.ndarray, np.ndarray]:
     """Render one frame of a scene.
 
-    Args:
-        scene: from ``make_scene``.
-        frame: index of the frame, from 0.
-
     Returns:
         The picture, (H, W, 3) uint8 RGB, and the share of each pixel that shows the object,
-        (H, W) float32 in [0, 1]. The mask is where it is above one half.
+        (H, W) float32 in [0, 1].
     """
     height, width = (side * SUPERSAMPLING for side in scene.size)
     camera = scene.camera[frame]
@@ -138,8 +134,7 @@ def _paths(
     if motion is None:
         return np.zeros((frames, 2)), np.zeros((frames, 2))
     ranges = MOTIONS[motion]
-    # Both turn at the same rate: their velocities differ by the same amount at all times, and any
-    # video stays within a bounded part of the world.
+    # Both turn at the same rate, so that their velocities always differ by the same amount.
     start, way, turn = rng.uniform(0, 6.3), rng.choice([-1, 1]), rng.uniform(0.08, 0.24)
     heading = start + way * turn * np.arange(frames)
     offset = rng.choice([-1, 1]) * np.deg2rad(rng.uniform(*ranges["angle"]))
@@ -222,7 +217,7 @@ def _similarity(
 
 
 def _to(affine: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """Where an affine map takes a point."""
+    """The image of a point under an affine map."""
     return affine[:, :2] @ point + affine[:, 2]
 
 
@@ -235,7 +230,7 @@ def _warp(image: np.ndarray, affine: np.ndarray, width: int, height: int) -> np.
 def _object_coordinates(
     scene: Scene, frame: int, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where each sample of the picture looks up the object's canvas, deformed by two waves."""
+    """Places on the object's canvas of the picture's samples, deformed by two waves."""
     a = scene.pose[frame].astype(np.float32)
     column = np.arange(width, dtype=np.float32)[None]
     row = np.arange(height, dtype=np.float32)[:, None]

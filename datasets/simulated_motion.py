@@ -1,11 +1,11 @@
 """Motion simulated on still images, so that stage 1 can train both streams and the references.
 
-An image with a mask is two layers, background and object. Each gets a motion of its own, and what
-moves together is drawn at other times too: a pseudo-clip, whose optical flow is known exactly. The
-frame at time 0 is the image itself.
+An image with a mask is two layers, background and object. Each gets a motion of its own and is
+drawn at other times too: a pseudo-clip, whose optical flow is known exactly. The frame at time 0 is
+the image itself.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -15,7 +15,7 @@ import torch
 from datasets.augmentation import affine_field, resize
 from datasets.flow.colour_wheel import flow_to_picture
 
-NODES = 17  # a side of the grid that motion is computed on; it is interpolated in between
+NODES = 17  # a side of the grid that motion is computed on
 FLOW_SHARE = 0.5  # side of the flow maps, as a share of the frame's
 _INVERSIONS = 8  # rounds of the fixed-point iteration for where a moved point has come from
 _BEND = 0.25  # largest change of position from point to point, by each of camera, object, sway
@@ -25,34 +25,21 @@ _SWAY = 6, 16  # shortest and longest period of an object's deformation, in fram
 
 @dataclass(frozen=True)
 class MotionSimulation:
-    """What moves how much; the names are those of config.py, after SIMULATED_.
+    """Sizes of all motion and of errors of flow maps; the names are config.py's SIMULATED_....
 
-    Attributes:
-        camera: largest motion that the camera's pan, zoom and roll make between two frames, as a
-            share of the picture's side.
-        object: largest motion of the object's own, likewise.
-        parallax: by how much the near moves more than the far with the camera, about, as a share.
-        deformation: the object's smooth deformation to and fro, as a share of its motion; less
-            where points would come close to overtaking others.
-        flow_noise: smooth errors of flow maps, as a share of their largest motion; less where
-            there is texture.
-        flow_outliers: by how much, as a share, the motion that flow maps are normalised by may
-            exceed the largest, as stray pixels make it.
-        flow_blur: largest width that motion's edges are blurred and displaced by, as a share of the
-            picture's side.
-        span: largest distance of reference frames, in frames.
-        camera_removed: flow maps are relative to the camera's motion, as datasets.flow makes them
-            with --remove-camera-motion.
+    Deformation is less where points would come close to overtaking others. Errors of flow maps are
+    less where there is texture. With ``camera_removed`` flow maps are relative to the camera's
+    motion, as datasets.flow makes them with --remove-camera-motion.
     """
 
-    camera: float = 0.02
-    object: float = 0.03
-    parallax: float = 0.4
-    deformation: float = 0.8
-    flow_noise: float = 0.1
-    flow_outliers: float = 1.0
-    flow_blur: float = 0.025
-    span: float = 8.0
+    camera: float = 0.02  # largest motion by pan, zoom and roll in a frame, in sides of the picture
+    object: float = 0.03  # largest motion of the object's own, likewise
+    parallax: float = 0.4  # how much more the near moves with the camera than the far, as a share
+    deformation: float = 0.8  # the object's deformation to and fro, as a share of its motion
+    flow_noise: float = 0.1  # smooth errors of flow maps, as a share of their largest motion
+    flow_outliers: float = 1.0  # by how much stray pixels may exceed the largest motion, as a share
+    flow_blur: float = 0.025  # largest blur and displacement of edges, in sides of the picture
+    span: float = 8.0  # largest distance of reference frames, in frames
     camera_removed: bool = False
 
     def draw_times(self, rng: np.random.Generator, count: int) -> list[float]:
@@ -60,14 +47,8 @@ class MotionSimulation:
         distances = rng.uniform(1, max(1, self.span), size=count)
         return (distances * rng.choice([-1, 1], size=count)).tolist()
 
-    def draw(self, rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> "Clip":
-        """A random pseudo-clip of an image.
-
-        Args:
-            rng: source of all random choices; what a strength of 0 leaves out changes no other.
-            image: uint8 RGB (S, S, 3).
-            mask: bool (S, S).
-        """
+    def draw(self, rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> "PseudoClip":
+        """A random pseudo-clip of an image, uint8 RGB (S, S, 3), with a mask, bool (S, S)."""
         size = len(image)
         camera_rng, object_rng, clip_rng = rng.spawn(3)
         pan = affine_field(camera_rng, NODES, NODES)
@@ -80,12 +61,11 @@ class MotionSimulation:
         own, bend = self._object_motion(object_rng, mask, rate)
         far = self._unfolded(pan * (1 + relief), size)
         background = fill_behind(image, mask, clip_rng)
-        # What is drawn reaches as far as what was filled: without motion, the image is whole.
+        # The object is drawn as wide as the filled hole: without motion, the image is whole.
         drawn = cv2.dilate(mask.astype(np.float32), np.ones((5, 5)))
         extent = mask.astype(np.float32)
-        return Clip(
+        return PseudoClip(
             image=image,
-            mask=mask,
             layers=[
                 Layer(background, None, None, far),
                 Layer(image, soft(drawn), soft(extent), with_camera, own, bend),
@@ -100,15 +80,9 @@ class MotionSimulation:
     def _object_motion(
         self, rng: np.random.Generator, mask: np.ndarray, rate: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Motion of the object's own, beside that with the camera, (NODES, NODES, 2) both.
+        """The object's own motion and its largest deformation, (NODES, NODES, 2) both.
 
-        Args:
-            rng: source of all random choices.
-            mask: bool (S, S).
-            rate: of its deformation to and fro, in radians per frame.
-
-        Returns:
-            How it moves, and how it deforms at most.
+        ``rate`` is that of the deformation to and fro, in radians per frame.
         """
         size = len(mask)
         sums = cv2.moments(mask.astype(np.uint8))
@@ -139,26 +113,17 @@ class MotionSimulation:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """What moves together.
+    """A part of the image that moves together; motion is (NODES, NODES, 2) in pixels."""
 
-    Attributes:
-        picture: uint8 RGB (S, S, 3).
-        alpha: its opacity (S, S) in [0, 1], float32; ``None`` is opaque.
-        extent: likewise, where it is for masks and flow maps.
-        with_camera: motion per unit of the camera's time, (NODES, NODES, 2) in pixels.
-        own: likewise, of the object's time.
-        bend: likewise, of its deformation's, which goes to and fro.
-    """
-
-    picture: np.ndarray
-    alpha: np.ndarray | None
-    extent: np.ndarray | None
-    with_camera: np.ndarray
-    own: np.ndarray | None = None
-    bend: np.ndarray | None = None
+    picture: np.ndarray  # uint8 RGB (S, S, 3)
+    alpha: np.ndarray | None  # its opacity (S, S) in [0, 1], float32; None is opaque
+    extent: np.ndarray | None  # its opacity in flow maps, likewise
+    with_camera: np.ndarray  # motion per unit of the camera's time
+    own: np.ndarray | None = None  # motion per unit of the object's time
+    bend: np.ndarray | None = None  # motion per unit of its deformation's time
 
     def moved(self, times: np.ndarray) -> np.ndarray:
-        """Motion in that much of the camera's, object's and deformation's time, as the grids."""
+        """Motion after these times of camera, object and deformation, (NODES, NODES, 2)."""
         motion = times[0] * self.with_camera
         for time, part in zip(times[1:], (self.own, self.bend)):
             if part is not None:
@@ -167,28 +132,16 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Clip:
-    """A pseudo-clip: an image, what its parts do, and how flow maps of it err.
+class PseudoClip:
+    """An image, the motion of its parts, and the errors of its flow maps."""
 
-    Attributes:
-        image, mask: the frame at time 0, uint8 (S, S, 3) and bool (S, S).
-        layers: back to front, the object last.
-        removed: the camera's motion where flow maps are relative to it, (NODES, NODES, 2).
-        acceleration: of the camera's and the object's time, per frame.
-        sway: the deformation's rate in radians per frame, and its phase at time 0.
-        flatness: how little each part of the image has to follow, (NODES, NODES, 1).
-        simulation: how large the flow maps' errors are.
-    """
-
-    image: np.ndarray
-    mask: np.ndarray
-    layers: list[Layer]
-    removed: np.ndarray
-    acceleration: np.ndarray
-    sway: tuple[float, float]
-    flatness: np.ndarray
-    simulation: MotionSimulation
-    _origins: dict[tuple[int, float], np.ndarray] = field(default_factory=dict, repr=False)
+    image: np.ndarray  # the frame at time 0, uint8 RGB (S, S, 3)
+    layers: list[Layer]  # back to front, the object last
+    removed: np.ndarray  # the camera's motion where flow maps are relative to it
+    acceleration: np.ndarray  # of the camera's and the object's time, per frame
+    sway: tuple[float, float]  # the deformation's rate in radians per frame, its phase at time 0
+    flatness: np.ndarray  # lack of texture, (NODES, NODES, 1)
+    simulation: MotionSimulation  # how large the flow maps' errors are
 
     def frame(self, time: float) -> np.ndarray:
         """The frame at a time, in frames from the image: uint8 RGB (S, S, 3)."""
@@ -197,7 +150,7 @@ class Clip:
         result = None
         for layer in self.layers:
             where = dense(self._origin(layer, time), len(self.image))
-            # Cubic, lest references can be told from the target by their blur.
+            # Cubic, so that references are not more blurred than the target.
             moved = cv2.remap(
                 layer.picture, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
             )
@@ -213,11 +166,8 @@ class Clip:
     ) -> np.ndarray:
         """Motion from the frame at a time to the one a frame later, (size, size, 2) in its pixels.
 
-        Args:
-            time: in frames.
-            size: side of the flow map in pixels.
-            blur: standard deviation in pixels by which the layers' edges are blurred.
-            displacement: (size, size, 2), by which they are displaced, in pixels.
+        The layers' edges are blurred with the standard deviation ``blur`` and moved by the
+        ``displacement`` (size, size, 2), both in pixels.
         """
         full = len(self.image)
         step = self._times(time + 1) - self._times(time)
@@ -226,7 +176,6 @@ class Clip:
             origin = self._origin(layer, time)
             motion = interpolate(layer.moved(step), origin, full)
             if layer.extent is None:
-                # The camera is known by what it does to the background.
                 camera = interpolate(step[0] * self.removed, origin, full)
                 result = dense(motion - camera, size)
                 continue
@@ -240,11 +189,7 @@ class Clip:
         return result * np.float32(size / full)
 
     def flow_picture(self, rng: np.random.Generator, time: float) -> np.ndarray:
-        """The flow map of the frame at a time with errors, as the colour wheel shows it.
-
-        Returns:
-            uint8 RGB, square, FLOW_SHARE of the frame's side.
-        """
+        """The flow map at a time with errors, uint8 RGB, square, FLOW_SHARE of the frame's side."""
         errors = self.simulation
         size = max(1, round(FLOW_SHARE * len(self.image)))
         width = errors.flow_blur * size
@@ -257,47 +202,38 @@ class Clip:
         return flow_to_picture(flow, at_least=stray)
 
     def _times(self, time: float) -> np.ndarray:
-        """Of camera and object, which move evenly faster or slower, and of its deformation."""
+        """Times of camera and object, which get evenly faster or slower, and of deformation."""
         rate, phase = self.sway
         swayed = (np.sin(rate * time + phase) - np.sin(phase)) / rate
         return np.append(time + self.acceleration * time**2 / 2, swayed)
 
     def _origin(self, layer: Layer, time: float) -> np.ndarray:
-        """Where in the layer's picture the points of a frame's grid are: (NODES, NODES, 2)."""
-        places = node_places(len(self.image))
+        """Places in the layer's picture of the points of a frame's grid: (NODES, NODES, 2)."""
+        places = origin = node_places(len(self.image))
         if time == 0:
             return places
-        key = id(layer), time  # frame and flow map both ask
-        if key not in self._origins:
-            motion = layer.moved(self._times(time))
-            origin = places
-            for _ in range(_INVERSIONS):
-                origin = places - interpolate(motion, origin, len(self.image))
-            self._origins[key] = origin
-        return self._origins[key]
+        motion = layer.moved(self._times(time))
+        for _ in range(_INVERSIONS):
+            origin = places - interpolate(motion, origin, len(self.image))
+        return origin
 
 
 def _shifted(alpha: np.ndarray, where: np.ndarray) -> np.ndarray:
-    # What the frame cuts off goes on outside.
+    # An object that the frame cuts off goes on outside.
     return cv2.remap(alpha, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 @lru_cache(maxsize=8)
 def node_places(size: int) -> np.ndarray:
-    """Where the grid's nodes are in a picture of that side: (NODES, NODES, 2), (x, y) in pixels."""
+    """Places of the nodes in a picture of that side: (NODES, NODES, 2), (x, y) in pixels."""
     line = np.linspace(0, size - 1, NODES)
     return np.stack(np.meshgrid(line, line), axis=-1)
 
 
 def interpolate(nodes: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
-    """Values of a grid anywhere in a picture, bilinear; outside as at the edge.
+    """Values of a grid (NODES, NODES, 2) at places in a picture, bilinear; outside as at the edge.
 
-    Args:
-        nodes: (NODES, NODES, 2) float32.
-        places: (M, N, 2) as (x, y) in pixels of a picture of that ``size``.
-
-    Returns:
-        (M, N, 2).
+    The places are (M, N, 2), (x, y) in pixels of a picture of that ``size``. Returns (M, N, 2).
     """
     position = (places * ((NODES - 1) / (size - 1))).astype(np.float32)
     return cv2.remap(nodes, position, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -306,15 +242,17 @@ def interpolate(nodes: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
 def dense(nodes: np.ndarray, size: int) -> np.ndarray:
     """A grid (NODES, NODES, 2) at every pixel, bilinear: (size, size, 2) float32."""
     rows, columns = _weights(size)
-    # Torch keeps to one thread in each of the loader's processes, NumPy's products do not.
+    # Torch uses one thread in each of the loader's processes, NumPy's products do not.
     nodes = torch.from_numpy(nodes.astype(np.float32)).reshape(NODES, -1)
     return (rows @ nodes @ columns).view(size, size, 2).numpy()
 
 
 @lru_cache(maxsize=8)
 def _weights(size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """How much the nodes count at the pixels of a line: (size, NODES) and, for x and y in turn as
-    they lie in memory, (2 NODES, 2 size); float32."""
+    """Weights of the nodes at the pixels of a column (size, NODES) and of a row (2 NODES, 2 size).
+
+    In a row x and y of a vector are neighbours.
+    """
     position = np.linspace(0, NODES - 1, size)
     weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(NODES)))
     both = np.kron(weights.T, np.eye(2))
@@ -333,7 +271,7 @@ def smooth_vectors(rng: np.random.Generator, cells: int) -> np.ndarray:
 
 
 def flatness(image: np.ndarray) -> np.ndarray:
-    """How little each part of uint8 RGB (S, S, 3) has to follow: (NODES, NODES) in (0, 1]."""
+    """Lack of texture in each part of uint8 RGB (S, S, 3): (NODES, NODES) in (0, 1]."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     contrast = np.abs(cv2.subtract(grey, cv2.blur(grey, (5, 5))))
     contrast = cv2.resize(contrast, (NODES, NODES), interpolation=cv2.INTER_AREA)
@@ -346,14 +284,10 @@ def soft(mask: np.ndarray) -> np.ndarray:
 
 
 def fill_behind(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The image with something plausible where the object is: texture from beside it.
+    """The image, uint8 RGB (S, S, 3), with texture from beside the object in its place.
 
-    What no shift of the image by the object's size covers is filled with the colours around it.
-
-    Args:
-        image: uint8 RGB (S, S, 3).
-        mask: bool (S, S).
-        rng: chooses between sides that cover as much.
+    The image is shifted by the object's size to the side that covers most of it. Pixels that are
+    not covered get the colours around the object.
     """
     hole = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
     if not 0 < cv2.countNonZero(hole) < mask.size:
@@ -378,7 +312,7 @@ def fill_behind(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -
 
 
 def _spread(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """An image at a quarter of its size whose hole has the colours around it, ever more blurred."""
+    """An image at a quarter of its size; the colours around the hole spread into it."""
     quarter = max(1, len(image) // 4)
     known = (1 - hole).astype(np.float32)
     levels = [(_mean_of(image * known[..., None], quarter), _mean_of(known, quarter))]

@@ -6,15 +6,12 @@
 - ``DAVIS_train/{RGB,GT}``: videos, as ``<sequence>_<frame>.jpg`` and ``.png``;
 - ``DAVIS_test/<sequence>/{RGB,GT}``: other videos, with the same file names.
 
-Each video shows one textured object that deforms and moves, before a textured world that rests and
-is seen by a moving camera. The world also holds distractors, which have the object's colours and
-pattern but rest, and in some of the videos an occluder that the object passes behind. Appearance
-therefore finds the object and the distractors, and only motion tells them apart. In most videos the
-background moves in the picture as much as the object or more, so that the largest flow does not
-find the object either. Masks are rendered, not estimated: a pixel is foreground where more than
-half of it shows the object.
-
-``python -m datasets.flow`` estimates flow maps from the frames.
+Each video shows one textured object that deforms and moves, in a textured world that rests and is
+seen by a moving camera. The world also holds distractors, which have the object's colours and
+pattern but rest, and in some videos an occluder. Appearance therefore finds the object and the
+distractors, and only motion tells them apart. In most videos the background moves in the picture as
+much as the object or more, so that the largest flow does not find the object either. A pixel of a
+mask is foreground where more than half of it shows the object.
 """
 
 import argparse
@@ -46,14 +43,13 @@ def write_synthetic(
 ) -> None:
     """Write the three sets below ``data_root``, which is made if it is missing.
 
-    The same arguments give the same bytes. Each still and each sequence has its own random numbers,
-    from the seed and its index, so it does not change with how many others there are.
+    The same arguments give the same bytes. A still or a sequence depends on the seed and its index,
+    not on the number of others.
 
     Args:
         data_root: folder for the sets.
         seed: of everything random, not negative.
-        stills: number of images in ``DUTS_train``.
-        train_sequences, test_sequences: number of videos in ``DAVIS_train`` and ``DAVIS_test``.
+        stills, train_sequences, test_sequences: number of images or videos in each set.
         frames: number of frames in each video, at least 2.
         height, width: of every picture in pixels, at least ``MIN_SIZE``.
         overwrite: delete the sets that an earlier call wrote there, with their flow maps.
@@ -67,10 +63,7 @@ def write_synthetic(
         raise ValueError(f"seed is {seed}; expected at least 0.")
     _clear(data_root, overwrite)
     data_root.mkdir(parents=True, exist_ok=True)
-    settings = {"seed": seed, "stills": stills, "train_sequences": train_sequences}
-    settings |= {"test_sequences": test_sequences, "frames": frames}
-    settings |= {"height": height, "width": width}
-    (data_root / MARKER).write_text(json.dumps(settings, indent=2) + "\n")
+    (data_root / MARKER).write_text(json.dumps({"seed": seed}) + "\n")
 
     counts = (stills, train_sequences, test_sequences)
     videos = [(kind, index) for kind, count in enumerate(counts) for index in range(count)]
@@ -95,16 +88,13 @@ def write_synthetic(
 def _clear(data_root: Path, overwrite: bool) -> None:
     """Make room for the sets, or say why that is not done."""
     found = [data_root / name for name in SETS if (data_root / name).exists()]
-    found = [path for path in found if not path.is_dir() or any(path.iterdir())]
-    if not found:
-        return
-    names = ", ".join(str(path) for path in found)
-    if not (data_root / MARKER).is_file():
+    names = ", ".join(map(str, found))
+    if found and not (data_root / MARKER).is_file():
         raise FileExistsError(
             f"{names}: already there, and not written by datasets.synthetic ({data_root / MARKER} "
             "is missing). Choose another data root."
         )
-    if not overwrite:
+    if found and not overwrite:
         raise FileExistsError(
             f"{names}: already there. Use --overwrite to delete the synthetic sets in {data_root} "
             "and write them anew, or choose another data root."

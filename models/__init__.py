@@ -1,4 +1,4 @@
-"""Networks. ``build_model`` makes one of them by the name that MODEL has in config.py."""
+"""Networks. ``build_model`` makes one of them by its name, the setting MODEL."""
 
 import difflib
 
@@ -26,9 +26,5 @@ def model_class(name: str) -> type[Network]:
 
 
 def build_model(name: str, **arguments) -> Network:
-    """The network called ``name``, with its constructor's arguments.
-
-    Raises:
-        ModelError: there is no such network, or its backbone cannot be built.
-    """
+    """The network called ``name``; ModelError if it or its backbone cannot be built."""
     return model_class(name)(**arguments)

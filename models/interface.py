@@ -1,7 +1,7 @@
 """The contract of a network: what it is trained on, how it is scored, updated and used.
 
-Data sets, the training loop and the evaluation know networks by this module alone. A new network is
-a class here derived from :class:`Network` and a name in ``models.MODELS``.
+Data sets, the training loop and the evaluation use nothing else of a network. A new network is a
+class derived from :class:`Network` with a name in ``models.MODELS``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ class Needs:
             its video; or ``WINDOWS``, neighbouring frames of a video.
         masks: whether samples have label maps.
         flow: whether frames have flow maps.
-        frames: number of frames of a window (T).
+        frames: T, the number of frames of a window.
         gap: distance of a window's neighbouring frames, in frames of the video.
     """
 
@@ -51,13 +51,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Loaded:
-    """How many of a network's tensors came from where, when stage 2 starts from stage 1.
+    """How many tensors stage 2 took over from stage 1.
 
     Attributes:
-        loaded: from the checkpoint under their own name.
-        copied: from a tensor of the checkpoint under another name.
-        fresh: neither; they keep their initial values.
-        unused: tensors of the checkpoint that the network has no place for.
+        loaded: tensors of the network from the checkpoint, by their own name.
+        copied: from a tensor of another name.
+        fresh: with their initial values.
+        unused: tensors of the checkpoint that do not fit the network.
     """
 
     loaded: int
@@ -78,15 +78,12 @@ class Ablation:
 
     Attributes:
         switches: settings that leave out a part of the network, by the part's short name.
-        rows: the parts that each variant has, by its letter.
-        table: file name of the rows' table.
-        stage1_switches: the parts that stage 1's network has, too. Rows that agree in them share
-            their stage 1.
-        swept, symbol: a setting that can change after training, and the letter for it.
-        sweep: its values.
-        sweep_needs: the part that it belongs to; the last row which has it is tested with them.
-        sweep_table: file name of the table by these values.
-        paper: G, J and F on DAVIS 2016 in the paper, of every row; empty where they are not known.
+        rows: the parts of each variant, by its letter.
+        table, sweep_table: file names of the tables of the rows and of the sweep.
+        stage1_switches: the parts that stage 1 has, too. Rows that agree in them share stage 1.
+        swept, symbol, sweep: a setting that may change after training, its letter, its values.
+        sweep_needs: the part that it belongs to; the last row with this part is swept.
+        paper: each row's G, J and F on DAVIS 2016 in the paper; empty if unknown.
     """
 
     switches: dict[str, str]
@@ -102,10 +99,9 @@ class Ablation:
 
 
 class Video(Protocol):
-    """The frames of one video, as a network asks for them.
+    """The frames of one video: uint8 RGB tensors ``image`` and, if needed, ``flow``.
 
-    Frames are dictionaries of uint8 tensors on the network's device: ``image`` and, where the
-    network needs flow, ``flow``, both RGB.
+    They are on the network's device.
     """
 
     def __len__(self) -> int:
@@ -119,14 +115,14 @@ class Video(Protocol):
 
 
 class Network(nn.Module):
-    """Base class of all networks. Its constructor takes the settings of its arguments' names.
+    """Base class of all networks. A constructor's arguments are settings of the same name.
 
     Attributes:
         stage1: constructor arguments that make the network of stage 1 (``pretrain.py``); ``None``
             for a network that is trained in one stage.
         size_step: height and width of the input are multiples of this.
-        looks_ahead: whether ``segment_video`` needs the whole video before it gives the first
-            result. Other networks segment a video of any length in bounded memory.
+        looks_ahead: whether ``segment_video`` needs the whole video before the first result. Other
+            networks segment a video of any length in bounded memory.
         ablation: the variants that ``python -m utils.ablate`` compares.
     """
 
@@ -137,7 +133,7 @@ class Network(nn.Module):
 
     @classmethod
     def upgraded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Constructor arguments of a checkpoint of an older version, as this version takes them.
+        """Constructor arguments of an older version's checkpoint in the form of this version.
 
         Raises:
             ModelError: this version has no such network.
@@ -166,7 +162,7 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def predict(self, batch: dict[str, Tensor]) -> Prediction:
-        """Predictions of the target frames of samples, by which stage 1 is validated."""
+        """Predictions of the target frames of samples, for the validation of stage 1."""
         raise NotImplementedError
 
     def segment_video(self, video: Video) -> Iterator[Prediction]:
@@ -174,18 +170,17 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimizer.
+        """Groups of ``params`` for the optimizer.
 
-        Each has ``params`` and may have ``rate``, a factor of the learning rate, and
-        ``weight_decay``.
+        A group may have ``rate``, a factor of the learning rate, and ``weight_decay``.
         """
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def after_step(self, step: int) -> None:
-        """Called after every step of the optimizer, with the number of steps that are done.
+        """Changes by the network itself after each step of the optimizer; ``step`` counts from 1.
 
-        For what a network does to itself: a teacher's moving average, or the end of a freeze. Such
-        a teacher is a part of the network, so that checkpoints hold it.
+        Examples are a teacher's moving average and the end of a freeze. A teacher is a part of the
+        network, so that checkpoints contain it.
         """
 
     def start_from(self, weights: dict[str, Tensor]) -> Loaded:
@@ -193,24 +188,21 @@ class Network(nn.Module):
         return fill(self, weights, {})
 
     def maps_by_iteration(self, video: Video) -> list[dict[str, Tensor]]:
-        """The maps of the video's first batch after 0, 1, ... rounds, of networks with rounds."""
+        """Maps of the video's first batch after 0, 1, ... rounds, if the network has rounds."""
         return []
 
     def compile_for_inference(self, mode: str | None) -> None:
-        """Compile the function that ``segment_video`` calls for every batch, by torch.compile."""
+        """Compile the function that ``segment_video`` calls for every batch."""
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """The parts that the benchmark measures; a part within another one counts for itself."""
+        """The parts that the benchmark measures; a part inside another one counts alone."""
         return {}
 
 
 def fill(network: nn.Module, weights: dict[str, Tensor], twins: dict[str, str]) -> Loaded:
-    """Fill a network with the weights that fit by name and shape.
+    """Fill a network with the weights of another one that fit by name and shape.
 
-    Args:
-        network: to fill.
-        weights: state dict of another network.
-        twins: for tensors that ``weights`` lacks, the name of another one to copy.
+    ``twins`` has the names of tensors to copy for those that ``weights`` does not have.
     """
     own = network.state_dict()
     found, copied, used = {}, 0, set()

@@ -1,5 +1,7 @@
 """Loss of masks: IoU loss and weighted cross-entropy at every scale (Sec. 3.7, eq. 5)."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,7 +19,7 @@ def segmentation_loss(
     supervise_maps: bool = True,
     loss: str = "iou+bce",
 ) -> dict[str, Tensor]:
-    """Eq. 5, summed over the masks of all scales and, if wanted, over the slots' maps.
+    """Eq. 5 as scalars to add up: ``iou`` and ``bce`` of all masks, ``slot_maps`` of slots' maps.
 
     Args:
         prediction: a network's result.
@@ -25,25 +27,16 @@ def segmentation_loss(
         sigma: strength of the pixel weight of ``bce``.
         supervise_maps: add the loss of ``prediction.auxiliary``.
         loss: one of ``LOSSES``.
-
-    Returns:
-        Scalars to add up: ``iou`` and ``bce`` summed over the masks, ``slot_maps`` all of them for
-        the slots' similarity maps.
     """
-    names = loss.split("+")
-
-    def loss_of(name: str, logits: Tensor) -> Tensor:
-        return iou_loss(logits, mask) if name == "iou" else weighted_bce(logits, mask, sigma)
-
+    functions = {"iou": iou_loss, "bce": partial(weighted_bce, sigma=sigma)}
+    losses = {name: functions[name] for name in loss.split("+")}
     # In float32: with bfloat16 probabilities, sums over many pixels lose the last ones.
     with torch.autocast(mask.device.type, enabled=False):
-        terms = {
-            name: sum(loss_of(name, logits.float()) for logits in prediction.logits)
-            for name in names
-        }
+        masks = [logits.float() for logits in prediction.logits]
+        terms = {name: sum(one(x, mask) for x in masks) for name, one in losses.items()}
         if supervise_maps and prediction.auxiliary:
-            resized = [resize(maps.float(), mask.shape[2:]) for maps in prediction.auxiliary]
-            terms["slot_maps"] = sum(loss_of(name, logits) for logits in resized for name in names)
+            maps = [resize(x.float(), mask.shape[2:]) for x in prediction.auxiliary]
+            terms["slot_maps"] = sum(one(x, mask) for x in maps for one in losses.values())
     return terms
 
 
@@ -53,10 +46,7 @@ def foreground(labels: Tensor) -> Tensor:
 
 
 def iou_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """L_IOU of eq. 5 for probabilities P = sigmoid(logits), mean over the batch; a scalar.
-
-    ``logits`` and ``mask`` are (B, 1, H, W).
-    """
+    """L_IOU of eq. 5 for P = sigmoid(logits) and mask (B, 1, H, W), mean over the batch."""
     probability = logits.sigmoid()
     overlap = torch.minimum(probability, mask).sum(dim=(1, 2, 3))
     union = torch.maximum(probability, mask).sum(dim=(1, 2, 3))
@@ -66,9 +56,8 @@ def iou_loss(logits: Tensor, mask: Tensor) -> Tensor:
 def weighted_bce(logits: Tensor, mask: Tensor, sigma: float = 1.0) -> Tensor:
     """L_bce^w of eq. 5, as a mean over the pixels and the batch; a scalar.
 
-    The weight w = sigma |P - G| is detached: it says how much a pixel counts, and training must not
-    make it small. The paper writes a sum over the pixels; the mean makes the loss independent of
-    the image's size.
+    The weight w = sigma |P - G| is detached, because training must not make it small. The paper
+    has a sum over the pixels; the mean makes the loss independent of the image's size.
     """
     weight = sigma * (logits.detach().sigmoid() - mask).abs()
     return F.binary_cross_entropy_with_logits(logits, mask, weight=weight)

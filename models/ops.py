@@ -19,7 +19,7 @@ def global_weighted_average_pooling(features: Tensor, masks: Tensor) -> Tensor:
     Returns:
         (B, K, C); zeros for a mask that is zero everywhere.
     """
-    # A sum over hundreds of pixels has more digits than bfloat16.
+    # A sum over hundreds of pixels needs more digits than bfloat16 has.
     with without_autocast(features):
         features, masks = full_precision(features.flatten(2)), full_precision(masks.flatten(2))
         total = masks.sum(dim=2, keepdim=True)
@@ -29,41 +29,27 @@ def global_weighted_average_pooling(features: Tensor, masks: Tensor) -> Tensor:
 def soft_region_features(embedded: Tensor) -> Tensor:
     """Mean feature of each soft object region: the masks M_G of eq. 3, and their GWAP.
 
-    Each channel's softmax over the positions is a soft region. It sums to one, so the mean is a
-    product of matrices.
-
-    Args:
-        embedded: X_G (N, C, H, W).
-
-    Returns:
-        (N, C, C): one feature per region, in float32 or better.
+    Each channel's softmax over the positions is a soft region. X_G (N, C, H, W) gives (N, C, C),
+    one feature per region, in float32 or better.
     """
-    # The softmax runs over thousands of positions; in float32, the regions keep small weights.
+    # Over thousands of positions bfloat16 would lose small weights.
     with without_autocast(embedded):
         pixels = full_precision(embedded).flatten(2)
         return pixels.softmax(dim=2) @ pixels.transpose(1, 2)
 
 
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of every feature of ``a`` (B, N, C) with every one of ``b`` (B, K, C): (B, N, K).
-
-    Always in float32 or better: bfloat16 knows only 256 steps between 1 and 2.
-    """
+    """Cosines of ``a`` (B, N, C) and ``b`` (B, K, C), (B, N, K), in float32 or better."""
     with without_autocast(a):
         a, b = full_precision(a), full_precision(b)
-        # The floor keeps the gradient of an all-zero feature finite.
+        # eps keeps the gradient of an all-zero feature finite.
         return F.normalize(a, dim=2, eps=1e-6) @ F.normalize(b, dim=2, eps=1e-6).transpose(1, 2)
 
 
 def correlation_maps(features: Tensor, prototypes: Tensor) -> Tensor:
-    """Pixel-wise cosine similarity, CM of eq. 4.
+    """Pixel-wise cosine similarity, CM of eq. 4, float32 (B, K, H, W) in [-1, 1].
 
-    Args:
-        features: X_L (B, C, H, W).
-        prototypes: P_A or P_Sr (B, K, C).
-
-    Returns:
-        (B, K, H, W) in [-1, 1], float32.
+    ``features`` are X_L (B, C, H, W), ``prototypes`` P_A or P_Sr (B, K, C).
     """
     similarity = cosine_similarity(prototypes, features.flatten(2).transpose(1, 2))
     return similarity.unflatten(2, features.shape[2:])
@@ -77,8 +63,7 @@ def gather_features(features: Tensor, indices: Tensor) -> Tensor:
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear interpolation of (B, C, H, W) to ``size``."""
-    # On GPUs autocast makes it float32, which doubles the traffic of the layers that follow.
-    # Training needs float32: the gradient is summed in the type of x, with up to 4096 addends at a
-    # factor of 32, and bfloat16 stops growing after 256.
+    # On GPUs autocast makes it float32, which doubles the traffic of the next layers. Only training
+    # needs that: gradients have up to 4096 addends, and bfloat16 sums stop growing after 256.
     with nullcontext() if torch.is_grad_enabled() else without_autocast(x):
         return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Mixed precision: what must be float32, and what need not be though autocast makes it so."""
+"""Mixed precision: operations that need float32, and layers that autocast need not make so."""
 
 import copy
 
@@ -18,23 +18,20 @@ def without_autocast(x: Tensor) -> torch.autocast:
 
 
 def without_weight_cache() -> torch.autocast:
-    """Context in which autocast keeps no converted weights and uses none that it has kept.
+    """Context in which autocast does not use its cache of converted weights.
 
-    Before torch 2.11, autocast hands a copy of a weight that it made without gradient to every
-    later operation of the same autocast region, and the weight then gets no gradient. So whatever
-    may run without gradient before a training pass runs in this context.
+    Before torch 2.11, a weight that autocast converted without gradient gets no gradient later in
+    the same autocast region. So a pass without gradient before a training pass runs in this.
     """
-    # The cache is one for all kinds of devices. Autocast of the CPU stays as it is, and autocast of
-    # GPUs is not touched.
+    # The cache is one for all kinds of devices; autocast itself stays as it is.
     return torch.autocast("cpu", enabled=torch.is_autocast_enabled("cpu"), cache_enabled=False)
 
 
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation whose result has autocast's type, on GPUs as on the CPU.
 
-    On GPUs autocast gives float32: each linear layer that follows then converts it, and a
-    transformer's shortcuts are float32 from its first normalisation to the end. Sums inside are
-    float32 in any case.
+    On GPUs autocast would give float32: every next linear layer would convert it, and all shortcuts
+    of a transformer would be float32. Sums inside are float32 in any case.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,9 +47,8 @@ class LayerNorm(nn.LayerNorm):
 def with_weights_as(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy of a network, for inference, whose weights have the type that autocast gives them.
 
-    With autocast its results are the network's, but no call converts weights: a fifth of all that
-    is launched on a GPU for a frame. Subclasses of layers that timm defines keep theirs, since some
-    compute with them before they are converted.
+    Under autocast its results are the same, and no call converts weights, which is a fifth of a
+    GPU's operations for a frame. Layers that timm defines keep their type; some need it.
     """
     model = copy.deepcopy(model)
     for module in model.modules():

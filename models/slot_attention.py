@@ -7,10 +7,9 @@ from models.blocks import feed_forward
 
 
 class SlotAttention(nn.Module):
-    """Slots compete for the inputs, and each takes the mean of the inputs that it wins.
+    """Slots compete for the inputs: attention is normalised over the slots.
 
-    Attention is normalised over the slots. Every slot then gets the weighted mean of the inputs,
-    through a GRU and a residual perceptron.
+    Every slot is updated with the weighted mean of the inputs by a GRU and a residual perceptron.
     """
 
     def __init__(self, channels: int):
@@ -26,17 +25,10 @@ class SlotAttention(nn.Module):
     def forward(
         self, slots: Tensor, inputs: Tensor, rounds: int = 1, keep: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """``rounds`` (at least 1) updates of the slots.
+        """``rounds`` (at least 1) updates of the slots (B, S, C) from inputs (B, K, C).
 
-        Args:
-            slots: (B, S, C).
-            inputs: (B, K, C).
-            rounds: number of updates.
-            keep: bool (B, S, K), the inputs that each slot may use; all of them if ``None``.
-
-        Returns:
-            The slots (B, S, C) and the last round's attention (B, S, K), which sums to one over
-            the slots.
+        ``keep``, bool (B, S, K), has the inputs that each slot may use; ``None`` is all of them.
+        Returns the slots and the last round's attention (B, S, K), which sums to one over slots.
         """
         inputs = self.norm_inputs(inputs)
         keys, values = self.to_key(inputs), self.to_value(inputs)

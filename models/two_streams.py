@@ -1,12 +1,7 @@
-"""The frame of networks with two streams, RGB and flow, that mask one object (Sec. 3.1, 4.3).
-
-A subclass has ``rgb_stream`` and, unless it is stage 1's network, ``flow_stream``, both with an
-``encoder``, ``normalise`` and ``embed_references``; and it decodes what they give.
-"""
+"""The frame of networks with two streams, RGB and flow, that mask one object (Sec. 3.1, 4.3)."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,37 +11,24 @@ from models.interface import REFERENCES, STILLS, Loaded, Needs, Network, Predict
 from models.losses import foreground, segmentation_loss
 from models.precision import without_weight_cache
 
-
-@dataclass
-class References:
-    """What a network keeps of a sequence's reference frames, per stream; first axis is the batch.
-
-    Attributes:
-        features: by stream name; for GSA-Net the global features P_G (B, R, C_G, C_G).
-    """
-
-    features: dict[str, Tensor]
-
-    def expand(self, batch: int) -> "References":
-        """The references of one sequence, for a batch of its target frames."""
-        return References(
-            {name: f.expand(batch, *f.shape[1:]) for name, f in self.features.items()}
-        )
+# What a network keeps of reference frames, by stream, such as GSA-Net's P_G (B, R, C_G, C_G).
+References = dict[str, Tensor]
 
 
 class TwoStreams(Network):
     """Network of an RGB stream and a flow stream; its stage 1 form has the RGB stream alone.
 
+    A subclass has ``rgb_stream`` and ``flow_stream`` (``None`` in stage 1), each with an
+    ``encoder``, ``normalise`` and ``embed_references``, and implements :meth:`segment`.
+    Images and flow maps are RGB, uint8 or float in [0, 1], with height and width multiples of 32.
+
     Args:
-        motion: False builds stage 1's network (Sec. 4.3).
+        motion: False builds stage 1's network, without flow stream and references (Sec. 4.3).
         num_references: N_R, reference frames of a video in test; may change after training.
         reference_gradient: train the encoder through the reference frames too.
         loss: of each mask, see ``models.losses``.
         sigma: strength of the pixel weight in the cross-entropy (eq. 5).
         supervise_slot_maps: also train the maps in ``Prediction.auxiliary`` with the mask.
-
-    Images and flow maps are RGB, uint8 or float in [0, 1], with height and width multiples of 32.
-    The network normalises them itself.
     """
 
     stage1 = {"motion": False}  # noqa: RUF012
@@ -78,6 +60,11 @@ class TwoStreams(Network):
         """The number of reference frames."""
         return ("num_references",) if self.motion else ()
 
+    @property
+    def streams(self) -> list[nn.Module]:
+        """RGB stream and, if there is one, flow stream."""
+        return [stream for stream in (self.rgb_stream, self.flow_stream) if stream is not None]
+
     def forward(
         self,
         image: Tensor,
@@ -85,14 +72,8 @@ class TwoStreams(Network):
         reference_images: Tensor | None = None,
         reference_flows: Tensor | None = None,
     ) -> Prediction:
-        """Target and references together, as in training.
-
-        Args:
-            image, flow: target frames and their flow maps (B, 3, H, W).
-            reference_images, reference_flows: (B, R, 3, H, W).
-                Stage 1's network takes ``image`` alone.
-        """
-        references = References({})
+        """Targets (B, 3, H, W) and references (B, R, 3, H, W); in stage 1 ``image`` alone."""
+        references = {}
         if self.motion:
             references = self.encode_references(reference_images, reference_flows)
         return self.segment(image, flow, references)
@@ -107,12 +88,12 @@ class TwoStreams(Network):
         return self(**{name: tensor for name, tensor in batch.items() if name != "labels"})
 
     def encode_references(self, images: Tensor, flows: Tensor) -> References:
-        """What ``segment`` needs of the reference frames and their flow maps (B, R, 3, H, W)."""
+        """What ``segment`` needs of reference frames and their flow maps (B, R, 3, H, W)."""
         if not self.uses_references:
-            return References({})
+            return {}
         check_size(images)
         streams = {"rgb": (self.rgb_stream, images), "flow": (self.flow_stream, flows)}
-        return References({name: self._encode(*pair) for name, pair in streams.items()})
+        return {name: self._encode(*pair) for name, pair in streams.items()}
 
     def _encode(self, stream: nn.Module, images: Tensor) -> Tensor:
         with without_weight_cache():
@@ -121,10 +102,7 @@ class TwoStreams(Network):
             return stream.embed_references(pyramid).unflatten(0, images.shape[:2])
 
     def segment(self, image: Tensor, flow: Tensor | None, references: References) -> Prediction:
-        """Masks of target frames (B, 3, H, W), given references of the same batch size.
-
-        Stage 1's network takes no flow and no references.
-        """
+        """Masks of target frames (B, 3, H, W), given references; stage 1 takes ``image`` alone."""
         raise NotImplementedError
 
     def segment_video(self, video: Video) -> Iterator[Prediction]:
@@ -135,34 +113,30 @@ class TwoStreams(Network):
 
     def _references_of(self, video: Video) -> References:
         if not (self.motion and self.uses_references):
-            return References({})
+            return {}
         frames = video.at(uniform_references(len(video), self.num_references))
         return self.encode_references(frames["image"].unsqueeze(0), frames["flow"].unsqueeze(0))
 
     def _segment(self, batch: dict[str, Tensor], references: References, segment) -> Prediction:
         image, flow = batch["image"], batch["flow"] if self.motion else None
-        return segment(image, flow, references.expand(len(image)))
+        return segment(image, flow, expand(references, len(image)))
 
     def start_from(self, weights: dict[str, Tensor]) -> Loaded:
-        """Stage 1's weights; those of the RGB stream go into the flow stream too.
-
-        Sec. 4.3: "the pretrained parameters of the RGB stream are applied equally to the optical
-        flow stream".
-        """
+        """Stage 1's weights; those of the RGB stream go into the flow stream too (Sec. 4.3)."""
         flow, rgb = "flow_stream.", "rgb_stream."
         names = [name for name in self.state_dict() if name.startswith(flow)]
         return fill(self, weights, {name: name.replace(flow, rgb, 1) for name in names})
 
     def compile_for_inference(self, mode: str | None) -> None:
-        """Compile ``segment``; references are encoded too seldom to gain from it."""
+        """Compile ``segment``; references are encoded too rarely to gain from it."""
         self._compiled = torch.compile(self.segment, mode=mode)
 
-    @property
-    def streams(self) -> list[nn.Module]:
-        """The streams that there are, RGB first."""
-        return [stream for stream in (self.rgb_stream, self.flow_stream) if stream is not None]
+
+def expand(references: References, batch: int) -> References:
+    """The references of one video, for a batch of its target frames."""
+    return {name: x.expand(batch, *x.shape[1:]) for name, x in references.items()}
 
 
 def uniform_references(length: int, count: int) -> list[int]:
-    """``count`` frames spread evenly over a sequence: the middles of equal parts (Sec. 4.4)."""
+    """``count`` frames spread evenly over a video: the middles of equal parts (Sec. 4.4)."""
     return [int((part + 0.5) * length / count) for part in range(count)]

@@ -1,23 +1,21 @@
-"""The ablation of MODEL, as the network describes it: its rows, and a sweep in the test.
+"""The ablation of MODEL: its variants, which the network's ``ablation`` lists, in numbers.
 
 ``python -m utils.ablate --output DIR --seeds 0 1 --jobs 2``, with any setting of config.py as a
-flag; ``--help`` lists them. However it was stopped, the same command goes on.
+flag; ``--help`` lists them. After an interruption, the same command continues.
 
-Rows whose stage 1 is the same network share one per seed. DIR holds the runs' folders, their
-evaluations in them, what the scripts printed in ``logs``, and the tables, which grow with every
-evaluation.
+Rows with the same network in stage 1 share one stage 1 per seed. DIR gets the folders of the runs
+with their evaluations, the output of the scripts in ``logs``, and the tables, which are updated
+after every evaluation.
 """
 
-import fcntl
 import re
-import signal
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import chain
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -28,7 +26,7 @@ from models import MODELS
 from models.interface import Ablation
 from utils.evaluation.protocols import Row
 from utils.evaluation.results import RECORD, read_evaluation
-from utils.evaluation.set_evaluation import check_folder
+from utils.evaluation.set_evaluation import check_output
 from utils.scripts import run_script
 from utils.settings import (
     Settings,
@@ -42,11 +40,9 @@ from utils.training.checkpoints import LAST, CheckpointError, load_checkpoint
 from utils.training.interrupts import Interrupted, Interrupts
 from utils.training.run_folder import SETTINGS
 
-_OWN = {"OUTPUT_DIR", "PANEL_STEP", "RUN_NAME", "SEED", "STAGE1_CHECKPOINT"}
-_TAIL = 15  # lines of a script that has failed which are shown
-
-
 ABLATIONS = {name: one.ablation for name, one in MODELS.items() if one.ablation}
+_OWN = {"OUTPUT_DIR", "PANEL_STEP", "RUN_NAME", "SEED", "STAGE1_CHECKPOINT"}
+_TAIL = 15  # lines of a failed script's output that are shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +50,11 @@ class Job:
     """One call of a script.
 
     Attributes:
-        name: for people, and of its log.
-        script, flags: what is called.
+        name: of the job and of its log.
+        script, flags: the command.
         folder: of the run that is trained or evaluated, and ``settings`` of that run.
         after: the job whose checkpoint this one needs.
-        evaluation: the folder of its results; None for a training.
+        evaluation: folder of the results; None for a training.
         lines: where the results go, by table: ``{"table2": "f", "figure7": 3}``.
     """
 
@@ -72,7 +68,7 @@ class Job:
     lines: dict[str, str | int] = field(default_factory=dict)
 
     def command(self, gpu: str) -> list[str]:
-        """What is to be run, on these GPUs."""
+        """The command on these GPUs."""
         script = Path(config.__file__).with_name(self.script)
         shared = Path(self.settings.output_dir) / SETTINGS
         command = [sys.executable, str(script), "--config", str(shared)]
@@ -98,21 +94,17 @@ def main() -> None:
     """Read the settings, train and evaluate what is not done yet, write the tables."""
     parser = settings_parser(
         config,
-        "The ablation of MODEL: trains and evaluates its variants on VAL_SET. All settings but "
-        f"{', '.join(sorted(_OWN))} and the network's switches can be changed, for all runs alike.",
+        "The ablation of MODEL: trains its variants and evaluates them on VAL_SET. All settings "
+        f"but {', '.join(sorted(_OWN))} and the network's switches may be changed, for all runs.",
     )
     add = parser.add_argument
-    add("--output", type=Path, required=True, metavar="DIR", help="folder of everything it makes")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for all results")
     add("--seeds", type=int, nargs="+", default=[0, 1], metavar="N", help="default: 0 1")
-    known = "; ".join(f"{model}: {' '.join(one.rows)}" for model, one in ABLATIONS.items())
-    add("--rows", nargs="+", metavar="ROW", help=f"variants (default: all); {known}")
-    varied = "; ".join(
-        f"{model}: {one.swept.upper()}, for the last row with {one.sweep_needs} "
-        f"(default: {' '.join(map(str, one.sweep))})"
-        for model, one in ABLATIONS.items()
-    )
-    varied = f"values of what is varied in the test (nothing: no sweep); {varied}"
-    add("--sweep", type=int, nargs="*", metavar="N", help=varied)
+    rows = "; ".join(f"{model}: {' '.join(one.rows)}" for model, one in ABLATIONS.items())
+    add("--rows", nargs="+", metavar="ROW", help=f"variants (default: all); {rows}")
+    swept = ", ".join(f"{one.swept.upper()} of {model}" for model, one in ABLATIONS.items())
+    swept = f"values for a sweep in the test, without values no sweep: {swept}"
+    add("--sweep", type=int, nargs="*", metavar="N", help=swept)
     add("--pretrain-epochs", type=int, metavar="N", help="of stage 1 (default: EPOCHS)")
     side = "scripts that run side by side, each on the next GPU of several (default: 1, on all)"
     add("--jobs", type=int, default=1, metavar="N", help=side)
@@ -123,35 +115,19 @@ def main() -> None:
         raise SettingsError(f"{', '.join(refused)}: the ablation sets this itself; leave it out")
     if arguments.jobs < 1:
         raise SettingsError(f"--jobs {arguments.jobs}: expected a whole number above 0")
-    check_folder(arguments.output)
+    check_output(arguments.output)
     output = arguments.output.resolve()
     rows = ablation.rows if arguments.rows is None else arguments.rows
     sweep = ablation.sweep if arguments.sweep is None else arguments.sweep
     lists = (sorted(set(given)) for given in (rows, arguments.seeds, sweep))
     jobs = plan(settings, output, *lists, pretrain_epochs=arguments.pretrain_epochs)
     check_begun(jobs)
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / ".lock").open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit(f"error: another ablation, or a script that one has left, works in {output}")
-        write_settings(settings.replace(output_dir=str(output)), output / SETTINGS)
-
-        def start(command: list[str], log: Path) -> Popen:
-            # A script that outlives this process keeps the lock: no run is trained twice at a time.
-            with log.open("ab") as file:
-                return Popen(command, stdout=file, stderr=file, pass_fds=[lock.fileno()])
-
-        try:
-            run_jobs(jobs, output, arguments.jobs, settings.gpu, start)
-        except (Interrupted, KeyboardInterrupt):
-            print(f"stopped; the same command goes on with what is in {output}")
-            raise
+    write_settings(settings.replace(output_dir=str(output)), output / SETTINGS)
+    run_jobs(jobs, output, arguments.jobs, settings.gpu)
 
 
 def ablation_of(settings: Settings) -> Ablation:
-    """That of the network.
+    """The ablation of MODEL.
 
     Raises:
         SettingsError: MODEL has none.
@@ -159,8 +135,7 @@ def ablation_of(settings: Settings) -> Ablation:
     if settings.model not in ABLATIONS:
         raise SettingsError(
             f"MODEL is {settings.model!r}, which has no ablation; these have one: "
-            f"{', '.join(ABLATIONS)}. Choose one of them, or describe another in "
-            "the network's ``ablation``"
+            f"{', '.join(ABLATIONS)}. Choose one of them, or write an ``ablation`` for the network"
         )
     return ABLATIONS[settings.model]
 
@@ -173,7 +148,7 @@ def plan(
     sweep: list[int],
     pretrain_epochs: int | None = None,
 ) -> list[Job]:
-    """All jobs, done or not, in the order in which they are to start.
+    """All jobs, done or not, in the order in which they start.
 
     Raises:
         SettingsError: no ablation; rows, seeds, values of the sweep or epochs that are not allowed.
@@ -206,141 +181,11 @@ def plan(
     return [*stage1.values(), *stage2, *tests]
 
 
-def check_begun(jobs: Iterable[Job]) -> None:
-    """Raise SettingsError if one of the runs was begun with other settings."""
-    for job in jobs:
-        file = job.folder / SETTINGS
-        if job.evaluation is not None or not file.is_file():
-            continue
-        there = read_settings_file(file, job.settings.defaults()).as_dict()
-        here = job.settings.as_dict()
-        # A run made longer has had another schedule than one of that length.
-        fixed = here.keys() - set(job.settings.marked("resume")) | {"EPOCHS"}
-        differing = sorted(name for name in fixed if there[name] != here[name])
-        if differing:
-            changes = [
-                f"{name} is {there[name]!r} there, {here[name]!r} here" for name in differing
-            ]
-            raise SettingsError(
-                f"{job.folder} was begun with other settings: {', '.join(changes)}; the runs of a "
-                "table share theirs: choose another --output, or remove that folder"
-            )
-
-
-def run_jobs(
-    jobs: list[Job],
-    output: Path,
-    parallel: int,
-    gpu: str,
-    start: Callable[[list[str], Path], Popen],
-) -> None:
-    """Run what is not done, ``parallel`` jobs at a time, and write the tables.
-
-    Args:
-        jobs: from :func:`plan`, for the same ``output``.
-        output: folder for logs and tables.
-        parallel: each of several jobs gets the next of the GPUs, a single one gets all.
-        gpu: the setting GPU.
-        start: starts a command that prints to a file.
-
-    Raises:
-        SystemExit: a script has failed; the message has its last lines.
-        Interrupted: Ctrl-C or SIGTERM; the scripts have saved and ended.
-    """
-    (output / "logs").mkdir(parents=True, exist_ok=True)
-    gpus = gpu.split(",") if parallel > 1 else [gpu]
-    done = {job for job in jobs if job.is_done()}
-    todo = [job for job in jobs if job not in done]
-    print(f"{len(jobs)} jobs, {len(done)} done before; logs in {output / 'logs'}", flush=True)
-    running: dict[int, tuple[Job, Popen, float]] = {}
-    took: dict[str, list[float]] = {}
-    # Signals wait for the next round, lest one miss a script that is just being started.
-    with Interrupts() as interrupts, interrupts.deferred():
-        try:
-            while todo or running:
-                if interrupts.pending is not None:
-                    raise Interrupted(interrupts.pending)
-                for place in set(range(parallel)) - running.keys():
-                    ready = (job for job in todo if job.after is None or job.after in done)
-                    if job := next(ready, None):
-                        todo.remove(job)
-                        script = start(job.command(gpus[place % len(gpus)]), _log(output, job))
-                        running[place] = job, script, time.monotonic()
-                ended = [place for place in running if running[place][1].poll() is not None]
-                for place in ended:
-                    job, script, since = running.pop(place)
-                    # One that was interrupted by itself ends with status 0, too.
-                    if script.poll() != 0 or not job.is_done():
-                        sys.exit(_failure(job, script.poll(), _log(output, job)))
-                    done.add(job)
-                    took.setdefault(job.script, []).append(time.monotonic() - since)
-                    rest = [job for job in jobs if job not in done]
-                    print(f"{len(done)}/{len(jobs)} {_result(job)}", end=", ")
-                    print(_times(took[job.script][-1], rest, took, parallel), flush=True)
-                    if job.evaluation is not None:
-                        write_tables(jobs, output)
-                if not ended:
-                    time.sleep(0.1)
-        except BaseException:
-            _stop([script for _, script, _ in running.values()])
-            raise
-    for table in write_tables(jobs, output):
-        print(f"\n{table}\n{table.read_text(encoding='utf-8')}", end="")
-
-
-def write_tables(jobs: list[Job], output: Path) -> list[Path]:
-    """Write the tables of the rows and of the sweep, as far as evaluated, as ``.csv`` and ``.md``.
-
-    Scores are in percent: mean over the seeds and sample standard deviation, which a single seed
-    does not have. Cells of what is still to come are empty. Returns the Markdown files.
-    """
-    ablation = ablation_of(jobs[0].settings)
-    tested = [job for job in jobs if job.evaluation is not None]
-    found = {job: read_evaluation(job.evaluation) for job in tested if job.is_done()}
-    protocol = next(iter(found.values())).protocol
-    measures = (["G"] if len(protocol.measures) > 1 else []) + list(protocol.measures)
-    written = []
-    heads = {ablation.table: ["row", *ablation.switches], ablation.sweep_table: [ablation.symbol]}
-    for table, head in heads.items():
-        results: dict[str | int, list[Row]] = {job.lines.get(table): [] for job in tested}
-        for job, evaluation in found.items():
-            results[job.lines.get(table)].append(evaluation.rows[-1])
-        results.pop(None, None)
-        if not results:
-            continue
-        with_paper = table == ablation.table and protocol.name == "davis2016"
-        paper = ablation.paper if with_paper else {}
-        columns = (f"{name}_{value}" for name in measures for value in ("mean", "deviation"))
-        numbers = [[*head, *columns, "seeds"]]
-        shown = [[*head, *measures, "seeds", *(f"paper's {m}" for m in measures if paper)]]
-        shown.append(["---"] * len(shown[0]))
-        for key, seeds in sorted(results.items()):
-            switched = [short in ablation.rows[key] for short in head[1:]]
-            cells = [_mean_and_deviation(seeds, measure) for measure in measures]
-            padded = chain(*([*cell, "", ""][:2] for cell in cells))
-            numbers.append([key, *map(int, switched), *padded, len(seeds)])
-            texts = (" ± ".join(f"{value:.1f}" for value in cell) for cell in cells)
-            marks = ("✓" if one else "" for one in switched)
-            shown.append([key, *marks, *texts, len(seeds), *paper.get(key, ())])
-        csv = "".join(",".join(map(str, row)) + "\n" for row in numbers)
-        write_text(output / f"{table}.csv", csv)
-        markdown = "".join(f"| {' | '.join(map(str, row))} |\n" for row in shown)
-        write_text(output / f"{table}.md", markdown)
-        written.append(output / f"{table}.md")
-    return written
-
-
-def _mean_and_deviation(seeds: list[Row], measure: str) -> list[float]:
-    """As many of the two as there are."""
-    values = [100 * (s.mean if measure == "G" else s.statistics[measure].mean) for s in seeds]
-    return [value(values) for value in (statistics.mean, statistics.stdev)[: len(values)]]
-
-
 def _stage1(
     settings: Settings, ablation: Ablation, on: tuple[str, ...], flags: dict[str, Any]
 ) -> Job:
-    """Of a row that has these parts; named by those that make another stage 1 of it."""
-    whole = settings.pretrain_motion == "simulated"  # then stage 1 has all of the network
+    """The stage 1 of a row with the parts ``on``, named after those that stage 1 has too."""
+    whole = settings.pretrain_motion == "simulated"  # then stage 1 has the whole network
     shared = ablation.switches if whole else ablation.stage1_switches
     parts = {short: short in on for short in shared}
     name = "_".join(["pretrain", *(one for one in parts if parts[one]), f"seed{flags['seed']}"])
@@ -357,53 +202,161 @@ def _training(
 
 
 def _evaluation(run: Job, ablation: Ablation, value: int, lines: dict[str, str | int]) -> Job:
-    """Of a run's last checkpoint with ``value`` for the setting that is swept."""
+    """The evaluation of a run's last checkpoint with ``value`` for the swept setting."""
     as_trained = getattr(run.settings, ablation.swept) == value
     folder = run.folder / ("evaluation" if as_trained else f"evaluation_{ablation.symbol}{value}")
     flags = {"checkpoint": run.folder / LAST, "output": folder, "panel_step": 0}
     if not as_trained:
-        changed = run.settings.replace(**{ablation.swept: value})  # refuses what is not allowed
-        flags[ablation.swept] = getattr(changed, ablation.swept)
+        run.settings.replace(**{ablation.swept: value})  # raises for a value that is not allowed
+        flags[ablation.swept] = value
     name = f"{run.name}_{folder.name}"
     return Job(name, "evaluate.py", flags, run.folder, run.settings, run, folder, lines)
 
 
-def _log(output: Path, job: Job) -> Path:
-    return output / "logs" / f"{job.name}.log"
+def check_begun(jobs: Iterable[Job]) -> None:
+    """Raise SettingsError if one of the runs was begun with other settings."""
+    for job in jobs:
+        file = job.folder / SETTINGS
+        if job.evaluation is not None or not file.is_file():
+            continue
+        there = read_settings_file(file, job.settings.defaults()).as_dict()
+        here = job.settings.as_dict()
+        # A run that is made longer has had the learning rates of a shorter one.
+        fixed = here.keys() - set(job.settings.marked("resume")) | {"EPOCHS"}
+        if differing := sorted(name for name in fixed if there[name] != here[name]):
+            changes = (
+                f"{name} is {there[name]!r} there, {here[name]!r} here" for name in differing
+            )
+            raise SettingsError(
+                f"{job.folder} was begun with other settings: {', '.join(changes)}; choose another "
+                "--output, or remove that folder"
+            )
 
 
-def _result(job: Job) -> str:
-    if job.evaluation is None:
-        return f"{job.name} trained"
-    average = read_evaluation(job.evaluation).rows[-1]
-    return f"{job.name} {'&'.join(average.statistics)} {100 * average.mean:.1f}"
+def _start(command: list[str], log: Path) -> Popen:
+    with log.open("ab") as file:
+        return Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
 
-def _times(last: float, rest: list[Job], took: dict[str, list[float]], parallel: int) -> str:
-    """Of the last job, and of the rest as far as jobs of the kind have been timed."""
-    known = [statistics.mean(took[job.script]) for job in rest if job.script in took]
-    words = "about" if len(known) == len(rest) else "more than"
-    left = timedelta(seconds=round(sum(known) / parallel))
-    return f"{timedelta(seconds=round(last))}; {words} {left} left"
+def run_jobs(
+    jobs: list[Job],
+    output: Path,
+    parallel: int,
+    gpu: str,
+    start: Callable[[list[str], Path], Popen] = _start,
+) -> None:
+    """Run what is not done, ``parallel`` jobs at a time, and write the tables.
+
+    Args:
+        jobs: from :func:`plan`, for the same ``output``.
+        output: folder for logs and tables.
+        parallel: each of several jobs gets the next of the GPUs, a single one gets all.
+        gpu: the setting GPU.
+        start: starts a command whose output goes to a file.
+
+    Raises:
+        SystemExit: a script failed; the message has its last lines.
+        Interrupted: Ctrl-C or SIGTERM; the scripts have saved and ended.
+    """
+    logs = output / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    gpus = gpu.split(",") if parallel > 1 else [gpu]
+    done = {job for job in jobs if job.is_done()}
+    todo = [job for job in jobs if job not in done]
+    print(f"{len(jobs)} jobs, {len(done)} of them done; logs in {logs}", flush=True)
+    running: dict[int, tuple[Job, Popen, float]] = {}
+    # Signals wait for the next round, so that no script is missed while it starts.
+    with Interrupts() as interrupts, interrupts.deferred():
+        try:
+            while todo or running:
+                if interrupts.pending is not None:
+                    raise Interrupted(interrupts.pending)
+                for place in set(range(parallel)) - running.keys():
+                    ready = (job for job in todo if job.after is None or job.after in done)
+                    if job := next(ready, None):
+                        todo.remove(job)
+                        command = job.command(gpus[place % len(gpus)])
+                        script = start(command, logs / f"{job.name}.log")
+                        running[place] = job, script, time.monotonic()
+                ended = [place for place in running if running[place][1].poll() is not None]
+                for job, script, since in map(running.pop, ended):
+                    _finish(job, script.poll(), logs / f"{job.name}.log")
+                    done.add(job)
+                    took = timedelta(seconds=round(time.monotonic() - since))
+                    print(f"{len(done)}/{len(jobs)} {job.name}, {took}", flush=True)
+                    if job.evaluation is not None:
+                        write_tables(jobs, output)
+                time.sleep(0.1)
+        except BaseException:
+            _stop([script for _, script, _ in running.values()])
+            raise
+    for table in write_tables(jobs, output):
+        print(f"\n{table}\n{table.read_text(encoding='utf-8')}", end="")
 
 
-def _failure(job: Job, status: int, log: Path) -> str:
-    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    tail = "\n".join(re.split(r"[\r\n]+", text.strip())[-_TAIL:])
-    return f"error: {job.name} ended with status {status} and is not done; {log} ends with:\n{tail}"
+def _finish(job: Job, status: int, log: Path) -> None:
+    """End the program unless the job is done; an interrupted script has status 0, too."""
+    if status != 0 or not job.is_done():
+        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+        tail = "\n".join(re.split(r"[\r\n]+", text.strip())[-_TAIL:])
+        sys.exit(
+            f"error: {job.name} ended with status {status} and is not done; {log} ends with:\n"
+            f"{tail}"
+        )
 
 
 def _stop(scripts: list[Popen]) -> None:
-    """End the scripts; trainings save first, unless Ctrl-C comes again."""
+    """End the scripts; trainings save first."""
     for script in scripts:
-        script.terminate()  # nothing new to those that have had the terminal's Ctrl-C
-    try:
-        for script in scripts:
-            script.wait()
-    except KeyboardInterrupt:
-        for script in scripts:
-            script.send_signal(signal.SIGINT)
-        raise
+        script.terminate()
+    for script in scripts:
+        script.wait()
+
+
+def write_tables(jobs: list[Job], output: Path) -> list[Path]:
+    """Write the tables of the rows and of the sweep as ``.csv`` and ``.md``; returns the latter.
+
+    Scores are in percent: mean over the seeds and sample standard deviation. A cell is empty where
+    there is no result yet, a deviation also where there is one seed.
+    """
+    ablation = ablation_of(jobs[0].settings)
+    tested = [job for job in jobs if job.evaluation is not None]
+    found = {job: read_evaluation(job.evaluation) for job in tested if job.is_done()}
+    protocol = next(iter(found.values())).protocol
+    measures = (["G"] if len(protocol.measures) > 1 else []) + list(protocol.measures)
+    written = []
+    heads = {ablation.table: ["row", *ablation.switches], ablation.sweep_table: [ablation.symbol]}
+    for table, head in heads.items():
+        keys = sorted({job.lines[table] for job in tested if table in job.lines})
+        if not keys:
+            continue
+        with_paper = table == ablation.table and protocol.name == "davis2016"
+        paper = ablation.paper if with_paper else {}
+        columns = [f"{name}_{value}" for name in measures for value in ("mean", "deviation")]
+        numbers = [[*head, *columns, "seeds"]]
+        shown = [[*head, *measures, "seeds", *(f"paper's {m}" for m in measures if paper)]]
+        shown.append(["---"] * len(shown[0]))
+        for key in keys:
+            seeds = [one.rows[-1] for job, one in found.items() if job.lines.get(table) == key]
+            switched = [short in ablation.rows[key] for short in head[1:]]
+            cells = [_mean_and_deviation(seeds, measure) for measure in measures]
+            padded = [value for cell in cells for value in [*cell, "", ""][:2]]
+            numbers.append([key, *map(int, switched), *padded, len(seeds)])
+            texts = (" ± ".join(f"{value:.1f}" for value in cell) for cell in cells)
+            marks = ("✓" if one else "" for one in switched)
+            shown.append([key, *marks, *texts, len(seeds), *paper.get(key, ())])
+        csv = "".join(",".join(map(str, row)) + "\n" for row in numbers)
+        write_text(output / f"{table}.csv", csv)
+        markdown = "".join(f"| {' | '.join(map(str, row))} |\n" for row in shown)
+        write_text(output / f"{table}.md", markdown)
+        written.append(output / f"{table}.md")
+    return written
+
+
+def _mean_and_deviation(seeds: list[Row], measure: str) -> list[float]:
+    """Neither for no seed, the mean alone for one."""
+    values = [100 * (s.mean if measure == "G" else s.statistics[measure].mean) for s in seeds]
+    return [value(values) for value in (statistics.mean, statistics.stdev)[: len(values)]]
 
 
 if __name__ == "__main__":

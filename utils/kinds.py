@@ -7,41 +7,34 @@
 - ``gpus``: for GPU; ``protocol``: a name in ``utils.protocols``
 """
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
+from errors import UserError
 from utils.evaluation.protocols import PROTOCOLS
 
 _MAX = sys.float_info.max
 _SWITCHES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-class SettingsError(ValueError):
+class SettingsError(UserError):
     """A setting that is misspelt, missing, of the wrong type or out of its range."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What one setting may be.
+    """What one setting may be."""
 
-    Attributes:
-        type: of the value, or of each value of a list.
-        expected: the allowed values, in words.
-        metavar: of the flag in ``--help``.
-        allows: whether one value of the type is allowed.
-        several: the value is a list of different values, at least one.
-        optional: None is allowed, too.
-    """
-
-    type: type
-    expected: str
-    metavar: str
-    allows: Callable[[Any], bool] = lambda value: True
-    several: bool = False
-    optional: bool = False
+    type: type  # of the value, or of each value of a list
+    expected: str  # the allowed values, in words
+    metavar: str  # of the flag in --help
+    allows: Callable[[Any], bool] = lambda value: True  # whether a value of the type is allowed
+    several: bool = False  # the value is a list of different values, at least one
+    optional: bool = False  # None is allowed, too
 
     def check(self, value: Any, found: str) -> Any:
         """A setting's value in the form that the code uses.
@@ -62,9 +55,9 @@ class Kind:
         return values if self.several else values[0]
 
     def parse(self, given: str | list[str]) -> Any:
-        """The value that the text of a flag stands for; a list has a text for each of its values.
+        """The value of a flag's text, or of the texts of a list.
 
-        Text that stands for no value is returned as it is, and ``check`` refuses it.
+        Text that is no value is returned as it is, and ``check`` refuses it.
         """
         texts = [given] if isinstance(given, str) else given
         if self.optional and [text.lower() for text in texts] == ["none"]:
@@ -82,7 +75,7 @@ class Kind:
 def number(
     least: float = -_MAX, most: float = _MAX, above: float = -inf, below: float = inf
 ) -> Kind:
-    """A number. Infinity and NaN are refused, which a settings file could not hold."""
+    """A finite number."""
     bounds = {"at least": least, "above": above, "at most": most, "below": below}
     words = " and ".join(f"{word} {n}" for word, n in bounds.items() if abs(n) < _MAX)
     if abs(least) < _MAX and abs(most) < _MAX:
@@ -128,9 +121,8 @@ def optional(kind: Kind) -> Kind:
 
 
 def _is_gpu_list(value: str) -> bool:
-    indices = [index.strip() for index in value.split(",")] if value.strip() else []
-    # isdecimal() alone would also take the digits of other scripts.
-    digits = all(index.isascii() and index.isdecimal() for index in indices)
+    indices = value.split(",") if value.strip() else []
+    digits = all(re.fullmatch(r"\s*[0-9]+\s*", index) for index in indices)
     return digits and len(indices) == len(set(map(int, indices)))
 
 

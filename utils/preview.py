@@ -1,8 +1,8 @@
-"""What a network is trained on: pictures of training samples, and what their flow maps are like.
+"""Pictures of training samples, and numbers about their flow maps.
 
 ``python -m utils.preview --output preview``, with any setting of config.py as a flag; ``--help``
-lists them. Samples are made as pretrain.py (stage 1) and train.py (stage 2) make theirs, augmented
-as there. The numbers show how near simulated motion (PRETRAIN_MOTION) comes to that of the videos.
+lists them. Samples are made and augmented as in pretrain.py (stage 1) and train.py (stage 2). The
+numbers show how close simulated motion (PRETRAIN_MOTION) comes to the motion of the videos.
 """
 
 from pathlib import Path
@@ -19,7 +19,6 @@ from datasets.layout import still_images, video_sequences
 from datasets.progress import progress_bar
 from datasets.samples import StillImages, VideoFrames
 from models import build_model, model_class
-from models.interface import Needs
 from utils.evaluation.set_evaluation import check_output
 from utils.reports.pictures import draw_overlay, draw_row
 from utils.scripts import run_script
@@ -32,32 +31,32 @@ from utils.training.samples import (
     videos_of,
 )
 
-_MARGIN = 0.02  # on either side of the object's edge, as a share of the side
-_LEAST_PIXELS = 50  # of the object or around it, fewer say nothing
-_LEAST_MOTION = 0.05  # of the object against what is around it, less has no edge
+_MARGIN = 0.02  # width of the band on either side of the object's edge, as a share of the side
+_LEAST_PIXELS = 50  # smaller objects and backgrounds have no numbers
+_LEAST_MOTION = 0.05  # of the object relative to its surroundings; below, the edge has no sharpness
 
 
 def main() -> None:
     """Read the settings, draw samples of each set, print the table."""
     parser = settings_parser(config, __doc__.split("\n")[0])
     add = parser.add_argument
-    folder = "where the pictures go, one for each set"
+    folder = "folder for the pictures, one for each set"
     add("--output", type=Path, required=True, metavar="FOLDER", help=folder)
-    stages = "whose samples are shown (default: both)"
+    stages = "stages whose samples are shown (default: both)"
     add("--stage", type=int, nargs="+", choices=(1, 2), default=[1, 2], help=stages)
-    add("--samples", type=int, default=6, metavar="N", help="to be drawn of each set (default: 6)")
-    number = "samples whose flow maps the numbers are of (default: 120)"
+    add("--samples", type=int, default=6, metavar="N", help="drawn of each set (default: 6)")
+    number = "samples whose flow maps are measured (default: 120)"
     add("--flow-maps", type=int, default=120, metavar="N", help=number)
     settings, arguments = parse_settings(parser, config)
     for flag, value in (("--samples", arguments.samples), ("--flow-maps", arguments.flow_maps)):
         if value < 1:
             raise SettingsError(f"{flag} {value}: expected 1 or above")
-    data_root = Path(settings.data_root)
     for name in (settings.pretrain_set, *settings.train_sets):
-        check_output(arguments.output, data_root, name)
-    shown = [one for stage in sorted(set(arguments.stage)) for one in samples_of(stage, settings)]
+        check_output(arguments.output, Path(settings.data_root) / name)
     columns = {}
-    for title, samples, flow in shown:
+    for title, samples, flow in [
+        one for stage in sorted(set(arguments.stage)) for one in samples_of(stage, settings)
+    ]:
         order = np.random.default_rng(settings.seed).permutation(len(samples)).tolist()
         rows = [draw_sample(samples[0, index]) for index in order[: arguments.samples]]
         file = arguments.output / f"{title.replace(' ', '_')}.png"
@@ -74,19 +73,21 @@ def main() -> None:
 def samples_of(
     stage: int, settings: Settings
 ) -> list[tuple[str, StillImages | VideoFrames, str | None]]:
-    """Each set of a stage: its title, its samples, and of what kind its flow maps are, if any.
+    """Title, samples and kind of flow maps (None without flow) of each set of a stage.
 
     Raises:
-        DatasetError: a set is not there, or not whole.
+        DatasetError: a set is missing or incomplete.
     """
     s, root, augmentation = settings, Path(settings.data_root), augmentation_from(settings)
+    alone = stage == 1 and s.pretrain_motion != "simulated"
+    arguments = (model_class(s.model).stage1 or {}) if alone else {}
+    arguments = network_arguments(s, **arguments, pretrained_backbone=False)
+    needs = build_model(s.model, **arguments).needs
     if stage == 1:
         frames, _ = split_frames(still_images(root, s.pretrain_set), s.pretrain_val_share, s.seed)
-        stage1 = {} if s.pretrain_motion == "simulated" else model_class(s.model).stage1 or {}
-        samples = stills_of(frames, s, _needs(s, **stage1), augmentation)
+        samples = stills_of(frames, s, needs, augmentation)
         flow = origin_in_words("simulated", s.remove_camera_motion) if samples.simulation else None
         return [(f"stage 1 {s.pretrain_set}", samples, flow)]
-    needs = _needs(s)
     return [
         (
             f"stage 2 {name}",
@@ -98,16 +99,9 @@ def samples_of(
 
 
 def draw_sample(sample: dict[str, Tensor]) -> np.ndarray:
-    """A row of pictures: the image with its object, its flow map, the references and theirs.
-
-    Args:
-        sample: as :class:`StillImages` or :class:`VideoFrames` give it.
-
-    Returns:
-        uint8 RGB.
-    """
+    """A training sample as a row of pictures, uint8 RGB: image with object, flow, references."""
     image = _picture(sample["image"])
-    panels = [("image", draw_overlay(image, _mask(sample)))]
+    panels = [("image", draw_overlay(image, sample["labels"].numpy(), 1))]
     if "flow" in sample:
         panels.append(("optical flow", _picture(sample["flow"])))
         pairs = zip(sample["reference_images"], sample["reference_flows"])
@@ -118,21 +112,20 @@ def draw_sample(sample: dict[str, Tensor]) -> np.ndarray:
 
 
 def flow_traits(picture: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """What a flow map is like, in shares of the motion that it shows as a full colour.
+    """Numbers about a flow map, as shares of the motion that has a full colour.
 
     Args:
         picture: of the colour wheel, uint8 RGB (S, S, 3).
         mask: of the object, bool (S, S).
 
     Returns:
-        By name; without what cannot be said of this map. Inside and outside keep away from the
-        object's edge, where flow maps err; ``sharpness of the edge`` is the change of motion across
-        it, near by, as a share of that between inside and outside.
+        By name; nothing for a map without object or background. A band around the object's edge,
+        where flow maps err, is left out. ``sharpness of the edge`` is the change of motion across
+        that band, as a share of the change between object and background.
     """
     flow = picture_to_flow(picture)
     margin = max(1, round(_MARGIN * len(mask)))
-    inside = _shrunk(mask, margin)
-    outside = _shrunk(~mask, margin)
+    inside, outside = _shrunk(mask, margin), _shrunk(~mask, margin)
     if min(inside.sum(), outside.sum()) < _LEAST_PIXELS:
         return {}
     lengths = np.linalg.norm(flow, axis=2)
@@ -152,10 +145,9 @@ def flow_traits(picture: np.ndarray, mask: np.ndarray) -> dict[str, float]:
 
 
 def table(columns: dict[str, list[dict[str, float]]]) -> str:
-    """Percentiles of the traits of each set's flow maps, of those that have them."""
-    names = dict.fromkeys(name for found in columns.values() for traits in found for name in traits)
+    """Percentiles of the traits of each set's flow maps, and how many maps have the trait."""
     rows = [["", *columns]]
-    for name in names:
+    for name in dict.fromkeys(n for found in columns.values() for one in found for n in one):
         row = [name]
         for found in columns.values():
             values = [traits[name] for traits in found if name in traits]
@@ -164,33 +156,26 @@ def table(columns: dict[str, list[dict[str, float]]]) -> str:
         rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
-    head = "flow maps, in shares of their largest motion: 10th, 50th, 90th percentile (of how many)"
+    head = "flow maps, as shares of full colour: 10th, 50th, 90th percentile (number of maps)"
     return "\n".join([head, *lines])
 
 
 def _unevenness(flow: np.ndarray) -> float:
-    """Root of the mean squared difference from the mean, of motions (N, 2)."""
+    """Root of the mean squared difference from the mean motion, of motions (N, 2)."""
     return float(np.sqrt(flow.var(axis=0).sum()))
 
 
 def _shrunk(mask: np.ndarray, by: int) -> np.ndarray:
-    """Without what is nearer to the rest than that many pixels; the picture's edge is no edge."""
+    """The mask without a band of ``by`` pixels inside its edge."""
     return cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=by) > 0
 
 
 def _picture(tensor: Tensor) -> np.ndarray:
-    """uint8 RGB (3, S, S) to (S, S, 3)."""
     return tensor.permute(1, 2, 0).contiguous().numpy()
 
 
 def _mask(sample: dict[str, Tensor]) -> np.ndarray:
     return sample["labels"].numpy() > 0
-
-
-def _needs(settings: Settings, **stage: bool) -> Needs:
-    """The needs of the network of the settings, or of its stage 1."""
-    arguments = network_arguments(settings, **stage, pretrained_backbone=False)
-    return build_model(settings.model, **arguments).needs
 
 
 if __name__ == "__main__":

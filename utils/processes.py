@@ -54,7 +54,7 @@ def launch_processes(gpu: str) -> bool:
         torchrun(["--standalone", f"--nproc-per-node={len(indices)}", *sys.argv])
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        # The process has said why; the launcher's own traceback says nothing to a user.
+        # The process has said why; the launcher's own traceback would not help the user.
         sys.exit(f"error: training process {rank} ended with exit status {failure.exitcode}")
     except SignalException as error:  # the processes have stopped as they do alone
         sys.exit(0 if error.sigval == signal.SIGINT else 128 + error.sigval)
@@ -68,13 +68,10 @@ def gpu_indices(gpu: str) -> list[int]:
         SettingsError: some of the GPUs do not exist.
     """
     indices = [int(part) for part in gpu.split(",") if part.strip()]
-    if not indices:
-        return []
-    if not torch.cuda.is_available():
+    if not indices or not torch.cuda.is_available():
         return []
     count = torch.cuda.device_count()
-    missing = [index for index in indices if index >= count]
-    if missing:
+    if max(indices) >= count:
         raise SettingsError(
             f'GPU is "{gpu}", but this machine has {count} GPU(s), 0 to {count - 1}; '
             "change GPU in config.py"
@@ -85,16 +82,13 @@ def gpu_indices(gpu: str) -> list[int]:
 def start_process(gpu: str, timeout: timedelta = timedelta(minutes=30)) -> Process:
     """Join the other processes, if there are any, and choose this one's device.
 
-    ``timeout`` is how long one may wait for another; the default is long enough for the main
-    process to check a large data set meanwhile.
+    ``timeout`` is how long a process may wait for another one. The default is long enough for the
+    main process to check a large data set.
 
     Raises:
-        SettingsError: the environment describes some of the processes only, or there are too few
-            GPUs for them.
+        SettingsError: there are too few GPUs for the processes, or the environment does not
+            describe the processes.
     """
-    _check_environment()
-    if "LOCAL_RANK" in os.environ:
-        _die_with_launcher()
     indices = gpu_indices(gpu)
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if indices and local_rank >= len(indices):
@@ -111,41 +105,25 @@ def start_process(gpu: str, timeout: timedelta = timedelta(minutes=30)) -> Proce
         _keep_freed_memory()
     if "RANK" not in os.environ:
         return Process(device)
-    _join_group("nccl" if device.type == "cuda" else "gloo", timeout)
+    try:
+        _join_group("nccl" if device.type == "cuda" else "gloo", timeout)
+    except (ValueError, KeyError) as error:
+        raise SettingsError(
+            f"the environment has RANK, but does not describe several processes: {error}. torchrun "
+            "sets all variables; unset RANK and LOCAL_RANK to train in one process"
+        ) from error
     return Process(device, torch.distributed.get_rank(), torch.distributed.get_world_size())
 
 
-def _check_environment() -> None:
-    """Raise SettingsError unless torchrun's variables are there all together, or RANK is not."""
-    names = ("RANK", "WORLD_SIZE", "MASTER_PORT", "LOCAL_RANK", "MASTER_ADDR")
-    found = {name: os.environ.get(name, "") for name in names}
-    wrong = [f"{n}={found[n]}" for n in names[:-1] if found[n] and not found[n].isdecimal()]
-    if "RANK" in os.environ:
-        wrong += [f"{n} missing" for n in names if not found[n] and n != "LOCAL_RANK"]
-        if not wrong and int(found["RANK"]) >= int(found["WORLD_SIZE"]):
-            wrong = [f"RANK={found['RANK']} of WORLD_SIZE={found['WORLD_SIZE']}"]
-    if wrong:
-        raise SettingsError(
-            f"the environment's variables for several processes do not fit: {', '.join(wrong)}. "
-            "torchrun sets all of them; unset RANK and LOCAL_RANK to train in one process"
-        )
-
-
-def _die_with_launcher() -> None:
-    """Let Linux end this process when torchrun is killed; alone it would go on unseen."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 def _keep_freed_memory() -> None:
-    """Have glibc reuse large blocks instead of giving them back to Linux and asking anew.
+    """Let glibc reuse large blocks instead of returning them to Linux.
 
-    On the CPU every feature map is such a block, and getting its pages takes time.
+    On the CPU every feature map is such a block; new pages for it take a quarter of the time.
     """
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block of its own for each large map
-        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: what is free stays
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for a large block
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: keep free memory
 
 
 def _join_group(backend: str, timeout: timedelta) -> None:
@@ -154,9 +132,9 @@ def _join_group(backend: str, timeout: timedelta) -> None:
     if restarts == "0" or os.environ.get("GROUP_WORLD_SIZE") != "1":
         torch.distributed.init_process_group(backend, timeout=timeout)
         return
-    # After torchrun has started the processes anew, its store still has the addresses of those that
-    # died, at least in torch 2.15, so the new ones need names of their own in it. On several nodes
-    # the counts may differ; there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives them a new store.
+    # After a restart, torchrun's store still has the addresses of the processes that died, at least
+    # in torch 2.15, so the new ones need other names in it. On several machines the counts may
+    # differ; there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives them a new store.
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     torch.distributed.init_process_group(
         backend,
@@ -173,7 +151,7 @@ def num_cores() -> int:
 
 
 def gather(value: Any, process: Process) -> list[Any]:
-    """What each process has, by rank, in every process; anything that can be pickled."""
+    """The values of all processes, by rank; anything that can be pickled."""
     if process.world_size == 1:
         return [value]
     values = [None] * process.world_size
@@ -182,7 +160,7 @@ def gather(value: Any, process: Process) -> list[Any]:
 
 
 def wait_for_all(process: Process) -> None:
-    """Go on when every process has come this far."""
+    """Wait until every process has called this function."""
     if process.world_size > 1:
         torch.distributed.barrier()
 

@@ -11,10 +11,8 @@ A script reads::
 import argparse
 import ast
 import difflib
-import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -22,35 +20,29 @@ from typing import Any, NoReturn
 from datasets.files import write_text
 from utils.kinds import KINDS, Kind, SettingsError
 
-# Settings of former versions, which a settings file may still have. They have no effect: another
-# value than these would make another network, and is refused.
-FORMER = {"KMEANS": 'one_of("batched", "package")', "NUM_SLOTS": "one_of(2)"}
+# Settings files of older runs have them; they have no effect.
+FORMER = ("BAD_FILE_SHARE", "KMEANS", "NUM_SLOTS")
 
 
 class MissingSetting(SettingsError, AttributeError):
     """A setting that ``config.py`` does not have."""
 
 
-_RETIRED = ("KMEANS", "NUM_SLOTS")  # in the files of older runs; they no longer change anything
-
-
 @dataclass(frozen=True)
 class Line:
-    """``NAME: kind = value  # comment``, as it stands in a file, with its number.
+    """``NAME: kind = value  # comment``, as it stands in a file."""
 
-    Attributes:
-        name: empty for a line that is no assignment.
-        annotation: the text of the kind; None without one.
-        source: the text of the value; None if that is no plain literal.
-        heading: the title of its group, with the words in brackets.
-    """
+    name: str  # empty for a line that is no assignment
+    annotation: str | None  # the text of the kind
+    source: str | None  # the text of the value; None if that is no plain literal
+    heading: str  # the title of its group, with the words in brackets
+    comment: str
+    number: int
 
-    name: str
-    annotation: str | None
-    source: str | None = None
-    heading: str = ""
-    comment: str = ""
-    number: int = 0
+    @property
+    def flag(self) -> str:
+        """The command line's name for the setting."""
+        return "--" + self.name.lower().replace("_", "-")
 
     def kind(self) -> Kind:
         """The kind that the line names. Its text is code, as all of ``config.py`` is."""
@@ -116,9 +108,8 @@ class Settings:
         checked = {}
         for name, value in changes.items():
             getattr(self, name)
-            checked[name.upper()] = (
-                self._lines[name.upper()].kind().check(value, f"{name}={value!r}")
-            )
+            kind = self._lines[name.upper()].kind()
+            checked[name.upper()] = kind.check(value, f"{name}={value!r}")
         return self._with(checked)
 
     def marked(self, *words: str) -> list[str]:
@@ -137,8 +128,7 @@ def load_settings(config: ModuleType) -> Settings:
     """The settings of ``config.py``, given as the imported module.
 
     Raises:
-        SettingsError: names without a kind or set twice, and values that are not allowed; all of
-            them, a line each.
+        SettingsError: faults of the file; all of them, a line each.
     """
     file = Path(config.__file__)
     found = [line for line in _read_lines(file.read_text(encoding="utf-8-sig")) if line.name]
@@ -147,23 +137,13 @@ def load_settings(config: ModuleType) -> Settings:
     return Settings(values, values, lines)
 
 
-@cache
-def config_kinds() -> dict[str, Kind]:
-    """The kinds of all settings of ``config.py`` by upper-case name. The file does not run."""
-    file = Path(__file__).resolve().parents[1] / "config.py"
-    lines = _read_lines(file.read_text(encoding="utf-8-sig"))
-    return {line.name: line.kind() for line in lines if line.annotation}
-
-
 def read_settings_file(path: Path, settings: Settings) -> Settings:
     """``settings`` with the changes in a file: a recipe, or what ``write_settings`` wrote.
 
     Nothing in the file runs.
 
     Raises:
-        SettingsError: the file cannot be read; lines that are not ``NAME = value`` with a plain
-            value, names that do not exist or are set twice, and values that are not allowed; all
-            of them, a line each.
+        SettingsError: the file cannot be read, or has faults; all of them, a line each.
     """
     return settings._with(_read_changes(path, settings))
 
@@ -172,8 +152,7 @@ def write_settings(settings: Settings, path: Path) -> None:
     """Write settings as a file like ``config.py``: same groups, order and comments.
 
     A value that is still the one of ``config.py`` keeps its spelling there (``1e-4``), so that a
-    diff of the two files shows what was changed. The file appears whole or not at all; its folder
-    is made.
+    diff of the two files shows what was changed.
     """
     text = '"""The settings of one run, as used; python SCRIPT --config FILE takes them again."""\n'
     text += "\nfrom __future__ import annotations\n"
@@ -185,17 +164,16 @@ def write_settings(settings: Settings, path: Path) -> None:
         value = settings._values[line.name]
         changed = line.source is None or settings._defaults[line.name] != value
         comment = f"  # {line.comment}" if line.comment else ""
-        text += (
-            f"{line.name}: {line.annotation} = {repr(value) if changed else line.source}{comment}\n"
-        )
+        text += f"{line.name}: {line.annotation} = "
+        text += f"{repr(value) if changed else line.source}{comment}\n"
     write_text(path, text)
 
 
 def settings_parser(config: ModuleType, description: str) -> argparse.ArgumentParser:
-    """A parser with ``--config FILE`` and a flag for every setting of ``config.py``.
+    """A parser with ``--config FILE`` and a flag for every setting, grouped as in ``config.py``.
 
-    Flags are grouped as in the file; a flag's help is the file's comment and value. The script adds
-    its own arguments. A fault of ``config.py`` ends the process with a message and status 2.
+    The script adds its own arguments. A fault of ``config.py`` ends the process with a message and
+    status 2.
     """
     parser = argparse.ArgumentParser(
         usage="%(prog)s [--flag value ...]",
@@ -226,7 +204,7 @@ def settings_parser(config: ModuleType, description: str) -> argparse.ArgumentPa
         switch = kind.type is bool
         default = line.source or repr(settings._values[line.name])
         groups[title].add_argument(
-            _flag_of(line.name),
+            line.flag,
             # Upper-case, so that no argument of a script's own can be taken for a setting.
             dest=line.name,
             default=argparse.SUPPRESS,
@@ -242,19 +220,16 @@ def settings_parser(config: ModuleType, description: str) -> argparse.ArgumentPa
 def parse_settings(
     parser: argparse.ArgumentParser, config: ModuleType, argv: Sequence[str] | None = None
 ) -> tuple[Settings, argparse.Namespace]:
-    """The settings of ``config.py`` with the changes of ``--config FILE`` and of the flags.
+    """The settings with the changes of ``--config FILE`` and of the flags; the other arguments.
 
-    Also returns the script's own arguments, with ``given`` and ``in_files``, the names of the
-    settings that came as flags and from files. ``argv`` is the command line by default. A fault in
-    a file or a flag ends the process with a message on stderr and status 2.
+    The latter have ``given`` and ``in_files``: the names of the settings that came as flags and
+    from files. A fault in a file or a flag ends the process with a message and status 2.
     """
     settings = load_settings(config)
-    argv = sys.argv[1:] if argv is None else argv
     arguments, unknown = parser.parse_known_args(argv)
     own = vars(arguments)
     flags = {name: own.pop(name) for name in settings._lines if name in own}
     try:
-        _refuse_empty(argv, {_flag_of(name) for name in settings._lines})
         if unknown:
             raise SettingsError(_unknown_argument(unknown[0], parser))
         changes: dict[str, Any] = {}
@@ -262,10 +237,10 @@ def parse_settings(
             changes |= _read_changes(file, settings)
         own |= {"given": frozenset(flags), "in_files": frozenset(changes)}
         for name, given in flags.items():
-            kind = settings._lines[name].kind()
+            line = settings._lines[name]
+            kind = line.kind()
             typed = " ".join(given) if kind.several else given
-            found = f"{_flag_of(name)} {typed or repr(typed)}"
-            changes[name] = kind.check(kind.parse(given), found)
+            changes[name] = kind.check(kind.parse(given), f"{line.flag} {typed or repr(typed)}")
         return settings._with(changes), arguments
     except SettingsError as error:
         _refuse(parser, error)
@@ -294,14 +269,9 @@ def _read_lines(text: str) -> Iterator[Line]:
             case ast.AnnAssign(target=ast.Name(name), annotation=kind, value=value):
                 kind = ast.get_source_segment(text, kind)
         comment = rows[end - 1].encode()[statement.end_col_offset :].decode()
-        yield Line(
-            name,
-            kind,
-            _source_of_literal(text, value),
-            heading,
-            comment.strip().removeprefix("#").strip(),
-            statement.lineno,
-        )
+        comment = comment.strip().removeprefix("#").strip()
+        source = _source_of_literal(text, value)
+        yield Line(name, kind, source, heading, comment, statement.lineno)
 
 
 def _read_changes(path: Path, settings: Settings) -> dict[str, Any]:
@@ -312,10 +282,9 @@ def _read_changes(path: Path, settings: Settings) -> dict[str, Any]:
         raise SettingsError(f"{path}: cannot read this settings file: {error.strerror}") from error
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise SettingsError(f"{path}: not a settings file in Python's syntax: {error}") from error
-    lines = settings._lines | {name: Line(name, kind) for name, kind in FORMER.items()}
+    found = [line for line in found if line.name not in FORMER]
     values = {line.name: ast.literal_eval(line.source) for line in found if line.source}
-    checked = _check_lines(found, lines, str(path), values)
-    return {name: value for name, value in checked.items() if name not in FORMER}
+    return _check_lines(found, settings._lines, str(path), values)
 
 
 def _check_lines(
@@ -365,25 +334,11 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
 
 
-def _flag_of(name: str) -> str:
-    return "--" + name.lower().replace("_", "-")
-
-
 def _unknown_argument(argument: str, parser: argparse.ArgumentParser) -> str:
     if not argument.startswith("-"):
         return f"{argument!r}: expected a flag before it"
     flag = argument.split("=")[0]
     return f"{flag}: no such flag; the nearest is {_nearest(flag, parser._option_string_actions)}"
-
-
-def _refuse_empty(argv: Sequence[str], may_be_empty: Collection[str]) -> None:
-    """Raise SettingsError for an empty text as an argument of the script; a path would be "."."""
-    flag = ""
-    for text in argv:
-        if text.startswith("--"):
-            flag = text.partition("=")[0]
-        if text in ("", f"{flag}=") and flag not in may_be_empty:
-            raise SettingsError(f'{flag} "": expected a name or a path, not an empty text')
 
 
 def _refuse(parser: argparse.ArgumentParser, error: SettingsError) -> NoReturn:

@@ -1,7 +1,7 @@
-"""Numbers on their way from a GPU, for which nobody waits before they are needed.
+"""Copies to and from a GPU for which the program does not wait.
 
-A GPU works through what it has been given while Python goes on; asking it for a number makes one
-wait for the other. So work is given to it one piece ahead of the results that are taken from it.
+A GPU works through its tasks while Python continues; asking it for a number makes Python wait. So
+the next task is started before the result of the last one is read.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,18 +14,16 @@ Result = TypeVar("Result")
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on ``device``, for which a GPU's other work is not waited for."""
+    """Copy a tensor from the CPU to ``device`` without waiting for the GPU's other work."""
     if device.type == "cuda" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def fetch(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
-    """Begin to copy tensors to the CPU; what is returned waits for them, and is them.
+    """Start an asynchronous copy to the CPU. Calling the result waits for it and returns the copy.
 
-    Args:
-        tensors: of the current device, whose memory may be written to afterwards; tensors of the
-            CPU are not copied.
+    The tensors may be overwritten afterwards. Tensors of the CPU are returned as they are.
     """
     # Without blocking, the copies are in memory that the GPU can write to by itself.
     copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
@@ -41,19 +39,19 @@ def fetch(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
     return wait
 
 
-def one_ahead(begun: Iterable[Callable[[], Result]]) -> Iterator[Result]:
-    """Results of pieces of work in order, each taken after the next piece has been begun.
+def one_ahead(started: Iterable[Callable[[], Result]]) -> Iterator[Result]:
+    """Results of tasks in order, each read after the next task was started.
 
     Args:
-        begun: begins a piece of work with each step, and gives what waits for its result.
+        started: starts a task with each step, and gives a function that waits for its result.
 
     Raises:
-        Whatever ``begun`` raises, after the result of what was begun before.
+        Whatever ``started`` raises, after the result of the task before.
     """
-    pieces, waiting = iter(begun), None
+    tasks, waiting = iter(started), None
     while True:
         try:
-            following = next(pieces, None)
+            following = next(tasks, None)
         except Exception:
             if waiting is not None:
                 yield waiting()

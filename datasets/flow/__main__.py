@@ -2,13 +2,12 @@
 
     python -m datasets.flow --data-root data --set DAVIS_train --estimator raft
 
-The flow of a frame is its motion to the next image of the video: the next frame of the set, or the
-frame's image in the folder NEXT, which `datasets.prepare` fills where the set leaves images out.
-The flow of the last frame is its motion to the frame before, negated.
+The flow of a frame is its motion to the next image of the video: its image in the folder NEXT, or
+the next frame of the set. The flow of the last frame is its motion to the frame before, negated.
 
 The program can be stopped and started again. Maps that are there are kept unless `--overwrite` is
-given. A map carries checksums of the two images that it was made from, as a JPEG comment, and is
-made anew when they have changed. Maps without a comment were made elsewhere and are kept.
+given. A map holds checksums of the two images that it was made from, as a JPEG comment, and is made
+anew when they have changed. Maps without a comment were made elsewhere and are kept.
 
 Several processes, on one machine or more that see the same folder, share a set's frames:
 
@@ -25,7 +24,8 @@ from pathlib import Path
 from datasets.flow.estimators import FlowError, build_estimator
 from datasets.flow.making import check_set, convert_flo, make_share
 from datasets.flow.origin import begin_origin, origin_in_words, set_origin
-from datasets.layout import DatasetError, video_sequences
+from datasets.layout import video_sequences
+from datasets.problems import DatasetError
 from datasets.progress import print_any_name
 
 
@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             _make_flow(options, rank, processes)
     except (DatasetError, FlowError, OSError) as error:
+        if isinstance(error, OSError):
+            error = f"{error}; mend that and start again, which keeps all maps that are finished"
         # Not at the end of the line that the first process's progress bar is on.
         print(f"\n{error}" if rank > 0 else error, file=sys.stderr)
         return 1
@@ -136,7 +138,7 @@ def _add_up(*counts: int, processes: int) -> list[int]:
     try:
         torch.distributed.all_reduce(sums)
     except RuntimeError as error:  # torch's own message is about a connection
-        raise FlowError("stopped, as another process has ended; its message tells why") from error
+        raise FlowError("stopped, because another process has ended; see its message") from error
     return sums.tolist()
 
 

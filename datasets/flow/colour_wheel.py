@@ -1,13 +1,12 @@
 """Flow maps as pictures: the Middlebury colour wheel, its inverse, and changes of their motion.
 
-The wheel (Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011) shows
-the direction of motion as a hue and its length as saturation: white is no motion, a full colour is
-the largest motion of the frame. Every colour at the wheel's rim has one channel at 255 and one at
-0. The spread of a colour's channels therefore gives the length, and their mixture the direction.
-Motion vectors are (x, y), x to the right and y down.
+The wheel (Baker et al., IJCV 2011) shows the direction of motion as a hue and its length as
+saturation: white is no motion, a full colour is the largest motion of the frame. Every colour at
+the wheel's rim has one channel at 255 and one at 0. The spread of a colour's channels therefore
+gives the length. Motion vectors are (x, y), x to the right and y down.
 
-`torchvision.utils.flow_to_image` draws the same pictures, but rounds a third of the values the
-other way and takes about ten times as long.
+`torchvision.utils.flow_to_image` rounds a third of the values the other way and takes about ten
+times as long.
 """
 
 import cv2
@@ -47,8 +46,8 @@ def _vectors_of_hues() -> np.ndarray:
     """(_HUES, 2) float32: the unit vector that each hue (0 to 360 degrees in _HUES parts) shows."""
     wheel = _wheel()
     hues = cv2.cvtColor(wheel[None] / 255, cv2.COLOR_RGB2HSV)[0, :, 0]
-    # Hues between the last colour and red show no direction. Resizing and JPEG make them where the
-    # motion is to the right. np.interp continues the last angle, which is to the right too.
+    # Resizing and JPEG make hues between the last colour and red where the motion is to the right.
+    # np.interp continues the last angle, which is to the right too.
     places = np.interp((np.arange(_HUES) + 0.5) * 360 / _HUES, hues, np.arange(len(wheel)))
     angles = places / (len(wheel) - 1) * 2 * np.pi
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
@@ -59,17 +58,12 @@ _VECTORS = _vectors_of_hues()
 
 
 def flow_to_picture(flow: np.ndarray, at_least: float = 0.0) -> np.ndarray:
-    """Draw a flow map with the colour wheel, normalised by its largest motion.
+    """Draw a flow map (H, W, 2) in pixels with the colour wheel: uint8 RGB (H, W, 3).
 
-    Args:
-        flow: (H, W, 2) motion in pixels.
-        at_least: normalise by this length in pixels, if it is more.
-
-    Returns:
-        (H, W, 3) uint8 RGB; white all over where nothing moves.
+    It is normalised by its largest motion, or by `at_least` pixels, if that is more.
 
     Raises:
-        ValueError: if a value is not finite.
+        ValueError: a value is not finite.
     """
     x, y = cv2.split(np.ascontiguousarray(flow, dtype=np.float32))
     length, angle = cv2.cartToPolar(x, y)
@@ -86,13 +80,9 @@ def flow_to_picture(flow: np.ndarray, at_least: float = 0.0) -> np.ndarray:
 
 
 def picture_to_flow(picture: np.ndarray) -> np.ndarray:
-    """Read a colour-wheel picture: the inverse of `flow_to_picture`, up to the largest motion.
+    """Read a colour-wheel picture, uint8 RGB (H, W, 3): the inverse of `flow_to_picture`.
 
-    Greyish noise, as JPEG leaves it on white, is read as nearly no motion.
-
-    Returns:
-        (H, W, 2) float32 motion in the unit disc, from (H, W, 3) uint8 RGB. Length 1 is the frame's
-        largest motion.
+    Returns (H, W, 2) float32. Length 1 is the frame's largest motion.
     """
     return _read(picture, _VECTORS)
 
@@ -102,20 +92,16 @@ def change_motion(
 ) -> np.ndarray:
     """Change the motion that a colour-wheel picture shows, pixel by pixel; no pixel is moved.
 
-    For augmentation: a mirrored frame's motion has the opposite horizontal direction
-    (`linear` = diag(-1, 1)), a rotated frame's motion is rotated, and a camera that moves adds its
-    own motion. Where the largest motion then exceeds 1, all motion is divided by it.
+    For augmentation: mirroring and rotation also change motion, and a moving camera adds to it. If
+    the largest motion then exceeds 1, all motion is divided by it.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
         linear: (2, 2) matrix that every motion vector (x, y) is multiplied by.
         added: (H, W, 2) motion that is added afterwards, in units of the picture's largest motion.
 
-    Returns:
-        (H, W, 3) uint8 RGB.
-
     Raises:
-        ValueError: if the new motion is not finite.
+        ValueError: the new motion is not finite.
     """
     # The matrix is applied to the table, which is smaller than the picture.
     vectors = (_VECTORS @ np.asarray(linear).T).astype(np.float32)
@@ -130,8 +116,7 @@ def change_motion(
 def _recolour(picture: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """Picture of `_read`'s motion, where none of the `vectors` is longer than 1.
 
-    No motion is shortened then, so that a hue's colours all change as its full colour at the rim
-    does. Only the rim needs to be drawn.
+    No motion is shortened then: all colours of a hue change as its full colour at the rim does.
     """
     index, spread = _hues(picture)
     rim = np.zeros((_HUES, 4), np.uint8)

@@ -7,8 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-# Maps two frames, (H, W, 3) uint8 RGB, to the motion from the first to the second, (H, W, 2)
-# float32 in pixels, x to the right and y down.
+from errors import UserError
+
+# Two frames, (H, W, 3) uint8 RGB, to the motion from the first to the second, (H, W, 2) float32 in
+# pixels, x to the right and y down.
 Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 _FLAGS = (
@@ -19,8 +21,8 @@ _RAFT_SMALLEST = 128  # pixels; below, RAFT's coarsest correlation map would be 
 _DIS_SMALLEST = 32  # pixels; below, OpenCV fails or crashes, depending on the width
 
 
-class FlowError(RuntimeError):
-    """A flow estimator cannot be set up or gives no usable motion; the message says what to do."""
+class FlowError(UserError):
+    """A flow estimator cannot be set up or gives no usable motion."""
 
 
 def build_estimator(
@@ -57,8 +59,7 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
     """RAFT (Teed and Deng, ECCV 2020), torchvision's `raft_large`: the paper's choice (Sec. 4.1).
 
     Args:
-        weights: file with the network's state dict. None takes torchvision's published weights
-            from torch's cache, or downloads them.
+        weights: file with the network's state dict; None takes torchvision's published weights.
         device: "cpu", "cuda" or "cuda:<index>"; None takes a GPU if there is one.
 
     Raises:
@@ -72,8 +73,8 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
     device = device or ("cuda" if num_gpus else "cpu")
     if device.startswith("cuda") and (torch.device(device).index or 0) >= num_gpus:
         raise FlowError(
-            f"there is no device {device!r}, as torch finds {num_gpus or 'no'} GPU(s) on this "
-            "machine: start as many processes (torchrun's --nproc-per-node), or use --device cpu"
+            f"there is no device {device!r}: torch finds {num_gpus or 'no'} GPU(s); start as many "
+            "processes (torchrun's --nproc-per-node), or use --device cpu"
         )
     url = Raft_Large_Weights.DEFAULT.url
     try:
@@ -101,8 +102,8 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
 def without_camera_motion(flow: np.ndarray) -> np.ndarray:
     """Subtract a robust affine fit of the whole frame's motion; (H, W, 2) float32 in pixels.
 
-    The paper's flow maps keep the camera's motion. Without it, everything that rests in the scene
-    is nearly white in a flow map, whatever the camera does.
+    The paper's flow maps keep the camera's motion. Without it, resting parts of the scene are
+    nearly white in a flow map.
     """
     height, width = flow.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
@@ -123,8 +124,7 @@ def _of_any_size(estimator: Estimator, smallest: int, multiple: int = 1) -> Esti
     """Lets an estimator take frames of any size, and gives equal frames no motion.
 
     Frames are padded with their border to at least `smallest` pixels and to a multiple of
-    `multiple`. The flow is cropped. The estimator returned raises FlowError where the motion is not
-    finite.
+    `multiple`. The estimator raises FlowError if the motion is not finite.
     """
 
     def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -12,16 +12,9 @@ from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator, FlowError
 from datasets.flow.origin import image_record, is_of_other_images, set_origin, stale_flow
 from datasets.flow.pairs import image_pairs, images_of, sequence_problems
-from datasets.layout import (
-    DatasetError,
-    Problems,
-    Sequence,
-    format_problems,
-    read_image,
-    read_size,
-    unwritable,
-    video_sequences,
-)
+from datasets.layout import Sequence, video_sequences
+from datasets.pictures import read_image, read_size
+from datasets.problems import DatasetError, Problems, add_problems, format_problems
 from datasets.progress import progress_bar
 
 # The direction of motion is in the chroma, which JPEG by default stores at half the resolution.
@@ -29,10 +22,7 @@ _JPEG = [
     *(cv2.IMWRITE_JPEG_QUALITY, 95),
     *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
 ]
-
-# Neighbouring frames that one process makes: neighbouring pairs share an image, which is then read
-# once, and few enough that all processes end at about the same time.
-_RUN = 8
+_RUN = 8  # neighbouring frames that one process makes; each image is then read once
 
 
 def make_flow(
@@ -40,13 +30,8 @@ def make_flow(
 ) -> tuple[int, int, int]:
     """Write the flow map of every frame of a video set as `FLOW/<frame>.jpg`.
 
-    Args:
-        data_root: folder that holds the set.
-        set_name: a video set, flat or with a folder per sequence. It needs no masks.
-        estimator: of the motion between two frames.
-        overwrite: make flow maps anew that are there already, whatever their extension.
-
-    Returns, Raises: as `check_set` and `make_share`. DatasetError also for a wrong layout.
+    The set needs no masks. With `overwrite` flow maps that are there already are made anew,
+    whatever their extension. Returns and raises as `check_set` and `make_share`.
     """
     sequences = video_sequences(data_root, set_name, masks="none", flow=False)
     check_set(data_root / set_name, sequences, overwrite)
@@ -65,14 +50,15 @@ def check_set(folder: Path, sequences: list[Sequence], overwrite: bool) -> None:
     problems: Problems = {}
     with ThreadPoolExecutor() as pool:
         for sequence, stale in zip(sequences, pool.map(stale_flow, sequences)):
-            if not (overwrite or stale or any(frame.flow is None for frame in sequence.frames)):
-                continue
-            images = images_of(sequence)
-            sizes = {path: size[::-1] for path, size in zip(images, pool.map(read_size, images))}
-            for kind, item in sequence_problems(sequence, sizes):
-                problems.setdefault(kind, []).append(item)
+            if overwrite or stale or any(frame.flow is None for frame in sequence.frames):
+                images = images_of(sequence)
+                sizes = zip(images, pool.map(read_size, images))
+                for kind, item in sequence_problems(
+                    sequence, {path: size[::-1] for path, size in sizes}
+                ):
+                    add_problems(problems, kind, item)
     if problems:
-        raise DatasetError(format_problems(str(folder), problems))
+        raise DatasetError(format_problems(folder, problems))
 
 
 def make_share(
@@ -94,7 +80,7 @@ def make_share(
         the place of a map of other images.
 
     Raises:
-        DatasetError: an image cannot be read, or a file not be written.
+        DatasetError: an image cannot be read.
         FlowError: the estimator gives motion that is not finite.
     """
     rank, processes = share
@@ -126,7 +112,7 @@ def convert_flo(data_root: Path, set_name: str) -> int:
     """Write `FLOW/<frame>.jpg` for every Middlebury file `FLOW/<frame>.flo`; returns their number.
 
     Raises:
-        DatasetError: there is none, or one cannot be read or its picture not be written.
+        DatasetError: there is none, or one cannot be read.
     """
     folder = data_root / set_name
     paths = [path for part in ("FLOW", "*/FLOW") for path in sorted(folder.glob(f"{part}/*.flo"))]
@@ -134,7 +120,7 @@ def convert_flo(data_root: Path, set_name: str) -> int:
         raise DatasetError(
             f"{folder} has no .flo files: expected FLOW/<frame>.flo, or <sequence>/FLOW/<frame>.flo"
         )
-    set_origin(folder, None)  # nobody knows what made them
+    set_origin(folder, None)  # their origin is unknown
     for path in progress_bar(paths, desc=f"{set_name} flow", unit="frame"):
         _write_map(path.with_suffix(".jpg"), read_flo(path))
     return len(paths)
@@ -158,12 +144,8 @@ def read_flo(path: Path) -> np.ndarray:
 
 
 def _write_map(path: Path, flow: np.ndarray, comment: bytes = b"") -> None:
-    """Write a flow map as JPEG, with a comment."""
     picture = cv2.cvtColor(flow_to_picture(flow), cv2.COLOR_RGB2BGR)
     jpeg = cv2.imencode(".jpg", picture, _JPEG)[1].tobytes()
     if comment:  # the first segment after the file's start
         jpeg = jpeg[:2] + b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment + jpeg[2:]
-    try:
-        write_bytes(path, jpeg)
-    except OSError as error:
-        raise unwritable(path, error) from error
+    write_bytes(path, jpeg)

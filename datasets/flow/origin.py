@@ -1,4 +1,4 @@
-"""Where flow maps come from: what made those of a set, and which images each was made from."""
+"""The origin of flow maps: the estimator of a set's maps, and the two images of each map."""
 
 import json
 import os
@@ -7,9 +7,10 @@ from pathlib import Path
 
 from datasets.files import write_text
 from datasets.flow.pairs import image_pairs
-from datasets.layout import DatasetError, Frame, Sequence, unwritable
+from datasets.layout import Frame, Sequence
+from datasets.problems import DatasetError
 
-_ORIGIN = ".flow.json"  # the file in a set's folder that tells what made its flow maps
+_ORIGIN = ".flow.json"  # in the set's folder
 
 # Begins the JPEG comment of a flow map. The sizes and checksums of its two images follow.
 _RECORD = b"flow between images "
@@ -17,7 +18,7 @@ _TAIL = 8192  # bytes at a file's end; with the file's size they tell one image 
 
 
 def flow_origin(data_root: Path, set_name: str) -> str | None:
-    """What made a set's flow maps, in words, as "dis, camera motion removed"; None if unknown."""
+    """The origin of a set's flow maps, as "dis, camera motion removed"; None if unknown."""
     try:
         return json.loads((data_root / set_name / _ORIGIN).read_text(encoding="utf-8"))["made_by"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -30,13 +31,13 @@ def origin_in_words(estimator: str, remove_camera_motion: bool) -> str:
 
 
 def begin_origin(folder: Path, made_by: str, sequences: list[Sequence], overwrite: bool) -> None:
-    """Note what makes a set's flow maps, before the first of them is written.
+    """Note the origin of a set's flow maps, before the first of them is written.
 
-    Until the last map is overwritten, the note tells that the set is a mixture. `set_origin` must
-    follow then. Where nobody knows what made the maps that are kept, nothing is noted.
+    While maps are overwritten, the note says that the set is a mixture; call `set_origin` after the
+    last one. If the origin of the maps that are kept is unknown, nothing is noted.
 
     Raises:
-        DatasetError: maps that something else made would be kept, or the note cannot be written.
+        DatasetError: maps that something else made would be kept.
     """
     known = flow_origin(folder.parent, folder.name)
     if not any(frame.flow for sequence in sequences for frame in sequence.frames):
@@ -51,23 +52,16 @@ def begin_origin(folder: Path, made_by: str, sequences: list[Sequence], overwrit
 
 
 def set_origin(folder: Path, made_by: str | None) -> None:
-    """Note what made all flow maps of a set; None removes the note.
-
-    Raises:
-        DatasetError: the note cannot be written.
-    """
+    """Note the origin of all flow maps of a set; None removes the note."""
     path = folder / _ORIGIN
-    try:
-        if made_by is None:
-            path.unlink(missing_ok=True)
-        else:
-            write_text(path, json.dumps({"made_by": made_by}) + "\n")
-    except OSError as error:
-        raise unwritable(path, error) from error
+    if made_by is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_text(path, json.dumps({"made_by": made_by}) + "\n")
 
 
 def image_record(*images: Path) -> bytes:
-    """The comment of a flow map that is made from these images. It tells nothing of their names."""
+    """The comment of a flow map that is made from these images. It does not hold their names."""
     identities = []
     for path in images:
         with path.open("rb") as file:
@@ -78,17 +72,22 @@ def image_record(*images: Path) -> bytes:
 
 
 def is_of_other_images(frame: Frame, other: Path) -> bool:
-    """Whether a frame's flow map says that it was made from other images than these two."""
+    """Whether the record in a frame's flow map names other images than these two.
+
+    Maps without a record were made elsewhere, and count as right.
+    """
+    if not all(path.is_file() for path in (frame.flow, frame.image, other)):
+        return False  # a pipe would be waited for; the fault is reported where the file is used
     try:
         with frame.flow.open("rb") as file:
             head = file.read(256)
         return _RECORD in head and image_record(frame.image, other) not in head
-    except OSError:  # whoever reads the file reports it
+    except OSError:
         return False
 
 
 def stale_flow(sequence: Sequence) -> list[Path]:
-    """Flow maps of a sequence that say that they were made from other images than those there."""
+    """Flow maps of a sequence that were made from other images than those that are there now."""
     return [
         frame.flow
         for frame, other, _ in image_pairs(sequence)

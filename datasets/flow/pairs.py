@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from datasets.layout import Frame, Sequence
+from datasets.problems import Kind
 
 Item = TypeVar("Item")
 
@@ -23,28 +24,20 @@ _SIZES_DIFFER = (
 def motion_pairs(frames: Iterable[Item]) -> Iterator[tuple[Item, Item, int]]:
     """Pairs each frame with the frame after it, and the last frame with the one before it.
 
-    Args:
-        frames: at least two of anything, in order in time. They are read one ahead.
-
-    Yields:
-        (frame, other, sign). The frame's flow is sign * the motion from the frame to the other.
-
-    Raises:
-        ValueError: fewer than two frames.
+    Takes at least two frames, and reads them one ahead. Yields (frame, other, sign): the frame's
+    flow is sign * the motion from the frame to the other.
     """
     pair = None
     for pair in pairwise(frames):
         yield *pair, 1
-    if pair is None:
-        raise ValueError("a single frame has no motion: expected at least two")
     yield pair[1], pair[0], -1
 
 
 def image_pairs(sequence: Sequence) -> Iterator[tuple[Frame, Path, int]]:
     """Pairs each frame of a sequence with another image, as `motion_pairs` does.
 
-    Where a frame has a `following` image, that image takes the place of the next frame. A sequence
-    of a single frame gives no pair.
+    A frame's `following` image takes the place of the next frame. A sequence of a single frame
+    gives no pair.
     """
     for frame, other, sign in motion_pairs(sequence.frames) if len(sequence.frames) > 1 else ():
         yield (frame, frame.following, 1) if frame.following else (frame, other.image, sign)
@@ -57,15 +50,10 @@ def images_of(sequence: Sequence) -> list[Path]:
 
 def sequence_problems(
     sequence: Sequence, sizes: Mapping[Path, tuple[int, int] | None]
-) -> Iterator[tuple[tuple[str, str], str]]:
-    """Tells why no flow maps can be made for a sequence.
+) -> Iterator[tuple[Kind, str]]:
+    """Tells why no flow maps can be made for a sequence: (kind of problem, image concerned).
 
-    Args:
-        sequence: of a video set.
-        sizes: (width, height) by image. Images whose size is unknown are missing or have None.
-
-    Yields:
-        (kind of problem and advice, image concerned).
+    ``sizes`` are (width, height) by image; images of unknown size are missing or have None.
     """
     if len(sequence.frames) == 1 and sequence.frames[0].flow is None:
         yield _SINGLE, str(sequence.frames[0].image)

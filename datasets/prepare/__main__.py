@@ -2,22 +2,20 @@
 
     python -m datasets.prepare davis2016 --source downloads/DAVIS --data-root data
 
-Files become hard links where the file system has them, so that they take no room, and copies
-elsewhere. Only files that this project would not read rightly are converted. Sequences of a single
-frame have no flow: they are left out and named.
-
-The source is checked before anything is written and is never changed. Nothing is written outside
-the data root. The program can be stopped and started again. A file of another content under the
-same name is never replaced.
+Files become hard links where the file system has them, and copies elsewhere. Only masks that this
+project would not read rightly are converted. Sequences of a single frame have no flow: they are
+left out and named. The source is checked before anything is written and is never changed. The
+program can be stopped and started again. A file with other content is never replaced.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from datasets.layout import DatasetError, flow_command
-from datasets.prepare.sources import SOURCES, Known
-from datasets.prepare.writing import Prepared, prepare
+from datasets.layout import flow_command
+from datasets.prepare.sources import SOURCES
+from datasets.prepare.writing import prepare
+from datasets.problems import DatasetError
 from datasets.progress import print_any_name
 
 
@@ -48,7 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     for result in results:
-        print("\n".join(_describe(result, description.known[result.set_name])))
+        known = _in_words(description.known[result.set_name])
+        files = {how: result.files[how] for how in ("linked", "copied", "converted", "kept")}
+        print(f"{result.set_name}: {_in_words(result.counts)} (known: {known})")
+        print(f"  files: {_in_words(files)}")
     for result in results if description.video else ():
         print(f"next: {flow_command(options.data_root, result.set_name)}")
     if not description.video:
@@ -56,31 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _describe(result: Prepared, known: Known) -> list[str]:
-    """Lines about one set for the user."""
-    found = (result.sequences, result.images, result.masks)
-    limits = [(number, limit, what) for number, (limit, what) in zip(found, known.numbers())]
-    counts = [f"{number:,} {what}" for number, _, what in limits if number or what != "sequences"]
-    expected = [f"{limit:,} {what}" for _, limit, what in limits if limit is not None]
-    more = [f"{limit:,} {what}" for number, limit, what in limits if limit and number > limit]
-    lines = [
-        f"{result.set_name}: {', '.join(counts)} (known: {', '.join(expected) or 'no numbers'})"
-    ]
-    if known.note:
-        lines.append(f"  {known.note}")
-    if more:
-        lines.append(f"  more than the known {' and '.join(more)}")
-    done = [f"{result.files[how]:,} {how}" for how in ("copied", "converted")]
-    lines.append(
-        f"  {result.files['linked']:,} files linked, {', '.join(done)}, {result.files['kept']:,} "
-        "were there already"
-    )
-    if result.others:
-        lines.append(
-            f"  {result.others:,} other pictures in the same folders belong to the set too: they "
-            "are not of this source, and were left alone"
-        )
-    return lines
+def _in_words(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number:,} {what}" for what, number in counts.items())
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.layout import IMAGE_SUFFIXES, Problems
-from datasets.prepare.masks import Reader
+import numpy as np
 
-# Kinds of problem: what is wrong, what to do. These mean that a part of a data set is missing.
+from datasets.pictures import IMAGE_SUFFIXES
+from datasets.problems import Problems, add_problems
+
+# Kinds of problem. These mean that a part of a data set is missing.
 _COMPLETE = "complete the download, or take what is there with --partial"
 FEWER = ("count below the known one", _COMPLETE)
 MISSING_SEQUENCE = ("sequence without frames", _COMPLETE)
@@ -18,27 +20,26 @@ NO_MASK = ("image without mask", _COMPLETE)
 NO_IMAGE = ("mask without image", _COMPLETE)
 PARTIAL = {FEWER, MISSING_SEQUENCE, MISSING_FRAME, NO_MASK, NO_IMAGE}
 
-_SOURCE = "check that --source is the unpacked archive"
-MISSING = ("folder or file missing", _SOURCE)
-_EMPTY = ("folder without pictures", _SOURCE)
+_MISSING = ("folder or file missing", "check that --source is the unpacked archive")
+UNREADABLE_LIST = ("list that is not UTF-8 text", "unpack the archive again")
+_EMPTY = ("folder without pictures", "check that --source is the unpacked archive")
 _AMBIGUOUS = ("folder found twice", "give the one that is meant as --source")
-DUPLICATE = ("second file for the same frame", "keep one of the two")
-_NUMBERLESS = ("file whose name does not end in a frame number", "remove it")
-UNREADABLE_LIST = ("list that cannot be read", "unpack the archive again")
 
-_PICTURES = (*IMAGE_SUFFIXES, ".ppm", ".pgm", ".bmp")
+# Gives the label map (H, W) that an image's mask is stored as; None where the file can stay as it
+# is. Raises DatasetError for a mask that must not be used.
+Convert = Callable[[Path, Path], np.ndarray | None]
 
 
 @dataclass(frozen=True)
 class SourceFrame:
-    """One image of a data set, what belongs to it, and where it goes."""
+    """One image of a data set with its mask, and its place in this project's layout."""
 
     folder: str  # that will hold its RGB and GT, relative to the data root: "DAVIS_test/cows"
     sequence: str  # "" for still images
     name: str  # without suffix, as "cows_00012"
     image: Path
     mask: Path | None
-    read_mask: Reader | None = None  # None: the mask's format and the data set's rules tell
+    convert: Convert | None = None
     following: Path | None = None  # the next image of the video, where no next frame has it
 
     @property
@@ -46,16 +47,10 @@ class SourceFrame:
         return self.folder.partition("/")[0]
 
 
-def add(problems: Problems, kind: tuple[str, str], *items: str | Path) -> None:
-    """Note files or folders that have this kind of problem."""
-    for item in items:
-        problems.setdefault(kind, []).append(str(item))
-
-
 def entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files in a folder, sorted, without hidden ones.
+    """Names of the folders and of the files in a folder, sorted; none where it is missing.
 
-    There are none where the folder is missing. What macOS adds to archives is hidden too.
+    Hidden entries and those that macOS adds to archives are left out.
     """
     _, folders, files = next(os.walk(folder), ("", [], []))
     return tuple(
@@ -77,10 +72,10 @@ def locate(
         if found:
             break
     if len(found) > 1:
-        add(problems, _AMBIGUOUS, *found.values())
+        add_problems(problems, _AMBIGUOUS, *found.values())
     elif required and not found:
         wanted = " or ".join(names[:2])
-        add(problems, MISSING, f"{wanted}, neither in {source} nor in folders of it")
+        add_problems(problems, _MISSING, f"{wanted}, neither in {source} nor in folders of it")
     return next(iter(found)) if len(found) == 1 else None
 
 
@@ -90,35 +85,20 @@ def first(root: Path, names: Iterable[str], problems: Problems) -> Path | None:
     for path in paths:
         if path.exists():
             return path
-    add(problems, MISSING, " or ".join(map(str, paths)))
+    add_problems(problems, _MISSING, " or ".join(map(str, paths)))
     return None
 
 
-def pictures(folder: Path, problems: Problems) -> dict[str, Path]:
-    """Pictures of a folder by stem; of two forms of one, the form that needs no conversion."""
-    found: dict[str, Path] = {}
-    paths = [folder / name for name in entries(folder)[1]]
-    paths = [path for path in paths if path.suffix.lower() in _PICTURES]
-    for path in sorted(paths, key=lambda path: path.suffix.lower() not in IMAGE_SUFFIXES):
-        if path.stem not in found:
-            found[path.stem] = path
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
-            add(problems, DUPLICATE, f"{path} beside {found[path.stem].name}")
-    return found
+def pictures(folder: Path) -> dict[str, Path]:
+    """Pictures of a folder by stem."""
+    paths = (folder / name for name in entries(folder)[1])
+    return {path.stem: path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}
 
 
-def numbered(folder: Path, problems: Problems) -> dict[int, Path]:
+def numbered(folder: Path) -> dict[int, Path]:
     """Pictures of a folder by the number at the end of their names."""
-    found: dict[int, Path] = {}
-    for path in pictures(folder, problems).values():
-        number = number_of(path.stem)
-        if number is None:
-            add(problems, _NUMBERLESS, path)
-        elif number in found:
-            add(problems, DUPLICATE, f"{path} beside {found[number].name}")
-        else:
-            found[number] = path
-    return found
+    found = ((number_of(stem), path) for stem, path in pictures(folder).items())
+    return {number: path for number, path in found if number is not None}
 
 
 def number_of(stem: str) -> int | None:
@@ -132,21 +112,23 @@ def paired(
     masks_folder: Path,
     problems: Problems,
     every: bool = False,
-    by: Callable[[Path, Problems], dict] = numbered,
+    by: Callable[[Path], dict] = numbered,
 ) -> tuple[dict, dict]:
     """Images and masks of two folders, by number or by stem.
 
     Masks without an image are problems, and where `every` image must have a mask, images without a
     mask. An empty folder is one problem, and not one for each file of the other folder.
     """
-    images, masks = by(images_folder, problems), by(masks_folder, problems)
+    images, masks = by(images_folder), by(masks_folder)
     for folder, files, others in ((images_folder, images, masks), (masks_folder, masks, images)):
         if not files and (others or every):
-            add(problems, _EMPTY if folder.is_dir() else MISSING, folder)
+            add_problems(problems, _EMPTY if folder.is_dir() else _MISSING, folder)
             return images, masks
-    add(problems, NO_IMAGE, *(masks[key] for key in sorted(masks.keys() - images.keys())))
+    orphans = sorted(masks.keys() - images.keys())
+    add_problems(problems, NO_IMAGE, *(masks[key] for key in orphans))
     if every:
-        add(problems, NO_MASK, *(images[key] for key in sorted(images.keys() - masks.keys())))
+        without = sorted(images.keys() - masks.keys())
+        add_problems(problems, NO_MASK, *(images[key] for key in without))
     return images, masks
 
 
@@ -155,26 +137,31 @@ def frames_of(
     sequence: str,
     images: dict[int, Path],
     masks: dict[int, Path],
-    read_mask: Reader | None = None,
+    convert: Convert | None = None,
 ) -> list[SourceFrame]:
     """Frames of a sequence in their order in time, named <sequence>_<number as in the source>."""
     return [
         SourceFrame(
-            folder, sequence, f"{sequence}_{_digits(path.stem)}", path, masks.get(number), read_mask
+            folder, sequence, f"{sequence}_{_digits(path.stem)}", path, masks.get(number), convert
         )
         for number, path in sorted(images.items())
     ]
 
 
 def partly_annotated(
-    set_name: str, sequence: str, images_folder: Path, masks_folder: Path, problems: Problems
+    set_name: str,
+    sequence: str,
+    images_folder: Path,
+    masks_folder: Path,
+    problems: Problems,
+    convert: Convert,
 ) -> list[SourceFrame]:
     """All frames of a sequence of a test set, of which some have a mask."""
     if not entries(images_folder)[1]:
-        add(problems, MISSING_SEQUENCE, images_folder)
+        add_problems(problems, MISSING_SEQUENCE, images_folder)
         return []
     images, masks = paired(images_folder, masks_folder, problems)
-    return frames_of(f"{set_name}/{sequence}", sequence, images, masks)
+    return frames_of(f"{set_name}/{sequence}", sequence, images, masks, convert)
 
 
 def _digits(stem: str) -> str:

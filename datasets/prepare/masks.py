@@ -1,82 +1,46 @@
-"""Masks and images of downloads in the formats that `datasets.layout` does not read rightly."""
+"""Masks of downloads that `datasets.masks.read_labels` alone would not read rightly.
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+Each `convert_...` function takes an image and its mask. It returns the label map that the mask is
+stored as, or None if the file can stay as it is.
+"""
+
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from datasets.layout import DatasetError, read_mask
-
-# Reads a picture: a mask as (H, W) bool, an image as (H, W, 3) uint8 RGB.
-Reader = Callable[[Path], np.ndarray]
-
-
-@contextmanager
-def open_picture(path: Path) -> Iterator[Image.Image]:
-    """A picture of any format, not yet decoded. Its faults become DatasetErrors."""
-    try:
-        with Image.open(path) as picture:
-            yield picture
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{path}: cannot be read ({error})") from error
+from datasets.masks import VOID, one_object, read_labels
+from datasets.pictures import open_picture, read_size
+from datasets.problems import DatasetError
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """An image of any format, (H, W, 3) uint8 RGB."""
-    with open_picture(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+def convert_void(image: Path, mask: Path, grey: bool = False) -> np.ndarray | None:
+    """255 is void, also where no other label is beside it; without a palette only if `grey`.
 
-
-def read_labels(path: Path) -> np.ndarray:
-    """Labels of a mask in any format.
-
-    Returns:
-        (H, W) int64: palette index, grey value, or 65536 R + 256 G + B of a colour picture.
-
-    Raises:
-        DatasetError: the file cannot be decoded.
-    """
-    with open_picture(path) as picture:
-        if picture.mode in ("1", "L", "P") or picture.mode.startswith("I"):
-            return np.asarray(picture).astype(np.int64)
-        return np.asarray(picture.convert("RGB")).astype(np.int64) @ (65536, 256, 1)
-
-
-def read_foreground(path: Path, void: int | None = None) -> np.ndarray:
-    """A mask with any number of objects as foreground, (H, W) bool: all labels but 0 and `void`.
-
-    In a colour picture, void is that value in all channels.
-    """
-    labels = read_labels(path)
-    if void is not None and labels.max(initial=0) > 0xFFFF:
-        void *= 0x010101
-    return (labels != 0) & (labels != void)
-
-
-def void_reader(image: Path, mask: Path, grey: bool = False) -> Reader | None:
-    """How a mask is read in which 255 is void: None where it holds no void.
-
-    In a mask without a palette 255 is an object, unless `grey`.
+    A mask that holds nothing but void becomes background.
     """
     with open_picture(mask) as picture:
-        if (picture.mode == "P" or grey) and (np.asarray(picture) == 255).any():
-            return partial(read_foreground, void=255)
-    return None
+        palette = picture.mode == "P"
+    if not (palette or grey):
+        return None
+    labels = read_labels(mask, void=True)
+    if not (labels == VOID).any():
+        return None
+    if not one_object(labels).any():
+        return np.zeros_like(labels)
+    return None if palette else labels
 
 
-def resizing_reader(image: Path, mask: Path) -> Reader | None:
-    """How a mask is read that may be smaller than its image; None where it is not."""
-    with open_picture(image) as picture:
-        size = picture.size
-    with open_picture(mask) as picture:
-        return None if picture.size == size else partial(_read_resized, size=size)
+def convert_size(image: Path, mask: Path) -> np.ndarray | None:
+    """A mask of another size than its image is resized by nearest neighbour."""
+    height, width = read_size(image)
+    if read_size(mask) == (height, width):
+        return None
+    return cv2.resize(read_labels(mask), (width, height), interpolation=cv2.INTER_NEAREST)
 
 
-def only_one_object(image: Path, mask: Path) -> None:
+def refuse_several_objects(image: Path, mask: Path) -> None:
     """Refuse a mask that has a palette and several objects, or an object and void.
 
     Raises:
@@ -91,7 +55,12 @@ def only_one_object(image: Path, mask: Path) -> None:
         )
 
 
-def _read_resized(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """A mask brought to (width, height) by nearest neighbour, (H, W) bool."""
-    mask = read_mask(path).astype(np.uint8)
-    return cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) != 0
+def mask_picture(labels: np.ndarray) -> Image.Image:
+    """A label map as it is stored: 0 and 255, or a palette for several objects and void."""
+    if labels.max(initial=0) <= 1:
+        return Image.fromarray(labels * np.uint8(255))
+    picture = Image.fromarray(labels)
+    colours = np.random.default_rng(0).integers(64, 256, (256, 3))
+    colours[0] = 0
+    picture.putpalette(colours.ravel().tolist())
+    return picture

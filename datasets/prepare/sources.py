@@ -1,26 +1,22 @@
-"""The data sets as their authors' archives unpack: where frames and masks are, in what format.
+"""The data sets as their authors' archives unpack: the places and formats of frames and masks.
 
 `SOURCES` has an entry for each data set. A new one needs a function that lists its frames, and an
-entry. The facts are from public code that reads the archives, which the functions below name. The
-archives themselves were not at hand. Where that code knows several variants, all of them are read.
-"Issue" means a GitHub issue of the named repository.
-
-A source may be given as the folder with the data in it, or one or two folders above it.
+entry. The archives themselves were not at hand. The facts are from public code that reads them,
+which the functions below name; "issue" means a GitHub issue of the named repository.
 """
 
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from datasets.layout import Problems
+from datasets.masks import one_object, read_labels
 from datasets.prepare.archives import (
     MISSING_SEQUENCE,
     UNREADABLE_LIST,
+    Convert,
     SourceFrame,
-    add,
     entries,
     first,
     frames_of,
@@ -31,54 +27,31 @@ from datasets.prepare.archives import (
     pictures,
 )
 from datasets.prepare.fbms import read_fbms
-from datasets.prepare.masks import (
-    Reader,
-    only_one_object,
-    read_foreground,
-    resizing_reader,
-    void_reader,
-)
-
-YOUTUBE_OBJECTS_CLASSES = tuple(
-    ["aeroplane", "bird", "boat", "car", "cat", "cow", "dog", "horse", "motorbike", "train"]
-)
+from datasets.prepare.masks import convert_size, convert_void, refuse_several_objects
+from datasets.problems import Problems, add_problems
 
 _ONLY_VOID = (
     "video whose masks hold nothing but void (255)",
     "give its objects labels of their own, from 1",
 )
 
-
-@dataclass(frozen=True)
-class Known:
-    """Numbers of a complete set; None where no number was found that could be relied on."""
-
-    sequences: int | None = None
-    images: int | None = None
-    masks: int | None = None
-    optional: bool = False  # the source need not hold this set
-    note: str = ""  # where the numbers are from, and which others are published
-
-    def numbers(self) -> list[tuple[int | None, str]]:
-        """Each number with the word for what is counted."""
-        return [(self.sequences, "sequences"), (self.images, "images"), (self.masks, "masks")]
+YOUTUBE_OBJECTS_CLASSES = tuple(
+    ["aeroplane", "bird", "boat", "car", "cat", "cow", "dog", "horse", "motorbike", "train"]
+)
 
 
 @dataclass(frozen=True)
 class Source:
     """Description of one data set.
 
-    `read(source, problems)` returns the frames found below a folder, and adds to `problems` what is
-    wrong with it. `mask_reader(image, mask)` tells how a mask is read that `datasets.layout` would
-    not read rightly, and returns None for the others. It raises DatasetError for a mask that must
-    not be used.
+    `read(source, problems)` returns the frames found below a folder, and adds to `problems`.
     """
 
-    layout: tuple[str, ...]  # what is expected below the source, one pattern a line
     read: Callable[[Path, Problems], list[SourceFrame]]
-    known: dict[str, Known] = field(default_factory=dict)  # by the name of this project's set
+    # By the name of this project's set: "sequences", "images", "masks", as far as they are known.
+    known: dict[str, dict[str, int]]
+    optional: str = ""  # the set that the source need not hold
     video: bool = True
-    mask_reader: Callable[[Path, Path], Reader | None] | None = None
 
 
 def _read_duts(source: Path, problems: Problems) -> list[SourceFrame]:
@@ -99,14 +72,17 @@ def _read_duts(source: Path, problems: Problems) -> list[SourceFrame]:
 
 
 def _read_davis(
-    source: Path, problems: Problems, annotations: tuple[str, ...], lists: tuple[str, ...]
+    source: Path,
+    problems: Problems,
+    annotations: tuple[str, ...],
+    lists: tuple[str, ...],
+    convert: Convert,
 ) -> list[SourceFrame]:
     """DAVIS 2016 and the 2016 split of DAVIS 2017, at 480p.
 
-    Folders and lists as in fperazzi/davis and davisvideochallenge/davis2017-evaluation
-    (davis2017/davis.py, whose loader turns label 255 into background). Masks of 2016 are 0 and 255
-    (some with several channels, as bear/00077.png), those of 2017 have a palette and a label an
-    object.
+    Folders and lists as in fperazzi/davis and davisvideochallenge/davis2017-evaluation. Masks of
+    2016 are 0 and 255 (some with several channels, as bear/00077.png). Those of 2017 have a
+    palette, a label for each object, and 255 for void.
     """
     root = locate(source, ["JPEGImages/480p"], problems)
     masks_root = root and first(root, [f"{name}/480p" for name in annotations], problems)
@@ -117,12 +93,12 @@ def _read_davis(
         for sequence in _listed(split_list, problems) if masks_root and split_list else ():
             folder = root / "JPEGImages/480p" / sequence
             if not folder.is_dir():
-                add(problems, MISSING_SEQUENCE, f"{folder}, named in {split_list}")
+                add_problems(problems, MISSING_SEQUENCE, f"{folder}, named in {split_list}")
                 continue
             images, masks = paired(folder, masks_root / sequence, problems, every=True)
             images = {number: path for number, path in images.items() if number in masks}
             goal = set_name if split == "train" else f"{set_name}/{sequence}"
-            frames += frames_of(goal, sequence, images, masks)
+            frames += frames_of(goal, sequence, images, masks, convert)
     return frames
 
 
@@ -134,7 +110,7 @@ def _listed(path: Path, problems: Problems) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        add(problems, UNREADABLE_LIST, path)
+        add_problems(problems, UNREADABLE_LIST, path)
         return []
     paths = [Path(line.split()[0]) for line in lines if line.strip()]
     return list(dict.fromkeys(path.parent.name or path.name for path in paths))
@@ -145,33 +121,23 @@ def _read_youtube_vos(source: Path, problems: Problems) -> list[SourceFrame]:
 
     Every fifth image of a video is there and is annotated while an object is in view. The archive
     `train_all_frames` has all images. Annotated images become frames. Flow is the motion to the
-    next image of the two archives, annotated or not. meta.json is {"videos": {<video>: ...}}.
-    3,471 videos: https://youtube-vos.org/dataset/vos/.
+    next image of the two archives, annotated or not. 3,471 videos:
+    https://youtube-vos.org/dataset/vos/.
     """
     # Beside train there often are valid and test, which have an Annotations folder too.
     above = locate(source, ["train/Annotations"], problems, required=False)
     root = above / "train" if above else locate(source, ["Annotations"], problems)
     if root is None:
         return []
-    videos = entries(root / "Annotations")[0]
-    meta = root / "meta.json"
-    if meta.is_file():
-        try:
-            named = json.loads(meta.read_text(encoding="utf-8"))["videos"].keys()
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            add(problems, UNREADABLE_LIST, meta)
-            named = set()
-        for video in sorted(named - set(videos)):
-            add(problems, MISSING_SEQUENCE, f"{root / 'Annotations' / video}, named in {meta}")
     all_root = locate(source, ["train_all_frames/JPEGImages"], problems, required=False)
     frames = []
-    for video in videos:
+    for video in entries(root / "Annotations")[0]:
         folders = root / "JPEGImages" / video, root / "Annotations" / video
         images, masks = paired(*folders, problems)
         annotated = {number: path for number, path in images.items() if number in masks}
         every = images
         if all_root is not None:
-            every = numbered(all_root / "train_all_frames/JPEGImages" / video, problems) | images
+            every = numbered(all_root / "train_all_frames/JPEGImages" / video) | images
         after = dict(pairwise(sorted(every)))
         found = frames_of("YTVOS_train", video, annotated, masks)
         for number, frame in zip(sorted(annotated), found):
@@ -189,16 +155,13 @@ def _read_youtube_objects(source: Path, problems: Problems) -> list[SourceFrame]
     are then enlarged (YoutubeObjectsFull_oneshot.py of OnAVOS, a copy in MSiam/motion_adaptation,
     datasets/YoutubeObjects). The other form is that of dataset/ytobj.py of suhwan-cho/TMO.
 
-    The archives of https://data.vision.ee.ethz.ch/cvl/youtube-objects/ (v2.x: frames of a class in
-    one folder, shots in ranges_<class>.mat) have no masks and are not read.
-
     126 sequences of 10 classes; two of them, cow 0019 and motorbike 0007, with a single mask.
     """
     names = [f for name in YOUTUBE_OBJECTS_CLASSES for f in (f"{name}/data", f"JPEGImages/{name}")]
     root = locate(source, names, problems)
     frames = []
-    for sequence, images, masks in _youtube_objects_videos(root) if root is not None else ():
-        frames += partly_annotated("YTOBJ_test", sequence, images, masks, problems)
+    for sequence, *folders in _youtube_objects_videos(root) if root is not None else ():
+        frames += partly_annotated("YTOBJ_test", sequence, *folders, problems, convert_size)
     return frames
 
 
@@ -211,9 +174,7 @@ def _youtube_objects_videos(root: Path) -> Iterator[tuple[str, Path, Path]]:
         for video in entries(root / name / "data")[0]:
             shots = root / name / "data" / video / "shots"
             for shot in entries(shots)[0]:
-                # Shots without masks are not part of the annotated set. Public loaders know no
-                # video with a shot but 001. If there are some, their names must not collide.
-                if (shots / shot / "labels").is_dir():
+                if (shots / shot / "labels").is_dir():  # shots without masks are not annotated
                     sequence = f"{name}_{video}" if shot == "001" else f"{name}_{video}-{shot}"
                     yield sequence, shots / shot / "images", shots / shot / "labels"
 
@@ -222,121 +183,67 @@ def _read_long_videos(source: Path, problems: Problems) -> list[SourceFrame]:
     """Long-Videos (Liang et al., NeurIPS 2020), https://www.kaggle.com/gvclsu/long-videos.
 
     Some copies have 480p above the videos. A part of the frames has masks, in which 255 is void,
-    whether they have a palette or not (dataset/LongVideo_DS.py and longvideo_evaluation/dataset.py
-    of the authors' xmlyqing00/AFB-URR, which read every mask as labels).
+    whether they have a palette or not (dataset/LongVideo_DS.py of the authors' xmlyqing00/AFB-URR).
     """
     root = locate(source, ["Annotations"], problems)
     if root is None:
         return []
     inner = "480p" if (root / "JPEGImages/480p").is_dir() else ""
     images_root, masks_root = root / "JPEGImages" / inner, root / "Annotations" / inner
-    videos = entries(images_root)[0]
-    missing = [name for name in ("blueboy", "dressage", "rat") if name not in videos]
-    add(problems, MISSING_SEQUENCE, *(images_root / name for name in missing))
+    convert = partial(convert_void, grey=True)
     frames = []
-    for video in videos:
+    for video in entries(images_root)[0]:
         folders = images_root / video, masks_root / video
-        found = partly_annotated("LongVideos_test", video, *folders, problems)
+        found = partly_annotated("LongVideos_test", video, *folders, problems, convert)
         masks = [frame.mask for frame in found if frame.mask]
-        # As objects drawn in white would be.
-        if masks and not any(read_foreground(path, void=255).any() for path in masks):
-            add(problems, _ONLY_VOID, folders[1])
+        if masks and not any(one_object(read_labels(path, void=True)).any() for path in masks):
+            add_problems(problems, _ONLY_VOID, folders[1])
         frames += found
     return frames
 
 
-# 3,455 frames in all (Perazzi et al., CVPR 2016). The "4K training frames" of some papers are those
-# of DAVIS 2017's 60 training sequences (issue 3 of tfzhou/MATNet).
-_FBMS_NOTE = "known: 720 masks in Testset and Trainingset together"
-_DAVIS_KNOWN = {"DAVIS_train": Known(30, 2079, 2079), "DAVIS_test": Known(20, 1376, 1376)}
+_DAVIS_KNOWN = {
+    "DAVIS_train": {"sequences": 30, "images": 2079, "masks": 2079},
+    "DAVIS_test": {"sequences": 20, "images": 1376, "masks": 1376},
+}
 
 SOURCES: dict[str, Source] = {
     "duts": Source(
-        layout=(
-            "DUTS-TR/{DUTS-TR-Image,DUTS-TR-Mask}/<name>.jpg, .png",
-            "DUTS-TE/{DUTS-TE-Image,DUTS-TE-Mask}/<name>.jpg, .png (may be missing)",
-        ),
-        read=_read_duts,
-        known={
-            "DUTS_train": Known(images=10553, masks=10553),
-            "DUTS_test": Known(images=5019, masks=5019, optional=True),
+        _read_duts,
+        {
+            "DUTS_train": {"images": 10553, "masks": 10553},
+            "DUTS_test": {"images": 5019, "masks": 5019},
         },
+        optional="DUTS_test",
         video=False,
     ),
     "davis2016": Source(
-        layout=(
-            "DAVIS/{JPEGImages,Annotations}/480p/<sequence>/<frame>.jpg, .png",
-            "DAVIS/ImageSets/480p/{train,val}.txt, or ImageSets/2016",
+        partial(
+            _read_davis,
+            annotations=("Annotations",),
+            lists=("480p", "2016"),
+            convert=refuse_several_objects,
         ),
-        read=partial(_read_davis, annotations=("Annotations",), lists=("480p", "2016")),
-        known=_DAVIS_KNOWN,
-        mask_reader=only_one_object,
+        _DAVIS_KNOWN,
     ),
     "davis2017": Source(
-        layout=(
-            "DAVIS/JPEGImages/480p/<sequence>/<frame>.jpg",
-            "DAVIS/Annotations/480p/<sequence>/<frame>.png, or Annotations_unsupervised/480p",
-            "DAVIS/ImageSets/2016/{train,val}.txt",
+        partial(
+            _read_davis,
+            annotations=("Annotations", "Annotations_unsupervised"),
+            lists=("2016",),
+            convert=convert_void,
         ),
-        read=partial(
-            _read_davis, annotations=("Annotations", "Annotations_unsupervised"), lists=("2016",)
-        ),
-        known=_DAVIS_KNOWN,
-        mask_reader=void_reader,
+        _DAVIS_KNOWN,
     ),
-    "youtube_vos": Source(
-        layout=(
-            "train/{JPEGImages,Annotations}/<video>/<frame>.jpg, .png",
-            "train/meta.json (names the videos; may be missing)",
-            "train_all_frames/JPEGImages/<video>/<frame>.jpg (for flow; may be missing)",
-        ),
-        read=_read_youtube_vos,
-        known={
-            "YTVOS_train": Known(
-                3471,
-                note="94,588 images, says the author of MATNet (issue 3 of tfzhou/MATNet). Flow is "
-                "the motion to the next image: five frames later with the archive train alone, one "
-                "with train_all_frames beside it. The two differ in size: do not mix them",
-            )
-        },
-    ),
+    "youtube_vos": Source(_read_youtube_vos, {"YTVOS_train": {"sequences": 3471}}),
     "fbms": Source(
-        layout=(
-            "Testset/<sequence>/<sequence>_<number>.jpg",
-            "Testset/<sequence>/GroundTruth/<sequence>Def.dat and *.pgm or *_gt.ppm",
-            "Trainingset/... (the same; may be missing)",
-        ),
-        read=read_fbms,
-        known={
-            "FBMS_test": Known(30, note=_FBMS_NOTE),
-            "FBMS_train": Known(29, optional=True, note=_FBMS_NOTE),
-        },
+        read_fbms,
+        {"FBMS_test": {"sequences": 30}, "FBMS_train": {"sequences": 29}},
+        optional="FBMS_train",
     ),
-    "youtube_objects": Source(
-        layout=(
-            "youtube_masks/<class>/data/<video>/shots/001/{images,labels}/<number>.jpg, .png",
-            "or {JPEGImages,Annotations}/<class>/<video>/<number>.jpg, .png",
-        ),
-        read=_read_youtube_objects,
-        known={
-            "YTOBJ_test": Known(
-                124,
-                note="126 where every frame is there: of annotated frames alone cow_0019 and "
-                "motorbike_0007 have one each and are left out",
-            )
-        },
-        mask_reader=resizing_reader,
-    ),
-    "long_videos": Source(
-        layout=("{JPEGImages,Annotations}/<video>/<frame>.jpg, .png",),
-        read=_read_long_videos,
-        known={
-            "LongVideos_test": Known(
-                3, note="7,411 images, and 20 masks a video spread evenly, say papers that use it"
-            )
-        },
-        mask_reader=partial(void_reader, grey=True),
-    ),
+    # 126 where every frame is there: of two sequences a single frame is annotated.
+    "youtube_objects": Source(_read_youtube_objects, {"YTOBJ_test": {"sequences": 124}}),
+    "long_videos": Source(_read_long_videos, {"LongVideos_test": {"sequences": 3}}),
 }
 
 
@@ -344,5 +251,5 @@ def published_sequences(set_name: str) -> int | None:
     """How many sequences a set of this name has as published; None if it is none of these."""
     for source in SOURCES.values():
         if set_name in source.known:
-            return source.known[set_name].sequences
+            return source.known[set_name].get("sequences")
     return None

@@ -11,49 +11,42 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from datasets.files import write_bytes
-from datasets.layout import (
-    IMAGE_SUFFIXES,
-    DatasetError,
-    Problems,
-    format_problems,
-    read_size,
-    unwritable,
-)
-from datasets.prepare.archives import FEWER, PARTIAL, SourceFrame, add, entries
-from datasets.prepare.masks import Reader, open_picture, read_foreground, read_picture
-from datasets.prepare.sources import Known, Source
+from datasets.masks import read_labels
+from datasets.pictures import read_size
+from datasets.prepare.archives import FEWER, PARTIAL, SourceFrame, entries
+from datasets.prepare.masks import mask_picture
+from datasets.prepare.sources import Source
+from datasets.problems import DatasetError, Problems, add_problems, format_problems
 from datasets.progress import progress_bar
 
 _UNUSABLE = ("file that cannot be used", "if it is damaged, unpack the archive again")
 _OTHER_FILE = (
-    "file that is there with another content or suffix",
+    "file that is there with another content",
     "move it away, or choose another data root",
 )
-_OUTSIDE = ("folder that is a link", "move it away, or choose another data root")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a set holds and what was done for it."""
+    """The contents of a set, and how its files were made."""
 
     set_name: str
-    sequences: int  # 0 for still images
-    images: int
-    masks: int
+    counts: dict[str, int]  # of "sequences" (of video alone), "images" and "masks"
     files: Counter  # how many were "linked", "copied", "converted", or "kept", as they were there
-    others: int  # images and masks in the set that are not of this source, and were left alone
 
 
 @dataclass(frozen=True)
 class _File:
-    """One file of a set: where it is from, where it goes, and how it is read if it is converted."""
+    """One file of a set: where it is from, where it goes, and the mask it is converted to."""
 
     source: Path
     destination: Path
-    reader: Reader | None
+    frame: SourceFrame | None = None  # None: the file stays as it is
+
+    def labels(self) -> np.ndarray:
+        return self.frame.convert(self.frame.image, self.source)
 
 
 def prepare(
@@ -69,28 +62,25 @@ def prepare(
 
     Raises:
         DatasetError: the source is not as described, a file in it cannot be used, or the data root
-            holds other files where these should go; nothing has been written then. Or a file cannot
-            be written.
+            holds other files where these should go; nothing has been written then.
+        OSError: a file cannot be written.
     """
     if not source.is_dir():
         raise DatasetError(f"{source}: no such folder; give the unpacked archive as --source")
     frames = _read(source, description, accept_partial)
-    set_names = sorted({frame.set_name for frame in frames})
-    for folder in (data_root / name for name in set_names):
-        if _is_within(folder, source) or _is_within(source, folder):
-            raise DatasetError(
-                f"The source {source} and the set {folder} lie in one another, and sources are "
-                "never changed; choose another data root, or move the source elsewhere."
-            )
-    files = _plan(frames, data_root, description)
+    files = _plan(frames, data_root)
     missing = _missing(files, data_root)
     done = dict.fromkeys((file.destination for file in files), "kept")
     for file in progress_bar(missing, desc="writing files", unit="file"):
-        try:
-            done[file.destination] = _write(file)
-        except OSError as error:
-            raise unwritable(file.destination, error) from error
-    return [_summary(name, data_root / name, frames, done) for name in set_names]
+        done[file.destination] = _write(file)
+    return [
+        Prepared(
+            name,
+            count(name, frames),
+            Counter(how for path, how in done.items() if path.is_relative_to(data_root / name)),
+        )
+        for name in sorted({frame.set_name for frame in frames})
+    ]
 
 
 def _read(source: Path, description: Source, accept_partial: bool) -> list[SourceFrame]:
@@ -98,7 +88,12 @@ def _read(source: Path, description: Source, accept_partial: bool) -> list[Sourc
     problems: Problems = {}
     frames = description.read(source, problems)
     for set_name, known in description.known.items():
-        _compare_counts(set_name, known, frames, problems)
+        found = count(set_name, frames)
+        if found["images"] or not (problems or set_name == description.optional):
+            for what, number in known.items():
+                if found.get(what, 0) < number:
+                    item = f"{set_name}: {found.get(what, 0):,} {what}, {number:,} are known"
+                    add_problems(problems, FEWER, item)
     if accept_partial:
         for kind in [kind for kind in problems if kind in PARTIAL]:
             items = problems.pop(kind)
@@ -112,7 +107,13 @@ def _read(source: Path, description: Source, accept_partial: bool) -> list[Sourc
             _say_left_out(kind, [frame.name for frame in single])
         frames = [frame for frame in frames if lengths[frame.folder, frame.sequence] > 1]
     if problems or not frames:
-        raise DatasetError(_explain(source, description, problems))
+        message = format_problems(source, problems) if problems else f"No frames in {source}."
+        folders, files = entries(source)
+        found = ", ".join([*(f"{name}/" for name in folders), *files][:10]) or "nothing"
+        raise DatasetError(
+            f"{message}\nFound there: {found}. docs/data.md says what is expected there, or one or "
+            "two folders below."
+        )
     return frames
 
 
@@ -121,42 +122,20 @@ def _say_left_out(kind: str, items: list[str]) -> None:
     print(f"left out: {len(items)} x {kind}: {', '.join(items[:3])}{more}")
 
 
-def count(set_name: str, frames: Iterable[SourceFrame]) -> tuple[int, int, int]:
+def count(set_name: str, frames: Iterable[SourceFrame]) -> dict[str, int]:
     """Sequences, images and masks of a set."""
     frames = [frame for frame in frames if frame.set_name == set_name]
     sequences = {frame.sequence for frame in frames} - {""}
-    return len(sequences), len(frames), sum(frame.mask is not None for frame in frames)
+    counts = {"images": len(frames), "masks": sum(frame.mask is not None for frame in frames)}
+    return {"sequences": len(sequences), **counts} if sequences else counts
 
 
-def _compare_counts(
-    set_name: str, known: Known, frames: list[SourceFrame], problems: Problems
-) -> None:
-    """Report numbers that are below the known ones."""
-    found = count(set_name, frames)
-    if not any(found) and (known.optional or problems):
-        return  # what is missing was said
-    for number, (expected, what) in zip(found, known.numbers()):
-        if expected is not None and number < expected:
-            add(problems, FEWER, f"{set_name}: {number:,} {what}, {expected:,} are known")
-
-
-def _explain(source: Path, description: Source, problems: Problems) -> str:
-    """Message about a source: all problems, what was expected and what is there."""
-    lines = [format_problems(str(source), problems)] if problems else [f"No frames in {source}."]
-    lines += ["Expected there, or one or two folders below:"]
-    lines += [f"  {pattern}" for pattern in description.layout]
-    found = [*(f"{name}/" for name in entries(source)[0]), *entries(source)[1]]
-    more = f", ... and {len(found) - 10} more" if len(found) > 10 else ""
-    lines.append(f"Found there: {', '.join(found[:10]) or 'nothing'}{more}")
-    return "\n".join(lines)
-
-
-def _plan(frames: list[SourceFrame], data_root: Path, description: Source) -> list[_File]:
-    """Every file that the sets should hold. Reads all headers, and the masks to be converted."""
+def _plan(frames: list[SourceFrame], data_root: Path) -> list[_File]:
+    """Every file that the sets should hold. Reads all headers, and masks that may be converted."""
 
     def plan(frame: SourceFrame) -> tuple[list[_File], str]:
         try:
-            return _plan_frame(frame, data_root / frame.folder, description), ""
+            return _plan_frame(frame, data_root / frame.folder), ""
         except DatasetError as error:
             return [], str(error)
 
@@ -169,70 +148,58 @@ def _plan(frames: list[SourceFrame], data_root: Path, description: Source) -> li
     return [file for files in found for file in files]
 
 
-def _plan_frame(frame: SourceFrame, folder: Path, description: Source) -> list[_File]:
+def _plan_frame(frame: SourceFrame, folder: Path) -> list[_File]:
     """The files that a frame becomes; DatasetError if one cannot be used."""
-    files, sizes = [], {}
-    for part, path in (("RGB", frame.image), ("GT", frame.mask), ("NEXT", frame.following)):
-        if path is None:
-            continue
-        reader = frame.read_mask if part == "GT" else None
-        if reader is None and path.suffix.lower() not in IMAGE_SUFFIXES:
-            reader = read_foreground if part == "GT" else read_picture
-        elif reader is None and part == "GT" and description.mask_reader is not None:
-            reader = description.mask_reader(frame.image, path)
-        suffix = path.suffix if reader is None else ".png"
-        files.append(_File(path, folder / part / f"{frame.name}{suffix}", reader))
-        height, width = read_size(path) if reader is None else reader(path).shape[:2]
-        sizes[part] = f"{width} x {height}"
-    if sizes.get("GT", sizes["RGB"]) != sizes["RGB"]:
-        raise DatasetError(f"{frame.mask}: {sizes['GT']}, its image {sizes['RGB']}")
+    files = [
+        _File(path, folder / part / f"{frame.name}{path.suffix}")
+        for part, path in (("RGB", frame.image), ("NEXT", frame.following))
+        if path is not None
+    ]
+    sizes = [read_size(file.source) for file in files]
+    if frame.mask is not None:
+        labels = frame.convert and frame.convert(frame.image, frame.mask)
+        converted = labels is not None
+        suffix = ".png" if converted else frame.mask.suffix
+        destination = folder / "GT" / f"{frame.name}{suffix}"
+        files.append(_File(frame.mask, destination, frame if converted else None))
+        height, width = labels.shape if converted else read_size(frame.mask)
+        if (height, width) != sizes[0]:
+            raise DatasetError(
+                f"{frame.mask}: {width} x {height}, its image {sizes[0][1]} x {sizes[0][0]}"
+            )
     return files
 
 
 def _missing(files: list[_File], data_root: Path) -> list[_File]:
     """Files that are still to be written; DatasetError if others are in the way of any."""
-    problems: Problems = {}
-    real_root = Path(os.path.realpath(data_root))
-    present: dict[Path, dict[str, list[str]]] = {}  # by folder and by stem
-    for folder in sorted({file.destination.parent for file in files}):
-        present[folder] = {}
-        # A link in the data root may lead anywhere, to the source too.
-        if Path(os.path.realpath(folder)) != real_root / folder.relative_to(data_root):
-            add(problems, _OUTSIDE, folder)
-        for name in filter(_is_visible_picture, os.listdir(folder) if folder.is_dir() else ()):
-            present[folder].setdefault(os.path.splitext(name)[0], []).append(name)
-    if problems:
-        raise DatasetError(format_problems(str(data_root), problems))
     missing = []
+    problems: Problems = {}
     for file in progress_bar(files, desc="comparing", unit="file"):
-        folder = file.destination.parent
-        names = present[folder].get(file.destination.stem, [])
-        if not names:
+        if not file.destination.exists():
             missing.append(file)
-        others = [n for n in names if n != file.destination.name or not _is_same(file)]
-        add(problems, _OTHER_FILE, *(folder / name for name in others))
+        elif not _is_same(file):
+            add_problems(problems, _OTHER_FILE, file.destination)
     if problems:
-        raise DatasetError(format_problems(str(data_root), problems))
+        raise DatasetError(format_problems(data_root, problems))
     return missing
 
 
 def _is_same(file: _File) -> bool:
     """Whether the destination, which is there, has the content that would be written."""
-    if file.reader is None:
+    if file.frame is None:
         # Compares type, size and time first: a copy has the time of its source.
         return filecmp.cmp(file.source, file.destination)
     try:
-        with open_picture(file.destination) as picture:
-            return np.array_equal(np.asarray(picture), _converted(file))
+        return np.array_equal(read_labels(file.destination), file.labels())
     except DatasetError:
         return False
 
 
 def _write(file: _File) -> str:
     """Write a file whole or not at all. Returns how."""
-    if file.reader is not None:
+    if file.frame is not None:
         buffer = io.BytesIO()
-        Image.fromarray(_converted(file)).save(buffer, "PNG")
+        mask_picture(file.labels()).save(buffer, "PNG")
         write_bytes(file.destination, buffer.getvalue())
         return "converted"
     file.destination.parent.mkdir(parents=True, exist_ok=True)
@@ -247,30 +214,3 @@ def _write(file: _File) -> str:
         write_bytes(file.destination, file.source.read_bytes())
         shutil.copystat(file.source, file.destination)
         return "copied"
-
-
-def _converted(file: _File) -> np.ndarray:
-    """The picture as it is stored: a mask as 0 and 255."""
-    array = file.reader(file.source)
-    return array.astype(np.uint8) * 255 if array.dtype == bool else array
-
-
-def _summary(
-    set_name: str, folder: Path, frames: list[SourceFrame], done: dict[Path, str]
-) -> Prepared:
-    actions = Counter(action for path, action in done.items() if path.is_relative_to(folder))
-    pictures = [p for p in folder.rglob("*") if p.parent.name in ("RGB", "GT") and p not in done]
-    return Prepared(
-        set_name,
-        *count(set_name, frames),
-        files=actions,
-        others=sum(_is_visible_picture(path.name) for path in pictures),
-    )
-
-
-def _is_visible_picture(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def _is_within(path: Path, folder: Path) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

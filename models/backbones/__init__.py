@@ -1,10 +1,10 @@
 """Encoders: a four-level feature pyramid from any backbone (Sec. 3.1, "encoder").
 
-``resnet101`` and every other timm name come from timm, ``mit_b0`` to ``mit_b5``, which timm does
-not have, from ``models.backbones.mix_transformer``.
+``mit_b0`` to ``mit_b5`` come from ``models.backbones.mix_transformer``, all others from timm.
 """
 
 import difflib
+from contextlib import suppress
 from pathlib import Path
 
 import timm
@@ -12,21 +12,19 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_data_config
 from torch import Tensor, nn
 
+from errors import UserError
 from models.backbones.mix_transformer import MIX_TRANSFORMERS, MixTransformer, published_weights
 
 STRIDES = (4, 8, 16, 32)
 VGG_STRIDES = (1, 2, 4, 8, 16)
 
 
-class ModelError(ValueError):
+class ModelError(UserError):
     """A network or backbone that cannot be built: no such name, no pyramid, weights that fail."""
 
 
 def stage_strides(name: str) -> tuple[int, ...]:
-    """Strides at which the stages of a backbone end: 4, 8, 16 and 32, or those of a VGG network.
-
-    What a VGG network (timm's names begin so) has at stride 32 is only its last stage, pooled.
-    """
+    """Strides at which the stages of a backbone end; stride 32 of a VGG network is only pooled."""
     return VGG_STRIDES if name.startswith("vgg") else STRIDES
 
 
@@ -36,37 +34,35 @@ def build_backbone(
     weights: Path | None = None,
     strides: tuple[int, ...] = STRIDES,
 ) -> nn.Module:
-    """An encoder that maps images to feature maps at the given strides.
+    """An encoder, a module from images (B, 3, H, W) to feature maps at the given strides.
 
     Args:
         name: ``mit_b0`` to ``mit_b5``, or a timm model name.
-        pretrained: start from ImageNet weights; with ``False`` nothing is read or downloaded.
-        weights: local file with those weights, or a folder that holds ``model.safetensors`` or
-            ``pytorch_model.bin``, instead of a download.
-        strides: of the maps, finest first; other ones than the usual four only with timm's.
+        pretrained: start from ImageNet weights.
+        weights: local file or folder with them (``model.safetensors`` or ``pytorch_model.bin``).
+        strides: of the maps, finest first; a Mix Transformer has the usual four.
 
     Returns:
-        A module with ``channels``, the maps' widths, and with ``mean`` and ``deviation``, three
-        numbers each, of the images that its weights were trained with. Its ``forward`` takes
-        (B, 3, H, W) and returns a list of (B, C_l, H / stride_l, W / stride_l).
+        A module with ``channels``, the maps' widths, and ``mean`` and ``deviation`` of the images
+        that its weights were trained with. Maps are (B, C_l, H / stride_l, W / stride_l).
 
     Raises:
         ModelError: unknown name, no such pyramid, or weights that are missing or do not fit.
     """
     file = weights_file(weights) if pretrained and weights is not None else None
-    if name in MIX_TRANSFORMERS:
-        encoder = MixTransformer(name)
-        if pretrained:
-            _load_mix_transformer(encoder, name, file)
-        return encoder
-    return TimmPyramid(name, pretrained, file, strides)
+    if name not in MIX_TRANSFORMERS:
+        return TimmPyramid(name, pretrained, file, strides)
+    encoder = MixTransformer(name)
+    if pretrained:
+        try:
+            encoder.load_state_dict(published_weights(name, file))
+        except Exception as error:  # of the hub's client, safetensors, torch.load or the names
+            raise weights_error(name, file, error) from error
+    return encoder
 
 
 class Normalise(nn.Module):
-    """Subtracts each channel's mean from images and divides by its deviation.
-
-    Both are a part of the network's state, so a checkpoint keeps those of its training.
-    """
+    """Subtracts each channel's mean from images and divides by its deviation; both are buffers."""
 
     def __init__(self, mean: tuple[float, ...], deviation: tuple[float, ...]):
         super().__init__()
@@ -81,7 +77,7 @@ class Normalise(nn.Module):
         return (images - self.mean) / self.deviation
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *arguments) -> None:
-        # Older checkpoints do not hold the statistics: all were trained with those of ImageNet.
+        # Older checkpoints do not have them; all were trained with those of ImageNet.
         older = Normalise(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         for name, buffer in older.named_buffers():
             state.setdefault(prefix + name, buffer)
@@ -91,23 +87,14 @@ class Normalise(nn.Module):
 def check_size(images: Tensor) -> None:
     """Raise ValueError unless height and width (the last two axes) are multiples of 32."""
     height, width = images.shape[-2:]
-    if height % STRIDES[-1] or width % STRIDES[-1]:
-        raise ValueError(
-            f"the network got images of {height} x {width} pixels; height and width must be "
-            f"multiples of {STRIDES[-1]}"
-        )
+    if height % 32 or width % 32:
+        raise ValueError(f"images of {height} x {width} pixels: expected multiples of 32")
 
 
 class TimmPyramid(nn.Module):
-    """Any timm network that gives feature maps at the strides wanted."""
+    """Any timm network that has feature maps at these strides; see :func:`build_backbone`."""
 
-    def __init__(
-        self,
-        name: str,
-        pretrained: bool = True,
-        weights: Path | None = None,
-        strides: tuple[int, ...] = STRIDES,
-    ):
+    def __init__(self, name: str, pretrained: bool, weights: Path | None, strides: tuple[int, ...]):
         super().__init__()
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, [*MIX_TRANSFORMERS, *timm.list_models()], n=3)
@@ -118,7 +105,7 @@ class TimmPyramid(nn.Module):
         self.encoder = _create_timm_pyramid(name, pretrained, weights, strides)
         self.channels = self.encoder.feature_info.channels()
         self.channels_last = getattr(self.encoder, "output_fmt", "NCHW") == "NHWC"
-        # Random weights, too, get the statistics of the published ones.
+        # Random weights get the statistics of the published ones, too.
         published = resolve_data_config({}, pretrained_cfg=self.encoder.pretrained_cfg)
         self.mean, self.deviation = published["mean"], published["std"]
 
@@ -146,12 +133,9 @@ def _create_timm_pyramid(
         )
     options = {}
     if (refusal := _refusal(plain)) is not None:
-        options["strict_img_size"] = False  # windowed transformers want to be told
-        try:
-            relaxed = timm.create_model(name, pretrained=False, features_only=True, **options)
-            refusal = _refusal(relaxed)
-        except TypeError:
-            pass  # there is no such option; the first refusal holds
+        options["strict_img_size"] = False  # an option of windowed transformers
+        with suppress(TypeError):  # of networks without it
+            refusal = _refusal(timm.create_model(name, features_only=True, **options))
         if refusal is not None:
             raise ModelError(
                 f"backbone {name} takes images of one size only ({refusal}); choose another network"
@@ -162,39 +146,22 @@ def _create_timm_pyramid(
     try:
         if pretrained and weights is not None:
             options["pretrained_cfg_overlay"] = {"file": str(weights)}
-            # Loading into a pyramid ignores what is missing; loading into the whole network fails.
-            timm.create_model(
-                name, pretrained=True, pretrained_cfg_overlay=options["pretrained_cfg_overlay"]
-            )
+            # A pyramid ignores missing tensors; the whole network does not.
+            overlay = options["pretrained_cfg_overlay"]
+            timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
         return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
-    except Exception as error:
-        # timm, the hub's client and torch.load raise many kinds here, all about the weights.
+    except Exception as error:  # of timm, the hub's client or torch.load; all about the weights
         raise weights_error(name, weights, error) from error
 
 
 def _refusal(network: nn.Module) -> str | None:
-    """What a network says against an image of an unusual size; ``None`` if it takes it."""
+    """A network's error for an image of an unusual size; ``None`` if it takes it."""
     try:
         with torch.no_grad():
             network.eval()(torch.zeros(1, 3, 64, 96))
     except Exception as error:  # each architecture has its own way to refuse
         return (str(error).splitlines() or [type(error).__name__])[0]
     return None
-
-
-def _load_mix_transformer(encoder: MixTransformer, name: str, file: Path | None) -> None:
-    try:
-        state = published_weights(name, file)
-    except Exception as error:
-        # The hub's client, safetensors and torch.load raise many kinds here.
-        raise weights_error(name, file, error) from error
-    own = encoder.state_dict()
-    unfit = [n for n, t in own.items() if n not in state or state[n].shape != t.shape]
-    if unfit or len(state) > len(own):
-        raise weights_error(
-            name, file, f"{len(unfit)} of the encoder's {len(own)} tensors are missing or differ"
-        )
-    encoder.load_state_dict(state)
 
 
 def weights_file(path: Path) -> Path:
@@ -204,30 +171,25 @@ def weights_file(path: Path) -> Path:
         ModelError: there is none.
     """
     path = Path(path)
+    names = ("model.safetensors", "pytorch_model.bin")
+    for file in (path / name for name in names) if path.is_dir() else (path,):
+        if file.is_file():
+            return file
     if path.is_dir():
-        for name in ("model.safetensors", "pytorch_model.bin"):
-            if (path / name).is_file():
-                return path / name
-        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
-        raise ModelError(
-            f"BACKBONE_WEIGHTS folder {path} has neither model.safetensors nor pytorch_model.bin "
-            f"(it has {found})"
-        )
-    if not path.is_file():
-        raise ModelError(f"BACKBONE_WEIGHTS is {path}, but there is no such file or folder")
-    return path
+        raise ModelError(f"BACKBONE_WEIGHTS folder {path} has neither {names[0]} nor {names[1]}")
+    raise ModelError(f"BACKBONE_WEIGHTS is {path}, but there is no such file or folder")
 
 
 def weights_error(name: str, weights: Path | None, error: Exception | str) -> ModelError:
-    """The error of weights that cannot be downloaded or do not fit, for its reader."""
-    reason = str(error).strip().split("\n")[0]
+    """The error of weights that cannot be downloaded or do not fit."""
+    reason = " ".join(str(error).split())[:200]
     if weights is None:
         return ModelError(
-            f"the ImageNet weights of {name} could not be downloaded ({reason}); on a machine "
-            "without internet set BACKBONE_WEIGHTS to a local file or folder with them, or "
-            "PRETRAINED_BACKBONE = False to start from random weights"
+            f"the ImageNet weights of {name} could not be downloaded ({reason}); set "
+            "BACKBONE_WEIGHTS to a local file or folder with them, or PRETRAINED_BACKBONE = False "
+            "to start from random weights"
         )
     return ModelError(
-        f"{weights} does not hold weights of {name} that fit ({reason}); BACKBONE_WEIGHTS must "
-        "be the file published for this backbone"
+        f"{weights} does not fit {name} ({reason}); BACKBONE_WEIGHTS must be the file published "
+        "for this backbone"
     )

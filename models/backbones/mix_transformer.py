@@ -1,11 +1,10 @@
 """Mix Transformer, SegFormer's encoder (Xie et al., NeurIPS 2021, Sec. 3.1), MiT-b0 to b5.
 
-Written for speed: features stay (B, H, W, C) in memory from end to end, so that linear layers,
-normalisation, attention and convolutions take turns without copies between their layouts.
+Features stay (B, H, W, C) in memory, so that linear layers, normalisation, attention and
+convolutions need no copies between their layouts.
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import timm.models
@@ -34,15 +33,7 @@ DROP_PATH = 0.1  # of the last block; it rises to this from 0 at the first
 
 
 class MixTransformer(nn.Module):
-    """Four levels of overlapping patches and transformer blocks.
-
-    Args:
-        name: ``mit_b0`` to ``mit_b5``.
-
-    Attributes:
-        channels: widths of the four levels.
-        mean, deviation: of the images that the published weights were trained with.
-    """
+    """Four levels of overlapping patches and transformer blocks; ``mit_b0`` to ``mit_b5``."""
 
     mean, deviation = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -51,18 +42,12 @@ class MixTransformer(nn.Module):
         widths, depths = MIX_TRANSFORMERS[name]
         self.channels = list(widths)
         drops = iter([DROP_PATH * i / (sum(depths) - 1) for i in range(sum(depths))])
-        self.levels = nn.ModuleList(
-            Level(
-                before,
-                width,
-                kernel,
-                stride,
-                [Block(width, heads, reduction, next(drops)) for _ in range(depth)],
-            )
-            for before, width, depth, heads, reduction, (kernel, stride) in zip(
-                (3, *widths), widths, depths, HEADS, REDUCTIONS, PATCHES
-            )
-        )
+        self.levels = nn.ModuleList()
+        for before, width, depth, heads, reduction, patches in zip(
+            (3, *widths), widths, depths, HEADS, REDUCTIONS, PATCHES
+        ):
+            blocks = [Block(width, heads, reduction, next(drops)) for _ in range(depth)]
+            self.levels.append(Level(before, width, *patches, blocks))
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -93,7 +78,7 @@ class Level(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and perceptron, each with a shortcut that is dropped out by sample."""
+    """Attention and perceptron, each with a shortcut; in training some branches are dropped."""
 
     def __init__(self, channels: int, heads: int, reduction: int, drop: float):
         super().__init__()
@@ -113,7 +98,7 @@ class Block(nn.Module):
         if keep == 1:
             return x + branch(norm(x))
         kept = x.new_empty(len(x)).bernoulli_(keep)
-        # A GPU would have to wait to know which samples are kept; the CPU computes no others.
+        # The CPU computes the kept samples alone; a GPU would have to wait to know them.
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return torch.addcmul(x, branch(norm(x)), kept.view(-1, 1, 1, 1), value=1 / keep)
         kept = kept.nonzero().flatten()
@@ -121,14 +106,13 @@ class Block(nn.Module):
             return torch.add(x, branch(norm(x)), alpha=1 / keep)
         scale = 1 / keep
         if not len(kept):
-            # The branch's weights still need gradients, of zeros: any sample's, times nothing.
-            kept, scale = kept.new_zeros(1), 0
+            kept, scale = kept.new_zeros(1), 0  # the branch's weights need gradients of zero
         added = branch(norm(x.index_select(0, kept)))
         return x.index_add(0, kept, added.to(x.dtype), alpha=scale)
 
 
 class ReducedAttention(nn.Module):
-    """Self-attention whose keys and values are of a map ``reduction`` times smaller (eq. 2)."""
+    """Self-attention with keys and values from a map ``reduction`` times smaller (eq. 2)."""
 
     def __init__(self, channels: int, heads: int, reduction: int):
         super().__init__()
@@ -166,16 +150,16 @@ class MixPerceptron(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same."""
         hidden = self.expand(x)
-        # torch.compile decides by itself what to compute anew.
+        # torch.compile decides by itself what to compute again.
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._rest(hidden)
         # The hidden features are most of the encoder's memory. Two of three copies of them are
-        # cheap to compute anew in the backward pass, which repeats nothing but what is in _rest.
+        # cheap to compute again in the backward pass, by _rest.
         return checkpoint(self._rest, hidden, use_reentrant=False, preserve_rng_state=False)
 
     def _rest(self, hidden: Tensor) -> Tensor:
         hidden = self.mix(_channels_first(hidden))
-        # The largest maps of the encoder: where no gradient is wanted, one of them is spared.
+        # These are the largest maps of the encoder; in place, one is saved.
         hidden = F.gelu(hidden) if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden)
         return self.shrink(_channels_last(hidden))
 
@@ -183,41 +167,27 @@ class MixPerceptron(nn.Module):
 class Linear(nn.Linear):
     """A linear layer of maps (B, H, W, C).
 
-    On the CPU it is computed as the 1 x 1 convolution that it is: with two threads oneDNN's
-    convolution is a third faster than the product of matrices that a linear layer comes down to.
+    On the CPU it is a 1 x 1 convolution, which with two threads is a third faster.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H, W, C_out)."""
         if x.device.type != "cpu":
             return super().forward(x)
-        return _channels_last(
-            F.conv2d(_channels_first(x), self.weight[:, :, None, None], self.bias)
-        )
+        kernel = self.weight[:, :, None, None]
+        return _channels_last(F.conv2d(_channels_first(x), kernel, self.bias))
 
 
 def published_weights(name: str, file: Path | None) -> dict[str, Tensor]:
     """The encoder's published ImageNet weights, under the names of :class:`MixTransformer`.
 
-    Args:
-        name: ``mit_b0`` to ``mit_b5``.
-        file: the authors' own file, or one of transformers' (any version); ``None`` downloads the
-            latter from the hub. A classifier's or decoder's tensors in it are left out.
+    ``file`` is the authors', or one of transformers (any version); ``None`` downloads the latter.
     """
     if file is None:
-        state = timm.models.load_state_dict_from_hf(
-            f"nvidia/{name.replace('_', '-')}", weights_only=True
-        )
+        hub = f"nvidia/{name.replace('_', '-')}"
+        state = timm.models.load_state_dict_from_hf(hub, weights_only=True)
     else:
         state = timm.models.load_state_dict(str(file), weights_only=True)
-    return own_names(state)
-
-
-def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by the names that SegFormer's authors or transformers give them, by ours.
-
-    What is no part of the encoder is left out.
-    """
     renamed = {}
     for name, tensor in state.items():
         for pattern, replacement in _NAMES:

@@ -1,7 +1,4 @@
-"""Inter-frame attention, IFA, of Dual Prototype Attention: the video's context for a query frame.
-
-Cho, Lee et al., CVPR 2024 (arXiv 2211.12036).
-"""
+"""Inter-frame attention, IFA, of Dual Prototype Attention (Cho, Lee et al., arXiv 2211.12036)."""
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +9,9 @@ from models.ops import correlation_maps, soft_region_features
 
 
 class InterFrameAttention(nn.Module):
-    """IFA of one stream, at the last stage of its encoder.
+    """IFA of one stream, at the last stage of its encoder, which has ``width`` channels.
 
-    Args:
-        width: channels of the stage's features.
-        channels: C, of queries, keys and values; each has as many prototypes.
+    Queries, keys and values have C = ``channels``, and as many prototypes.
     """
 
     def __init__(self, width: int, channels: int):
@@ -32,15 +27,10 @@ class InterFrameAttention(nn.Module):
         return torch.stack([soft_region_features(keys), soft_region_features(values)], dim=1)
 
     def forward(self, features: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention of the query's prototypes over those of all reference frames, and fusion.
+        """The prototypes of a query frame attend to those of R reference frames, in any order.
 
-        Args:
-            features: of the query frame (B, width, H, W).
-            references: keys and values of R frames, whose order does not matter (B, R, 2, C, C).
-
-        Returns:
-            The features with what IFA adds, (B, width, H, W), and its correlation map
-            (B, C, H, W).
+        Features (B, width, H, W) and references (B, R, 2, C, C) to features after IFA and its
+        correlation map (B, C, H, W).
         """
         query = self.to_query(features)
         keys, values = references.unbind(dim=2)

@@ -1,8 +1,7 @@
-"""Inter-modality attention, IMA, of Dual Prototype Attention.
+"""Inter-modality attention, IMA, of Dual Prototype Attention (Cho, Lee et al., arXiv 2211.12036).
 
-Cho, Lee et al., CVPR 2024 (arXiv 2211.12036). A modality's prototypes are refined among themselves,
-its correlation map says where each of them is found, and the maps of appearance and motion attend
-to each other.
+A modality's prototypes are refined among themselves. Its correlation map says where each of them is
+found. The maps of the two modalities, appearance and motion, attend to each other.
 """
 
 import torch
@@ -19,9 +18,8 @@ class InterModalityAttention(nn.Module):
 
     Args:
         width: channels of the stage's features.
-        channels: C, of the squeezed features; each of them is a soft region, so there are as many
-            prototypes.
-        neighbours: nearest prototypes that each one gets messages from.
+        channels: C, of the squeezed features. Each channel is a soft region with a prototype.
+        neighbours: nearest prototypes that send messages to each one.
         rounds: of message passing.
         mutual: there is another modality (stage 2).
     """
@@ -37,15 +35,10 @@ class InterModalityAttention(nn.Module):
     def forward(
         self, features: Tensor, own: Tensor, other: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mutual refinement and fusion.
+        """Features (B, width, H, W) to features after IMA and the refined map (B, C, H, W).
 
-        Args:
-            features: of the stage (B, width, H, W).
-            own, other: what ``correlation`` gives for this modality and for the other one,
-                (B, C, H, W); without another one, as in stage 1, the own map is taken as it is.
-
-        Returns:
-            The features with what IMA adds, (B, width, H, W), and the refined map (B, C, H, W).
+        ``own`` and ``other`` are the ``correlation`` (B, C, H, W) of this modality and of the other
+        one. Without another one, as in stage 1, the own map is not refined.
         """
         refined = own
         if other is not None:
@@ -66,34 +59,31 @@ class PrototypeCorrelation(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, width, H, W) to cosine similarities (B, C, H, W) in [-1, 1]."""
         squeezed = self.squeeze(features)
-        prototypes = soft_region_features(squeezed)
-        prototypes = self.attention(prototypes)
+        prototypes = self.attention(soft_region_features(squeezed))
         for pass_messages in self.messages:
             prototypes = pass_messages(prototypes)
         return correlation_maps(squeezed, prototypes)
 
 
 class PrototypeAttention(nn.Module):
-    """Attention with a shortcut and one head of half the width; normalises what it gets.
+    """Attention with a shortcut and one head of half the width, on normalised inputs.
 
-    Args:
-        channels: C.
-        itself: queries and memory are the same, and normalised alike.
+    With ``itself``, queries and memory are the same and share their normalisation.
     """
 
     def __init__(self, channels: int, itself: bool):
         super().__init__()
         self.norm = nn.BatchNorm1d(channels)
-        # One norm for two modalities would keep statistics that are neither one's.
+        # One norm for both modalities would mix their statistics.
         self.norm_memory = self.norm if itself else nn.BatchNorm1d(channels)
         self.to_query = nn.Linear(channels, channels // 2)
-        # No biases where the softmax, or the normalisation of what follows, would cancel them.
+        # The softmax or the next normalisation would cancel these biases.
         self.to_key = nn.Linear(channels, channels // 2, bias=False)
         self.to_value = nn.Linear(channels, channels // 2, bias=False)
         self.to_output = nn.Linear(channels // 2, channels, bias=False)
 
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
-        """``x`` (B, N, C), with what it finds in ``memory`` (B, M, C), or in itself, added."""
+        """Adds to ``x`` (B, N, C) its attention to ``memory`` (B, M, C), or to itself."""
         query = _normalised(x, self.norm)
         memory = query if memory is None else _normalised(memory, self.norm_memory)
         attended = F.scaled_dot_product_attention(
@@ -109,7 +99,7 @@ def _normalised(x: Tensor, norm: nn.Module) -> Tensor:
 class MessagePassing(nn.Module):
     """One round on the graph of nearest prototypes: the strongest message, channel by channel.
 
-    A message is made of the receiver and of how the sender differs from it, as in the edge
+    A message depends on the receiver and on the sender's difference from it, as in the edge
     convolution of Wang et al. (2019).
     """
 
@@ -133,7 +123,7 @@ def nearest_prototypes(prototypes: Tensor, count: int) -> Tensor:
     """Indices (B, P, count) of the prototypes (B, P, C) nearest to each, itself among them."""
     with torch.autocast(prototypes.device.type, enabled=False):
         prototypes = full_precision(prototypes.detach())
-        # They lie close together: without what they have in common, differences keep their digits.
+        # They lie close together: without their mean, differences keep their digits.
         prototypes = prototypes - prototypes.mean(dim=1, keepdim=True)
         # |a - b|^2 without |a|^2, which is the same for every b.
         squares = prototypes.square().sum(dim=2).unsqueeze(1)

@@ -9,13 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.backbones import (
-    ModelError,
-    Normalise,
-    build_backbone,
-    check_size,
-    stage_strides,
-)
+from models.backbones import ModelError, Normalise, build_backbone, check_size, stage_strides
 from models.dpa.ablation import ABLATION
 from models.dpa.inter_frame_attention import InterFrameAttention
 from models.dpa.inter_modality_attention import InterModalityAttention
@@ -28,11 +22,12 @@ ATTENDED = 2  # the encoder's last stages, at which IMA works; IFA works at the 
 
 
 class DPA(TwoStreams):
-    """The network of the paper; its stage 1 form has the RGB stream alone.
+    """The network of the paper; stage 1's has the RGB stream alone.
 
     Args:
-        motion: False builds stage 1's network: no flow stream, no references; IMA's prototypes
-            stay, without another modality.
+        motion, num_references, reference_gradient, loss, sigma, supervise_slot_maps: see
+            :class:`models.two_streams.TwoStreams`; the default loss is the release's IoU. Stage 1
+            has IMA's prototypes, without another modality.
         backbone, pretrained_backbone, backbone_weights: see ``models.backbones``.
         channels: C, the width of squeezed features and decoder, and the number of prototypes.
         graph_neighbours: prototypes that send messages to each one.
@@ -40,8 +35,6 @@ class DPA(TwoStreams):
         inter_modality_attention, inter_frame_attention: IMA and IFA; False leaves them out.
         decoder_image: the mask decoder's finest level sees the image again. With a VGG network it
             never does, because the first stage has the image's size.
-        num_references, reference_gradient, loss, sigma, supervise_slot_maps: see
-            :class:`models.two_streams.TwoStreams`; without a loss, the IoU of the paper's release.
 
     Raises:
         ModelError: more neighbours than prototypes, or a backbone that cannot be built.
@@ -67,51 +60,49 @@ class DPA(TwoStreams):
         sigma: float = 1.0,
         supervise_slot_maps: bool = True,
     ):
+        loss = loss or "iou"
         super().__init__(
-            motion, num_references, reference_gradient, loss or "iou", sigma, supervise_slot_maps
+            motion, num_references, reference_gradient, loss, sigma, supervise_slot_maps
         )
         if inter_modality_attention and graph_neighbours > channels:
             raise ModelError(
                 f"GRAPH_NEIGHBOURS = {graph_neighbours} is above CHANNELS = {channels}, the number "
-                "of prototypes: expected at most that; change one of the two"
+                "of prototypes; change one of the two"
             )
         self.uses_references = motion and inter_frame_attention
         strides = stage_strides(backbone)
 
         def stream() -> Stream:
             encoder = build_backbone(backbone, pretrained_backbone, backbone_weights, strides)
-            return Stream(
-                encoder,
-                channels,
-                pool_context=strides[-1] < CONTEXT_STRIDE,
-                graph_neighbours=graph_neighbours,
-                graph_rounds=graph_rounds,
-                motion=motion,
-                inter_modality_attention=inter_modality_attention,
-                inter_frame_attention=inter_frame_attention,
-            )
+            widths = encoder.channels[-ATTENDED:]
+            inter_modality = [
+                InterModalityAttention(width, channels, graph_neighbours, graph_rounds, motion)
+                for width in (widths if inter_modality_attention else ())
+            ]
+            has_frames = self.uses_references
+            inter_frame = InterFrameAttention(widths[-1], channels) if has_frames else None
+            pool = strides[-1] < CONTEXT_STRIDE
+            return Stream(encoder, inter_modality, inter_frame, channels, pool)
 
         self.rgb_stream = stream()
         self.flow_stream = stream() if motion else None
         skips = self.rgb_stream.encoder.channels[:-ATTENDED]
         self.decoder = RefinementDecoder(
-            channels, skips, 2 if motion else 1, strides[0] > 1, decoder_image
+            channels, skips, len(self.streams), strides[0] > 1, decoder_image
         )
-        # The layout that convolutions are fastest in; features follow that of the weights.
+        # Convolutions are fastest in this layout.
         self.to(memory_format=torch.channels_last)
 
     def segment(self, image: Tensor, flow: Tensor | None, references: References) -> Prediction:
         """Masks of target frames (B, 3, H, W), given references of the same batch size."""
         check_size(image)
-        shown = [image, flow][: len(self.streams)]
-        encoded = [stream(x) for stream, x in zip(self.streams, shown)]
+        encoded = [stream(x) for stream, x in zip(self.streams, (image, flow))]
         scales, maps = [], []
         for name, stream, own, other in zip(
             ("rgb", "flow"), self.streams, encoded, [*encoded[1:], encoded[0]]
         ):
             correlations = other[1] if self.motion else None
-            kept = references.features.get(name)
-            scale, found = stream.attend(*own, correlations, kept)
+            scale, found = stream.attend(*own, correlations, references.get(name))
             scales.append(scale)
             maps.append(found)
         skips = encoded[0][0][:-ATTENDED]
@@ -123,46 +114,34 @@ class DPA(TwoStreams):
         return prediction
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """What the benchmark tells apart; merging IMA and IFA counts as the rest."""
+        """The boxes that the benchmark measures."""
+        attentions = [one for stream in self.streams for one in stream.inter_modality]
         return {
             "encoders": [stream.encoder for stream in self.streams],
-            "IMA": [
-                part
-                for stream in self.streams
-                for attention in stream.inter_modality
-                for part in (attention, attention.correlation)
-            ],
+            "IMA": attentions + [attention.correlation for attention in attentions],
             "IFA": [s.inter_frame for s in self.streams if s.inter_frame is not None],
             "decoder": [self.decoder, *(stream.embed for stream in self.streams)],
         }
 
 
 class Stream(nn.Module):
-    """One modality, RGB or flow: its encoder, its halves of IMA, its IFA, what its decoder gets."""
+    """One modality, RGB or flow: its encoder, its halves of IMA, its IFA, its decoder input."""
 
     def __init__(
         self,
         encoder: nn.Module,
+        inter_modality: list[InterModalityAttention],
+        inter_frame: InterFrameAttention | None,
         channels: int,
-        *,
         pool_context: bool,
-        graph_neighbours: int,
-        graph_rounds: int,
-        motion: bool,
-        inter_modality_attention: bool,
-        inter_frame_attention: bool,
     ):
         super().__init__()
         self.encoder = encoder
         self.normalise = Normalise(encoder.mean, encoder.deviation)
+        self.inter_modality = nn.ModuleList(inter_modality)
+        self.inter_frame = inter_frame
         widths = encoder.channels[-ATTENDED:]
-        self.inter_modality = nn.ModuleList(
-            InterModalityAttention(width, channels, graph_neighbours, graph_rounds, motion)
-            for width in (widths if inter_modality_attention else ())
-        )
-        has_frames = inter_frame_attention and motion
-        self.inter_frame = InterFrameAttention(widths[-1], channels) if has_frames else None
-        both = has_frames and inter_modality_attention
+        both = inter_modality and inter_frame is not None
         self.merge = nn.Conv2d(2 * widths[-1], widths[-1], 1) if both else None
         self.embed = StreamEmbedding(widths, channels, pool_context)
 
@@ -172,11 +151,8 @@ class Stream(nn.Module):
         The maps (B, C, h, w) are those of the last stages, finest first; none without IMA.
         """
         stages = self.encoder(self.normalise(images))
-        correlations = [
-            attention.correlation(stage)
-            for attention, stage in zip(self.inter_modality, stages[-ATTENDED:])
-        ]
-        return stages, correlations
+        attended = zip(self.inter_modality, stages[-ATTENDED:])
+        return stages, [attention.correlation(stage) for attention, stage in attended]
 
     def attend(
         self,
@@ -185,16 +161,11 @@ class Stream(nn.Module):
         other: list[Tensor] | None = None,
         references: Tensor | None = None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """IMA and IFA, and the embedding for the decoder.
+        """IMA and IFA: from the results of ``forward`` to three scales for the decoder.
 
-        Args:
-            stages, own: from ``forward``.
-            other: the other modality's correlation maps, if there is one.
-            references: IFA's keys and values (B, R, 2, C, C); ``None`` without IFA.
-
-        Returns:
-            Three scales for the decoder, finest first; and maps for pictures, (B, h, w) in [0, 1],
-            by the name of the attention: how much it finds at each position.
+        ``other`` has the correlation maps of the other modality, ``references`` IFA's keys and
+        values (B, R, 2, C, C). Scales come finest first, with maps for pictures, (B, h, w) in
+        [0, 1], by the name of the attention.
         """
         attended, maps = list(stages[-ATTENDED:]), {}
         for index, attention in enumerate(self.inter_modality):
@@ -206,9 +177,9 @@ class Stream(nn.Module):
         if self.inter_frame is not None:
             by_frames, correlation = self.inter_frame(stages[-1], references)
             maps["inter-frame"] = summary(correlation)
-            attended[-1] = (
-                self.merge(torch.cat([attended[-1], by_frames], dim=1)) if self.merge else by_frames
-            )
+            if self.merge is not None:
+                by_frames = self.merge(torch.cat([attended[-1], by_frames], dim=1))
+            attended[-1] = by_frames
         return self.embed(attended), maps
 
     def embed_references(self, stages: list[Tensor]) -> Tensor:

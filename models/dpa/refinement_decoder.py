@@ -1,6 +1,6 @@
-"""Mask decoder of Dual Prototype Attention: three scales of both streams, then refinement with RGB.
+"""Mask decoder of Dual Prototype Attention (Cho, Lee et al., arXiv 2211.12036).
 
-Cho, Lee et al., CVPR 2024 (arXiv 2211.12036).
+It merges three scales of both streams, and refines the mask with features of the RGB encoder.
 """
 
 import math
@@ -8,23 +8,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.blocks import (
-    AtrousPyramid,
-    Outline,
-    ResidualBlock,
-    conv_norm,
-    conv_norm_relu,
-)
+from models.blocks import AtrousPyramid, Outline, ResidualBlock, conv_norm_relu
 from models.ops import resize
 
 
 class StreamEmbedding(nn.Module):
-    """What the decoder sees of a stream: its last two stages, and their context at stride 32.
+    """A stream's last two stages, and their context at stride 32, for the decoder.
 
-    Args:
-        widths: channels of the last two stages.
-        channels: C, of the result.
-        pool: the last stage is at stride 16.
+    The stages have ``widths`` channels, the results C = ``channels``. With ``pool`` the last stage
+    is at stride 16.
     """
 
     def __init__(self, widths: list[int], channels: int, pool: bool):
@@ -40,10 +32,8 @@ class StreamEmbedding(nn.Module):
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Features of the last two stages to three maps with C channels, finest first."""
-        return [
-            *(embed(x) for embed, x in zip(self.stages, features)),
-            self.context(features[-1]),
-        ]
+        stages = [embed(x) for embed, x in zip(self.stages, features)]
+        return [*stages, self.context(features[-1])]
 
 
 class RefinementDecoder(nn.Module):
@@ -52,18 +42,13 @@ class RefinementDecoder(nn.Module):
     Args:
         channels: C.
         skips: channels of the RGB stream's stages before its last two, finest first.
-        streams: 2, or 1 in stage 1, where there is nothing to fuse.
+        streams: 2, or 1 in stage 1, which fuses nothing.
         outline: the finest stage is at stride 4, and an :class:`Outline` draws the last mask.
         image: the outline sees the image again.
     """
 
     def __init__(
-        self,
-        channels: int,
-        skips: list[int],
-        streams: int,
-        outline: bool,
-        image: bool = True,
+        self, channels: int, skips: list[int], streams: int, outline: bool, image: bool = True
     ):
         super().__init__()
         self.fuse = nn.ModuleList(
@@ -83,15 +68,10 @@ class RefinementDecoder(nn.Module):
     def forward(
         self, streams: list[list[Tensor]], skips: list[Tensor], image: Tensor
     ) -> list[Tensor]:
-        """Masks at four scales.
+        """Results of :class:`StreamEmbedding` and ``skips`` to logits (B, 1, H, W), finest first.
 
-        Args:
-            streams: each stream's :class:`StreamEmbedding`.
-            skips: the RGB stream's stages before its last two, finest first.
-            image: target image (B, 3, H, W), normalised.
-
-        Returns:
-            Logits (B, 1, H, W), finest first.
+        ``skips`` are the RGB stream's stages before its last two, finest first; ``image`` is the
+        target image (B, 3, H, W), normalised.
         """
         fine, coarse, context = (
             fuse(torch.cat(scale, dim=1)) for fuse, scale in zip(self.fuse, zip(*streams))
@@ -99,7 +79,7 @@ class RefinementDecoder(nn.Module):
         coarse = self.merge_context(torch.cat([coarse, resize(context, coarse.shape[2:])], dim=1))
         x = self.merge_stages(torch.cat([fine, resize(coarse, fine.shape[2:])], dim=1))
         masks = [self.to_mask(x)]
-        # The first mask says what to look for in the details.
+        # The first mask selects the details of the object.
         probability = masks[0].sigmoid()
         for refine, skip in zip(self.refine, reversed(skips)):
             x, mask = refine(skip, probability, x)
@@ -110,12 +90,9 @@ class RefinementDecoder(nn.Module):
 
 
 class Refinement(nn.Module):
-    """One step to a finer scale: details of the object join what is known of it.
+    """One step to a finer scale: RGB features at the first mask join the coarser features.
 
-    Args:
-        width: channels of the RGB features.
-        details: channels that they are squeezed to.
-        channels: of the result.
+    ``width`` channels of RGB features are squeezed to ``details``; the result has ``channels``.
     """
 
     def __init__(self, width: int, details: int, channels: int):
@@ -128,10 +105,9 @@ class Refinement(nn.Module):
         self.to_mask = nn.Conv2d(channels, 1, 1)
 
     def forward(self, skip: Tensor, probability: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """RGB features (B, width, h, w), the first mask and the coarser features, both smaller.
+        """RGB features (B, width, h, w), the first mask's probability and the coarser features.
 
-        Returns:
-            Features (B, channels, h, w) and the mask's logits (B, 1, h, w).
+        Returns features (B, channels, h, w) and the mask's logits (B, 1, h, w).
         """
         size = skip.shape[2:]
         details = self.squeeze(skip) * resize(probability, size)
@@ -140,7 +116,5 @@ class Refinement(nn.Module):
 
 
 def fused(channels: int, out_channels: int) -> nn.Sequential:
-    """Several maps, concatenated to (B, channels, H, W), become one (B, out_channels, H, W)."""
-    return nn.Sequential(
-        ResidualBlock(channels), *conv_norm(channels, out_channels, 3), nn.ReLU(inplace=True)
-    )
+    """Concatenated maps (B, channels, H, W) become one (B, out_channels, H, W)."""
+    return nn.Sequential(ResidualBlock(channels), *conv_norm_relu(channels, out_channels, 3))

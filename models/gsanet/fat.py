@@ -7,10 +7,10 @@ from models.blocks import feed_forward
 
 
 class FeatureAggregationTransformer(nn.Module):
-    """Brings together local features and groups of global features.
+    """Joins local features with groups of global features.
 
-    In feature aggregation the groups are the reference frames with their soft regions; in guided
-    slot attention they are the slots with their nearest features (Sec. 3.5).
+    In feature aggregation a group is a reference frame with its soft regions; in guided slot
+    attention it is a slot with its nearest features (Sec. 3.5).
     """
 
     def __init__(self, channels: int, heads: int = 4):
@@ -20,15 +20,7 @@ class FeatureAggregationTransformer(nn.Module):
         self.local_to_global = AttentionBlock(channels, heads)  # part (b) of Figure 4
 
     def forward(self, local: Tensor, groups: Tensor) -> Tensor:
-        """Sec. 3.4.
-
-        Args:
-            local: P_L (B, N, C).
-            groups: P_G (B, G, P, C), G groups of P features; their order does not matter.
-
-        Returns:
-            Aggregated features P_A (B, N, C).
-        """
+        """P_L (B, N, C) and G groups of P features P_G (B, G, P, C) to P_A (B, N, C)."""
         intra = self.pool(groups)  # P_Gintra (B, G, C)
         global_local, local_value = self.global_to_local(intra, query=intra, memory=local)  # P_GL
         aggregated, _ = self.local_to_global(local, query=local_value, memory=global_local)  # P_A
@@ -36,11 +28,10 @@ class FeatureAggregationTransformer(nn.Module):
 
 
 class AttentivePooling(nn.Module):
-    """Weighted mean of a set of features, with weights from the features themselves (Sec. 3.4).
+    """Weighted mean of a set of features; the weights are a softmax of linear scores (Sec. 3.4).
 
-    A linear layer gives each feature one score, and the softmax over the set makes weights of the
-    scores. RandLA-Net (Hu et al., CVPR 2020), which the paper cites, scores every channel of a
-    feature by itself and has a perceptron after the sum.
+    RandLA-Net (Hu et al., CVPR 2020), which the paper cites, scores every channel of a feature
+    separately and has a perceptron after the sum.
     """
 
     def __init__(self, channels: int):
@@ -70,8 +61,7 @@ class AttentionBlock(nn.Module):
     def forward(self, residual: Tensor, query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Attend from ``query`` (B, Q, C) to ``memory`` (B, K, C), added to ``residual``.
 
-        Returns:
-            The result (B, Q, C), and the values V (B, K, C) that the memory was turned into.
+        Returns the result (B, Q, C) and the values V of the memory (B, K, C).
         """
         memory = self.norm_memory(memory)
         value = self.to_value(memory)

@@ -1,4 +1,4 @@
-"""Global extractor: what the reference frames contain (Sec. 3.3, Figure 3c)."""
+"""Global extractor: soft object regions of the reference frames (Sec. 3.3, Figure 3c)."""
 
 from torch import Tensor, nn
 
@@ -13,8 +13,5 @@ class GlobalExtractor(nn.Module):
         self.embed = nn.Conv2d(channels, embedded_channels, kernel_size=1)
 
     def forward(self, references: Tensor) -> Tensor:
-        """Reference features X_R (N, C, H, W) to P_G (N, C_G, C_G): a feature per soft region.
-
-        Eq. 3 and GWAP, for each of the N reference frames.
-        """
+        """Eq. 3 and GWAP: features X_R of N frames (N, C, H, W) to P_G (N, C_G, C_G)."""
         return soft_region_features(self.embed(references))

@@ -14,8 +14,7 @@ class GuidedSlotAttention(nn.Module):
     Args:
         channels: C_L.
         num_neighbours: N, the features that KNN filtering keeps for each slot.
-        num_iterations: T; may be changed after training (Figure 7). With 0 the slots stay as they
-            are and nothing here is trained.
+        num_iterations: T; may be changed after training (Figure 7). 0 leaves the slots unchanged.
         knn_filtering: Table 2's "KNN"; without it every slot attends to all features.
         aggregation_transformer: Table 2's "FAT"; without it slots are updated as in slot attention.
     """
@@ -35,7 +34,7 @@ class GuidedSlotAttention(nn.Module):
         self.aggregation_transformer = aggregation_transformer
         kind = FeatureAggregationTransformer if aggregation_transformer else SlotAttention
         self.update = kind(channels)
-        # Training on several processes waits for the gradient of every parameter that wants one.
+        # Training in several processes waits for the gradient of every parameter that needs one.
         self.requires_grad_(num_iterations > 0)
 
     def forward(self, slots: Tensor, features: Tensor) -> Tensor:
@@ -50,7 +49,7 @@ class GuidedSlotAttention(nn.Module):
         nearest = nearest_features(slots, features, count)
         if self.aggregation_transformer:
             return self.update(slots, gather_features(features, nearest))
-        # Slots compete for one set of features, so the others are masked and not left out.
+        # Slots compete for the same features, so features are masked instead of selected.
         keep = torch.zeros(
             slots.shape[0], slots.shape[1], features.shape[1], dtype=torch.bool, device=slots.device
         ).scatter(2, nearest, True)
@@ -60,7 +59,6 @@ class GuidedSlotAttention(nn.Module):
 def nearest_features(slots: Tensor, features: Tensor, count: int) -> Tensor:
     """KNN filtering: indices (B, S, N) of the ``count`` features most similar to each slot.
 
-    Similarity is the cosine, as in the slot decoder that the slots are made for.
-    ``slots`` (B, S, C), ``features`` (B, M, C).
+    Similarity is the cosine, as in the decoder. Slots are (B, S, C), features (B, M, C).
     """
     return cosine_similarity(slots, features).topk(count, dim=2).indices

@@ -10,28 +10,15 @@ KMEANS_ROUNDS = 10
 
 
 class LocalExtractor(nn.Module):
-    """Local features P_L: the mean of the embedded target feature X_L in each k-means cluster.
+    """Local features P_L: the mean of the embedded target feature X_L in each k-means cluster."""
 
-    Args:
-        channels: of the target feature X_T.
-        embedded_channels: C_L.
-        num_clusters: M.
-    """
-
-    def __init__(self, channels: int, embedded_channels: int, num_clusters: int = 64):
+    def __init__(self, channels: int, embedded_channels: int, num_clusters: int):
         super().__init__()
         self.embed = nn.Conv2d(channels, embedded_channels, kernel_size=1)
         self.cluster = KMeans(num_clusters)
 
     def forward(self, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Sec. 3.3, first half.
-
-        Args:
-            target: target feature X_T (B, C, H, W).
-
-        Returns:
-            X_L (B, C_L, H, W) and P_L (B, M, C_L).
-        """
+        """Target feature X_T (B, C, H, W) to X_L (B, C_L, H, W) and P_L (B, M, C_L)."""
         local = self.embed(target)  # X_L
         return local, global_weighted_average_pooling(local, self.cluster(local))
 
@@ -39,12 +26,8 @@ class LocalExtractor(nn.Module):
 class KMeans(nn.Module):
     """The clustering masks M_L of k-means over the pixels of each image.
 
-    All images are clustered together but independently: an image's masks do not depend on the
-    batch it is in. Centres start at evenly spaced pixels, so a given input always gives the same
-    clusters. All rounds run without a wait for the GPU.
-
-    Args:
-        num_clusters: M; clusters that get no pixel (always so if H * W < M) have an empty mask.
+    An image's masks do not depend on the batch it is in. Centres start at evenly spaced pixels, so
+    an image always gives the same clusters. A cluster that gets no pixel has an empty mask.
     """
 
     def __init__(self, num_clusters: int):
@@ -54,7 +37,7 @@ class KMeans(nn.Module):
     @torch.no_grad()
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to zeros and ones (B, M, H, W), which sum to one at every pixel."""
-        # k-means compares small differences of large sums: too much for bfloat16.
+        # k-means compares small differences of large sums, for which bfloat16 has too few digits.
         with without_autocast(features):
             pixels = full_precision(features.detach()).flatten(2).transpose(1, 2).contiguous()
             seeds = torch.linspace(0, pixels.shape[1] - 1, self.num_clusters, device=pixels.device)
@@ -64,14 +47,9 @@ class KMeans(nn.Module):
 
 
 def kmeans(pixels: Tensor, centres: Tensor) -> Tensor:
-    """Lloyd's algorithm for many images at once, in a fixed number of rounds.
+    """Lloyd's algorithm in a fixed number of rounds, which needs no wait for the GPU.
 
-    Args:
-        pixels: (B, P, C).
-        centres: the first ones (B, M, C). One that loses all its pixels becomes zero.
-
-    Returns:
-        The nearest centre of each pixel, (B, P).
+    From pixels (B, P, C) and first centres (B, M, C) to the nearest centre of each pixel, (B, P).
     """
     for number in range(KMEANS_ROUNDS):
         # |x - c|^2 without |x|^2, which is the same for every centre.

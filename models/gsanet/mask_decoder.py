@@ -7,15 +7,11 @@ from models.ops import resize
 
 
 class MaskDecoder(nn.Module):
-    """From four feature maps to a mask at each of the four scales, coarse to fine.
+    """From feature maps at four levels to a mask at each, coarse to fine.
 
-    The paper says only "CNN-based". Context is gathered at the coarsest level, then every finer
-    level is added and mixed by two 3 x 3 convolutions; each level has its own mask.
-
-    Args:
-        channels: C, of the feature maps.
-        levels: number of feature maps and masks.
-        image: the finest level sees the image again, see :class:`Outline`.
+    The paper says only "CNN-based". Context is gathered at the coarsest level. Every finer level is
+    added and mixed by two 3 x 3 convolutions. With ``image``, the finest level sees the image again
+    (:class:`Outline`).
     """
 
     def __init__(self, channels: int, levels: int = 4, image: bool = True):
@@ -28,14 +24,9 @@ class MaskDecoder(nn.Module):
         self.outline = Outline(channels, image)
 
     def forward(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
-        """Masks of all scales, from features of both streams.
+        """Features (B, C, H / s, W / s) at strides s = 4, 8, 16, 32 to logits of four masks.
 
-        Args:
-            features: (B, C, H / s, W / s) for the strides s = 4, 8, 16, 32.
-            image: target image (B, 3, H, W), normalised.
-
-        Returns:
-            Logits (B, 1, H, W), finest first.
+        The target image (B, 3, H, W) is normalised; the logits are (B, 1, H, W), finest first.
         """
         x = self.context(features[-1])
         masks = []

@@ -26,31 +26,23 @@ SLOT_LEVEL = 2  # slots live at stride 16, the third of the four levels
 
 
 class GSANet(TwoStreams):
-    """The network of the paper; its stage 1 form has the RGB stream alone (Sec. 4.3).
+    """The network of the paper; stage 1's has the RGB stream alone, without slots (Sec. 4.3).
 
     Args:
-        motion: False builds stage 1's network: RGB encoder and decoder, no flow stream, no slots.
+        motion, num_references, reference_gradient, loss, sigma, supervise_slot_maps: see
+            :class:`models.two_streams.TwoStreams`; the default loss is that of eq. 5.
         backbone, pretrained_backbone, backbone_weights: see ``models.backbones``.
         channels: C_L = C_G, the width of embedded features, slots and decoder.
         num_clusters: M.
         num_neighbours: N of KNN filtering.
         num_iterations: T; may change after training (Figure 7).
         guided_slots, knn_filtering, slot_attention, aggregation_transformer: Table 2's GS, KNN, SA
-            and FAT. With slot attention off, guided slots are used as they are, and random slots
-            not at all: then the correlation maps of the aggregated features remain.
+            and FAT. Without slot attention, guided slots are used as they are, and there are no
+            random slots: then the correlation maps of the aggregated features remain.
         decoder_image: the mask decoder's finest level sees the image again.
-        num_references, reference_gradient, loss, sigma, supervise_slot_maps: see
-            :class:`models.two_streams.TwoStreams`; without a loss, that of eq. 5.
     """
 
     ablation = ABLATION
-
-    @property
-    def changeable(self) -> tuple[str, ...]:
-        """The number of rounds too, of slot attention that was trained (Figure 7)."""
-        attentions = (m for m in self.modules() if isinstance(m, GuidedSlotAttention))
-        rounds = any(attention.num_iterations for attention in attentions)
-        return (*super().changeable, *(("num_iterations",) if rounds else ()))
 
     def __init__(
         self,
@@ -73,13 +65,9 @@ class GSANet(TwoStreams):
         sigma: float = 1.0,
         supervise_slot_maps: bool = True,
     ):
+        loss = loss or "iou+bce"
         super().__init__(
-            motion,
-            num_references,
-            reference_gradient,
-            loss or "iou+bce",
-            sigma,
-            supervise_slot_maps,
+            motion, num_references, reference_gradient, loss, sigma, supervise_slot_maps
         )
 
         def stream() -> Stream:
@@ -103,26 +91,34 @@ class GSANet(TwoStreams):
             nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True)) for _ in STRIDES
         )
         self.decoder = MaskDecoder(channels, len(STRIDES), decoder_image)
-        # The layout that convolutions are fastest in; features follow that of the weights.
+        # Convolutions are fastest in this layout.
         self.to(memory_format=torch.channels_last)
 
     @classmethod
     def upgraded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Without the choices of k-means and of more than two slots, which older versions had."""
+        """Leaves out the choices of k-means and of more than two slots of older versions."""
         slots = arguments.get("num_slots", NUM_SLOTS)
         if slots != NUM_SLOTS:
             raise ModelError(f"the network has {slots} slots; this version has {NUM_SLOTS}")
         return {n: v for n, v in arguments.items() if n not in ("kmeans", "num_slots")}
 
+    @property
+    def changeable(self) -> tuple[str, ...]:
+        """Also the rounds of slot attention, if it was trained (Figure 7)."""
+        rounds = any(attention.num_iterations for attention in self._attentions)
+        return (*super().changeable, *(("num_iterations",) if rounds else ()))
+
+    @property
+    def _attentions(self) -> list[GuidedSlotAttention]:
+        return [module for module in self.modules() if isinstance(module, GuidedSlotAttention)]
+
     def segment(self, image: Tensor, flow: Tensor | None, references: References) -> Prediction:
         """Masks of target frames (B, 3, H, W), given references of the same batch size."""
         check_size(image)
-        kept = references.features
-        outputs = [self.rgb_stream(image, kept.get("rgb"))]
+        outputs = [self.rgb_stream(image, references.get("rgb"))]
         if self.motion:
-            outputs.append(self.flow_stream(flow, kept["flow"]))
-        # A mean of two linear maps is a 1 x 1 convolution of the concatenated streams, and one
-        # that stage 1's single stream fits too.
+            outputs.append(self.flow_stream(flow, references["flow"]))
+        # Their mean is a 1 x 1 convolution of both that also fits stage 1, which has one stream.
         features = [
             norm(sum(level) / len(level))
             for norm, *level in zip(self.norms, *(output.features for output in outputs))
@@ -138,7 +134,7 @@ class GSANet(TwoStreams):
 
     def maps_by_iteration(self, video: Video) -> list[dict[str, Tensor]]:
         """The slots' maps of the video's first batch after 0, 1, ... T rounds (Figure 8)."""
-        attentions = [m for m in self.modules() if isinstance(m, GuidedSlotAttention)]
+        attentions = self._attentions
         rounds = [attention.num_iterations for attention in attentions]
         if not rounds:
             return []
@@ -152,7 +148,7 @@ class GSANet(TwoStreams):
         return maps
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """The parts that the benchmark measures; a part within another one counts for itself."""
+        """The boxes that the benchmark measures."""
         parts = {"encoders": [s.encoder for s in self.streams], "decoder": [self.decoder]}
         if self.motion:
             parts["k-means"] = [s.slots.local_extractor.cluster for s in self.streams]
@@ -162,7 +158,7 @@ class GSANet(TwoStreams):
 
 @dataclass
 class StreamOutput:
-    """What one stream gives the decoder.
+    """What the decoder gets from one stream.
 
     Attributes:
         features: four maps (B, C, H_l, W_l), finest first.
@@ -182,7 +178,7 @@ class Stream(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.normalise = Normalise(encoder.mean, encoder.deviation)
-        # No biases where batch normalisation follows (``GSANet.norms``): it would cancel them.
+        # Without biases, which the batch normalisation of ``GSANet.norms`` would cancel.
         self.laterals = nn.ModuleList(
             nn.Conv2d(width, channels, 1, bias=False) for width in encoder.channels
         )
@@ -206,7 +202,7 @@ class Stream(nn.Module):
         return self.slots.global_extractor(self._embed(pyramid))
 
     def _embed(self, pyramid: list[Tensor]) -> Tensor:
-        """X_T or X_R: the slot level, with what the coarsest level knows of the whole scene."""
+        """X_T or X_R: the slot level together with the coarsest level, which sees the whole."""
         level = pyramid[SLOT_LEVEL]
         return self.embed(torch.cat([level, resize(pyramid[-1], level.shape[2:])], dim=1))
 
@@ -245,15 +241,10 @@ class SlotModule(nn.Module):
     def forward(
         self, target: Tensor, references: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Sec. 3.2 to 3.6 for one stream.
+        """Sec. 3.2 to 3.6 for one stream, from X_T (B, C, H, W) and P_G (B, R, C, C).
 
-        Args:
-            target: X_T (B, C, H, W).
-            references: P_G (B, R, C, C).
-
-        Returns:
-            The correlation maps, embedded for the decoder (B, C, H, W); X_S of eq. 1 and CM_Sr of
-            eq. 4 (B, S, H, W), each ``None`` where an ablation has no such thing.
+        Returns the correlation maps, embedded for the decoder (B, C, H, W), and X_S of eq. 1 and
+        CM_Sr of eq. 4 (B, S, H, W), each ``None`` where an ablation leaves it out.
         """
         local, local_features = self.local_extractor(target)  # X_L, P_L
         if isinstance(self.aggregate, SlotAttention):
@@ -272,17 +263,17 @@ class SlotModule(nn.Module):
 
 
 def foreground_logits(output: StreamOutput) -> list[Tensor]:
-    """Logits (B, 1, h, w) of foreground from a stream's slots.
+    """Logits (B, 1, h, w) of foreground by a stream's slots.
 
-    They are the guided foreground mask M_S of eq. 1, the foreground slot's similarity map, and one
-    minus the background slot's. A map's probability is (1 + cosine) / 2.
+    They are those of M_S of eq. 1, of the foreground slot's map, and of one minus the background
+    slot's. A map's probability is (1 + cosine) / 2.
     """
     logits = []
     if output.slot_logits is not None:
         others = output.slot_logits[:, 1:].logsumexp(dim=1, keepdim=True)
         logits.append(output.slot_logits[:, :1] - others)
     if output.slot_maps is not None:
-        # The logit of (1 + c) / 2 is 2 atanh(c); kept off +-1, where it is infinite.
+        # The logit of (1 + c) / 2 is 2 atanh(c); the clamp keeps it finite.
         foreground = 2 * torch.atanh(output.slot_maps[:, :2].clamp(-1 + 1e-4, 1 - 1e-4))
         logits += [foreground[:, :1], -foreground[:, 1:]]
     return logits

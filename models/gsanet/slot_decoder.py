@@ -1,4 +1,4 @@
-"""Cosine slot decoder: where features and slots are found in the target frame (Sec. 3.6, eq. 4)."""
+"""Cosine slot decoder: similarity of the target frame to features and slots (Sec. 3.6, eq. 4)."""
 
 import torch
 from torch import Tensor
@@ -11,14 +11,8 @@ def decode_slots(
 ) -> tuple[Tensor, Tensor | None]:
     """Correlation maps CM_A of the aggregated features and CM_Sr of the slots.
 
-    Args:
-        local: X_L (B, C, H, W).
-        aggregated: P_A (B, M, C).
-        slots: P_Sr (B, S, C), or ``None`` where an ablation has no slots.
-
-    Returns:
-        Both kinds of maps together, (B, M + S, H, W) in [-1, 1], and those of the slots alone,
-        (B, S, H, W) or ``None``.
+    X_L (B, C, H, W), P_A (B, M, C) and P_Sr (B, S, C) give both kinds together, (B, M + S, H, W)
+    in [-1, 1], and those of the slots alone. An ablation may have no slots (``None``).
     """
     maps = correlation_maps(local, aggregated)  # CM_A
     if slots is None:

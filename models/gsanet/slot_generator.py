@@ -16,26 +16,17 @@ class SlotGenerator(nn.Module):
         self.to_masks = nn.Conv2d(channels, NUM_SLOTS, kernel_size=1)
 
     def forward(self, target: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. 1 and 2.
-
-        Args:
-            target: target feature X_T (B, C, H, W).
-            local: the same embedded in the local extractor, X_L (B, C_L, H, W).
-
-        Returns:
-            Slots P_S (B, S, C_L), and X_S (B, S, H, W), whose softmax over the slots is M_S.
-        """
+        """X_T (B, C, H, W) and X_L (B, C_L, H, W) to P_S (B, S, C_L) and X_S (B, S, H, W)."""
         logits = self.to_masks(target)  # X_S
         masks = logits.softmax(dim=1)  # M_S, eq. 1
         return global_weighted_average_pooling(local, masks), logits  # P_S, eq. 2
 
 
 class RandomSlots(nn.Module):
-    """Slots that know nothing of the frame: Table 2 without "GS".
+    """Slots that do not depend on the frame: Table 2 without "GS".
 
-    Gaussian with a learned mean and deviation, as in slot attention (Locatello et al., 2020), but
-    each slot has its own, because slot 0 must become the foreground. In evaluation the slots are
-    the means, so that masks can be reproduced.
+    They are Gaussian, as in slot attention (Locatello et al., 2020). Each slot has its own mean and
+    deviation, because slot 0 must become the foreground. In evaluation the slots are the means.
     """
 
     def __init__(self, channels: int):

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from datasets.augmentation import Augmentation, whole_frame
 from datasets.flow.colour_wheel import flow_to_picture, picture_to_flow
-from datasets.layout import DatasetError, Frame, Sequence, still_images, video_sequences
+from datasets.layout import Frame, Sequence, still_images, video_sequences
+from datasets.problems import DatasetError
 from datasets.samples import (
     StillImages,
     TestFrames,
@@ -64,7 +65,7 @@ def values_of(pictures: torch.Tensor) -> list[int]:
 
 def shown(frame: Frame, size: int = SIZE) -> dict[str, torch.Tensor]:
     """A frame as it is shown in test."""
-    return TestFrames([frame], [whole_frame(size)])[0][0]
+    return TestFrames([frame], [whole_frame(size)], flow=frame.flow is not None)[0][0]
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -229,11 +230,11 @@ def test_test_frames_come_in_order_and_leave_the_masks_on_disk(tmp_path):
     frames = [make_frame(tmp_path, f"a_{t}", t) for t in range(3)]
     for frame in frames:
         frame.mask.unlink()
-    samples = [TestFrames(frames, [whole_frame(SIZE)])[index][0] for index in range(3)]
+    samples = [TestFrames(frames, [whole_frame(SIZE)], flow=True)[index][0] for index in range(3)]
     assert [sample.keys() for sample in samples] == [{"image", "flow"}] * 3
     assert values_of(torch.stack([sample["image"] for sample in samples])) == [0, 1, 2]
-    without = [Frame(frame.name, frame.image, None, None) for frame in frames]
-    assert TestFrames(without, [whole_frame(SIZE)])[1][0].keys() == {"image"}
+    # Networks without flow get none, though some frames of a set may have a map.
+    assert TestFrames(frames, [whole_frame(SIZE)], flow=False)[1][0].keys() == {"image"}
 
 
 def test_pictures_are_rgb_and_resized_to_the_square(tmp_path):
@@ -251,7 +252,7 @@ def test_test_frames_are_whole_frames_resized_by_area_as_bytes(tmp_path, flip):
     pictures = np.random.default_rng(0).integers(0, 256, (2, 70, 121, 3), dtype=np.uint8)
     write(frame.image, pictures[0]), write(frame.flow, pictures[1])
     view = whole_frame(SIZE, flip)
-    found = TestFrames([frame], [view], recolour_flow=False)[0][0]
+    found = TestFrames([frame], [view], flow=True, recolour_flow=False)[0][0]
     # A sample that is not augmented shows the whole frame too.
     sample = VideoFrames([[Sequence("x", (frame,))]], SIZE)[0, 0]
     for name, picture in zip(("image", "flow"), pictures):
@@ -305,6 +306,9 @@ def test_several_labelled_objects_become_one(tmp_path):
     picture.save(frame.mask)
     sample = VideoFrames([[Sequence("a", (frame,))]], SIZE)[0, 0]
     np.testing.assert_array_equal(sample["labels"].numpy(), labels > 0)
+    # A window keeps all of them.
+    sample = VideoWindows([[Sequence("a", (frame,))]], SIZE, 1, labels=True)[0, 0]
+    np.testing.assert_array_equal(sample["labels"][0].numpy(), labels)
 
 
 @pytest.mark.parametrize("part", ["image", "mask", "flow"])

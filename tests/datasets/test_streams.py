@@ -14,7 +14,7 @@ ROOT = Path(config.__file__).parent
 PROGRAM = """
 import sys, datasets
 from utils.scripts import run_script
-from datasets.layout import DatasetError
+from datasets.problems import DatasetError
 from tqdm import tqdm
 
 def main():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from datasets import synthetic
-from datasets.layout import read_image
+from datasets.pictures import read_image
 from datasets.scenes import MOTIONS, SHAPES, SUPERSAMPLING, Scene, make_scene, render_frame
 
 SMALL = {

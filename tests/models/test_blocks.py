@@ -2,16 +2,14 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from models.blocks import conv_norm, conv_norm_relu
+from models.blocks import conv_norm_relu
 
 
 def test_a_convolution_keeps_height_and_width():
     x = torch.randn(2, 4, 7, 5)
     for kernel, dilation in ((1, 1), (3, 1), (3, 4)):
-        layers = nn.Sequential(*conv_norm(4, 6, kernel, dilation))
-        assert layers(x).shape == (2, 6, 7, 5)
+        assert conv_norm_relu(4, 6, kernel, dilation)(x).shape == (2, 6, 7, 5)
 
 
 def test_a_normalised_convolution_with_relu_is_just_that():

@@ -5,7 +5,6 @@ not go together under autocast, and whatever asks the GPU for a number, which th
 """
 
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,18 +12,15 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from datasets.layout import still_images
-from datasets.samples import StillImages
 from models import MODELS
 from models.backbones.mix_transformer import MixTransformer
 from models.precision import with_weights_as
-from tests.gpu_traffic import Counted, OneAttention
-from tests.models.fake_gpu import bfloat16_autocast, fake_gpu, works
+from models.two_streams import expand
+from tests.models.fake_gpu import OneAttention, bfloat16_autocast, fake_gpu, works
 from tests.models.small_networks import network
 from utils.evaluation.segmenting import Segmenter
-from utils.evaluation.validation import predict_stills
 from utils.processes import Process
-from utils.training.loop import Training
+from utils.training.step import Trainer
 from utils.transfer import fetch
 
 pytestmark = pytest.mark.skipif(not works(), reason="this torch wants a GPU for fake tensors")
@@ -121,7 +117,7 @@ def test_segmenting_stays_on_the_gpu_and_in_bfloat16(name):
         with bfloat16_autocast():
             references = model.encode_references(reference_images[:1], reference_flows[:1])
             with Seen() as seen:
-                prediction = model.segment(image, flow, references.expand(2))
+                prediction = model.segment(image, flow, expand(references, 2))
     converted = {id(tensor) for tensor in seen.converted()}
     assert len(converted) > 10
     weights = [
@@ -145,7 +141,7 @@ def test_a_mix_transformer_is_bfloat16_throughout(training):
     seen = Seen()
     with fake_gpu(encoder), torch.set_grad_enabled(training), bfloat16_autocast():
         images = frames(motion=False)
-        with OneAttention(Counted()), seen:
+        with OneAttention(), seen:
             features = encoder(*images)
     assert [x.dtype for x in features] == [torch.bfloat16] * 4
     given = {tuple(p.shape) for p in encoder.parameters()} | {(2, 3, SIZE, SIZE)}
@@ -178,14 +174,11 @@ def events(gpu_events, monkeypatch):
     return gpu_events
 
 
-def test_a_training_step_waits_only_when_its_numbers_are_wanted(
-    events, monkeypatch, tmp_path, tiny_settings
-):
+def test_a_training_step_waits_only_when_its_numbers_are_wanted(events, monkeypatch, tiny_settings):
     """But for the backward pass, which is not to be had without a GPU."""
     settings = tiny_settings.replace(mixed_precision=False, clip_gradient=1.0, batch_size=2)
     both = nn.ModuleList([network("gsanet"), network("gsanet")])
     model, average = both
-    dataset = StillImages(still_images(Path(settings.data_root), "DUTS_train"), SIZE)
 
     def backward(loss):
         for parameter in model.parameters():
@@ -195,16 +188,16 @@ def test_a_training_step_waits_only_when_its_numbers_are_wanted(
         monkeypatch.setattr(torch.Tensor, "backward", backward)
         monkeypatch.setattr(nn.Module, "to", lambda module, device: module)  # it is there already
         process = Process(torch.device("cuda", 0))
-        training = Training(model, dataset, settings, process, tmp_path)
+        trainer = Trainer(model, settings, process, num_steps=10)
         # A copy of fake tensors does not go together with them.
-        training.average, training.settings = average, settings.replace(ema_decay=0.9)
+        trainer.average, trainer.settings = average, settings.replace(ema_decay=0.9)
         sample = samples(motion=True)
         with Seen() as seen:
-            training.step([sample], [[(0, 0)] * 2])
+            step = trainer.step([sample])
         assert events == ["record"]
         with pytest.raises(DataDependentOutputException):  # there are no numbers
-            training.step([sample], [[(0, 0)] * 2])
-    assert events == ["record", "record", "wait"]
+            step.read()
+    assert events == ["record", "wait"]
     assert len([options for options in seen.copies if options["device"].type == "cpu"]) == 1
     assert all(options["non_blocking"] for options in seen.copies)
 
@@ -249,33 +242,6 @@ def test_segmenting_waits_only_when_the_predictions_are_wanted(name, events, mon
     assert all(options["non_blocking"] for options in seen.copies)
     # A view's results are fetched before the next one is computed, where CUDA graphs put its.
     assert len(done) == 2 and done[1] > done[0] + 100
-
-
-@pytest.mark.parametrize("motion", [False, True])
-def test_stills_are_predicted_one_batch_ahead_of_what_is_waited_for(motion, events):
-    model = network("gsanet", motion=motion).eval()
-    calls = model.register_forward_pre_hook(lambda *_: events.append("network"))
-    with fake_gpu(model):
-        batch = samples(motion)
-        results = list(predict_stills(model, [batch] * 2))
-    calls.remove()
-    assert events == ["network", "record"] * 2 + ["wait"] * 2
-    assert [shown is batch for shown, _, _ in results] == [True, True]
-    assert all(probability.device.type == "cpu" for _, probability, _ in results)
-
-
-def test_traffic_is_what_operations_read_and_write():
-    layer = nn.Linear(8, 16, bias=False)
-    with fake_gpu(layer), torch.no_grad(), bfloat16_autocast():
-        x = torch.empty(5, 8, device="cuda")
-        with Counted() as counted:
-            layer(x).t()
-    # Both are converted, from four bytes to two; then the product; its transpose is a view.
-    assert counted.operations == {("_to_copy", "bfloat16"): 2, ("mm", "bfloat16"): 1}
-    assert counted.bytes == {
-        ("_to_copy", "bfloat16"): (4 + 2) * (5 * 8 + 8 * 16),
-        ("mm", "bfloat16"): 2 * (5 * 8 + 8 * 16 + 5 * 16),
-    }
 
 
 def test_a_tensor_left_on_the_cpu_is_seen():

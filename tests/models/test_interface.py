@@ -7,7 +7,7 @@ import torch
 
 from models import MODELS, ModelError
 from models.interface import REFERENCES, STILLS, Loaded, Network, fill
-from models.two_streams import uniform_references
+from models.two_streams import expand, uniform_references
 from tests.models.small_networks import (
     SMALL,
     assert_same_prediction,
@@ -110,7 +110,7 @@ def test_a_video_is_segmented_with_references_that_are_encoded_once(name, length
         references = encode(kept["image"][None], kept["flow"][None])
         for prediction, batch in zip(predictions, video, strict=True):
             count = len(batch["image"])
-            expected = model.segment(batch["image"], batch["flow"], references.expand(count))
+            expected = model.segment(batch["image"], batch["flow"], expand(references, count))
             assert_same_prediction(prediction, expected, **EXACT)
     assert len(calls) == 1
     assert sum(len(prediction.logits[0]) for prediction in predictions) == length

@@ -6,6 +6,7 @@ from torch import nn
 
 from models import MODELS
 from models.losses import segmentation_loss
+from models.two_streams import expand
 from tests.models.small_networks import (
     assert_same_prediction,
     discs,
@@ -128,7 +129,7 @@ def test_constant_frames_give_finite_masks_and_gradients(name, backbone):
 def test_encoder_is_trained_through_references_only_if_wanted(name, reference_gradient):
     model = network(name, reference_gradient=reference_gradient)
     references = model.encode_references(*inputs()[2:])
-    sum(feature.square().sum() for feature in references.features.values()).backward()
+    sum(feature.square().sum() for feature in references.values()).backward()
     for stream in (model.rgb_stream, model.flow_stream):
         parts = {"encoder": [], "rest": []}
         for key, parameter in stream.named_parameters():
@@ -192,9 +193,9 @@ def test_references_of_one_sequence_serve_a_batch_of_its_targets(name):
         reference_flows.repeat(4, 1, 1, 1, 1),
     )
     assert_same_prediction(
-        model.segment(images, flows, references.expand(4)), expected, rtol=1e-4, atol=1e-5
+        model.segment(images, flows, expand(references, 4)), expected, rtol=1e-4, atol=1e-5
     )
-    assert all(x.shape[0] == 1 for x in references.features.values())
+    assert all(x.shape[0] == 1 for x in references.values())
 
 
 @both
@@ -214,11 +215,11 @@ def test_references_depend_on_their_own_frames_alone(name):
     model = network(name).double().eval()
     _, _, images, flows = inputs(references=3, dtype=torch.float64)
     together = model.encode_references(images, flows)
-    assert set(together.features) == {"rgb", "flow"}
+    assert set(together) == {"rgb", "flow"}
     one = model.encode_references(images[:, 1:2], flows[:, 1:2])
-    for stream, features in together.features.items():
+    for stream, features in together.items():
         assert features.shape[:2] == (2, 3)
-        torch.testing.assert_close(features[:, 1:2], one.features[stream], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(features[:, 1:2], one[stream], rtol=1e-6, atol=1e-6)
 
 
 @both

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from datasets.flow.colour_wheel import flow_to_picture, picture_to_flow
-from datasets.layout import DatasetError
+from datasets.problems import DatasetError
 from datasets.samples import StillImages, VideoFrames
 from utils.preview import draw_sample, flow_traits, main, samples_of, table
 from utils.reports.pictures import LABEL_HEIGHT, PANEL_WIDTH

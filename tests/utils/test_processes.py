@@ -104,10 +104,9 @@ def test_more_processes_than_gpus_are_refused_with_a_message(machine, monkeypatc
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"WORLD_SIZE": "", "MASTER_PORT": ""}, "fit: WORLD_SIZE missing, MASTER_PORT missing"),
-        ({"MASTER_ADDR": ""}, "fit: MASTER_ADDR missing. torchrun sets all"),
-        ({"LOCAL_RANK": "first"}, "fit: LOCAL_RANK=first"),
-        ({"RANK": "2"}, "fit: RANK=2 of WORLD_SIZE=2"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR.* torchrun sets all variables"),
+        ({"RANK": "first"}, "first"),
     ],
 )
 def test_an_environment_that_describes_the_processes_badly_is_refused(

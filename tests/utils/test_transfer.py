@@ -6,7 +6,7 @@ import torch
 from utils.transfer import fetch, one_ahead, send
 
 
-def begun(count, events, error=None):
+def begun(count, events):
     """Pieces of work that note when they begin and when they are waited for."""
 
     def wait(number):
@@ -16,8 +16,6 @@ def begun(count, events, error=None):
     for number in range(count):
         events.append(f"begin {number}")
         yield lambda number=number: wait(number)
-    if error is not None:
-        raise error
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
@@ -33,13 +31,6 @@ def test_the_next_piece_is_begun_before_a_result_is_waited_for_and_no_other():
     assert events == ["begin 0", "begin 1", "wait 0"]
     assert list(results) == [1, 2]
     assert events[3:] == ["begin 2", "wait 1", "wait 2"]
-
-
-def test_an_error_comes_after_the_results_of_what_was_begun_before():
-    results = one_ahead(begun(2, [], ValueError("lost")))
-    assert (next(results), next(results)) == (0, 1)
-    with pytest.raises(ValueError, match="lost"):
-        next(results)
 
 
 def test_tensors_of_the_cpu_are_fetched_as_they_are():

@@ -25,12 +25,8 @@ class Statistics:
 
 
 def region_similarity(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """J: intersection over union of two masks ``(H, W)``; 1 where both are empty.
-
-    Raises:
-        ValueError: masks that are not ``(H, W)`` or differ in size.
-    """
-    prediction, truth = _as_masks(prediction, truth)
+    """J: intersection over union of two masks ``(H, W)``; 1 where both are empty."""
+    prediction, truth = _as_mask(prediction), _as_mask(truth)
     union = cv2.countNonZero(prediction | truth)
     return cv2.countNonZero(prediction & truth) / union if union else 1.0
 
@@ -43,12 +39,9 @@ def boundary_accuracy(
     A boundary pixel is matched if the other mask has one within ``bound_share`` of the image
     diagonal, rounded up to whole pixels. F is 1 where neither mask has a boundary, 0 where only one
     has.
-
-    Raises:
-        ValueError: masks that are not ``(H, W)`` or differ in size.
     """
-    prediction, truth = _as_masks(prediction, truth)
-    radius = math.ceil(bound_share * math.hypot(*truth.shape))
+    prediction, truth = _as_mask(prediction), _as_mask(truth)
+    reach = disk(math.ceil(bound_share * math.hypot(*truth.shape)))
     # Outside the foregrounds' common box, one pixel wider, there is no boundary.
     left, top, width, height = cv2.boundingRect(prediction | truth)
     box = np.s_[max(top - 1, 0) : top + height + 1, max(left - 1, 0) : left + width + 1]
@@ -56,56 +49,36 @@ def boundary_accuracy(
     num_found, num_true = cv2.countNonZero(found), cv2.countNonZero(true)
     if num_found == 0 or num_true == 0:
         return float(num_found == num_true)
-    reach = disk(radius)
     precision = cv2.countNonZero(found & cv2.dilate(true, reach)) / num_found
     recall = cv2.countNonZero(true & cv2.dilate(found, reach)) / num_true
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 def statistics(values: np.ndarray) -> Statistics:
-    """Mean, recall (share of frames above 0.5) and decay of a measure ``(T,)`` over a sequence.
+    """Mean, recall (share of frames above 0.5) and decay of a measure ``(T,)``, T > 0.
 
-    Decay is the mean of the first quarter of the frames minus that of the last. As in the
-    benchmark's evaluator, neighbouring quarters share a frame, and NaN does not enter the means.
-
-    Args:
-        values: of the frames that count (``Protocol.frames_to_score``).
-
-    Raises:
-        ValueError: no frames.
+    Decay is the mean of the first quarter of the frames minus the mean of the last. As in the
+    benchmark's evaluator, neighbouring quarters share a frame.
     """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or len(values) == 0:
-        raise ValueError(f"statistics of values of shape {values.shape}: expected (T,) with T > 0")
     # The small term rounds halves up; round() alone would take them to the even neighbour.
     edges = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
     first, last = values[: edges[1] + 1], values[edges[3] :]
     return Statistics(
-        mean=float(np.nanmean(values)),
+        mean=float(np.mean(values)),
         recall=float(np.mean(values > 0.5)),
-        decay=float(np.nanmean(first) - np.nanmean(last)),
+        decay=float(np.mean(first) - np.mean(last)),
     )
 
 
-def _as_masks(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both masks as uint8 of zeros and ones."""
-    prediction, truth = np.asarray(prediction), np.asarray(truth)
-    if prediction.ndim != 2 or prediction.shape != truth.shape:
-        raise ValueError(
-            f"predicted mask of shape {prediction.shape}, ground truth of shape {truth.shape}: "
-            "expected two masks (H, W) of the same size"
-        )
-    return tuple(
-        np.ascontiguousarray(mask if mask.dtype == bool else mask != 0).view(np.uint8)
-        for mask in (prediction, truth)
-    )
+def _as_mask(mask: np.ndarray) -> np.ndarray:
+    """A mask as uint8 of zeros and ones."""
+    return np.ascontiguousarray(mask != 0).view(np.uint8)
 
 
 def boundary(mask: np.ndarray) -> np.ndarray:
     """Pixels that differ from their right, lower or lower right neighbour, uint8 (H, W).
 
-    A neighbour outside the image counts as equal, so a mask that the image's edge cuts off has no
-    boundary there.
+    A neighbour outside the image counts as equal.
     """
     boundary = np.zeros_like(mask)
     boundary[:, :-1] = mask[:, :-1] ^ mask[:, 1:]

@@ -1,4 +1,4 @@
-"""The test sets' own rules: what of a set is scored, and what is averaged over what.
+"""The rules of each test set: the frames that are scored, and the averages of their scores.
 
 A protocol is chosen by the set's name (:func:`choose_protocol`) and turns the scores of frames into
 the rows of a score table (:func:`summarise`).
@@ -17,36 +17,20 @@ from utils.evaluation.metrics import Statistics, statistics
 
 @dataclass(frozen=True)
 class Protocol:
-    """The rules of one test set.
-
-    Attributes:
-        name: as PROTOCOL in config.py and the result files have it.
-        sets: what the names of its sets begin with, in lower case, letters and digits only.
-        measures: names in ``utils.evaluation.metrics.MEASURES``.
-        columns: which of ``Statistics`` are reported.
-        first_and_last: whether the first and the last frame of a sequence count.
-        every_frame: whether every frame must be annotated; otherwise those that are count.
-        empty_truths: whether a frame counts whose ground truth holds no object.
-        classes: whether the table also has the mean over the sequences of each class.
-        rule: what is averaged over what, in words, and who averages so.
-    """
+    """The rules of one test set. ``name`` is its PROTOCOL; ``rule`` says the rules in words."""
 
     name: str
-    sets: tuple[str, ...]
-    measures: tuple[str, ...]
-    columns: tuple[str, ...]
-    first_and_last: bool
-    every_frame: bool
-    empty_truths: bool
-    classes: bool
+    sets: tuple[str, ...]  # how its sets' names begin, in lower case, letters and digits only
     rule: str
+    measures: tuple[str, ...] = ("J", "F")  # names in utils.evaluation.metrics.MEASURES
+    columns: tuple[str, ...] = ("mean", "recall", "decay")  # of Statistics, to be reported
+    first_and_last: bool = True  # the first and the last frame of a sequence count
+    every_frame: bool = False  # every frame must be annotated; False: the annotated ones count
+    empty_truths: bool = False  # a frame counts if its true mask holds no object
+    classes: bool = False  # the table has the mean over the sequences of each class
 
     def frames_to_score(self, sequence: Sequence) -> list[Frame]:
-        """The frames of a sequence that need a mask, in order.
-
-        Whether a ground truth is empty is only known when it is read: see
-        ``utils.evaluation.scoring.score_frame``.
-        """
+        """The frames of a sequence that need a mask; ``score_frame`` leaves out empty truths."""
         annotated = [frame for frame in sequence.frames if frame.mask is not None]
         # Of one or two frames nothing would be left.
         return annotated if self.first_and_last or len(annotated) <= 2 else annotated[1:-1]
@@ -58,49 +42,33 @@ PROTOCOLS = {
         Protocol(
             name="davis2016",
             sets=("davis",),
-            measures=("J", "F"),
-            columns=("mean", "recall", "decay"),
+            rule="J and F of every frame but the first and last of a sequence: mean, recall and "
+            "decay by sequence, then their means over sequences (as the DAVIS 2016 benchmark)",
             first_and_last=False,
             every_frame=True,
             empty_truths=True,
-            classes=False,
-            rule="J and F of every frame but the first and last of a sequence: mean, recall and "
-            "decay by sequence, then their means over sequences (as the DAVIS 2016 benchmark)",
         ),
         Protocol(
             name="fbms",
             sets=("fbms",),
-            measures=("J",),
-            columns=("mean",),
-            first_and_last=True,
-            every_frame=False,
-            empty_truths=False,
-            classes=False,
             rule="J of the annotated frames that hold an object: mean by sequence, then the mean "
             "over sequences (as the published code of TMO and FakeFlow)",
+            measures=("J",),
+            columns=("mean",),
         ),
         Protocol(
             name="youtube_objects",
             sets=("ytobj", "youtubeobjects"),
-            measures=("J",),
-            columns=("mean",),
-            first_and_last=True,
-            every_frame=False,
-            empty_truths=False,
-            classes=True,
             rule="J of the annotated frames that hold an object: mean by sequence, then the mean "
             "over all sequences, and over those of each class (as the published code of TMO and "
             "FakeFlow)",
+            measures=("J",),
+            columns=("mean",),
+            classes=True,
         ),
         Protocol(
             name="long_videos",
             sets=("longvideos",),
-            measures=("J", "F"),
-            columns=("mean", "recall", "decay"),
-            first_and_last=True,
-            every_frame=False,
-            empty_truths=False,
-            classes=False,
             rule="J and F of the annotated frames that hold an object: mean, recall and decay by "
             "sequence, then their means over sequences (the mean of J as the published code of "
             "TMO and FakeFlow; the rest as DAVIS defines it)",
@@ -111,32 +79,20 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class SequenceScores:
-    """The scores of a sequence's frames that count, in their order in time.
+    """The scores of a sequence's frames that count, in order."""
 
-    Attributes:
-        frames: their names without the sequence's, ``(T,)``.
-        values: by measure, float64 ``(T,)`` in [0, 1].
-    """
-
-    frames: tuple[str, ...]
-    values: dict[str, np.ndarray]
+    frames: tuple[str, ...]  # their names without the sequence's
+    values: dict[str, np.ndarray]  # by measure, float64 (T,) in [0, 1]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a score table.
+    """One row of a score table."""
 
-    Attributes:
-        name: of the sequence or class; ``average`` for the last row.
-        kind: ``sequence``, ``class`` or ``average``.
-        frames: how many count.
-        statistics: by measure.
-    """
-
-    name: str
-    kind: str
-    frames: int
-    statistics: dict[str, Statistics]
+    name: str  # of the sequence or class
+    kind: str  # sequence, class or average
+    frames: int  # number of frames that count
+    statistics: dict[str, Statistics]  # by measure
 
     @property
     def mean(self) -> float:
@@ -147,16 +103,10 @@ class Row:
 def choose_protocol(
     set_name: str, chosen: str | None = None, every_frame: bool = True
 ) -> tuple[Protocol, str]:
-    """The rules for a set, and why they are the ones.
+    """The rules for a set, and the reason for them, half a sentence for the user.
 
-    Args:
-        set_name: as ``DAVIS_test``; its beginning tells the protocol, whatever its case.
-        chosen: PROTOCOL of config.py, which goes before the name.
-        every_frame: whether every frame of the set is annotated. A set of any other name gets DAVIS
-            2016's rules if so, else those of Long-Videos.
-
-    Returns:
-        The protocol, and half a sentence for the user.
+    They are the ``chosen`` ones, or follow from the beginning of the set's name. A set of any other
+    name gets DAVIS 2016's rules if every frame is annotated, else those of Long-Videos.
     """
     if chosen is not None:
         return PROTOCOLS[chosen], "as PROTOCOL says"
@@ -170,7 +120,7 @@ def choose_protocol(
 
 
 def class_of(sequence: str) -> str | None:
-    """The first of YouTube-Objects' classes that a sequence's name has as a word, if any.
+    """The first class of YouTube-Objects that a sequence's name has as a word, if any.
 
     ``bird_0001`` and ``my_bird`` are birds, ``birdcage_1`` is not.
     """
@@ -179,16 +129,10 @@ def class_of(sequence: str) -> str | None:
 
 
 def summarise(scores: Mapping[str, SequenceScores], protocol: Protocol) -> list[Row]:
-    """The rows of a set's score table: sequences, then classes if the protocol has them, then
-    ``average``, the mean over the sequences.
+    """The rows of a score table: sequences, classes if the protocol has them, then the average.
 
     A sequence whose name has no class is in the average and in no class.
-
-    Raises:
-        ValueError: no sequences.
     """
-    if not scores:
-        raise ValueError("no sequences to summarise: expected at least one")
     sequences = [
         Row(
             name,
@@ -207,17 +151,10 @@ def summarise(scores: Mapping[str, SequenceScores], protocol: Protocol) -> list[
 
 
 def _mean(name: str, kind: str, rows: list[Row]) -> Row:
-    return Row(
-        name,
-        kind,
-        sum(row.frames for row in rows),
-        {
-            measure: Statistics(
-                *(
-                    float(np.mean([getattr(row.statistics[measure], column) for row in rows]))
-                    for column in ("mean", "recall", "decay")
-                )
-            )
-            for measure in rows[0].statistics
-        },
-    )
+    means = {}
+    for measure in rows[0].statistics:
+        columns = [vars(row.statistics[measure]) for row in rows]
+        means[measure] = Statistics(
+            **{name: float(np.mean([one[name] for one in columns])) for name in columns[0]}
+        )
+    return Row(name, kind, sum(row.frames for row in rows), means)

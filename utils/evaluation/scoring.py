@@ -1,42 +1,33 @@
-"""Scores of masks on all cores, and the checks that masks from elsewhere must pass first."""
+"""Scores of frames, and of the masks in a folder."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Items
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import cv2
 import numpy as np
 
-from datasets.layout import (
-    IMAGE_SUFFIXES,
-    DatasetError,
-    Frame,
-    NotBinaryError,
-    Sequence,
-    format_problems,
-    frame_label,
-    read_binary_mask,
-    read_mask,
-    read_size,
-)
+from datasets.layout import Frame, Sequence, frame_label
+from datasets.masks import NotBinaryError, one_object, read_binary_mask, read_labels
+from datasets.problems import DatasetError, format_problems
 from datasets.progress import progress_bar
 from utils.evaluation.metrics import MEASURES
 from utils.evaluation.protocols import Protocol, SequenceScores
 from utils.processes import num_cores
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
-Problem = tuple[tuple[str, str], str]  # (what is wrong, what to do), which file
+FrameScores = tuple[str, str, list[float] | None]  # sequence, frame, one number for each measure
 
+# What is wrong with a mask, and what to do.
+_MISSING = "mask that is missing", "write DIR/<sequence>/<frame>.png for each frame that counts"
+_UNREADABLE = "file that cannot be read", "replace it"
+_OTHER_SIZE = "mask of another size than the true mask", "write each mask at its frame's size"
 _NOT_BINARY = (
     "mask that is not binary",
     "write 0 and one other value, or pass --binarize, which cuts grey masks at 0.5",
-)
-_UNREADABLE = "file that cannot be read", "replace it"
-_OTHER_SIZE = (
-    "mask of another size than the ground truth",
-    "write each mask at its frame's size",
 )
 
 
@@ -46,10 +37,7 @@ def overlap(
     """``function`` of each item, in order, computed by threads while later items are made.
 
     At most twice as many items as workers wait at a time, so memory stays bounded. Threads are
-    enough because what is done to masks (reading, OpenCV, NumPy) gives other threads way.
-
-    Raises:
-        Whatever ``function`` or ``items`` raise; what has not begun then is dropped.
+    enough, because reading, OpenCV and NumPy release Python's lock.
     """
     pending: deque = deque()
     pool = ThreadPoolExecutor(workers)
@@ -64,123 +52,102 @@ def overlap(
         pool.shutdown(cancel_futures=True)
 
 
-def score_frame(
-    mask: np.ndarray, truth: np.ndarray, protocol: Protocol
-) -> tuple[float, ...] | None:
-    """The protocol's measures of one mask against the true one, both (H, W).
+def read_truth(path: Path) -> np.ndarray:
+    """A mask as a label map of one object, uint8 (H, W); several objects become one."""
+    return one_object(read_labels(path)).view(np.uint8)
 
-    None where the true one holds no object and the protocol leaves such frames out.
+
+def read_result(path: Path, binarize: bool = False) -> np.ndarray:
+    """A mask with 0 and one other value as a label map; ``binarize`` cuts a grey one in half."""
+    return read_binary_mask(path, binarize).view(np.uint8)
+
+
+def score_frame(labels: np.ndarray, truth: np.ndarray, protocol: Protocol) -> list[float] | None:
+    """The protocol's measures of the foreground of a label map, both (H, W).
+
+    None if the true one holds no object and the protocol leaves such frames out.
     """
-    if not protocol.empty_truths and not truth.any():
+    # Objects are foreground; 255 is void.
+    found, true = (cv2.inRange(one, 1, 254) for one in (labels, truth))
+    if not protocol.empty_truths and not true.any():
         return None
-    return tuple(MEASURES[measure](mask, truth) for measure in protocol.measures)
+    return [MEASURES[measure](found, true) for measure in protocol.measures]
 
 
-def collect_scores(
-    frames: Iterable[tuple[str, str, tuple[float, ...] | None]], measures: Items[str]
-) -> dict[str, SequenceScores]:
-    """Scores by sequence from ``(sequence, frame, scores)``; frames without scores are left out."""
-    found: dict[str, list[tuple[str, tuple[float, ...]]]] = {}
+def collect_scores(frames: Iterable[FrameScores], protocol: Protocol) -> dict[str, SequenceScores]:
+    """Scores by sequence; frames without scores are left out."""
+    found: dict[str, list[tuple[str, list[float]]]] = {}
     for sequence, frame, scores in frames:
         if scores is not None:
             found.setdefault(sequence, []).append((frame, scores))
-    return {
-        sequence: SequenceScores(
-            tuple(frame for frame, _ in scored),
-            {
-                measure: np.array([scores[column] for _, scores in scored])
-                for column, measure in enumerate(measures)
-            },
-        )
-        for sequence, scored in found.items()
-    }
+    collected = {}
+    for sequence, scored in found.items():
+        names, numbers = zip(*scored)
+        columns = np.array(numbers).T.copy()
+        collected[sequence] = SequenceScores(names, dict(zip(protocol.measures, columns)))
+    return collected
 
 
 def score_masks(
     folder: Path,
     sequences: Items[Sequence],
     protocol: Protocol,
-    *,
-    binarize: bool = False,
+    read: Callable[[Path], np.ndarray] = read_result,
     progress: bool = True,
 ) -> dict[str, SequenceScores]:
     """Score the masks ``folder/<sequence>/<frame>.png`` of the frames that count.
 
-    A frame's name may be given with or without its sequence's (``bear_00012`` or ``00012``). Masks
-    of other frames are not read. Names and sizes are checked before anything is scored. Once
-    something is wrong, the masks that are left are read and no longer scored.
-
-    Args:
-        folder: of the masks; they may have one value besides 0, or a palette with one entry
-            besides the first.
-        sequences: of the set, with masks on the annotated frames.
-        protocol: the set's rules, which say what frames count.
-        binarize: take what lies above the middle of grey masks as foreground.
-        progress: show a progress bar.
+    A frame's name may be given with or without its sequence's (``bear_00012`` or ``00012``).
+    ``read`` gives a mask's label map. Masks of other frames are not read.
 
     Raises:
-        DatasetError: masks that are missing, belong to no frame, are not binary, are of another
-            size than the ground truth, or cannot be read; the message has all of them. No frame
-            counts, because all ground truth is empty.
+        DatasetError: masks that are missing, are not binary, are of another size than the true
+            mask, or cannot be read; the message lists all of them. No frame counts.
     """
-    found, problems = _find_masks(folder, sequences, protocol)
-    jobs = []
-    for job in found:
-        if (problem := _size_problem(job[2], job[1].mask)) is None:
-            jobs.append(job)
-        else:
-            problems.setdefault(problem[0], []).append(problem[1])
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder: expected <sequence>/<frame>.png in it")
 
-    def score(job: tuple[str, Frame, Path]) -> tuple[str, str, tuple[float, ...] | None] | Problem:
-        sequence, frame, path = job
-        scores = None
+    def score(job: tuple[str, Frame]) -> FrameScores | tuple[tuple[str, str], str]:
+        sequence, frame = job
+        label = frame_label(sequence, frame)
+        short, full = (folder / sequence / f"{name}.png" for name in (label, frame.name))
+        path = short if short.exists() else full
+        if not path.exists():
+            return _MISSING, str(short)
         try:
-            mask = read_binary_mask(path, binarize)
-            if not problems:
-                scores = score_frame(mask, read_mask(frame.mask), protocol)
+            labels, truth = read(path), read_truth(frame.mask)
         except NotBinaryError as error:
             return _NOT_BINARY, str(error)
         except DatasetError as error:
             return _UNREADABLE, str(error)
-        nonlocal some_foreground
-        some_foreground |= bool(mask.any())
-        return sequence, frame_label(sequence, frame), scores
+        if labels.shape != truth.shape:
+            sizes = [f"{width} x {height}" for height, width in (labels.shape, truth.shape)]
+            return _OTHER_SIZE, f"{path}: {sizes[0]}, {frame.mask} {sizes[1]}"
+        return sequence, label, score_frame(labels, truth, protocol)
 
-    some_foreground = False
-    results = []
+    jobs = [(s.name, frame) for s in sequences for frame in protocol.frames_to_score(s)]
     bar = progress_bar(
         overlap(score, jobs, num_cores()),
         total=len(jobs),
-        desc="checking masks" if problems else "scoring",
+        desc="scoring",
         unit="frame",
         shown=progress,
     )
-    for result in bar:
-        if len(result) == 2:
-            problems.setdefault(result[0], []).append(result[1])
-        else:
-            results.append(result)
+    results = list(bar)
+    problems: dict[tuple[str, str], list[str]] = {}
+    for problem in (result for result in results if len(result) == 2):
+        problems.setdefault(problem[0], []).append(problem[1])
     if problems:
         raise DatasetError(f"{format_problems(str(folder), problems)}\nNothing was scored.")
-    if binarize and not some_foreground:
-        raise DatasetError(
-            f"{folder}: no mask lies above one half of its range (127 of 255, or 32767 of 65535 "
-            "with 16 bits) anywhere. Are these numbers of objects? Write 0 and 255 then. Nothing "
-            "was scored."
-        )
-    scores = collect_scores(results, protocol.measures)
-    check_scored(scores, sequences, protocol)
+    scores = collect_scores(results, protocol)
+    _check_scored(scores, sequences, protocol)
     return scores
 
 
-def check_scored(
-    scores: Mapping[str, SequenceScores], sequences: Items[Sequence], protocol: Protocol
+def _check_scored(
+    scores: dict[str, SequenceScores], sequences: Items[Sequence], protocol: Protocol
 ) -> None:
-    """Say which annotated sequences have no frame that counts.
-
-    Raises:
-        DatasetError: none has one.
-    """
+    """Print the sequences without a frame that counts; raise DatasetError if none has one."""
     without = [one.name for one in sequences if one.name not in scores]
     if not scores:
         raise DatasetError(
@@ -192,59 +159,3 @@ def check_scored(
             f"note: {len(without)} of {len(sequences)} sequences do not count, because their "
             f"ground truth is empty: {', '.join(without)}"
         )
-
-
-def _find_masks(
-    folder: Path, sequences: Items[Sequence], protocol: Protocol
-) -> tuple[list[tuple[str, Frame, Path]], dict[tuple[str, str], list[str]]]:
-    """The masks of the frames that count, as (sequence, frame, file), and what is wrong."""
-    if not folder.is_dir():
-        raise DatasetError(
-            f"{folder} is not a folder: expected the masks as <sequence>/<frame>.png in it"
-        )
-    problems: dict[tuple[str, str], list[str]] = {}
-    found = []
-    expected = {sequence.name for sequence in sequences}
-    for name in sorted(path.name for path in folder.iterdir() if path.is_dir()):
-        if name not in expected and not name.startswith("."):
-            kind = "folder that is no sequence of the set", "remove it, or pass the right --set"
-            problems.setdefault(kind, []).append(str(folder / name))
-    for sequence in sequences:
-        masks = folder / sequence.name
-        files = {path.name for path in masks.iterdir()} if masks.is_dir() else set()
-        wanted = set(protocol.frames_to_score(sequence))
-        for frame in sequence.frames:
-            names = [f"{frame_label(sequence.name, frame)}.png", f"{frame.name}.png"]
-            present = [name for name in dict.fromkeys(names) if name in files]
-            files -= set(present)
-            if len(present) > 1:
-                kind = "mask that is there twice", "keep one of the two"
-                problems.setdefault(kind, []).append(f"{masks / present[0]} and {present[1]}")
-            elif present and frame in wanted:
-                found.append((sequence.name, frame, masks / present[0]))
-            elif not present and frame in wanted:
-                kind = "mask that is missing", "write one for each frame that counts"
-                problems.setdefault(kind, []).append(str(masks / names[0]))
-        for name in sorted(files):
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                kind = "mask of no frame of the set", "remove it, or name it <frame>.png"
-                problems.setdefault(kind, []).append(str(masks / name))
-    if not found:
-        inside = sorted(path.name for path in folder.iterdir())
-        raise DatasetError(
-            f"{folder} holds no mask of the set: expected <sequence>/<frame>.png, as "
-            f"{folder / sequences[0].name / frame_label(sequences[0].name, sequences[0].frames[0])}"
-            f".png; there is {', '.join(inside[:5]) or 'nothing'}"
-            + (f", ... and {len(inside) - 5} more" if len(inside) > 5 else "")
-        )
-    return found, problems
-
-
-def _size_problem(mask: Path, truth: Path) -> Problem | None:
-    try:
-        (height, width), (true_height, true_width) = read_size(mask), read_size(truth)
-    except DatasetError as error:
-        return _UNREADABLE, str(error)
-    if (height, width) == (true_height, true_width):
-        return None
-    return _OTHER_SIZE, f"{mask}: {width} x {height}, {truth} {true_width} x {true_height}"

@@ -1,6 +1,6 @@
 """From a network and a set of sequences to scores of objects, one frame after the other."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,58 +11,46 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import default_collate
 
 from datasets.augmentation import whole_frame
 from datasets.layout import Frame, Sequence
+from datasets.pictures import read_size
 from datasets.samples import TestFrames
-from models.interface import Network
+from models.interface import Network, Prediction
 from models.ops import resize
 from models.precision import with_weights_as
-from utils.processes import num_cores
 from utils.training.checkpoints import CheckpointError
-from utils.training.interrupts import prepare_loader_process
+from utils.training.samples import make_loader
 from utils.transfer import fetch, one_ahead, send
 
 Views = list[dict[str, Tensor]]  # for each of Segmenter.views the frames as uint8 (B, 3, S, S)
+Fetched = Callable[[], tuple[Tensor, dict[str, Tensor]]]  # waits for logits and maps of a batch
 
 
 class ViewedVideo(Protocol):
-    """A video in all views, on the CPU; otherwise as ``models.interface.Video``."""
+    """As ``models.interface.Video``, but in all views and on the CPU."""
 
-    def __len__(self) -> int:
-        """Number of frames of the whole video."""
+    def __len__(self) -> int: ...
 
-    def at(self, positions: Items[int]) -> Views:
-        """The frames at these positions of the whole video."""
+    def at(self, positions: Items[int]) -> Views: ...
 
-    def __iter__(self) -> Iterator[Views]:
-        """Batches of the frames that are to be segmented, in order."""
+    def __iter__(self) -> Iterator[Views]: ...
 
 
 @dataclass
 class FramePrediction:
-    """Scores of one frame.
+    """Scores of one frame."""
 
-    Attributes:
-        logits: of the K objects, float32 (K, h, w) at the network's input size; one for each view,
-            mirrored back where the view is mirrored.
-        maps: ``Prediction.maps`` of the first view, float32 (h', w') in [0, 1].
-    """
-
-    logits: list[Tensor]
-    maps: dict[str, np.ndarray]
+    logits: list[Tensor]  # of each view, float32 (K, h, w) at its input size, mirrored back
+    maps: dict[str, np.ndarray]  # Prediction.maps of the first view, float32 (h, w) in [0, 1]
 
     @property
     def num_objects(self) -> int:
-        """K."""
         return len(self.logits[0])
 
     def probability(self, size: tuple[int, int]) -> np.ndarray:
-        """Probability of each object at ``size``, the frame's own: float32 (K, H, W) in [0, 1].
-
-        The mean over the views.
-        """
+        """Probability of each object at ``size``: float32 (K, H, W), the mean over the views."""
         views = [resize(logits.unsqueeze(0), size).sigmoid()[0] for logits in self.logits]
         return (views[0] if len(views) == 1 else torch.stack(views).mean(dim=0)).numpy()
 
@@ -75,17 +63,22 @@ class FrameResult:
     frame: Frame
     prediction: FramePrediction
 
+    def labels(self, threshold: float = 0.5, stretch: bool = False) -> np.ndarray:
+        """The label map (:func:`to_labels`) at the size of the frame's image."""
+        return to_labels(
+            self.prediction.probability(read_size(self.frame.image)), threshold, stretch
+        )
+
 
 class Segmenter:
-    """A network, and the views in which it is shown each frame.
+    """A network in evaluation mode, and the views in which it is shown each frame.
 
     With several scales or the flip, the whole video is segmented in every view, and the views'
     probabilities are averaged: test-time augmentation, the starred rows of Table 1.
 
     Args:
-        network: in evaluation mode.
-        image_size: side of the square network input in pixels at scale 1.
-        scales: of the input; its side is rounded to a multiple of the network's ``size_step``.
+        image_size: side of the square network input in pixels at scale 1. At other scales it is
+            rounded to a multiple of the network's ``size_step``.
         flip: show every scale mirrored too.
         recolour_flow: a mirrored flow map's colours follow its motion, as in training.
         mixed_precision: bfloat16 on a GPU, by a copy of the network as it is now.
@@ -118,39 +111,33 @@ class Segmenter:
         if compile:
             network.compile_for_inference("reduce-overhead" if self.device.type == "cuda" else None)
 
-    def segment(self, video: ViewedVideo) -> Iterator[Callable[[], list[FramePrediction]]]:
-        """Begin to segment the video's batches, one with each step.
+    def shown(self, frames: Items[Frame]) -> TestFrames:
+        """The frames in all views, with the flow maps if the network takes them."""
+        return TestFrames(frames, self.views, self.network.needs.flow, self.recolour_flow)
 
-        Calling a result waits for the predictions of the batch's frames, on the CPU.
-        """
+    def segment(self, video: ViewedVideo) -> Iterator[Callable[[], list[FramePrediction]]]:
+        """Start the video's batches, one with each step; calling a result waits for it."""
         copies = tee(video, len(self.views))  # the views take a batch one after the other
         results = [
             self.network.segment_video(_View(video, number, batches, self.device))
             for number, batches in enumerate(copies)
         ]
         while True:
-            fetched, names = [], []
+            fetched: list[Fetched] = []
             for geometry, predictions in zip(self.views, results):
                 with inference(self.device, self.mixed_precision):
                     prediction = next(predictions, None)
                 if prediction is None:
                     return
-                finest = prediction.logits[0].float()
-                wanted = [finest.flip(-1) if geometry.flip else finest]
-                if not fetched:
-                    names = list(prediction.maps)
-                    wanted += [m.float() for m in prediction.maps.values()]
-                # View by view: CUDA graphs write their next results where these are.
-                fetched.append(fetch(wanted))
-            yield lambda fetched=fetched, names=names: _of_frames(fetched, names)
+                # View by view, because CUDA graphs write their next results into the same memory.
+                fetched.append(_fetch(prediction, geometry.flip, with_maps=not fetched))
+            yield lambda fetched=fetched: _of_frames(fetched)
 
-    def maps_by_iteration(self, video: ViewedVideo) -> list[dict[str, np.ndarray]]:
-        """The maps of the video's first frame after each round, float32 (h, w) in [0, 1] by name.
-
-        None at all for networks without rounds.
-        """
+    def maps_by_iteration(self, video: ViewedVideo, position: int) -> list[dict[str, np.ndarray]]:
+        """The maps of one frame after each round; empty for networks without rounds."""
+        view = _View(video, 0, iter([video.at([position])]), self.device)
         with inference(self.device, self.mixed_precision):
-            rounds = self.network.maps_by_iteration(_View(video, 0, iter(video), self.device))
+            rounds = self.network.maps_by_iteration(view)
         return [{name: m[0].float().cpu().numpy() for name, m in maps.items()} for maps in rounds]
 
 
@@ -176,50 +163,25 @@ class _View:
         return {name: send(tensor, self.device) for name, tensor in views[self.number].items()}
 
 
-def _of_frames(
-    fetched: list[Callable[[], list[Tensor]]], names: list[str]
-) -> list[FramePrediction]:
-    numbers = [wait() for wait in fetched]
-    maps = {name: m.numpy() for name, m in zip(names, numbers[0][1:])}
-    return [
-        FramePrediction(
-            [view[0][row] for view in numbers], {name: m[row] for name, m in maps.items()}
-        )
-        for row in range(len(numbers[0][0]))
-    ]
-
-
 @dataclass
 class SequenceFrames:
-    """A sequence on disk as a ``ViewedVideo``.
-
-    Attributes:
-        sequence: with flow maps, if the network takes them.
-        segmenter: has the views.
-        batches: of the frames to segment.
-    """
+    """A sequence on disk as a ``ViewedVideo``."""
 
     sequence: Sequence
     segmenter: Segmenter
-    batches: Iterator[Views]
+    batches: Iterable[Views] = ()
 
     def __len__(self) -> int:
         return len(self.sequence.frames)
 
     def at(self, positions: Items[int]) -> Views:
         chosen = [self.sequence.frames[position] for position in positions]
-        frames = TestFrames(chosen, self.segmenter.views, self.segmenter.recolour_flow)
+        frames = self.segmenter.shown(chosen)
         with ThreadPoolExecutor(len(chosen)) as pool:
             return default_collate(list(pool.map(frames.__getitem__, range(len(chosen)))))
 
     def __iter__(self) -> Iterator[Views]:
-        return self.batches
-
-
-def sequence_frames(segmenter: Segmenter, sequence: Sequence, *frames: Frame) -> SequenceFrames:
-    """A sequence of which some frames are to be segmented, each as a batch of its own."""
-    shown = TestFrames(frames, segmenter.views, segmenter.recolour_flow)
-    return SequenceFrames(sequence, segmenter, (default_collate([view]) for view in shown))
+        return iter(self.batches)
 
 
 def predict_sequences(
@@ -230,77 +192,75 @@ def predict_sequences(
     workers: int = 0,
     targets: Mapping[str, Items[Frame]] | None = None,
 ) -> Iterator[FrameResult]:
-    """Segment every frame of every sequence, in order.
+    """Segment every frame of every sequence in order, or the ``targets`` by sequence name alone.
 
     Memory does not grow with the length of a sequence, unless the network looks ahead. The network
     is one batch ahead of the results, so that a GPU computes the next one while they are used.
-
-    Args:
-        segmenter: the network.
-        sequences: with flow maps, if the network takes them.
-        batch_size: frames that go through the network together.
-        workers: loader processes; 0 loads here.
-        targets: only these frames, by the sequence's name.
+    ``workers`` is the number of loader processes; 0 loads in this one.
     """
     frames: list[Frame] = []
-    batches: list[list[int]] = []
-    parts: list[tuple[Sequence, int]] = []  # each sequence with its number of batches
+    batches: list[list[list[int]]] = []  # of each sequence
     for sequence in sequences:
         start = len(frames)
         frames += sequence.frames if targets is None else targets[sequence.name]
-        firsts = range(start, len(frames), batch_size)
-        batches += [list(range(first, min(first + batch_size, len(frames)))) for first in firsts]
-        parts.append((sequence, len(firsts)))
-    loader = DataLoader(
-        TestFrames(frames, segmenter.views, segmenter.recolour_flow),
-        batch_sampler=batches,
-        num_workers=min(workers, num_cores()),
-        pin_memory=segmenter.device.type == "cuda",
-        worker_init_fn=prepare_loader_process,
+        numbers = list(range(start, len(frames)))
+        firsts = range(0, len(numbers), batch_size)
+        batches.append([numbers[first : first + batch_size] for first in firsts])
+    loader = make_loader(
+        segmenter.shown(frames),
+        [batch for some in batches for batch in some],
+        workers,
+        segmenter.device,
     )
 
     def begun() -> Iterator[Callable[[], list[FrameResult]]]:
-        loaded, order = iter(loader), iter(batches)
-        for sequence, count in parts:
-            if not count:
+        loaded = iter(loader)
+        for sequence, some in zip(sequences, batches):
+            if not some:
                 continue
-            video = SequenceFrames(sequence, segmenter, islice(loaded, count))
-            for indices, wait in zip(islice(order, count), segmenter.segment(video)):
-                yield lambda name=sequence.name, indices=indices, wait=wait: [
-                    FrameResult(name, frames[index], prediction)
-                    for index, prediction in zip(indices, wait())
+            video = SequenceFrames(sequence, segmenter, islice(loaded, len(some)))
+            for numbers, wait in zip(some, segmenter.segment(video)):
+                yield lambda name=sequence.name, numbers=numbers, wait=wait: [
+                    FrameResult(name, frames[number], prediction)
+                    for number, prediction in zip(numbers, wait())
                 ]
 
     for results in one_ahead(begun()):
         yield from results
 
 
+def predict_stills(
+    network: Network, batch: dict[str, Tensor], mixed_precision: bool = False
+) -> list[FramePrediction]:
+    """The predictions of a batch of ``datasets.samples.StillImages``."""
+    device = next(network.parameters()).device
+    sent = {name: send(tensor, device) for name, tensor in batch.items()}
+    with inference(device, mixed_precision):
+        return _of_frames([_fetch(network.predict(sent))])
+
+
 def to_labels(probability: np.ndarray, threshold: float = 0.5, stretch: bool = False) -> np.ndarray:
     """Probabilities (K, H, W) in [0, 1] to a label map, uint8 (H, W): 0 background, 1 to K.
 
-    Args:
-        probability: of each object.
-        threshold: a pixel is the most probable object's if its probability lies above this.
-        stretch: first stretch the frame's probabilities to [0, 1], as the authors' release does;
-            then every frame has some foreground.
+    A pixel belongs to the most probable object if its probability is above the threshold.
+    ``stretch`` first stretches the frame's probabilities to [0, 1], as the authors' release does;
+    then every frame has some foreground.
 
     Raises:
         CheckpointError: a probability is not a number.
     """
     if np.isnan(probability).any():
         raise CheckpointError(
-            "the network's probabilities are not numbers (NaN), so they give no mask. Its weights "
-            "are of a training that went wrong; evaluate an earlier checkpoint, or train again "
-            "with a lower LEARNING_RATE"
+            "the network's probabilities are not numbers (NaN), so its training went wrong; "
+            "evaluate an earlier checkpoint, or train again with a lower LEARNING_RATE"
         )
     if stretch:
         low, high = probability.min(), probability.max()
         probability = (probability - low) / max(high - low, 1e-8)
-    if len(probability) == 1:
+    if len(probability) == 1:  # faster
         return (probability[0] > threshold).astype(np.uint8)
     best = probability.argmax(axis=0)
-    above = np.take_along_axis(probability, best[None], axis=0)[0] > threshold
-    return np.where(above, best + 1, 0).astype(np.uint8)
+    return np.where(probability.max(axis=0) > threshold, best + 1, 0).astype(np.uint8)
 
 
 @contextmanager
@@ -309,3 +269,28 @@ def inference(device: torch.device, mixed_precision: bool) -> Iterator[None]:
     enabled = mixed_precision and device.type == "cuda"
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=enabled):
         yield
+
+
+def _fetch(prediction: Prediction, mirrored: bool = False, with_maps: bool = True) -> Fetched:
+    """Start to copy the finest logits and the maps of a batch to the CPU."""
+    logits = prediction.logits[0].float()
+    maps = prediction.maps if with_maps else {}
+    wait = fetch([logits.flip(-1) if mirrored else logits, *(m.float() for m in maps.values())])
+
+    def result() -> tuple[Tensor, dict[str, Tensor]]:
+        logits, *values = wait()
+        return logits, dict(zip(maps, values))
+
+    return result
+
+
+def _of_frames(fetched: list[Fetched]) -> list[FramePrediction]:
+    """The predictions of a batch's frames from those of its views."""
+    views = [wait() for wait in fetched]
+    maps = {name: m.numpy() for name, m in views[0][1].items()}
+    return [
+        FramePrediction(
+            [logits[row] for logits, _ in views], {name: m[row] for name, m in maps.items()}
+        )
+        for row in range(len(views[0][0]))
+    ]

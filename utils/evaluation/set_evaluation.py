@@ -1,184 +1,253 @@
-"""Segmenting and scoring a test set: by several processes, and going on where it was stopped.
-
-While it is under way, the output folder holds ``.parts``: what the evaluation is, and the scores of
-the sequences that are done.
-"""
+"""Evaluation of a test set: masks by a network, or masks that exist; scores and a report."""
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as Items
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datasets.files import write_picture, write_text
-from datasets.layout import DatasetError, Sequence, frame_label, read_image, read_mask, read_size
+from datasets.flow.origin import flow_origin
+from datasets.layout import Frame, Sequence, flow_note, frame_label, video_sequences
+from datasets.prepare.sources import published_sequences
+from datasets.problems import DatasetError
 from datasets.progress import progress_bar
-from utils.evaluation.protocols import Protocol, SequenceScores
-from utils.evaluation.results import RECORD, remove_evaluation
-from utils.evaluation.scoring import collect_scores, overlap, score_frame
-from utils.evaluation.segmenting import FrameResult, Segmenter, predict_sequences, to_labels
+from utils.evaluation.protocols import Protocol, choose_protocol
+from utils.evaluation.results import (
+    FILES,
+    RECORD,
+    SCORES,
+    Evaluation,
+    score_table,
+    write_evaluation,
+)
+from utils.evaluation.scoring import overlap, read_result, read_truth, score_masks
+from utils.evaluation.segmenting import FrameResult, Segmenter, predict_sequences
+from utils.evaluation.trained_network import TrainedNetwork
 from utils.processes import Process, gather, num_cores, wait_for_all
-from utils.reports.pictures import draw_panels, write_mask
+from utils.reports.pages import write_report
+from utils.reports.pictures import draw_frame, write_mask
+from utils.scripts import check_data, compare_flow, frames_of
+from utils.settings import Settings
+from utils.training.record import fingerprint
+from utils.training.run_folder import locked
 
 MASKS, PANELS = "masks", "panels"
-_PARTS, _WHAT = ".parts", "evaluation.json"
-
-FrameScores = tuple[str, str, tuple[float, ...] | None]  # sequence, frame, by measure
+_IDENTITY = ".evaluation.json"  # of an evaluation that is not complete
 
 
-def evaluate_sequences(
-    segmenter: Segmenter,
-    sequences: Items[Sequence],
-    protocol: Protocol,
-    output: Path,
-    process: Process,
-    what: dict[str, Any],
-    *,
-    batch_size: int = 4,
-    workers: int = 0,
-    threshold: float = 0.5,
-    stretch: bool = False,
-    panel_step: int = 1,
-) -> dict[str, SequenceScores]:
-    """Write masks and panels of every frame; the main process gets the scores of those that count.
+@dataclass(frozen=True)
+class VideoSet:
+    """A set to evaluate; without any mask it is segmented and not scored."""
 
-    The processes share the sequences. Sequences that an evaluation of the same kind has finished
-    before it was stopped are not done again; what another evaluation left in the folder is removed.
+    name: str
+    root: Path
+    sequences: list[Sequence]
+    protocol: Protocol
 
-    Args:
-        segmenter: the network.
-        sequences: of the set, with flow maps if the network takes them.
-        protocol: says which frames count, and which measures are wanted.
-        output: folder; gets ``masks/<sequence>/<frame>.png`` and ``panels``.
-        process: this process.
-        what: tells this evaluation from others: network, settings; values that JSON can hold.
-        batch_size, workers: of ``predict_sequences``.
-        threshold, stretch: of ``to_labels``.
-        panel_step: a panel is drawn of every n-th frame of a sequence; 0 draws none.
+    @property
+    def frames(self) -> list[Frame]:
+        return frames_of(self.sequences)
+
+    @property
+    def is_annotated(self) -> bool:
+        return any(frame.mask for frame in self.frames)
+
+
+def evaluate_set(
+    trained: TrainedNetwork, set_name: str, output: Path, settings: Settings, process: Process
+) -> None:
+    """Segment a set, then score the masks of the annotated frames.
+
+    Writes masks, panels, result files and a report into ``output``. The processes share the
+    sequences. An evaluation that was stopped continues: finished sequences are not repeated.
+    """
+    videos = read_set(set_name, settings, process, trained.segmenter.network.needs.flow)
+    check_data(videos.frames, process)
+    flow, protocol = flow_origin(videos.root, set_name), videos.protocol
+    used = trained.settings | {"DATA_ROOT": str(videos.root.resolve()), "PROTOCOL": protocol.name}
+    if process.is_main:
+        print(f"{trained.method}, from {trained.checkpoint}, on {process.device}")
+        compare_flow(trained.flow, flow)
+    checkpoint, file = str(trained.checkpoint.resolve()), trained.checkpoint.stat()
+    identity = {
+        "checkpoint": [checkpoint, file.st_size, file.st_mtime_ns],
+        "set": set_name,
+        "data": fingerprint({set_name: videos.frames}, videos.root),
+        "flow": flow,
+        "panel_step": settings.panel_step,
+        "rule": protocol.rule,
+        **used,
+    }
+    with locked(output, "evaluating into") if process.is_main else nullcontext():
+        if process.is_main:
+            _begin(output, json.loads(json.dumps(identity, default=str)))
+        write_masks(trained.segmenter, videos.sequences, output, settings, process)
+        if not process.is_main:
+            return
+        print(f"masks: {output / MASKS}")
+        if settings.panel_step:
+            print(f"panels: {output / PANELS}")
+        if not videos.is_annotated:
+            # The identity stays, so that a repetition knows the masks as its own.
+            print(f"{set_name} has no masks, so nothing was scored")
+            return
+        source = {"method": trained.method, "checkpoint": checkpoint, "settings": used}
+        _score(videos, output / MASKS, read_truth, output, **source)
+        (output / _IDENTITY).unlink()
+
+
+def evaluate_masks(
+    masks: Path, set_name: str, output: Path | None, settings: Settings, binarize: bool
+) -> None:
+    """Score masks that exist; without ``output`` the scores are only printed."""
+    videos = read_set(set_name, settings, Process("cpu"), flow=False)
+    check_data([replace(frame, flow=None) for frame in videos.frames])
+    if not videos.is_annotated:
+        raise DatasetError(f"{set_name} has no ground truth to score masks against")
+    read = partial(read_result, binarize=binarize)
+    source = {"method": f"masks in {masks}", "settings": {"BINARIZE": binarize}}
+    with locked(output, "evaluating into") if output else nullcontext():
+        _score(videos, masks, read, output, **source)
+
+
+def read_set(set_name: str, settings: Settings, process: Process, flow: bool) -> VideoSet:
+    """A set and its protocol, which is printed.
 
     Raises:
-        DatasetError: ``output/masks`` holds something that no evaluation has made.
+        DatasetError: the masks do not fit the frames, or the protocol needs more of them.
     """
-    parts = output / _PARTS
+    root = Path(settings.data_root)
+    sequences = video_sequences(root, set_name, masks="none", flow=flow)
+    annotated = [frame.mask is not None for frame in frames_of(sequences)]
+    protocol, reason = choose_protocol(set_name, settings.protocol, all(annotated))
+    if process.is_main and flow and (note := flow_note(sequences)):
+        print(f"note: {set_name}: {note}")
+    if not any(annotated):
+        return VideoSet(set_name, root, sequences, protocol)
     if process.is_main:
-        _begin(output, json.loads(json.dumps(what, default=str)))
+        published = published_sequences(set_name) or 0
+        if len(sequences) < published:
+            print(f"note: {len(sequences)} of the {published} sequences of {set_name}")
+        print(f"protocol {protocol.name}, {reason}: {protocol.rule}")
+    wanted = "all" if protocol.every_frame else "some"
+    sequences = video_sequences(root, set_name, masks=wanted, flow=flow)
+    return VideoSet(set_name, root, sequences, protocol)
+
+
+def write_masks(
+    segmenter: Segmenter,
+    sequences: Items[Sequence],
+    output: Path,
+    settings: Settings,
+    process: Process,
+) -> None:
+    """Write masks and panels of the sequences that lack some; the processes share them."""
     finished = [
-        s.name
-        for s in sequences
-        if (parts / f"{s.name}.json").is_file() and (output / MASKS / s.name).is_dir()
+        sequence.name
+        for sequence in sequences
+        if len(list((output / MASKS / sequence.name).glob("*.png"))) == len(sequence.frames)
     ]
-    # As the main process saw it: by the time that another looks, more may be finished.
+    # As the main process saw it, because other processes may have finished more since.
     finished = set(gather(finished, process)[0])
-    todo = [s for s in sequences if s.name not in finished]
-    # By length, so that the processes end at about the same time.
-    shares = sorted(todo, key=lambda s: len(s.frames))
-    mine = sorted(shares[process.rank :: process.world_size], key=sequences.index)
-    counting = {frame for s in mine for frame in protocol.frames_to_score(s)}
-    with_panel = {frame for s in mine for frame in (s.frames[::panel_step] if panel_step else ())}
-
-    def masks() -> Iterator[tuple[FrameResult, np.ndarray]]:
-        results = predict_sequences(segmenter, mine, batch_size=batch_size, workers=workers)
-        for result in results:
-            probability = result.prediction.probability(read_size(result.frame.image))
-            yield result, to_labels(probability, threshold, stretch)
-
-    def finish(item: tuple[FrameResult, np.ndarray]) -> FrameScores:
-        result, labels = item
-        frame, label = result.frame, frame_label(result.sequence, result.frame)
-        truth = None if frame.mask is None else read_mask(frame.mask)
-        path = output / MASKS / result.sequence / f"{label}.png"
-        write_mask(path, labels, result.prediction.num_objects)
-        if frame in with_panel:
-            panel = draw_panels(
-                read_image(frame.image),
-                None if frame.flow is None else read_image(frame.flow),
-                labels > 0,
-                truth,
-                result.prediction.maps,
-            )
-            write_picture(output / PANELS / result.sequence / f"{label}.png", panel)
-        scores = score_frame(labels > 0, truth, protocol) if frame in counting else None
-        return result.sequence, label, scores
-
-    lengths = {sequence.name: len(sequence.frames) for sequence in mine}
     if finished and process.is_main:
         print(f"{len(finished)} of {len(sequences)} sequences were done before")
-    done: dict[str, list[FrameScores]] = {name: [] for name in lengths}
+    # By length, so that the processes end at about the same time.
+    todo = sorted((s for s in sequences if s.name not in finished), key=lambda s: len(s.frames))
+    mine = todo[process.rank :: process.world_size]
+    step = settings.panel_step
+    with_panel = {frame for s in mine for frame in (s.frames[::step] if step else ())}
+
+    def write(item: tuple[FrameResult, np.ndarray]) -> None:
+        result, labels = item
+        frame, maps = result.frame, result.prediction.maps
+        num_objects = result.prediction.num_objects
+        name = Path(result.sequence, f"{frame_label(result.sequence, frame)}.png")
+        if frame in with_panel:
+            write_picture(output / PANELS / name, draw_frame(frame, labels, maps, num_objects))
+        write_mask(output / MASKS / name, labels, num_objects)
+
+    results = predict_sequences(
+        segmenter, mine, batch_size=settings.eval_batch_size, workers=settings.workers
+    )
+    threshold, stretch = settings.threshold, settings.stretch_masks
+    labelled = ((result, result.labels(threshold, stretch)) for result in results)
     bar = progress_bar(
-        overlap(finish, masks(), num_cores()),
-        total=sum(lengths.values()),
+        overlap(write, labelled, num_cores()),
+        total=len(frames_of(mine)),
         desc="segmenting",
         unit="frame",
         shown=process.is_main,
     )
-    for scored in bar:
-        name = scored[0]
-        done[name].append(scored)
-        if len(done[name]) == lengths[name]:
-            write_text(parts / f"{name}.json", json.dumps(done.pop(name)))
+    for _ in bar:
+        pass
     wait_for_all(process)
-    if not process.is_main:
-        return {}
-    results = [
-        (sequence, frame, None if scores is None else tuple(scores))
-        for one in sequences
-        for sequence, frame, scores in json.loads((parts / f"{one.name}.json").read_text())
-    ]
-    return collect_scores(results, protocol.measures)
 
 
-def finish_evaluation(output: Path) -> None:
-    """Remove what was only needed to go on."""
-    shutil.rmtree(output / _PARTS, ignore_errors=True)
-
-
-def _begin(output: Path, what: dict[str, Any]) -> None:
-    """Make ready for this evaluation; what it has done before stays, other results go."""
-    known = output / _PARTS / _WHAT
-    try:
-        same = json.loads(known.read_text(encoding="utf-8")) == what
-    except (OSError, ValueError):
-        same = False
-    if same:
-        return
-    masks = output / MASKS
-    ours = known.is_file() or (output / RECORD).is_file()
-    if not ours and masks.is_dir() and any(masks.iterdir()):
-        raise DatasetError(
-            f"{masks} holds files that no evaluation has made; choose another --output, or remove "
-            "that folder"
-        )
-    if ours:
-        for folder in (masks, output / PANELS, output / _PARTS):
-            shutil.rmtree(folder, ignore_errors=True)
-    remove_evaluation(output)
-    known.parent.mkdir(parents=True, exist_ok=True)
-    write_text(known, json.dumps(what, indent=1))
-
-
-def check_folder(output: Path) -> None:
-    """Refuse, before any work is done, a folder that results cannot go to.
+def check_output(output: Path, data_set: Path | None = None) -> None:
+    """Check, before any work is done, that results can go to a folder.
 
     Raises:
-        DatasetError: it is a file, or lies in one.
+        DatasetError: it is a file, or lies in one, or in the data set.
     """
     for folder in (output, *output.parents):
         if folder.exists() and not folder.is_dir():
             raise DatasetError(f"{folder} is a file; --output takes a folder, which may be missing")
-
-
-def check_output(output: Path, data_root: Path, set_name: str) -> None:
-    """:func:`check_folder`, and whether results would become part of the data set.
-
-    Raises:
-        DatasetError: it is a file, or lies in the data set.
-    """
-    check_folder(output)
-    if output.resolve().is_relative_to((data_root / set_name).resolve()):
+    if data_set is not None and output.resolve().is_relative_to(data_set.resolve()):
         raise DatasetError(
-            f"{output} lies in the data set {data_root / set_name}, where results would be taken "
-            "for sequences; choose another --output"
+            f"{output} lies in the data set {data_set}, where results would be taken for "
+            "sequences; choose another --output"
         )
+
+
+def _score(
+    videos: VideoSet,
+    masks: Path,
+    read: Callable[[Path], np.ndarray],
+    output: Path | None,
+    **source: Any,
+) -> None:
+    """Score masks, write the result files, print the table, and the average as the last line."""
+    evaluation = Evaluation(
+        set_name=videos.name,
+        data_root=str(videos.root.resolve()),
+        protocol=videos.protocol,
+        masks=str(masks.resolve()),
+        scores=score_masks(masks, videos.sequences, videos.protocol, read),
+        **source,
+    )
+    print(score_table(evaluation))
+    if output is None:
+        print("(--output DIR also writes the scores, those of every frame, and a report)")
+    else:
+        write_evaluation(evaluation, output)
+        print(f"scores: {output / SCORES}")
+        print(f"report: {write_report(evaluation, output)}")
+    print(f"{evaluation.title} {evaluation.rows[-1].mean:.4f}")
+
+
+def _begin(output: Path, identity: dict[str, Any]) -> None:
+    """Keep what this evaluation has done before, or else remove the results of another one."""
+    known, masks = output / _IDENTITY, output / MASKS
+    try:
+        if json.loads(known.read_text(encoding="utf-8")) == identity:
+            return
+    except (OSError, ValueError):
+        pass
+    if known.is_file() or (output / RECORD).is_file():
+        for folder in (masks, output / PANELS):
+            shutil.rmtree(folder, ignore_errors=True)
+    elif masks.is_dir() and any(masks.iterdir()):
+        raise DatasetError(
+            f"{masks} holds files that no evaluation has made; choose another --output, or remove "
+            "that folder"
+        )
+    for name in FILES:
+        (output / name).unlink(missing_ok=True)
+    write_text(known, json.dumps(identity, indent=1))

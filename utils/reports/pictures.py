@@ -1,4 +1,9 @@
-"""Pictures of a frame: a row of labelled panels, and the frame with its objects tinted."""
+"""Pictures of a frame: a row of labelled panels, and the frame with its objects tinted.
+
+Masks are label maps, uint8 (H, W): 0 background, 1 to K objects, 255 void, which is drawn as
+background. ``num_objects`` is the video's K, so that colours are the same in all of its frames.
+Pictures are uint8 RGB (H, W, 3), maps float (h, w) in [0, 1].
+"""
 
 import string
 from pathlib import Path
@@ -8,6 +13,9 @@ import numpy as np
 
 from datasets.augmentation import resize
 from datasets.files import write_picture
+from datasets.layout import Frame
+from datasets.pictures import read_image
+from utils.evaluation.scoring import read_truth
 
 PANEL_WIDTH = 240
 LABEL_HEIGHT = 22
@@ -17,75 +25,61 @@ OVERLAY_COLOUR = (255, 0, 128)  # a pink that hardly anything filmed has
 def draw_panels(
     image: np.ndarray,
     flow: np.ndarray | None,
-    prediction: np.ndarray,
+    labels: np.ndarray,
     truth: np.ndarray | None,
     maps: dict[str, np.ndarray],
-    num_objects: int = 1,
+    num_objects: int,
 ) -> np.ndarray:
     """A row of labelled panels: image, flow map, predicted mask, true mask, then the maps.
 
-    Args:
-        image, flow: uint8 RGB (H, W, 3); no flow map for still images.
-        prediction: as :func:`draw_mask` takes it.
-        truth: likewise, or ``None`` where there is no annotation.
-        maps: by name, float (h, w) in [0, 1], shown as heat maps over the image; for GSA-Net the
-            foreground and background slot of both streams.
-        num_objects: of the video (K).
-
-    Returns:
-        uint8 RGB.
+    Without flow map there is no panel of it; without true mask its panel is grey. Maps are heat
+    maps over the image; for GSA-Net the foreground and background slot of both streams.
     """
     small = panel_sized(image)
     no_truth = np.full_like(small, 128)
     panels = [
         ("RGB image", small),
         *([] if flow is None else [("optical flow", flow)]),
-        ("prediction", draw_mask(prediction, num_objects)),
+        ("prediction", draw_mask(labels, num_objects)),
         ("ground truth", no_truth if truth is None else draw_mask(truth, num_objects)),
         *((name, heat_map(values, small)) for name, values in maps.items()),
     ]
-    return draw_row(
-        [
-            (f"{letter}  {name}", picture)
-            for letter, (name, picture) in zip(string.ascii_uppercase, panels)
-        ]
-    )
+    letters = string.ascii_uppercase
+    return draw_row([(f"{x}  {name}", picture) for x, (name, picture) in zip(letters, panels)])
+
+
+def draw_frame(
+    frame: Frame, labels: np.ndarray, maps: dict[str, np.ndarray], num_objects: int
+) -> np.ndarray:
+    """:func:`draw_panels` of a frame on disk."""
+    flow = None if frame.flow is None else read_image(frame.flow)
+    truth = None if frame.mask is None else read_truth(frame.mask)
+    return draw_panels(read_image(frame.image), flow, labels, truth, maps, num_objects)
 
 
 def draw_row(panels: list[tuple[str, np.ndarray]]) -> np.ndarray:
-    """Pictures side by side, each under its label.
+    """Pictures side by side, each under its label; all get the size of the first, PANEL_WIDTH wide.
 
     Args:
-        panels: label and uint8 RGB (H, W, 3); all get the size of the first one, PANEL_WIDTH wide.
-
-    Returns:
-        uint8 RGB.
+        panels: labels and pictures.
     """
-    height = panel_sized(panels[0][1]).shape[0]
+    height = len(panel_sized(panels[0][1]))
     return np.hstack(
         [_with_label(resize(picture, height, PANEL_WIDTH), label) for label, picture in panels]
     )
 
 
 def draw_iterations(image: np.ndarray, maps: list[dict[str, np.ndarray]]) -> np.ndarray:
-    """A row of heat maps for each named map, from the slots' beginning on (Figure 8).
-
-    Args:
-        image: uint8 RGB (H, W, 3).
-        maps: after 0, 1, ... T iterations, by name, float (h, w) in [0, 1].
-
-    Returns:
-        uint8 RGB.
-    """
+    """A row of heat maps for each named map, after 0, 1, ... T iterations (Figure 8)."""
     small = panel_sized(image)
-    rows = [
+    return np.vstack(
         [
-            _with_label(heat_map(after[name], small), f"{name}, t = {count}")
-            for count, after in enumerate(maps)
+            draw_row(
+                [(f"{name}, t = {t}", heat_map(after[name], small)) for t, after in enumerate(maps)]
+            )
+            for name in maps[0]
         ]
-        for name in maps[0]
-    ]
-    return np.vstack([np.hstack(row) for row in rows])
+    )
 
 
 def heat_map(values: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -97,35 +91,19 @@ def heat_map(values: np.ndarray, image: np.ndarray) -> np.ndarray:
     return cv2.addWeighted(image, 0.5, colours, 0.5, 0)
 
 
-def draw_mask(labels: np.ndarray, num_objects: int = 1) -> np.ndarray:
-    """A mask as a panel: a single object white on black, several in the colours of DAVIS's palette.
-
-    Args:
-        labels: bool (H, W), or uint8 (H, W) with 0 for background, 1 to K for the objects and 255
-            for void, which is drawn as background.
-        num_objects: of the video (K), so that colours stay the same in all of its frames.
-
-    Returns:
-        uint8 RGB, PANEL_WIDTH wide.
-    """
+def draw_mask(labels: np.ndarray, num_objects: int) -> np.ndarray:
+    """A mask as a panel: one object white on black, several in the colours of DAVIS's palette."""
     if num_objects > 1:
         return panel_sized(_coloured(labels, num_objects))
-    white = cv2.inRange(labels.astype(np.uint8), 1, 1)
     # One channel is resized faster than three.
-    return cv2.cvtColor(panel_sized(white), cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(panel_sized(cv2.inRange(labels, 1, 1)), cv2.COLOR_GRAY2RGB)
 
 
-def draw_overlay(image: np.ndarray, labels: np.ndarray, num_objects: int = 1) -> np.ndarray:
-    """A frame with its objects half tinted and outlined: in OVERLAY_COLOUR if there is only one.
+def draw_overlay(image: np.ndarray, labels: np.ndarray, num_objects: int) -> np.ndarray:
+    """The image with its objects half tinted and outlined: in OVERLAY_COLOUR if there is one.
 
-    Args:
-        image: uint8 RGB (H, W, 3).
-        labels, num_objects: as in :func:`draw_mask`; outlines lie inside the objects.
-
-    Returns:
-        uint8 RGB (H, W, 3), equal to the image outside the objects.
+    Outlines lie inside the objects. Outside the objects the picture equals the image.
     """
-    labels = labels.astype(np.uint8)
     objects = cv2.inRange(labels, 1, num_objects)
     colours = _coloured(labels, num_objects)
     overlay = cv2.copyTo(cv2.addWeighted(image, 0.5, colours, 0.5, 0), objects, image.copy())
@@ -137,18 +115,18 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, num_objects: int = 1) ->
 
 
 def write_mask(path: Path, labels: np.ndarray, num_objects: int) -> None:
-    """Write a label map, uint8 (H, W), as PNG: 0 and 255 for one object, else as it is."""
+    """Write a label map as PNG: 0 and 255 for one object, several as their labels."""
     write_picture(path, labels * np.uint8(255) if num_objects == 1 else labels)
 
 
 def panel_sized(picture: np.ndarray) -> np.ndarray:
-    """The picture (H, W) or (H, W, 3), PANEL_WIDTH wide."""
+    """The picture or mask, PANEL_WIDTH wide."""
     height = max(1, round(PANEL_WIDTH * picture.shape[0] / picture.shape[1]))
     return resize(picture, height, PANEL_WIDTH)
 
 
 def _coloured(labels: np.ndarray, num_objects: int) -> np.ndarray:
-    """Labels (H, W) as colours, uint8 RGB: DAVIS's palette, or OVERLAY_COLOUR if K = 1."""
+    """Labels as colours: DAVIS's palette, or OVERLAY_COLOUR if there is one object."""
     palette = np.zeros((256, 3), np.uint8)
     objects = np.arange(1, num_objects + 1)
     # The bits of a label, three by three, are the bits of its colour from the highest on.
@@ -157,7 +135,7 @@ def _coloured(labels: np.ndarray, num_objects: int) -> np.ndarray:
     palette = palette.clip(max=191)
     if num_objects == 1:
         palette[1] = OVERLAY_COLOUR
-    return cv2.LUT(cv2.cvtColor(labels.astype(np.uint8), cv2.COLOR_GRAY2RGB), palette[None])
+    return cv2.LUT(cv2.cvtColor(labels, cv2.COLOR_GRAY2RGB), palette[None])
 
 
 def _with_label(picture: np.ndarray, label: str) -> np.ndarray:

@@ -40,15 +40,10 @@ _STYLE = {
 
 
 def plot_scores(frames: Sequence[str], plots: Mapping[str, Mapping[str, np.ndarray]]) -> bytes:
-    """Draw scores over the frames of a sequence.
+    """Scores over the frames of a sequence, given by their names, as an SVG file.
 
-    Args:
-        frames: their names, (T,).
-        plots: one below the other, by title; each has its lines by label, values (T,) in [0, 1].
-            The lines look as LINES says, again from the first after the last.
-
-    Returns:
-        An SVG file.
+    ``plots`` stand one below the other: by title the lines by label, values (T,) in [0, 1]. They
+    have the colours and dashes of LINES, again from the first after the last.
     """
     names = [
         name if len(name) <= _NAME_LENGTH else f"…{name[1 - _NAME_LENGTH :]}" for name in frames
@@ -58,9 +53,8 @@ def plot_scores(frames: Sequence[str], plots: Mapping[str, Mapping[str, np.ndarr
     with style.context(_STYLE, after_reset=True):  # whatever the user's matplotlibrc says
         figure = Figure(figsize=(_WIDTH, _HEIGHT * len(plots)))
         figure.subplots_adjust(0.1, 0.16 / len(plots), 0.99, 0.98, hspace=0.25)
-        for ax, (title, lines) in zip(
-            figure.subplots(len(plots), squeeze=False).flat, plots.items()
-        ):
+        axes = figure.subplots(len(plots), squeeze=False).flat
+        for ax, (title, lines) in zip(axes, plots.items()):
             for values in lines.values():
                 ax.plot(values, marker="." if len(names) <= _FEW_FRAMES else "")
             ax.set_ylabel(title, rotation="horizontal", labelpad=8)

@@ -1,1 +1,1 @@
-"""Training: the loop, checkpoints, run folders, interrupts."""
+"""Training: the step, the loop, checkpoints, run folders, interrupts."""

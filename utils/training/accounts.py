@@ -1,124 +1,73 @@
-"""What a run counts and says: losses, bad steps, unreadable samples; its log and TensorBoard."""
+"""Counts of a run and their reports: losses and bad steps, log and TensorBoard."""
 
 import math
 import resource
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from datasets.files import printable
-from datasets.layout import DatasetError
 from datasets.sampling import Key
+from errors import UserError
 from utils.processes import Process, gather
 from utils.settings import Settings
 from utils.training.checkpoints import LAST, PREVIOUS
 from utils.training.run_folder import LOG, RunLog
+from utils.training.step import Step
 
+MAY_HELP = "A lower LEARNING_RATE, CLIP_GRADIENT, or MIXED_PRECISION = False may help"
 LOG_INTERVAL = 10  # steps between two entries in TensorBoard
 _NAMED = 24  # samples of a bad step that are named
 _MUCH_WAITING = 0.1  # an epoch that waits for data for a larger share of its time says so
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why, and what is left."""
+class TrainingError(UserError):
+    """Training cannot continue; the message says why, and which checkpoint there is."""
 
 
 @dataclass
 class Validation:
-    """Result of one validation, the same in every process.
+    """Result of one validation, the same in every process."""
 
-    Attributes:
-        score: mean J in [0, 1], by which the best checkpoint is chosen.
-        parts: further scores by name, for the log.
-        pictures: for TensorBoard, by name, uint8 RGB (H, W, 3).
-        frames: how many were segmented here, and ``of`` how many in all.
-    """
-
-    score: float
-    parts: dict[str, float] = field(default_factory=dict)
-    pictures: dict[str, np.ndarray] = field(default_factory=dict)
-    frames: int = 0
-    of: int = 0
+    score: float  # mean J in [0, 1], by which the best checkpoint is chosen
+    parts: dict[str, float] = field(default_factory=dict)  # further scores by name
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)  # uint8 RGB (H, W, 3) by name
+    frames: int = 0  # number of frames that were segmented
+    of: int = 0  # number of frames of a whole validation
 
 
 @dataclass
 class Progress:
-    """Where training stands. A checkpoint holds it beside the weights and the optimizer.
+    """Where training stands. A checkpoint holds it beside the weights and the optimizer."""
 
-    Attributes:
-        epoch: epochs that are done, with their validation.
-        batch: steps of the running epoch that are done.
-        step: steps that are done in all.
-        best: highest validation score.
-        bad_steps: steps that were skipped for their numbers, in all; ``bad_in_row`` at the end.
-        bad_files: samples of the running epoch that could not be read.
-        good_steps: steps of the running epoch that were not skipped, and ``sums`` of their losses.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    best: float = -1.0
-    bad_steps: int = 0
-    bad_in_row: int = 0
-    bad_files: int = 0
-    good_steps: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class Step:
-    """A step that the device has been given; its numbers may still be on their way.
-
-    Attributes:
-        number: of the step, from 1.
-        rate: learning rate.
-        names: of the losses.
-        numbers: waits for the losses over all processes, the norm of the gradient before clipping,
-            how many processes got SIGINT or SIGTERM or want to save, and how many samples had
-            faults.
-        keys: of the samples in its parts, to name them.
-        faults: of samples that could not be read in this process.
-    """
-
-    number: int
-    rate: float
-    names: list[str]
-    numbers: Callable[[], list[Tensor]]
-    keys: list[list[Key]]
-    faults: list[str]
+    epoch: int = 0  # epochs that are done, with their validation
+    batch: int = 0  # steps of the running epoch that are done
+    step: int = 0  # steps that are done in all
+    best: float = -1.0  # highest validation score
+    bad_steps: int = 0  # steps in all that were skipped for their numbers
+    bad_in_row: int = 0  # the last of them, without another step between
+    good_steps: int = 0  # steps of the running epoch that were not skipped
+    sums: dict[str, float] = field(default_factory=dict)  # of their losses, by name
 
 
 @dataclass
 class Pace:
-    """How fast the running epoch goes, since its first step in this run.
+    """How fast the running epoch goes, since its first step in this process."""
 
-    Attributes:
-        started: when, by ``time.perf_counter``.
-        waited: seconds spent waiting for data.
-        images: that were computed.
-        losses: of the last step that is finished, by name, over all processes.
-        norm: of its gradient, before clipping.
-    """
-
-    started: float = field(default_factory=time.perf_counter)
-    waited: float = 0.0
+    started: float = 0.0  # by ``time.perf_counter``
+    waited: float = 0.0  # seconds of waiting for data
     images: int = 0
-    losses: dict[str, float] = field(default_factory=dict)
-    norm: float = math.nan
+    losses: dict[str, float] = field(default_factory=dict)  # of the last finished step
 
     def in_words(self, workers: int) -> str:
-        """Images per second since the epoch began, and the share of waiting if it is large."""
+        """Images per second, and the share of waiting if it is large."""
         seconds = time.perf_counter() - self.started
         line, waiting = f"{self.images / seconds:.1f} images/s", self.waited / seconds
         if waiting > _MUCH_WAITING:
@@ -132,24 +81,18 @@ class Accounts:
     Attributes:
         progress: where training stands.
         pace: of the running epoch.
-        stop: the signal that one of the processes has got, as of the last finished step.
-        save: whether a process wants to save, likewise.
+        stop: the signal that one of the processes got before the last finished step.
+        save: whether a process wanted to save then.
         saved_step: number of steps in the last checkpoint; 0 for none.
+        log: takes lines for the terminal and ``log.txt``.
+        writer: of TensorBoard's events; None in all processes but the main one.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        dataset: Dataset,
-        run_dir: Path,
-        process: Process,
-        steps_per_epoch: int,
-    ):
+    def __init__(self, settings: Settings, dataset: Dataset, run_dir: Path, process: Process):
         self.settings = settings
         self.dataset = dataset
         self.run_dir = run_dir
         self.process = process
-        self.steps_per_epoch = steps_per_epoch
         self.progress = Progress()
         self.pace = Pace()
         self.stop: signal.Signals | None = None
@@ -158,52 +101,41 @@ class Accounts:
         self.log = RunLog(run_dir if process.is_main else None)
         self.writer: SummaryWriter | None = None
 
-    def finish(self, step: Step) -> None:
+    def finish(self, step: Step, keys: list[list[Key]]) -> None:
         """Read the numbers of a step and count it.
+
+        Args:
+            step: its requests are SIGINT, SIGTERM, and saving.
+            keys: of its samples, by part.
 
         Raises:
             TrainingError: too many steps in a row had numbers that are not finite.
-            DatasetError: too many samples could not be read.
         """
-        p, pace = self.progress, self.pace
-        numbers = step.numbers()[0].tolist()
-        *values, norm, interrupted, terminated, due, num_faults = numbers
-        terms = dict(zip(step.names, values))
-        pace.images += self.settings.batch_size
-        pace.losses, pace.norm = terms, norm
-        if all(map(math.isfinite, (*values, norm))):
+        p = self.progress
+        losses, norm, (interrupted, terminated, due) = step.read()
+        self.pace.images += self.settings.batch_size
+        self.pace.losses = losses
+        if all(map(math.isfinite, (*losses.values(), norm))):
             p.bad_in_row = 0
             p.good_steps += 1
-            for name, value in terms.items():
+            for name, value in losses.items():
                 p.sums[name] = p.sums.get(name, 0.0) + value
         else:
-            self._count_bad(step, terms["total"], norm)
-        if num_faults:
-            self._count_faults(step, int(num_faults))
+            self._count_bad(step.number, keys, losses["total"], norm)
         if terminated or interrupted:
             self.stop = signal.SIGTERM if terminated else signal.SIGINT
         self.save = bool(due)
         if self.writer and (step.number == 1 or step.number % LOG_INTERVAL == 0):
-            seconds = time.perf_counter() - pace.started
-            for name, value in {
-                **{f"loss/{name}": value for name, value in terms.items()},
-                "learning_rate": step.rate,
-                "gradient_norm": norm,
-                "images_per_second": pace.images / seconds,
-                "share_of_time_waiting_for_data": pace.waited / seconds,
-                "peak_memory_gib": peak_memory(self.process.device),
-                "bad_steps": p.bad_steps,
-            }.items():
-                self.writer.add_scalar(name, value, step.number)
+            self._write_events(step, norm)
 
     def finish_epoch(
         self, validation: Validation | None, is_best: bool, pace: str, rate: float
     ) -> None:
-        """The epoch's line and its entries in TensorBoard; then the next epoch's counts begin."""
+        """Log the epoch, then begin the next epoch's counts."""
         p, s = self.progress, self.settings
         means = {name: value / max(1, p.good_steps) for name, value in p.sums.items()}
         p.epoch += 1
-        p.batch = p.bad_files = p.good_steps = 0
+        p.batch = p.good_steps = 0
         p.sums = {}
         if not self.process.is_main:
             return
@@ -214,8 +146,7 @@ class Accounts:
             self.writer.add_scalar(f"epoch/{name}", value, p.step)
         if validation is not None:
             line += f"  validation J {validation.score:.4f}{' (best)' if is_best else ''}"
-            self.writer.add_scalar("validation/J", validation.score, p.step)
-            for name, value in validation.parts.items():
+            for name, value in {"J": validation.score, **validation.parts}.items():
                 self.writer.add_scalar(printable(f"validation/{name}"), value, p.step)
             for name, picture in validation.pictures.items():
                 self.writer.add_image(printable(name), picture, p.step, dataformats="HWC")
@@ -223,59 +154,47 @@ class Accounts:
             line += f"  {p.bad_steps} steps skipped"
         self.log(line)
 
-    def finish_run(self) -> None:
-        """The settings with the final score, for TensorBoard's table of runs."""
-        settings = {
-            name: value if isinstance(value, int | float) else printable(str(value))
-            for name, value in self.settings.as_dict().items()
-        }
-        for summary in hparams(settings, {"validation/best_J": self.progress.best}):
-            self.writer.file_writer.add_summary(summary)
-        self.writer.add_scalar("validation/best_J", self.progress.best, self.progress.step)
-
     def give_up(self, why: str) -> NoReturn:
-        """Raise TrainingError, with what may help and what is left."""
+        """Raise TrainingError, with advice and the last checkpoint."""
         left = "nothing was saved before."
         if self.saved_step:
             left = (
-                f"{self.run_dir / LAST} is of step {self.saved_step}. If its weights are "
-                f"spoilt too, remove it: --resume then goes on from {PREVIOUS}, the one before."
+                f"{self.run_dir / LAST} is of step {self.saved_step}. If its weights are bad too, "
+                f"remove it: --resume then continues from {PREVIOUS}, the one before."
             )
-        raise TrainingError(
-            f"{why}. A lower LEARNING_RATE, CLIP_GRADIENT, or MIXED_PRECISION = False may help; "
-            f"{left}"
-        )
+        raise TrainingError(f"{why}. {MAY_HELP}; {left}")
 
-    def _count_bad(self, step: Step, loss: float, norm: float) -> None:
-        """Say that a step with bad numbers was left out; give up if there were too many."""
+    def _write_events(self, step: Step, norm: float) -> None:
+        pace = self.pace
+        seconds = time.perf_counter() - pace.started
+        for name, value in {
+            **{f"loss/{name}": value for name, value in pace.losses.items()},
+            "learning_rate": step.rate,
+            "gradient_norm": norm,
+            "images_per_second": pace.images / seconds,
+            "share_of_time_waiting_for_data": pace.waited / seconds,
+            "peak_memory_gib": peak_memory(self.process.device),
+            "bad_steps": self.progress.bad_steps,
+        }.items():
+            self.writer.add_scalar(name, value, step.number)
+
+    def _count_bad(self, number: int, keys: list[list[Key]], loss: float, norm: float) -> None:
+        """Log a step that was left out; give up if there were too many in a row."""
         p, s = self.progress, self.settings
         p.bad_steps += 1
         p.bad_in_row += 1
         what, value = ("gradient", norm) if math.isfinite(loss) else ("loss", loss)
-        names = [self.dataset.name(index) for part in step.keys for _, index, *_ in part]
+        names = [self.dataset.name(index) for part in keys for _, index, *_ in part]
         names = [name for one in gather(names, self.process) for name in one]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         self.log(
-            f"epoch {p.epoch + 1}, step {step.number}: the {what} is {value}; step skipped, "
+            f"epoch {p.epoch + 1}, step {number}: the {what} is {value}; step skipped, "
             f"{p.bad_steps} in all. Samples: {', '.join(names[:_NAMED])}{more}"
         )
         if p.bad_in_row > s.max_bad_steps:
             self.give_up(
                 f"{p.bad_in_row} steps in a row had a loss or gradient that is not finite "
                 f"(MAX_BAD_STEPS = {s.max_bad_steps}); {self.run_dir / LOG} names their samples"
-            )
-
-    def _count_faults(self, step: Step, number: int) -> None:
-        """Note samples that could not be read and were replaced; stop if there are too many."""
-        p, s = self.progress, self.settings
-        faults = [fault for one in gather(step.faults, self.process) for fault in one]
-        for fault in faults:
-            self.log(f"epoch {p.epoch + 1}, step {step.number}: {fault} (another sample taken)")
-        p.bad_files += number
-        if p.bad_files > s.bad_file_share * self.steps_per_epoch * s.batch_size:
-            raise DatasetError(
-                f"{p.bad_files} samples of epoch {p.epoch + 1} could not be read, more than "
-                f"BAD_FILE_SHARE = {s.bad_file_share} of it; the last: {faults[-1]}"
             )
 
 

@@ -1,76 +1,64 @@
-"""Checkpoints: files with a network's weights, what it is, and where its training stood.
+"""Checkpoints: files with a network's weights, its arguments, and where its training stood.
 
-A run's folder holds ``last.pt`` and, where a save was asked to keep it, the one before as
-``previous.pt``. They are zip archives as torch.save writes them, in which every record, pickle and
-tensors alike, carries its CRC-32; torch.load ignores these, ``load_checkpoint`` checks them.
+They are zip archives as torch.save writes them, in which every record has a checksum. torch.load
+does not look at it; ``load_checkpoint`` does.
 """
 
-import errno
 import inspect
 import os
 import pickle
-import re
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
+from datasets.files import replacing
+from errors import UserError
 from models import build_model, model_class
 from models.interface import Network
-from utils.settings import SettingsError, config_kinds
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
-# What a checkpoint must hold, and those settings of its run that an evaluation cannot do without.
 _PARTS = {"model": str, "arguments": dict, "weights": dict, "settings": dict}
-_SETTINGS = ("IMAGE_SIZE", "NUM_REFERENCES", "RECOLOUR_FLOW")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that is missing, damaged, of another network, or that cannot be written."""
 
 
 def save_checkpoint(path: Path, checkpoint: dict[str, Any], keep_previous: bool = False) -> None:
-    """Write ``checkpoint`` so that ``path`` is at any time either the old file or the new one.
+    """Write a checkpoint whole or not at all.
 
     Args:
-        path: the file; what an earlier process left half-written beside it is overwritten.
-        checkpoint: what ``load_checkpoint`` will read: tensors, numbers, strings, and lists and
-            dictionaries of them.
-        keep_previous: the old file becomes ``previous.pt`` beside it. Whenever the process dies,
-            one of the two is there and whole. A damaged old file is not kept: ``previous.pt``,
-            from which training has then gone on, stays.
+        path: the file.
+        checkpoint: tensors, numbers, strings, and lists and dictionaries of them.
+        keep_previous: the old file becomes ``previous.pt`` beside it, unless it is damaged.
+            Whenever the process dies, one of the two is whole.
 
     Raises:
-        CheckpointError: it could not be written, as on a full disk; says what is whole still.
+        CheckpointError: it could not be written, as on a full disk.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        # Through a file of our own, since torch's says of a failed write neither what nor why.
-        with temporary.open("wb") as file:
+        # Through a file of our own: torch's message about a failed write does not say why.
+        with replacing(path) as file:
             torch.save(checkpoint, file)
             file.flush()
-            os.fsync(file.fileno())
-        if keep_previous and _is_whole(path):
-            _keep(path, path.with_name(PREVIOUS))
-        os.replace(temporary, path)
+            os.fsync(file.fileno())  # whole on the disk before the old one is moved
+            if keep_previous and _is_whole(path):
+                os.replace(path, path.with_name(PREVIOUS))
     except (OSError, RuntimeError) as error:
-        older = [path.name, PREVIOUS] if keep_previous else [path.name]
-        raise CheckpointError(_write_failure(path, error, older)) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    _flush_folder(path.parent)
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__  # torch's complaint about the archive hides the disk's
+        why = (cause and cause.strerror) or _first_line(error)
+        raise CheckpointError(f"{path} could not be written: {why}") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint that ``save_checkpoint`` wrote, onto the CPU; code in it is never run.
-
-    Its parts have the types that the code expects, and all of its tensors are finite.
+    """Read a checkpoint onto the CPU; code in it is never run.
 
     Raises:
         CheckpointError: no such file, a damaged one, one with NaN or infinite numbers, or not a
@@ -88,11 +76,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # zipfile and torch.load raise many kinds for damaged files and for pickles with code.
+        why = "it is damaged or no file of torch.save ({})"
+        if isinstance(error, pickle.UnpicklingError):
+            why = "it holds more than tensors and plain values, and code in it is never run"
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: {_read_failure(error)}"
+            f"{path} cannot be read as a checkpoint: {why.format(_first_line(error))}"
         ) from error
-    if fault := _fault(checkpoint):
-        raise CheckpointError(f"{path} is not a checkpoint of this project: {fault}")
+    parts = checkpoint if isinstance(checkpoint, dict) else {}
+    lacking = [name for name, kind in _PARTS.items() if not isinstance(parts.get(name), kind)]
+    if lacking:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this project: it lacks {', '.join(lacking)}"
+        )
     if spoilt := list(not_finite(checkpoint)):
         raise CheckpointError(
             f"{path} holds numbers that are not finite (NaN or infinity), in {len(spoilt)} tensors "
@@ -150,14 +145,11 @@ def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> Network
     of_the_run = {name.lower(): value for name, value in checkpoint["settings"].items()}
     arguments = {name: of_the_run[name] for name in accepted if name in of_the_run}
     arguments |= kind.upgraded(checkpoint["arguments"])
-    if unknown := sorted(map(str, arguments.keys() - accepted.keys())):
+    if unknown := sorted(arguments.keys() - accepted.keys()):
         raise CheckpointError(
             f"the checkpoint's network has {', '.join(unknown)}, which this code's "
             f"{checkpoint['model']} does not know: it was made by another version of the code"
         )
-    for name, value in arguments.items():
-        if accepted[name].annotation is bool and not isinstance(value, bool):
-            raise CheckpointError(f"the network's {name} is {value!r}, not True or False")
     arguments |= changes
     if "pretrained_backbone" in accepted:
         arguments["pretrained_backbone"] = False
@@ -183,72 +175,16 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 def check_same_network(checkpoint: dict[str, Any], model: str, arguments: dict[str, Any]) -> None:
     """Raise CheckpointError unless the checkpoint is of this network, backbone and width."""
-    has = {"MODEL": checkpoint["model"]}
-    wanted = {"MODEL": model}
+    there, here = {"model": checkpoint["model"]}, {"model": model}
     for name in ("backbone", "channels"):
-        has[name.upper()] = checkpoint["arguments"].get(name)
-        wanted[name.upper()] = arguments.get(name)
-    differing = [name for name in wanted if has[name] != wanted[name]]
+        there[name], here[name] = checkpoint["arguments"].get(name), arguments.get(name)
+    differing = [
+        f"{name.upper()} is {there[name]!r} there, {here[name]!r} here"
+        for name in here
+        if there[name] != here[name]
+    ]
     if differing:
-        raise CheckpointError(
-            "the checkpoint is of another network: "
-            + ", ".join(
-                f"{name} is {has[name]!r} there, {wanted[name]!r} here" for name in differing
-            )
-        )
-
-
-def check_same_script(checkpoint: dict[str, Any], identity: dict[str, Any], folder: Path) -> None:
-    """Raise CheckpointError if the checkpoint in the run's folder is of another script's run.
-
-    Older checkpoints do not name their script; a network of stage 1 can only be pretrain.py's.
-    """
-    own = identity.get("script")
-    stage1 = (model_class(checkpoint["model"]).stage1 or {"": None}).items()
-    of_stage1 = stage1 <= checkpoint["arguments"].items()
-    other = checkpoint.get("script", "pretrain.py" if of_stage1 else own)
-    if own is not None and other != own:
-        raise CheckpointError(
-            f"{folder} is a run of {other}, not of {own}: python {other} --resume {folder} goes "
-            "on with it, and nothing in it is changed"
-        )
-
-
-def check_same_order(checkpoint: dict[str, Any], model: nn.Module) -> None:
-    """Raise CheckpointError unless tensors come in the same order in the checkpoint and ``model``.
-
-    Optimizers keep their state by position: where a version of timm or of this code has changed
-    the order of a network's parameters, weights go from one to the other, training does not.
-    """
-    weights = checkpoint["weights"]
-    if list(weights) != [name for name in model.state_dict() if name in weights]:
-        raise CheckpointError(
-            "the checkpoint's tensors come in another order than the network's, so its optimizer "
-            "state cannot be used; resume with the versions that the run was started with "
-            "(record.json in its folder has them)"
-        )
-
-
-def _fault(checkpoint: Any) -> str | None:
-    """What of a checkpoint the rest of the code could not use, in words."""
-    parts = checkpoint if isinstance(checkpoint, dict) else {}
-    if lacking := sorted(_PARTS.keys() - parts.keys()):
-        return f"it lacks {', '.join(lacking)}"
-    optional = {"progress": dict, "training": dict, "flow": str | None, "script": str}
-    for name, kind in {**_PARTS, **optional}.items():
-        if name in parts and not isinstance(parts[name], kind):
-            return f"its {name} is of the type {type(parts[name]).__name__}"
-    if not all(isinstance(n, str) and isinstance(w, Tensor) for n, w in parts["weights"].items()):
-        return "its weights are not all tensors with names"
-    arguments = {str(name).upper(): value for name, value in parts["arguments"].items()}
-    settings = {name: parts["settings"].get(name) for name in _SETTINGS}
-    for name, value in {**settings, **arguments}.items():
-        if kind := config_kinds().get(name):
-            try:
-                kind.check(value, f"its {name} is {value!r}")
-            except SettingsError as error:
-                return str(error)
-    return None
+        raise CheckpointError(f"the checkpoint is of another network: {', '.join(differing)}")
 
 
 def _check_records(file: BinaryIO) -> None:
@@ -266,53 +202,6 @@ def _is_whole(path: Path) -> bool:
     except Exception:  # of many kinds, as in load_checkpoint; also where there is no file
         return False
     return True
-
-
-def _keep(path: Path, previous: Path) -> None:
-    """Make a file known as ``previous`` too, or only, where the file system has no hard links."""
-    link = previous.with_name(f".{previous.name}.tmp")
-    link.unlink(missing_ok=True)
-    try:
-        os.link(path, link)
-    except OSError:
-        os.replace(path, previous)
-        return
-    os.replace(link, previous)
-
-
-def _flush_folder(folder: Path) -> None:
-    """See to it that renamed files keep their new names when the power fails."""
-    with suppress(OSError):  # not every system opens or flushes folders
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _write_failure(path: Path, error: BaseException, older: list[str]) -> str:
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__context__  # torch's complaint about the archive hides the disk's
-    message = f"{path} could not be written: {(cause and cause.strerror) or _first_line(error)}"
-    if cause is not None and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        message += "; make room on the disk"
-    whole = [name for name in older if _is_whole(path.with_name(name))]
-    if whole:
-        message += f"; the older {' and '.join(whole)} {'is' if len(whole) == 1 else 'are'} whole"
-    return message
-
-
-def _read_failure(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        return (
-            f"it holds {found[1] if found else 'more than tensors and plain values'}, and what "
-            "might be code is never run"
-        )
-    if isinstance(error, zipfile.BadZipFile):
-        return f"it is damaged or no file of torch.save ({_first_line(error)})"
-    return _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

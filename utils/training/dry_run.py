@@ -1,59 +1,62 @@
-"""A dry run: everything is checked, two steps are tried, and the time of a whole run estimated."""
+"""A dry run: two steps and a batch of validation, and an estimate of the time of a whole run."""
 
 import math
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from torch import nn
+from torch.utils.data import Dataset
 
+from datasets.sampling import EpochBatches
+from models.interface import Network
 from utils.processes import num_cores
-from utils.training.accounts import peak_memory
-from utils.training.run_folder import RunLog
+from utils.training.accounts import MAY_HELP, TrainingError, Validation, peak_memory
 from utils.training.samples import make_loader
-
-if TYPE_CHECKING:
-    from utils.training.loop import Training
+from utils.training.step import Trainer
 
 
-def try_out(training: "Training") -> None:
-    """Two steps, one batch of validation, and an estimate of the whole run; nothing is written.
+def try_out(
+    trainer: Trainer,
+    dataset: Dataset,
+    batches: EpochBatches,
+    validate: Callable[[Network, bool], Validation],
+) -> None:
+    """Try the steps and the validation of a run, and print the estimate; nothing is written.
 
     Of several sizes the largest is tried, which takes the most memory.
 
     Raises:
         TrainingError: numbers that are not finite.
     """
-    s, accounts, device = training.settings, training.accounts, training.process.device
-    accounts.log = RunLog(None)
-    training.batches.sizes = s.image_sizes and [max(s.image_sizes)]
-    training.network.train()
-    for keys in (training.batches.epoch(0)[:2] * 2)[:2]:  # the second one's times count
+    s, process = trainer.settings, trainer.process
+    batches.sizes = s.image_sizes and [max(s.image_sizes)]
+    trainer.network.train()
+    for keys in (batches.epoch(0)[:2] * 2)[:2]:  # the second one's times count
         started = time.perf_counter()
-        parts = list(make_loader(training.dataset, keys, 0, device))
+        parts = list(make_loader(dataset, keys, 0, process.device))
         loading = time.perf_counter() - started
-        training.step(parts, keys)
-        training.finish_step()
-        if accounts.progress.bad_steps:
-            accounts.give_up("the loss or gradient of the dry run's steps is not finite")
+        losses, norm, _ = trainer.step(parts).read()
+        if not all(map(math.isfinite, (*losses.values(), norm))):
+            what = "the loss or gradient of the dry run's steps is not finite"
+            raise TrainingError(f"{what}. {MAY_HELP}")
         computing = time.perf_counter() - started - loading
     workers = min(s.workers, num_cores())
     # Loader processes work ahead of the steps.
     per_step = max(computing, loading / workers) if workers else computing + loading
     started = time.perf_counter()
-    validation = training.validation(quick=True)
+    validation = validate(trainer.prepared_result(), True)
     per_frame = (time.perf_counter() - started) / max(1, validation.frames)
-    if not training.process.is_main:
+    if not process.is_main:
         return
-    steps, times = len(training.batches), math.ceil(s.epochs / s.validate_every)
+    steps, times = len(batches), math.ceil(s.epochs / s.validate_every)
     total = s.epochs * steps * per_step
-    total += times * validation.of * per_frame / training.process.world_size
-    losses = ", ".join(f"{name} {value:.3f}" for name, value in accounts.pace.losses.items())
+    total += times * validation.of * per_frame / process.world_size
+    terms = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
     print(
-        f"dry run: {count_parameters(training.network)}; {losses}, "
-        f"gradient norm {accounts.pace.norm:.2f}\n"
+        f"dry run: {count_parameters(trainer.network)}; {terms}, gradient norm {norm:.2f}\n"
         f"step {per_step:.2f} s ({s.batch_size / per_step:.1f} images/s; {loading:.2f} s to "
         f"load, {computing:.2f} s to compute), validation {1000 * per_frame:.0f} ms a frame, "
-        f"peak memory {peak_memory(device):.2f} GiB\n"
+        f"peak memory {peak_memory(process.device):.2f} GiB\n"
         f"the whole run: {s.epochs} epochs of {steps} steps and {times} "
         f"validations of {validation.of} frames, about {_duration(total)}"
     )

@@ -1,18 +1,15 @@
-"""Ctrl-C and SIGTERM: stopping where nothing is lost."""
+"""Ctrl-C and SIGTERM: stop where nothing is lost."""
 
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 import cv2
 
-# Under torchrun a signal may come twice: to the whole group, and handed on by torchrun.
-_SAME_SIGNAL = 0.5  # seconds
 _GRACE = 20  # seconds
 
 
@@ -20,7 +17,7 @@ class Interrupted(Exception):
     """Training was asked to stop, and has.
 
     Attributes:
-        exit_code: 0 after Ctrl-C, 143 after SIGTERM, as a shell counts it.
+        exit_code: 0 after Ctrl-C, 143 after SIGTERM.
     """
 
     def __init__(self, signum: int):
@@ -29,17 +26,16 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """Notes Ctrl-C and SIGTERM while it is active.
+    """Notes Ctrl-C and SIGTERM while it is active; for the main thread.
 
-    Inside :meth:`deferred` a signal is only noted, in ``pending``, for the training loop to stop
-    after its step; a second Ctrl-C raises KeyboardInterrupt at once. Elsewhere a signal raises
-    :class:`Interrupted` at once. To be used in the main thread.
+    Inside :meth:`deferred` a signal is only noted, in ``pending``, and the training loop stops
+    after its step. A second Ctrl-C raises KeyboardInterrupt at once, but not under torchrun.
+    Elsewhere a signal raises :class:`Interrupted` at once.
     """
 
     def __init__(self) -> None:
         self.pending: int | None = None
         self._deferring = False
-        self._since = 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -53,7 +49,7 @@ class Interrupts:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Where a signal must wait."""
+        """A block in which signals wait."""
         self._deferring = True
         try:
             yield
@@ -62,7 +58,7 @@ class Interrupts:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Where, inside ``deferred``, one need not; what is pending stops at once."""
+        """A block inside ``deferred`` in which signals stop at once, the pending one too."""
         self._deferring = False
         try:
             if self.pending is not None:
@@ -72,18 +68,14 @@ class Interrupts:
             self._deferring = True
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        again = self.pending is not None
-        launched = "LOCAL_RANK" in os.environ
-        if again and launched and now - self._since < _SAME_SIGNAL:
+        if self.pending is not None:
+            # Under torchrun a signal comes twice: to the whole group, and handed on by torchrun.
+            if signum == signal.SIGINT and "LOCAL_RANK" not in os.environ:
+                raise KeyboardInterrupt
             return
-        # A second Ctrl-C; torchrun makes SIGTERM of it.
-        if again and (signum == signal.SIGINT or (launched and self.pending == signal.SIGINT)):
-            raise KeyboardInterrupt
-        if not again:
-            self.pending, self._since = signum, now
+        self.pending = signum
         if not self._deferring:
-            raise Interrupted(self.pending)
+            raise Interrupted(signum)
 
 
 @contextmanager
@@ -97,10 +89,10 @@ def terminated_in_order() -> Iterator[None]:
 
 
 def prepare_loader_process(_: int = 0) -> None:
-    """For loader processes: one core each, and signals are the main process's affair.
+    """For loader processes: use one core each, and leave signals to the main process.
 
-    After SIGTERM they load on for some time, so that it can finish its step. Then they end without
-    an error, which would break into a main process that is still computing or saving.
+    After SIGTERM they load for some more seconds, so that the main process can finish its step.
+    Then they end without an error, which would interrupt a main process that still works.
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -108,7 +100,7 @@ def prepare_loader_process(_: int = 0) -> None:
 
 
 def _end_later(*_: object) -> None:
-    # By a thread, which also ends a process that waits for a disk that does not answer.
+    # A thread also ends a process that waits for a disk.
     timer = threading.Timer(_GRACE, os._exit, (0,))
     timer.daemon = True
     timer.start()

@@ -1,4 +1,4 @@
-"""Run folders: which one a run gets, what it takes over when it goes on, and its log file."""
+"""Run folders: the folder of a new or resumed run, its settings, its log and its lock."""
 
 import fcntl
 import sys
@@ -16,12 +16,12 @@ SETTINGS, LOG = "settings.py", "log.txt"
 
 
 def find_run(name: str, settings: Settings, resume: str | None) -> Path | None:
-    """The folder of the run that is to go on; None for a new run.
+    """The folder of the run to resume; None for a new run.
 
     Args:
         name: of the run's folder, unless RUN_NAME gives another.
         settings: of a new run.
-        resume: a folder; ``"auto"`` for the one that a new run would get, if it was begun before.
+        resume: a folder; ``"auto"`` for the folder of a new run, if that run was begun before.
     """
     if resume is None:
         return None
@@ -43,8 +43,7 @@ def check_run(
 
     Raises:
         CheckpointError: a new run's folder exists, or the run to resume has only a best.pt left.
-        SettingsError: the batch cannot be shared by the processes, or the folder's name is not
-            UTF-8.
+        SettingsError: the processes cannot share the batch.
     """
     shares = process.world_size * settings.accumulation_steps
     if settings.batch_size % shares:
@@ -54,28 +53,20 @@ def check_run(
             f"of {shares}"
         )
     folder = resume or run_folder(name, settings)
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        raise SettingsError(
-            f"the run folder {folder} is not named in UTF-8, so that TensorBoard cannot write to "
-            "it; choose another OUTPUT_DIR or RUN_NAME, or rename the folder"
-        ) from None
     if resume is not None:
-        if (resume / BEST).exists() and not has_checkpoint(resume):
+        if (folder / BEST).exists() and not has_checkpoint(folder):
             raise CheckpointError(
-                f"{resume} holds {BEST}, but neither {LAST} nor {PREVIOUS}, from one of which a "
-                f"run goes on; beginning anew would replace {BEST}. Put {LAST} back, begin another "
-                f"run by --run-name NAME, or move {BEST} elsewhere to begin this one anew"
+                f"{folder} holds {BEST}, but neither {LAST} nor {PREVIOUS} to continue from. Put "
+                f"{LAST} back, or begin another run by --run-name NAME"
             )
-        return resume
-    # What a process that was killed at once has left half-written is nothing to protect.
+        return folder
+    # A process that was killed may have left a half-written file or its lock.
     present = folder.exists() and any(
         p.suffix != ".partial" and p.name != ".lock" for p in folder.iterdir()
     )
     if process.is_main and not dry_run and present:
         begun = has_checkpoint(folder) or (folder / SETTINGS).is_file()
-        going_on = f"go on with it by --resume {folder}, or " if begun else ""
+        going_on = f"continue it by --resume {folder}, or " if begun else ""
         raise CheckpointError(
             f"the run folder {folder} exists already; {going_on}choose another by --run-name "
             "NAME, or remove it"
@@ -84,15 +75,15 @@ def check_run(
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run has come far enough to go on from a checkpoint."""
+    """Whether there is a checkpoint to continue from."""
     return any((folder / name).is_file() for name in (LAST, PREVIOUS))
 
 
 def resumed_settings(settings: Settings, resume: Path | None, given: Collection[str]) -> Settings:
     """The settings of the run that is resumed, with the changes that were ``given``.
 
-    Only settings in groups marked "resume" in config.py may change. A value that the run has anyway
-    is no change, so that the command that started a run can also continue it.
+    Only settings in groups marked "resume" in config.py may change. The run's own value is no
+    change, so that the command that started a run can also continue it.
 
     Args:
         settings: of the command line; they are returned where no run is resumed.
@@ -124,10 +115,9 @@ def resumed_settings(settings: Settings, resume: Path | None, given: Collection[
 
 
 class RunLog:
-    """Lines for the terminal and for the run's ``log.txt``; the main process alone writes any."""
+    """Lines for the terminal and for the run's ``log.txt``; without a folder, for neither."""
 
     def __init__(self, folder: Path | None):
-        """``folder`` of the run; None for lines that nobody is to see."""
         self.folder = folder
 
     def __call__(self, line: str) -> None:
@@ -145,17 +135,13 @@ class RunLog:
 
 @contextmanager
 def locked(folder: Path, busy: str = "training into") -> Iterator[None]:
-    """Keep a folder of results from a second process that would write into it.
+    """Keep a second process from writing into a folder of results, which is made if need be.
 
-    The lock is this process's alone: a loader process that outlives it for a moment does not keep
-    the run from going on.
-
-    Args:
-        folder: made if need be.
-        busy: what the processes do with it, for the message.
+    Loader processes do not inherit the lock. ``busy`` says in the message what the other process
+    does.
 
     Raises:
-        CheckpointError: another process has it.
+        CheckpointError: another process has the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:

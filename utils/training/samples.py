@@ -1,4 +1,4 @@
-"""From settings to a network's samples: data sets, augmentation, loader."""
+"""From settings to a network's samples: data sets, augmentation, batches, loader."""
 
 import inspect
 from collections.abc import Iterable
@@ -11,12 +11,27 @@ from torch.utils.data import DataLoader, Dataset
 from datasets.augmentation import Augmentation
 from datasets.layout import Frame, Sequence
 from datasets.samples import StillImages, VideoFrames, VideoWindows
+from datasets.sampling import EpochBatches
 from datasets.simulated_motion import MotionSimulation
 from models import MODELS, model_class
 from models.interface import REFERENCES, WINDOWS, Needs
-from utils.processes import num_cores
-from utils.settings import Settings, SettingsError
+from utils.processes import Process, num_cores
+from utils.settings import Settings
 from utils.training.interrupts import prepare_loader_process
+
+
+def batches_of(dataset: Dataset, settings: Settings, process: Process) -> EpochBatches:
+    """The keys of this process's share of each batch, epoch by epoch."""
+    return EpochBatches(
+        dataset.set_sizes,
+        settings.batch_size,
+        settings.seed,
+        settings.balance_sets,
+        process.rank,
+        process.world_size,
+        settings.accumulation_steps,
+        settings.image_sizes,
+    )
 
 
 def make_loader(dataset: Dataset, batches: Any, workers: int, device: torch.device) -> DataLoader:
@@ -31,7 +46,7 @@ def make_loader(dataset: Dataset, batches: Any, workers: int, device: torch.devi
 
 
 def network_arguments(settings: Settings, **arguments: Any) -> dict[str, Any]:
-    """The settings of config.py that the network's constructor takes, and further arguments."""
+    """The settings that the network's constructor takes, and further arguments."""
     accepted = inspect.signature(model_class(settings.model)).parameters
     given = {name.lower(): value for name, value in settings.as_dict().items()}
     return {**{name: given[name] for name in accepted if name in given}, **arguments}
@@ -54,14 +69,14 @@ def without_effect(names: Iterable[str], model: str) -> list[str]:
 
 
 def augmentation_from(settings: Settings) -> Augmentation:
-    """The training augmentation that config.py describes."""
+    """The training augmentation."""
     return Augmentation(
         **{name: getattr(settings, name) for name in Augmentation.__dataclass_fields__}
     )
 
 
 def simulation_from(settings: Settings) -> MotionSimulation:
-    """The motion of still images that config.py describes."""
+    """The motion of still images."""
     strengths = {
         name: getattr(settings, f"simulated_{name}")
         for name in MotionSimulation.__dataclass_fields__
@@ -71,7 +86,7 @@ def simulation_from(settings: Settings) -> MotionSimulation:
 
 
 def split_frames(frames: list[Frame], share: float, seed: int) -> tuple[list[Frame], list[Frame]]:
-    """A random but fixed share of the images is kept back for validation, at least one."""
+    """Frames for training and a random but fixed share for validation, at least one."""
     order = np.random.default_rng(seed).permutation(len(frames))
     count = min(max(1, round(len(frames) * share)), len(frames) - 1)
     return [frames[i] for i in order[count:]], [frames[i] for i in order[:count]]
@@ -80,16 +95,7 @@ def split_frames(frames: list[Frame], share: float, seed: int) -> tuple[list[Fra
 def stills_of(
     frames: list[Frame], settings: Settings, needs: Needs, augmentation: Augmentation | None = None
 ) -> StillImages:
-    """Samples of still images; as pseudo-clips where the network needs references.
-
-    Raises:
-        SettingsError: the network is not trained on still images.
-    """
-    if needs.samples == WINDOWS:
-        raise SettingsError(
-            f"MODEL = {settings.model!r} is trained on windows of video frames, not on still "
-            "images: train it by train.py"
-        )
+    """Samples of still images; as pseudo-clips where the network needs references."""
     return StillImages(
         frames,
         settings.image_size,

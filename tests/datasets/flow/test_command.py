@@ -1,6 +1,8 @@
 """Tests of datasets/flow/__main__.py; tests/test_many_processes.py has those of torchrun."""
 
+import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from datasets.flow.__main__ import _device, main
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import FlowError, raft_estimator
 from datasets.flow.origin import flow_origin
-from datasets.layout import read_image
+from datasets.pictures import read_image
 from tests.datasets.flow.frames import moving_frames, names, write_frames
 
 ROOT = Path(__file__).parents[3]
@@ -54,6 +56,20 @@ def test_the_program_tells_of_maps_that_it_made_anew(
     capsys.readouterr()
     assert main(arguments) == 0
     assert "2 flow maps written, 6 were there already\n  1 of those" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_said_with_the_file_and_a_remedy(
+    flat: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def full(source: Path, _: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    arguments = ["--data-root", str(flat), "--set", "DAVIS_train", "--estimator", "dis"]
+    assert main(arguments) == 1
+    assert re.search(
+        r"No space left on device: .*; mend that and start again", capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("folder", ["FLOW", "bear/FLOW"])
@@ -117,7 +133,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [_device(wanted) for wanted in (None, "cuda", "cpu")] == ["cuda:1", "cuda:1", "cpu"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(FlowError, match=r"no device 'cuda:1', as torch finds 1 GPU\(s\)"):
+    with pytest.raises(FlowError, match=r"no device 'cuda:1': torch finds 1 GPU\(s\)"):
         raft_estimator(device=_device(None))
 
 

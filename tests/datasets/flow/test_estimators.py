@@ -14,7 +14,7 @@ from datasets.flow.estimators import (
     without_camera_motion,
 )
 from datasets.flow.making import make_flow
-from datasets.layout import read_image
+from datasets.pictures import read_image
 from tests.datasets.flow.frames import STEP, moving_frames, write_frames
 
 

@@ -13,7 +13,7 @@ from datasets.flow.__main__ import main
 from datasets.flow.estimators import dis_estimator
 from datasets.flow.making import make_flow
 from datasets.flow.origin import flow_origin
-from datasets.layout import DatasetError
+from datasets.problems import DatasetError
 from tests.datasets.flow.frames import moving_frames, to_the_right, write_frames
 
 
@@ -93,3 +93,14 @@ def test_flow_maps_of_unknown_origin_are_not_said_to_be_of_a_new_one(flat: Path)
     assert flow_origin(flat, "DAVIS_train") is None
     assert main(command(flat, "--overwrite")) == 0
     assert flow_origin(flat, "DAVIS_train") == "dis, camera motion kept"
+
+
+def test_pipes_are_not_waited_for(flat: Path) -> None:
+    make_flow(flat, "DAVIS_train", to_the_right)
+    for part, name in (("RGB", "a_cat_00001.png"), ("FLOW", "dog-run_00002.jpg")):
+        path = flat / "DAVIS_train" / part / name
+        path.unlink()
+        os.mkfifo(path)
+    assert make_flow(flat, "DAVIS_train", to_the_right) == (0, 7, 0)
+    with pytest.raises(DatasetError, match=r"a_cat_00001\.png: not a regular file"):
+        make_flow(flat, "DAVIS_train", to_the_right, overwrite=True)

@@ -131,6 +131,6 @@ def coloured(labels: np.ndarray, colours: dict[int, tuple[int, int, int]]) -> np
 
 def write_mixed(source: Path) -> None:
     """A source of which some files are converted and others are not."""
-    write_davis(source, {"bear": [objects(1, 255), objects(1)] * 2}, palette=True)
-    write_davis(source, {"dog": [objects(1, 255)] * 2}, palette=True)
+    write_davis(source, {"bear": [objects(255), objects(1)] * 2}, palette=True)
+    write_davis(source, {"dog": [objects(255)] * 2}, palette=True)
     write_lists(source, "2016", train="bear\n", val="dog\n")

@@ -8,6 +8,7 @@ import torch
 from models import ModelError
 from models.dpa.network import DPA, summary
 from models.losses import segmentation_loss
+from models.two_streams import expand
 from tests.models import small_networks
 from tests.models.small_networks import (
     assert_same_prediction,
@@ -71,7 +72,7 @@ def test_without_ifa_there_are_no_references_to_encode():
     model = ablation(True, False).eval()
     frames = inputs()
     references = model.encode_references(*frames[2:])
-    assert references.features == {} == references.expand(4).features
+    assert references == {} == expand(references, 4)
     assert_same_prediction(model(*frames[:2]), model(*frames), rtol=0, atol=0)
     others = inputs(seed=9)[2:]
     assert_same_prediction(model(*frames), model(*frames[:2], *others), rtol=0, atol=0)

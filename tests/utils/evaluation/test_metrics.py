@@ -136,25 +136,6 @@ def test_statistics_of_short_sequences(values, mean, recall, decay):
     assert (found.mean, found.recall, found.decay) == pytest.approx((mean, recall, decay))
 
 
-def test_statistics_leave_nan_out_of_means_and_refuse_no_frames():
-    """A frame without a value is not above 0.5 either."""
-    found = statistics(np.array([0.6, np.nan, 0.8, 0.7]))
-    assert found.mean == pytest.approx(0.7)
-    assert found.recall == pytest.approx(3 / 4)
-    with pytest.raises(ValueError, match="T > 0"):
-        statistics(np.array([]))
-
-
-def test_masks_that_do_not_match_are_refused():
-    """Sizes, and arrays that are no masks."""
-    small, large = np.zeros((4, 5), bool), np.zeros((8, 10), bool)
-    for measure in MEASURES.values():
-        with pytest.raises(ValueError, match=r"\(8, 10\).*\(4, 5\).*same size"):
-            measure(large, small)
-        with pytest.raises(ValueError, match=r"\(4, 5, 3\).*two masks"):
-            measure(np.zeros((4, 5, 3)), small)
-
-
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"needs the reference scores in {GOLDEN}")
 def test_agreement_with_the_davis_evaluator():
     """Every frame and all statistics of another method's masks, to 1e-9."""

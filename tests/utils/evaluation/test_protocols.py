@@ -150,8 +150,3 @@ def test_other_sets_get_rules_that_fit_their_annotation_and_any_can_be_chosen():
     assert protocol.name == "long_videos"
     assert "not every frame is annotated" in why
     assert choose_protocol("DAVIS_test", "fbms")[0].name == "fbms"
-
-
-def test_no_sequences_are_refused():
-    with pytest.raises(ValueError, match="no sequences"):
-        summarise({}, PROTOCOLS["fbms"])

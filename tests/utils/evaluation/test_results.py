@@ -14,7 +14,6 @@ from utils.evaluation.results import (
     Evaluation,
     ResultsError,
     read_evaluation,
-    remove_evaluation,
     score_table,
     write_evaluation,
 )
@@ -95,22 +94,14 @@ def test_what_was_written_is_read_back(tmp_path):
 def test_a_folder_without_an_evaluation_is_explained(tmp_path):
     with pytest.raises(ResultsError, match=r"holds no evaluation\.json.*--output folder"):
         read_evaluation(tmp_path)
-    write_evaluation(evaluation(), tmp_path)
-    (tmp_path / "mask.png").touch()
-    remove_evaluation(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ("{", "damaged"),
-        ("[" * 100_000, "damaged"),
         ("[]", "damaged"),
-        ({"settings": "many"}, "settings is 'many'"),
-        ({"method": None}, "method is None"),
-        ({"set": ["a"]}, "set is"),
-        ({"protocol": {}}, "protocol is"),
+        ({"protocol": "none"}, "damaged"),
         ({"rule": "J of frames in which it rains"}, "by other rules .*in which it rains"),
     ],
 )
@@ -124,10 +115,8 @@ def test_records_that_are_not_of_this_form_are_explained(change, message, tmp_pa
         read_evaluation(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "line", ["a,0,70,70", "a,0,0.5,-0.1", "a,0,0.5,nan", "a,0,x,1", "a,0", "x" * 200_000, ""]
-)
-def test_scores_that_are_no_shares_are_explained(line, tmp_path):
+@pytest.mark.parametrize("line", ["a,0,x,1", "a,0"])
+def test_damaged_scores_are_explained(line, tmp_path):
     write_evaluation(evaluation(), tmp_path)
     (tmp_path / "frames.csv").write_text(f"sequence,frame,J,F\n{line}\n")
     with pytest.raises(ResultsError, match=f"{tmp_path}.*damaged"):

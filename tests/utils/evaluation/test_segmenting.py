@@ -8,20 +8,20 @@ from torch import nn
 
 from datasets.augmentation import whole_frame
 from datasets.flow.colour_wheel import picture_to_flow
-from datasets.layout import (
-    DatasetError,
-    Frame,
-    Sequence,
-    read_image,
-    still_images,
-    video_sequences,
-)
+from datasets.layout import Frame, Sequence, still_images, video_sequences
+from datasets.pictures import read_image
+from datasets.problems import DatasetError
 from datasets.samples import StillImages, show
 from models import build_model
 from models.interface import REFERENCES, Needs, Network, Prediction
 from models.two_streams import uniform_references
-from utils.evaluation.segmenting import FramePrediction, Segmenter, predict_sequences, to_labels
-from utils.evaluation.validation import predict_stills
+from utils.evaluation.segmenting import (
+    FramePrediction,
+    Segmenter,
+    predict_sequences,
+    predict_stills,
+    to_labels,
+)
 from utils.training.checkpoints import CheckpointError
 from utils.training.samples import network_arguments
 
@@ -256,23 +256,20 @@ def test_no_gradients_are_kept(sequences):
         assert torch.is_grad_enabled()
 
 
-def test_still_images_are_predicted_batch_by_batch(tiny_root):
+def test_a_batch_of_still_images_is_predicted(tiny_root):
     class Still(Recorder):
         def predict(self, batch):
             logits = batch["image"][:, :1] / 255 * 4 - 2
             return Prediction([logits + self.weight, -logits])
 
     dataset = StillImages(still_images(tiny_root, "DUTS_train"), SIZE)
-    loader = torch.utils.data.DataLoader(dataset, batch_sampler=[[(0, 0), (0, 1)], [(0, 5)]])
-    results = list(predict_stills(Still(), loader))
-    assert [len(probabilities) for _, probabilities, _ in results] == [2, 1]
-    for batch, probabilities, maps in results:
-        assert maps == {}
-        assert batch.keys() == {"image", "labels"}
-        expected = torch.sigmoid(batch["image"][:, :1] / 255 * 4 - 2)
-        torch.testing.assert_close(probabilities, expected)
-        assert not probabilities.requires_grad
-    assert torch.equal(results[1][0]["image"][0], dataset[0, 5]["image"])
+    batch = torch.utils.data.default_collate([dataset[0, index] for index in (0, 1, 5)])
+    assert batch.keys() == {"image", "labels"}
+    predictions = predict_stills(Still(), batch)
+    for image, prediction in zip(batch["image"], predictions, strict=True):
+        assert prediction.maps == {} and not prediction.logits[0].requires_grad
+        expected = torch.sigmoid(image[:1] / 255 * 4 - 2).numpy()
+        np.testing.assert_allclose(prediction.probability((SIZE, SIZE)), expected, rtol=1e-6)
 
 
 def test_probabilities_are_the_logits_enlarged_to_the_frame():

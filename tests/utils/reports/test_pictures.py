@@ -20,12 +20,12 @@ NAMES = [
 
 
 def scene(height: int = 48, width: int = 64):
-    """Image (dark blue), flow map (red), predicted mask (left half) and true mask (all)."""
+    """Image (dark blue), flow map (red), label map (left half) and true label map (all)."""
     image = np.full((height, width, 3), (0, 0, 80), np.uint8)
     flow = np.full((height, width, 3), (255, 0, 0), np.uint8)
-    prediction = np.zeros((height, width), bool)
-    prediction[:, : width // 2] = True
-    return image, flow, prediction, np.ones((height, width), bool)
+    labels = np.zeros((height, width), np.uint8)
+    labels[:, : width // 2] = 1
+    return image, flow, labels, np.ones((height, width), np.uint8)
 
 
 def split(panels: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -36,17 +36,17 @@ def split(panels: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 def test_eight_panels_of_equal_width_keep_the_images_shape():
     maps = {name: np.zeros((4, 4), np.float32) for name in NAMES}
-    panels = draw_panels(*scene(), maps)
+    panels = draw_panels(*scene(), maps, 1)
     assert panels.dtype == np.uint8
     assert panels.shape == (round(PANEL_WIDTH * 48 / 64) + LABEL_HEIGHT, 8 * PANEL_WIDTH, 3)
-    large = draw_panels(*scene(480, 854), maps)
+    large = draw_panels(*scene(480, 854), maps, 1)
     assert large.shape == (round(PANEL_WIDTH * 480 / 854) + LABEL_HEIGHT, 8 * PANEL_WIDTH, 3)
 
 
 def test_panels_are_image_flow_prediction_truth_and_the_maps_in_order():
     image, flow, prediction, truth = scene()
     maps = {name: np.full((4, 4), i / 4) for i, name in enumerate(NAMES)}
-    pictures, _ = split(draw_panels(image, flow, prediction, truth, maps))
+    pictures, _ = split(draw_panels(image, flow, prediction, truth, maps, 1))
     assert (pictures[0] == (0, 0, 80)).all()
     assert (pictures[1] == (255, 0, 0)).all()
     assert (pictures[2][:, : PANEL_WIDTH // 2 - 4] == 255).all()
@@ -58,16 +58,16 @@ def test_panels_are_image_flow_prediction_truth_and_the_maps_in_order():
 
 def test_stills_have_no_flow_panel_and_frames_without_annotation_a_grey_one():
     image, _, prediction, truth = scene()
-    pictures, _ = split(draw_panels(image, None, prediction, truth, {}))
+    pictures, _ = split(draw_panels(image, None, prediction, truth, {}, 1))
     assert len(pictures) == 3
     assert (pictures[1][:, :100] == 255).all() and (pictures[1][:, -100:] == 0).all()
-    pictures, _ = split(draw_panels(image, None, prediction, None, {}))
+    pictures, _ = split(draw_panels(image, None, prediction, None, {}, 1))
     assert (pictures[2] == 128).all()
 
 
 def test_every_panel_has_its_own_label_that_fits():
     maps = {name: np.zeros((4, 4)) for name in NAMES}
-    _, bands = split(draw_panels(*scene(), maps))
+    _, bands = split(draw_panels(*scene(), maps, 1))
     assert len(bands) == 8
     for band in bands:
         dark = band.max(axis=2) < 128
@@ -103,26 +103,26 @@ def test_heat_maps_are_enlarged_to_the_image_and_clipped():
 def test_an_overlay_tints_and_outlines_the_object_and_nothing_else():
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     before = image.copy()
-    mask = np.zeros((40, 60), bool)
-    mask[10:30, 30:] = True
-    overlay = draw_overlay(image, mask)
+    labels = np.zeros((40, 60), np.uint8)
+    labels[10:30, 30:] = 1
+    overlay, mask = draw_overlay(image, labels, 1), labels > 0
     np.testing.assert_array_equal(image, before)
     np.testing.assert_array_equal(overlay[~mask], image[~mask])
     inner = overlay[11:29, 31:].astype(int)
     assert np.abs(inner - (image[11:29, 31:] + np.array(OVERLAY_COLOUR)) / 2).max() <= 0.5
     outline = np.concatenate([overlay[10, 30:], overlay[29, 30:], overlay[10:30, 30]])
     assert (outline == OVERLAY_COLOUR).all()
-    np.testing.assert_array_equal(draw_overlay(image, mask & False), image)
+    np.testing.assert_array_equal(draw_overlay(image, labels * 0, 1), image)
 
 
-def test_a_label_map_of_one_object_looks_like_its_mask():
-    image, flow, prediction, truth = scene()
+def test_void_is_drawn_as_background():
+    image, flow, labels, truth = scene()
     image[::2] = 90
-    labels = prediction.astype(np.uint8)
-    expected = draw_panels(image, flow, prediction, truth, {})
-    labels[:, -3:] = 255  # void is not drawn
-    np.testing.assert_array_equal(draw_panels(image, flow, labels, truth, {}), expected)
-    np.testing.assert_array_equal(draw_overlay(image, labels), draw_overlay(image, prediction))
+    void = labels.copy()
+    void[:, -3:] = 255
+    expected = draw_panels(image, flow, labels, truth, {}, 1)
+    np.testing.assert_array_equal(draw_panels(image, flow, void, truth, {}, 1), expected)
+    np.testing.assert_array_equal(draw_overlay(image, void, 1), draw_overlay(image, labels, 1))
 
 
 def test_several_objects_have_the_colours_of_the_davis_palette():

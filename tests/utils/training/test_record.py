@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from datasets.layout import DatasetError, Frame, still_images, video_sequences
+from datasets.layout import Frame, still_images, video_sequences
+from datasets.problems import DatasetError
 from utils.scripts import frames_of
 from utils.training.record import changed_data, fingerprint, git_state, write_record
 
@@ -117,31 +118,12 @@ def test_each_start_is_added_to_the_record(tmp_path, monkeypatch):
     assert first["data"] == {"DAVIS_train": SET}
 
 
-def test_the_folder_that_has_the_user_s_name_is_not_in_the_record(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/someone")
-    arguments = {
-        "/home/someone/code/train.py": "~/code/train.py",
-        "--data-root=/home/someone": "--data-root=~",
-        "/home/someone/my data": "'~/my data'",
-        "/home/someone2": "/home/someone2",
-        "/mnt/home/someone": "/mnt/home/someone",
-    }
-    monkeypatch.setattr(sys, "argv", list(arguments))
-    write_record(tmp_path, {})
-    assert starts(tmp_path)[0]["command"] == " ".join(arguments.values())
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b'{"starts": [{"date": ', b"[]", b'{"starts": {}}', b'{"starts": [7]}', b"\xff\xfe\x00"],
-)
-def test_a_damaged_record_is_kept_aside_and_a_new_one_begun(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b'{"starts": [{"date": ', b"[]", b"\xff\xfe\x00"])
+def test_a_damaged_record_is_replaced(tmp_path, content):
     (tmp_path / "record.json").write_bytes(content)
     assert changed_data(tmp_path, {"DAVIS_train": SET}) is None
     write_record(tmp_path, {"DAVIS_train": SET})
     assert len(starts(tmp_path)) == 1
-    assert (tmp_path / "record.damaged.json").read_bytes() == content
-    assert sorted(os.listdir(tmp_path)) == ["record.damaged.json", "record.json"]
 
 
 def test_changed_data_is_told_by_set_and_against_the_first_start(tmp_path):
@@ -154,10 +136,8 @@ def test_changed_data_is_told_by_set_and_against_the_first_start(tmp_path):
         "new": SET,
     }
     expected = (
-        f"the data has changed since {tmp_path} was started: "
-        "DAVIS_train had 3 images, 3 masks, 2 flow maps, and has 4 images, 3 masks, 4 flow maps; "
-        "DUTS_train has 3 images, 3 masks, 2 flow maps as before, but some have another name or "
-        "size; new is new; old is no longer used"
+        f"the data has changed since {tmp_path} was started: DAVIS_train, DUTS_train, new, old; "
+        f"{tmp_path / 'record.json'} has the numbers of files"
     )
     assert changed_data(tmp_path, now) == expected
     write_record(tmp_path, now)
@@ -171,7 +151,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-def test_the_commit_and_whether_the_code_was_changed_since(tmp_path, monkeypatch):
+def test_the_commit_and_whether_the_code_was_changed_since(tmp_path):
     code = tmp_path / "code"
     (code / "utils").mkdir(parents=True)
     assert git_state(code) is None
@@ -185,7 +165,6 @@ def test_the_commit_and_whether_the_code_was_changed_since(tmp_path, monkeypatch
     commit = git(code, "rev-parse", "HEAD").strip()
     assert git_state(code / "utils") == {"commit": commit, "dirty": False}
     (code / "data.bin").write_text("not tracked")
-    monkeypatch.setenv("GIT_DIR", str(tmp_path / "another"))
     assert git_state(code) == {"commit": commit, "dirty": False}
     (code / "utils" / "a.py").write_text("a = 2\n")
     assert git_state(code / "utils") == {"commit": commit, "dirty": True}

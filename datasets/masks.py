@@ -1,0 +1,156 @@
+"""Reading masks as label maps: 0 is the background, 1 to K are objects, 255 is void."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datasets.pictures import decode_jpeg, open_picture, verify_png
+from datasets.problems import DatasetError
+
+VOID = 255  # the label of pixels that are neither object nor background
+
+_WHITE = 0xFFFFFF
+_MOST_OBJECTS = 32  # a grey picture with smaller values alone holds labels
+_JPEG_NOISE = 64  # smaller values of a mask as JPEG are the background's, because JPEG is lossy
+
+
+class NotBinaryError(DatasetError):
+    """A mask with more than two values; the message says which and how many."""
+
+
+def read_labels(path: Path, void: bool = False) -> np.ndarray:
+    """Read a mask as a label map.
+
+    - One bit, or a palette: the labels as they are stored. In a palette 255 is void if there are
+      other labels beside it, as in DAVIS 2017. Alone it is object 1.
+    - Colours: every pixel that is not black is object 1.
+    - Grey with values below 32 alone: labels, as they are stored.
+    - Grey with 0 and one other value: object 1.
+    - Any other grey: values above one half of the range (127 of 255, 32767 of 65535) are object 1,
+      because masks of photographs have soft edges. A mask without such values, or with labels below
+      32 and one greater value, has two meanings and is refused.
+
+    A colour picture with equal channels is grey. So is a palette of greys whose first entry is not
+    black or whose labels are not all below 32. A palette with colours whose first entry is not
+    black is refused. Transparency does not count. In JPEG values below 64 are 0.
+
+    With ``void``, for data sets whose masks are labels in any format, grey values are labels too,
+    and 255, in colours white, is always void.
+
+    Returns:
+        uint8 (H, W).
+
+    Raises:
+        DatasetError: the file is missing, damaged, no picture, or is refused.
+    """
+    values, half = _mask_values(path)
+    if half is None:
+        if values.dtype == np.uint8 and (void or _without_void(values).any()):
+            return values
+        labels = (values != 0).astype(np.uint8)  # colours do not number their objects
+        return np.where(void & (values == _WHITE), VOID, labels)
+    if void:
+        return values.astype(np.uint8)
+    large = values >= _MOST_OBJECTS
+    if not large.any():
+        return values.astype(np.uint8)
+    greatest = values == values.max()
+    if np.array_equal(values != 0, greatest):
+        return greatest.astype(np.uint8)
+    foreground = values > half
+    if not foreground.any() or np.array_equal(large, greatest):
+        found = np.unique(values)
+        listed = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
+        raise DatasetError(
+            f"{path}: grey values ({listed}, up to {found[-1]}) that may be labels or soft edges; "
+            "write 0 for the background and 255 for objects"
+        )
+    return foreground.astype(np.uint8)
+
+
+def one_object(labels: np.ndarray) -> np.ndarray:
+    """All objects of a label map as one, bool (H, W); void counts as background."""
+    return (labels != 0) & (labels != VOID)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """The mask of a benchmark of one object, bool (H, W): ``one_object`` of ``read_labels``."""
+    return one_object(read_labels(path))
+
+
+def read_binary_mask(path: Path, binarize: bool = False) -> np.ndarray:
+    """Read a result's mask, which holds 0 and at most one other value: bool (H, W).
+
+    Palettes, void and colours are understood as in :func:`read_labels`. With ``binarize`` grey
+    masks are probabilities: values above the middle of the range are foreground.
+
+    Raises:
+        DatasetError: the file is missing, damaged, no picture, or is refused.
+        NotBinaryError: it holds more than two values, and is not grey or not to be cut.
+    """
+    values, half = _mask_values(path)
+    if binarize and half is not None:
+        return values > half
+    if half is None and values.dtype == np.uint8 and _without_void(values).any():
+        values = _without_void(values)
+    largest = values.max()
+    foreground = values == largest
+    if (foreground | (values == 0)).all():
+        return foreground & (largest > 0)
+    number = len(np.unique(values))
+    if half is None:
+        raise NotBinaryError(f"{path}: {number} labels or colours")
+    hint = ", perhaps the numbers of objects" if largest < _MOST_OBJECTS else ""
+    raise NotBinaryError(f"{path}: {number} values from {values.min()} to {largest}{hint}")
+
+
+def palette_levels(path: Path, picture: Image.Image) -> np.ndarray | None:
+    """Grey levels (256,) of a palette of greys; None for other palettes and without one.
+
+    Raises:
+        DatasetError: the palette has colours, and its first entry, the background, is not black.
+    """
+    if picture.mode != "P" or picture.palette is None:
+        return None
+    colours = np.frombuffer(picture.palette.getdata()[1], np.uint8).reshape(-1, 3)
+    if (colours == colours[:, :1]).all():
+        return np.pad(colours[:, 0], (0, 256 - len(colours)))
+    if colours[0].any():
+        raise DatasetError(
+            f"{path}: its palette begins with the colour {tuple(colours[0].tolist())}; expected "
+            "black, as label 0 is the background; write the mask anew, with 0 and 255"
+        )
+    return None
+
+
+def _without_void(labels: np.ndarray) -> np.ndarray:
+    return labels * (labels != VOID)
+
+
+def _mask_values(path: Path) -> tuple[np.ndarray, int | None]:
+    """Values (H, W) of a mask, and one half of the range if they are grey.
+
+    Labels are uint8. Colours have a wider type: 65536 B + 256 G + R.
+    """
+    with open_picture(path) as picture:
+        levels = palette_levels(path, picture)
+        if picture.format == "PNG":
+            verify_png(path)
+            values = np.asarray(picture)
+        else:
+            values = decode_jpeg(path, picture)
+            values[values < _JPEG_NOISE] = 0
+        mode, bands = picture.mode, picture.getbands()
+    if mode == "1":
+        return values.astype(np.uint8), None
+    if mode == "P":
+        if levels is None or (levels[0] == 0 and (_without_void(values) < _MOST_OBJECTS).all()):
+            return values, None
+        values = levels[values]
+    if values.ndim == 3:
+        colours = values[..., : sum(band != "A" for band in bands)]
+        values = colours[..., 0]
+        if (colours != values[..., None]).any():
+            return colours.astype(np.int32) @ (1, 256, 65536), None
+    return values, (65535 if mode.startswith("I") else 255) // 2

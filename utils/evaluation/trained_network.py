@@ -1,0 +1,101 @@
+"""A checkpoint's network, ready to segment, with the settings of its run and of the evaluation."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.interface import REFERENCES, STILLS, WINDOWS
+from utils.evaluation.segmenting import Segmenter
+from utils.settings import Settings, SettingsError
+from utils.training.checkpoints import build_from_checkpoint, load_checkpoint
+from utils.training.samples import network_name, without_effect
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network to evaluate."""
+
+    checkpoint: Path
+    segmenter: Segmenter
+    method: str  # a line for people
+    settings: dict[str, Any]  # all that make the masks, by name
+    flow: str | None  # kind of the flow maps of its training; None if it is not known
+
+
+def load_trained_network(
+    path: Path,
+    settings: Settings,
+    given: Collection[str],
+    groups: Collection[str],
+    device: torch.device,
+    tta: bool = False,
+) -> TrainedNetwork:
+    """The checkpoint's network, with the input size and the references of its run.
+
+    Args:
+        path: of the checkpoint.
+        settings: of the evaluation.
+        given: names of the settings that came as flags. Those of the groups "test" of config.py
+            replace the checkpoint's.
+        groups: words of further groups of config.py that have an effect on this evaluation.
+        device: where the network computes.
+        tta: test-time augmentation.
+
+    Raises:
+        CheckpointError: the file is no checkpoint.
+        SettingsError: a flag without effect that differs from the checkpoint's setting.
+    """
+    checkpoint = load_checkpoint(path)
+    network, before = build_from_checkpoint(checkpoint), checkpoint["settings"]
+    flags = {name: getattr(settings, name.lower()) for name in given}
+    masks = settings.marked("masks", *["tta"] * tta)
+    heard = {*masks, *settings.marked("test", "machine", *groups)}
+    if not network.needs.flow:
+        heard -= set(settings.marked("flow"))
+    fixed = {name.upper() for name in checkpoint["arguments"] if name not in network.changeable}
+    heard -= fixed.union(without_effect(heard, checkpoint["model"]))
+    refuse_flags(n for n in given if n not in heard and before.get(n) != flags[n])
+    if changes := {n.lower(): v for n, v in flags.items() if n.lower() in network.changeable}:
+        network = build_from_checkpoint(checkpoint, **changes)
+
+    elsewhere = settings.marked("masks", "tta", "machine", "set", "panels", "video", "output")
+    used = {name: value for name, value in before.items() if name not in elsewhere}
+    used |= {name: flags[name] for name in settings.marked("test") if name in flags}
+    used |= {"TTA": tta} | {name: getattr(settings, name.lower()) for name in masks}
+    flow = checkpoint.get("flow")
+    used |= {"FLOW_MAPS": flow} if flow else {}
+    views = {"scales": used["TTA_SCALES"], "flip": used["TTA_FLIP"]} if tta else {}
+    segmenter = Segmenter(
+        network.to(device).eval(),
+        used["IMAGE_SIZE"],
+        recolour_flow=used["RECOLOUR_FLOW"],
+        mixed_precision=settings.mixed_precision,
+        compile=settings.compile,
+        **views,
+    )
+    name = network_name(checkpoint["model"], checkpoint["arguments"])
+    return TrainedNetwork(path, segmenter, f"{name}, {_seen_by(segmenter, used)}", used, flow)
+
+
+def _seen_by(segmenter: Segmenter, used: dict[str, Any]) -> str:
+    """Sizes and frames that the network sees, for people."""
+    sizes = ", ".join(map(str, sorted({view.size for view in segmenter.views})))
+    mirrored = " and mirrored" if any(view.flip for view in segmenter.views) else ""
+    frames = {
+        STILLS: "stage 1: images alone",
+        REFERENCES: f"{used['NUM_REFERENCES']} reference frames",
+        WINDOWS: "whole videos",
+    }
+    return f"{sizes} pixels{mirrored}, {frames[segmenter.network.needs.samples]}"
+
+
+def refuse_flags(names: Iterable[str]) -> None:
+    """Raise SettingsError if there are flags without effect, given by their settings' names."""
+    flags = ["--" + name.lower().replace("_", "-") for name in sorted(names)]
+    if flags:
+        raise SettingsError(
+            f"{', '.join(flags)}: without effect on what is asked for; leave it out"
+        )
