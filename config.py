@@ -47,6 +47,7 @@ PANEL_STEP: whole(0) = 1  # evaluate.py draws the picture panel of every n-th fr
 
 # Input and references [test]
 IMAGE_SIZE: multiple_of(32, 8192) = 384  # side of the square network input in pixels (Sec. 4.4)
+IMAGE_WIDTH: optional(multiple_of(32, 8192)) = None  # makes it a rectangle, IMAGE_SIZE high
 NUM_REFERENCES: whole(1) = 3  # reference frames (N_R, Sec. 4.4)
 NUM_ITERATIONS: whole(0) = 3  # rounds of guided slot attention (T, Sec. 3.5)
 
@@ -78,7 +79,7 @@ SIMULATED_FLOW_BLUR: share = 0.025  # width of errors at motion's edges, as a sh
 SIMULATED_SPAN: number(1, 100) = 8.0  # largest distance of a reference frame, in frames
 
 # Network (Sec. 3)
-MODEL: str = "gsanet"  # which network of models/ to train: gsanet or dpa
+MODEL: str = "gsanet"  # which network of models/ to train: gsanet, dpa or ssl_uvos
 BACKBONE: str = "mit_b2"  # resnet101, mit_b0 to mit_b5, or a timm name with a four-level pyramid
 PRETRAINED_BACKBONE: bool = True  # start from ImageNet weights; False starts from random ones
 BACKBONE_WEIGHTS: optional(path) = None  # local file or folder with them; None: a download
@@ -99,6 +100,15 @@ INTER_MODALITY_ATTENTION: bool = True  # IMA: appearance and motion refine each 
 INTER_FRAME_ATTENTION: bool = True  # IFA: attention to the prototypes of the reference frames
 GRAPH_NEIGHBOURS: whole(1) = 10  # nearest prototypes that each one gets messages from
 GRAPH_ROUNDS: whole(0) = 3  # rounds of message passing
+
+# SSL-UVOS (MODEL = "ssl_uvos")
+POSITION_TABLE: one_of("dino", "timm") = "dino"  # whose rule resizes a transformer's positions
+FRAME_GAP: whole(1) = 4  # distance of a training clip's frames
+KEY_FRAME_STEP: whole(1) = 10  # attention maps cover the tokens of every r-th frame
+KEY_FRAME_TAIL: bool = True  # the last frames, fewer than r, have a key frame, too
+MERGE_DISTANCE: number(above=0) = 1.0  # tau: nats up to which attention maps are one cluster's
+MAX_OBJECTS: whole(1, 254) = 20  # so many of the largest clusters are objects
+SOFT_MASKS: bool = True  # enlarge similarities to the clusters; False: labels, as the release
 
 # Loss (Sec. 3.7)
 LOSS: optional(one_of("iou+bce", "iou", "bce")) = None  # of each mask; None: as in the paper

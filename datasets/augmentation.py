@@ -7,6 +7,8 @@ import numpy as np
 
 from datasets.flow.colour_wheel import change_motion
 
+Size = int | tuple[int, int]  # of a network's input in pixels: a square's side, or height and width
+
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114])
 BLUR = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13  # what Pillow calls SMOOTH
 
@@ -35,7 +37,7 @@ class Augmentation:
     def __call__(
         self,
         rng: np.random.Generator,
-        size: int,
+        size: Size,
         image: np.ndarray,
         flow: np.ndarray | None = None,
         labels: np.ndarray | None = None,
@@ -44,7 +46,7 @@ class Augmentation:
 
         Args:
             rng: source of all random choices; as many are drawn with a flow map as without.
-            size: side of the square result in pixels.
+            size: of the result.
             image: uint8 RGB (H, W, 3).
             flow: flow picture of the same view, uint8 RGB, of any size.
             labels: label map, uint8 (H, W).
@@ -78,7 +80,7 @@ class Augmentation:
         rest = replace(self, crop_scale=1.0, rotation_probability=0.0)
         return where, replace(rest, flip_probability=0.0 if flip_first else flip)
 
-    def _draw_geometry(self, rng: np.random.Generator, size: int) -> "Geometry":
+    def _draw_geometry(self, rng: np.random.Generator, size: Size) -> "Geometry":
         flip = rng.random() < self.flip_probability
         shares = rng.uniform(self.crop_scale, 1, size=2)
         corner = rng.random(2) * (1 - shares)
@@ -104,13 +106,18 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Geometry:
-    """A crop, resized to a square, then perhaps mirrored and rotated about its centre."""
+    """A crop, resized, then perhaps mirrored and rotated about its centre."""
 
-    size: int  # side of the square in pixels
+    size: Size  # of the result
     flip: bool  # mirror left to right
     shares: tuple[float, float]  # width and height of the crop, as shares of the frame's
     corner: tuple[float, float]  # its left and upper edge, likewise
     angle: float  # rotation in degrees, clockwise as seen in the picture
+
+    @property
+    def sides(self) -> np.ndarray:
+        """Width and height of the result in pixels, (2,)."""
+        return np.array([self.size] * 2 if isinstance(self.size, int) else self.size[::-1])
 
     @property
     def linear(self) -> np.ndarray:
@@ -119,7 +126,7 @@ class Geometry:
         return rotation(np.deg2rad(self.angle)) @ mirror
 
     def apply(self, picture: np.ndarray) -> np.ndarray:
-        """(H, W) or (H, W, C) of uint8 to (size, size) or (size, size, C).
+        """(H, W) or (H, W, C) of uint8 to the result's size.
 
         A whole frame that is not rotated is resized by ``resize``. Otherwise each side is halved
         until its scale is at least 2 / 3, and one bilinear step does the rest. This is about as
@@ -131,17 +138,17 @@ class Geometry:
         picture, frame = self._shrink(picture)
         # OpenCV has the middle of the first pixel at 0, shares have it at half a pixel.
         crop_middle = np.add(self.corner, np.divide(self.shares, 2)) * frame - 0.5
-        result_middle = np.full(2, (self.size - 1) / 2)
-        linear = self.linear / (np.multiply(self.shares, frame) / self.size)
+        result_middle = (self.sides - 1) / 2
+        linear = self.linear / (np.multiply(self.shares, frame) / self.sides)
         return cv2.warpAffine(
             picture,
             np.column_stack([linear, result_middle - linear @ crop_middle]),
-            (self.size, self.size),
+            self.sides.tolist(),
             borderMode=cv2.BORDER_REFLECT_101,
         )
 
     def apply_labels(self, labels: np.ndarray) -> np.ndarray:
-        """A label map, uint8 (H, W), to (size, size): each pixel gets the label it has most of."""
+        """A label map, uint8 (H, W): each pixel of the result gets the label it has most of."""
         found = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:]) + 1
         shares = [self.apply((labels == label).astype(np.uint8) * 255) for label in found]
         if len(found) == 1:
@@ -150,15 +157,15 @@ class Geometry:
         return np.array([0, *found], np.uint8)[shares.argmax(axis=0)]
 
     def _crop(self, picture: np.ndarray) -> np.ndarray:
-        """The crop, resized to the square; its edges are rounded to pixels of the shrunk frame."""
+        """The crop, resized; its edges are rounded to pixels of the shrunk frame."""
         if self.shares == (1, 1):
-            return resize(picture, self.size, self.size)
+            return resize(picture, *self.sides[::-1])
         picture, frame = self._shrink(picture)
         last = np.subtract(picture.shape[1::-1], 1)
         left, upper = start = np.minimum(np.round(self.corner * frame), last).astype(int)
         end = np.round(np.add(self.corner, self.shares) * frame).astype(int)
         right, lower = np.maximum(end, start + 1)
-        return cv2.resize(picture[upper:lower, left:right], (self.size, self.size))
+        return cv2.resize(picture[upper:lower, left:right], self.sides.tolist())
 
     def _shrink(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Halve each side until the crop's is at most 1.5 times the result's.
@@ -167,7 +174,7 @@ class Geometry:
         edge that do not fill a whole block are left out of the picture, but not of these sides.
         """
         sides = np.array(picture.shape[1::-1])
-        too_large = np.multiply(self.shares, sides) / (1.5 * self.size)
+        too_large = np.multiply(self.shares, sides) / (1.5 * self.sides)
         wide, high = halvings = np.ceil(np.log2(np.maximum(too_large, 1))).astype(int)
         picture = picture[: sides[1] >> high << high, : sides[0] >> wide << wide]
         while wide or high:
@@ -178,8 +185,8 @@ class Geometry:
         return picture, sides / 2.0**halvings
 
 
-def whole_frame(size: int, flip: bool = False) -> Geometry:
-    """The geometry of a test frame: all of it, resized to a square, perhaps mirrored."""
+def whole_frame(size: Size, flip: bool = False) -> Geometry:
+    """The geometry of a test frame: all of it, resized, perhaps mirrored."""
     return Geometry(size, flip, shares=(1.0, 1.0), corner=(0.0, 0.0), angle=0.0)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.augmentation import Augmentation, Geometry, whole_frame
+from datasets.augmentation import Augmentation, Geometry, Size, whole_frame
 from datasets.flow.colour_wheel import change_motion
 from datasets.layout import Frame, Sequence
 from datasets.masks import one_object, read_labels
@@ -34,7 +34,7 @@ class StillImages(Dataset):
     """
 
     frames: Items[Frame]  # with masks
-    size: int  # side of the square samples in pixels, of keys that do not have another
+    size: Size  # of samples whose key has no other
     augmentation: Augmentation | None = None  # None only resizes
     seed: int = 0  # of augmentation and motion
     simulation: MotionSimulation | None = None  # of pseudo-clips; None gives the image alone
@@ -87,7 +87,7 @@ class VideoFrames(Dataset):
     """
 
     sets: Items[Items[Sequence]]  # for each training set its sequences
-    size: int  # side of the square samples in pixels, of keys that do not have another
+    size: Size  # of samples whose key has no other
     num_references: int = 3  # N_R
     augmentation: Augmentation | None = None  # None only resizes
     seed: int = 0  # of references and augmentation
@@ -142,31 +142,27 @@ class VideoWindows(Dataset):
     """
 
     sets: Items[Items[Sequence]]  # for each training set its sequences
-    size: int  # side of the square samples in pixels, of keys that do not have another
+    size: Size  # of samples whose key has no other
     frames: int  # T, the number of frames in a window
-    gap: int = 1  # distance of neighbouring frames in a window, in frames of the video
+    gap: int = 1  # distance of a window's frames in frames of the video, less in short videos
     labels: bool = False  # also give the label maps, with all objects and void
     flow: bool = False  # also give the flow maps
     augmentation: Augmentation | None = None  # None only resizes
     seed: int = 0
 
     def __post_init__(self) -> None:
-        span = (self.frames - 1) * self.gap
-        windows = [
-            [
-                s.frames[start : start + span + 1 : self.gap]
-                for s in sequences
-                for start in range(len(s.frames) - span)
-            ]
-            for sequences in self.sets
-        ]
+        windows = [[w for s in sequences for w in self._windows(s)] for sequences in self.sets]
         self.windows = [window for of_set in windows for window in of_set]
         if not self.windows:
-            raise DatasetError(
-                f"no sequence has {span + 1} frames, which a window of {self.frames} frames needs"
-            )
+            raise DatasetError(f"no sequence has the {self.frames} frames that a window needs")
         self.set_sizes = [len(of_set) for of_set in windows]
         self._of_windows, self._of_frames = _in_two(self.augmentation, flip_first=True)
+
+    def _windows(self, sequence: Sequence) -> list[tuple[Frame, ...]]:
+        gap = max(1, min(self.gap, (len(sequence.frames) - 1) // max(1, self.frames - 1)))
+        span = (self.frames - 1) * gap
+        starts = range(len(sequence.frames) - span)
+        return [sequence.frames[start : start + span + 1 : gap] for start in starts]
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -306,7 +302,7 @@ def _in_two(
 
 
 def _augmented(
-    pictures: Pictures, size: int, augmentation: Augmentation | None, rng: np.random.Generator
+    pictures: Pictures, size: Size, augmentation: Augmentation | None, rng: np.random.Generator
 ) -> Pictures:
     """A frame at the network's size, uint8 (S, S, 3) and (S, S), from pictures of any sizes."""
     image, flow, labels = pictures

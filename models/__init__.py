@@ -6,8 +6,9 @@ from models.backbones import ModelError
 from models.dpa.network import DPA
 from models.gsanet.network import GSANet
 from models.interface import Network
+from models.ssl_uvos.network import SSLUVOS
 
-MODELS = {"gsanet": GSANet, "dpa": DPA}
+MODELS = {"gsanet": GSANet, "dpa": DPA, "ssl_uvos": SSLUVOS}
 
 __all__ = ["MODELS", "ModelError", "build_model", "model_class"]
 

@@ -53,6 +53,7 @@ from utils.training.record import cpu_model, git_state
 from utils.training.samples import (
     augmentation_from,
     batches_of,
+    input_size,
     make_loader,
     network_arguments,
     videos_of,
@@ -258,7 +259,7 @@ def segmenter_of(settings: Settings, device: torch.device) -> Segmenter:
     """The network of the settings, for inference."""
     return Segmenter(
         build(settings).to(device).eval(),
-        settings.image_size,
+        input_size(settings.image_size, settings.image_width),
         mixed_precision=settings.mixed_precision,
         compile=settings.compile,
     )
@@ -276,7 +277,8 @@ class HeldVideo:
 
     def __init__(self, settings: Settings, network: Network, frames: int):
         self.frames = frames
-        self.side = settings.image_size
+        width = settings.image_width or settings.image_size
+        self.shape = (3, settings.image_size, width)
         self.kinds = ("image", "flow") if network.needs.flow else ("image",)
         self.pinned = next(network.parameters()).is_cuda
         self.batch = self._random(min(settings.eval_batch_size, frames))
@@ -293,7 +295,7 @@ class HeldVideo:
             yield [{kind: tensor[:left] for kind, tensor in self.batch[0].items()}]
 
     def _random(self, number: int) -> Views:
-        shape = (number, 3, self.side, self.side)
+        shape = (number, *self.shape)
         images = {kind: torch.randint(256, shape, dtype=torch.uint8) for kind in self.kinds}
         return [{kind: x.pin_memory() if self.pinned else x for kind, x in images.items()}]
 

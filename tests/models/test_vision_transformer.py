@@ -117,7 +117,7 @@ def test_a_wrong_file_is_refused_with_what_is_missing(tmp_path):
     with pytest.raises(ModelError, match="differ in shape: cls_token"):
         VisionTransformer("vit_small_patch16_224", weights=tmp_path / "plain.pth")
     (tmp_path / "text.pth").write_text("<html>")
-    with pytest.raises(ModelError, match=r"text\.pth does not hold weights"):
+    with pytest.raises(ModelError, match=r"text\.pth does not fit"):
         VisionTransformer(TINY, weights=tmp_path / "text.pth")
 
 

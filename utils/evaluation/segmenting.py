@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from datasets.augmentation import whole_frame
+from datasets.augmentation import Size, whole_frame
 from datasets.layout import Frame, Sequence
 from datasets.pictures import read_size
 from datasets.samples import TestFrames
@@ -77,8 +77,8 @@ class Segmenter:
     probabilities are averaged: test-time augmentation, the starred rows of Table 1.
 
     Args:
-        image_size: side of the square network input in pixels at scale 1. At other scales it is
-            rounded to a multiple of the network's ``size_step``.
+        image_size: of the network's input at scale 1. At other scales it is rounded to multiples
+            of the network's ``size_step``.
         flip: show every scale mirrored too.
         recolour_flow: a mirrored flow map's colours follow its motion, as in training.
         mixed_precision: bfloat16 on a GPU, by a copy of the network as it is now.
@@ -88,7 +88,7 @@ class Segmenter:
     def __init__(
         self,
         network: Network,
-        image_size: int,
+        image_size: Size,
         *,
         scales: Items[float] = (1.0,),
         flip: bool = False,
@@ -101,8 +101,14 @@ class Segmenter:
             network = with_weights_as(network, torch.bfloat16)
         self.network = network
         step = network.size_step
+
+        def scaled(scale: float) -> Size:
+            sides = (image_size,) if isinstance(image_size, int) else image_size
+            sides = tuple(max(1, round(side * scale / step)) * step for side in sides)
+            return sides if len(sides) == 2 else sides[0]
+
         self.views = [
-            whole_frame(max(1, round(image_size * scale / step)) * step, mirrored)
+            whole_frame(scaled(scale), mirrored)
             for scale in scales
             for mirrored in ((False, True) if flip else (False,))
         ]

@@ -11,7 +11,7 @@ from models.interface import REFERENCES, STILLS, WINDOWS
 from utils.evaluation.segmenting import Segmenter
 from utils.settings import Settings, SettingsError
 from utils.training.checkpoints import build_from_checkpoint, load_checkpoint
-from utils.training.samples import network_name, without_effect
+from utils.training.samples import input_size, network_name, without_effect
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def load_trained_network(
     views = {"scales": used["TTA_SCALES"], "flip": used["TTA_FLIP"]} if tta else {}
     segmenter = Segmenter(
         network.to(device).eval(),
-        used["IMAGE_SIZE"],
+        input_size(used["IMAGE_SIZE"], used.get("IMAGE_WIDTH")),
         recolour_flow=used["RECOLOUR_FLOW"],
         mixed_precision=settings.mixed_precision,
         compile=settings.compile,
@@ -82,7 +82,8 @@ def load_trained_network(
 
 def _seen_by(segmenter: Segmenter, used: dict[str, Any]) -> str:
     """Sizes and frames that the network sees, for people."""
-    sizes = ", ".join(map(str, sorted({view.size for view in segmenter.views})))
+    sides = {view.size: view.sides[::-1].tolist() for view in segmenter.views}
+    sizes = ", ".join(" x ".join(map(str, dict.fromkeys(one))) for one in sorted(sides.values()))
     mirrored = " and mirrored" if any(view.flip for view in segmenter.views) else ""
     frames = {
         STILLS: "stage 1: images alone",

@@ -21,7 +21,7 @@ from utils.processes import Process, gather
 from utils.reports.pictures import draw_frame, draw_iterations, draw_panels
 from utils.settings import Settings
 from utils.training.accounts import Validation
-from utils.training.samples import make_loader, stills_of
+from utils.training.samples import input_size, make_loader, stills_of
 
 _ALL_ANNOTATED = replace(PROTOCOLS["davis2016"], first_and_last=True, every_frame=False)
 
@@ -43,7 +43,8 @@ def validate_videos(
     mine = sequences[:1] if quick else sequences[process.rank :: process.world_size]
     if quick:
         targets = {name: frames[: settings.eval_batch_size] for name, frames in targets.items()}
-    segmenter = Segmenter(network, settings.image_size, mixed_precision=settings.mixed_precision)
+    size = input_size(settings.image_size, settings.image_width)
+    segmenter = Segmenter(network, size, mixed_precision=settings.mixed_precision)
     results = predict_sequences(
         segmenter,
         mine,

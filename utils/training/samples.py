@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.augmentation import Augmentation
+from datasets.augmentation import Augmentation, Size
 from datasets.layout import Frame, Sequence
 from datasets.samples import StillImages, VideoFrames, VideoWindows
 from datasets.sampling import EpochBatches
@@ -16,7 +16,7 @@ from datasets.simulated_motion import MotionSimulation
 from models import MODELS, model_class
 from models.interface import REFERENCES, WINDOWS, Needs
 from utils.processes import Process, num_cores
-from utils.settings import Settings
+from utils.settings import Settings, SettingsError
 from utils.training.interrupts import prepare_loader_process
 
 
@@ -92,13 +92,27 @@ def split_frames(frames: list[Frame], share: float, seed: int) -> tuple[list[Fra
     return [frames[i] for i in order[count:]], [frames[i] for i in order[:count]]
 
 
+def input_size(height: int, width: int | None) -> Size:
+    """The size of a network's input by IMAGE_SIZE and IMAGE_WIDTH."""
+    return height if width in (None, height) else (height, width)
+
+
+def _sample_size(settings: Settings) -> Size:
+    s = settings
+    size = input_size(s.image_size, s.image_width)
+    for name, squares in (("IMAGE_SIZES", s.image_sizes), ("PRETRAIN_MOTION", s.pretrain_motion)):
+        if squares not in (None, "none") and not isinstance(size, int):
+            raise SettingsError(f"{name} needs a square input; set IMAGE_WIDTH = None")
+    return size
+
+
 def stills_of(
     frames: list[Frame], settings: Settings, needs: Needs, augmentation: Augmentation | None = None
 ) -> StillImages:
     """Samples of still images; as pseudo-clips where the network needs references."""
     return StillImages(
         frames,
-        settings.image_size,
+        _sample_size(settings),
         augmentation,
         settings.seed,
         simulation_from(settings) if needs.samples == REFERENCES else None,
@@ -113,7 +127,7 @@ def videos_of(
     augmentation: Augmentation | None = None,
 ) -> VideoFrames | VideoWindows:
     """Samples of videos, of the kind that the network needs."""
-    size, seed = settings.image_size, settings.seed
+    size, seed = _sample_size(settings), settings.seed
     if needs.samples == WINDOWS:
         kinds = {"labels": needs.masks, "flow": needs.flow}
         return VideoWindows(

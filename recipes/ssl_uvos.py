@@ -1,0 +1,21 @@
+"""SSL-UVOS as its authors train it: DINO's ViT-S/8 and clips of 192 x 384 pixels, without masks.
+
+Evaluate with ``--image-size 320 --image-width 480``, as they do. An epoch has all clips of the
+videos; the authors stop after 60,000 steps.
+"""
+
+MODEL = "ssl_uvos"
+BACKBONE = "vit_small_patch8_224.dino"
+TRAIN_SETS = ["YTVOS_train"]
+IMAGE_SIZE = 192
+IMAGE_WIDTH = 384
+CROP_SCALE = 1.0
+FLIP_PROBABILITY = 0.0
+ROTATION_PROBABILITY = 0.0
+BRIGHTNESS = 0.0
+CONTRAST = 0.0
+SATURATION = 0.0
+STAGE1_CHECKPOINT = None
+BATCH_SIZE = 16
+LEARNING_RATE = 1e-4
+MIN_LEARNING_RATE = 1e-6
