@@ -6,6 +6,7 @@ void, whose pixels count nowhere. An object or proposal that is in no frame is a
 
 import math
 from collections.abc import Iterable
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 import cv2
@@ -31,52 +32,83 @@ class PairScores:
     boundary: np.ndarray
 
 
-def pair_scores(
-    frames: Iterable[tuple[np.ndarray, np.ndarray]], proposals: int, objects: int
-) -> PairScores:
-    """Scores of the proposals 1 to ``proposals`` with the objects 1 to ``objects``.
+@dataclass(frozen=True)
+class FramePairs:
+    """J and F of the proposals and objects of one frame, beside an empty mask of each.
+
+    Attributes:
+        proposals, objects: their labels, in order; the first one is 0, which is an empty mask.
+        areas: pixels of the proposals outside void.
+        region: J, float64 (proposals, objects) in [0, 1].
+        boundary: F, likewise.
+    """
+
+    proposals: list[int]
+    objects: list[int]
+    areas: np.ndarray
+    region: np.ndarray
+    boundary: np.ndarray
+
+    def of(self, proposals: Iterable[int], objects: Iterable[int]) -> tuple[np.ndarray, ...]:
+        """J and F of the proposals and objects with these labels, empty ones where not here."""
+        index = np.ix_(
+            [self.proposals.index(p) if p in self.proposals else 0 for p in proposals],
+            [self.objects.index(k) if k in self.objects else 0 for k in objects],
+        )
+        return self.region[index], self.boundary[index]
+
+
+def score_pairs(predicted: np.ndarray, true: np.ndarray) -> FramePairs:
+    """J and F of all pairs of a frame, from label maps of the same size.
+
+    Where both masks are empty a pair scores 1. The boundary of each mask is found once.
+    """
+    counts = overlap_counts(predicted, true)
+    inside = counts.copy()
+    inside[0], inside[:, 0] = 0, 0  # the first mask of either kind is empty
+    proposals, objects = ([0, *np.flatnonzero(counts.any(axis=n))[1:].tolist()] for n in (1, 0))
+    proposals = [p for p in proposals if p == 0 or counts[p].any()]
+    areas = np.array([0, *counts[proposals[1:]].sum(axis=1)])
+    others = np.array([0, *counts[:, objects[1:]].sum(axis=0)])
+    common = inside[np.ix_(proposals, objects)]
+    union = areas[:, None] + others - common
+    region = np.where(union, common / np.maximum(union, 1), 1.0)
+    kernel = disk(math.ceil(BOUND_SHARE * math.hypot(*true.shape)))
+    known = true != VOID
+    found = [_Boundary((predicted == p) & known & (p > 0), kernel) for p in proposals]
+    wanted = [_Boundary((true == k) & known & (k > 0), kernel) for k in objects]
+    accuracy = [[_boundary_accuracy(one, other) for other in wanted] for one in found]
+    return FramePairs(proposals, objects, areas, region, np.array(accuracy))
+
+
+def video_pairs(frames: Items[FramePairs], numbered: bool = False) -> PairScores:
+    """The pairs of a whole video; the objects are 1 to K, the largest label of any frame.
 
     Args:
-        frames: for each frame the predicted and the true label map, of the same size.
-        proposals: P. Labels above it are background.
-        objects: K, likewise.
+        frames: of all frames.
+        numbered: the proposals are the objects with the same label, and others do not count.
+            Otherwise the proposals are the labels that are found, the 20 largest if they are more.
     """
-    scores = [score_pairs(*frame, proposals, objects) for frame in frames]
-    region, boundaries = (np.stack(values, axis=2) for values in zip(*scores))
-    return PairScores(region, boundaries)
+    objects = range(1, max(max(frame.objects) for frame in frames) + 1)
+    areas: dict[int, int] = {}
+    for frame in frames:
+        for label, area in zip(frame.proposals[1:], frame.areas[1:]):
+            areas[label] = areas.get(label, 0) + int(area)
+    proposals = sorted(sorted(areas, key=lambda label: -areas[label])[:MOST_PROPOSALS])
+    if areas and max(areas) <= MOST_PROPOSALS:
+        # As in the benchmark's evaluator, a number that is left out is an empty proposal.
+        proposals = list(range(1, max(areas) + 1))
+    proposals += [0] * (len(objects) - len(proposals))
+    chosen = [frame.of(objects if numbered else proposals, objects) for frame in frames]
+    return PairScores(*(np.stack(values, axis=2) for values in zip(*chosen)))
 
 
-def score_pairs(
-    predicted: np.ndarray, true: np.ndarray, proposals: int, objects: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """J and F of one frame, float64 (P, K) each.
-
-    Where both masks are empty a pair scores 1. The boundaries of each mask are found once.
-    """
-    counts = overlap_counts(predicted, true, proposals, objects)
-    common = counts[1:, 1:]
-    union = counts[1:].sum(axis=1, keepdims=True) + counts[:, 1:].sum(axis=0) - common
-    region = np.where(union, common / np.maximum(union, 1), 1.0)
-    predicted = np.where(true == VOID, 0, predicted)
-    true = np.where(true == VOID, 0, true)
-    kernel = disk(math.ceil(BOUND_SHARE * math.hypot(*true.shape)))
-    found = [_Boundary(predicted == label, kernel) for label in range(1, proposals + 1)]
-    wanted = [_Boundary(true == label, kernel) for label in range(1, objects + 1)]
-    accuracy = [[_boundary_accuracy(one, other) for other in wanted] for one in found]
-    return region, np.array(accuracy).reshape(region.shape)
-
-
-def overlap_counts(
-    predicted: np.ndarray, true: np.ndarray, proposals: int, objects: int
-) -> np.ndarray:
-    """How many pixels have each pair of labels, int64 (P + 1, K + 1); void counts nowhere."""
-    known = true != VOID
-    predicted, true = predicted[known].astype(np.int64), true[known].astype(np.int64)
-    predicted[predicted > proposals] = 0
-    true[true > objects] = 0
-    pairs = predicted * (objects + 1) + true
-    counts = np.bincount(pairs, minlength=(proposals + 1) * (objects + 1))
-    return counts.reshape(proposals + 1, objects + 1)
+def overlap_counts(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """How many pixels have each pair of labels, int64 (256, 256); void counts nowhere."""
+    pairs = predicted.astype(np.uint16) * np.uint16(256) + true
+    counts = np.bincount(pairs.ravel(), minlength=2**16).reshape(256, 256)
+    counts[:, VOID] = 0
+    return counts
 
 
 def assign(scores: PairScores) -> np.ndarray:
@@ -149,7 +181,7 @@ def adjusted_rand_index(counts: np.ndarray) -> float:
     """FG-ARI: adjusted Rand index of labels over the pixels of true objects of a whole video.
 
     Args:
-        counts: pixels of each pair of labels (P + 1, K + 1), summed over the frames.
+        counts: :func:`overlap_counts`, summed over the frames.
 
     Returns:
         1 for the same partition, about 0 for a random one. A video with one object that lies in one
@@ -174,8 +206,9 @@ def mean_iou(counts: np.ndarray) -> float:
     has 0.
 
     Args:
-        counts: pixels of each pair of labels (P + 1, K + 1), summed over the frames.
+        counts: :func:`overlap_counts`, summed over the frames.
     """
+    counts = counts[:, [0, *np.flatnonzero(counts[:, 1:].any(axis=0)) + 1]]
     common = counts[1:, 1:]
     union = counts[1:].sum(axis=1, keepdims=True) + counts[:, 1:].sum(axis=0) - common
     iou = common / np.maximum(union, 1)

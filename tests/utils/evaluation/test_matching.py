@@ -16,8 +16,8 @@ from utils.evaluation.matching import (
     matched_per_frame,
     mean_iou,
     overlap_counts,
-    pair_scores,
     score_pairs,
+    video_pairs,
 )
 from utils.evaluation.metrics import boundary_accuracy, region_similarity, statistics
 
@@ -40,7 +40,8 @@ def blobs(seed, labels, size=(40, 60), void=False):
 @pytest.mark.parametrize("seed", range(4))
 def test_pairs_are_scored_as_one_mask_against_another_outside_void(seed):
     predicted, true = blobs(seed, 5), blobs(seed + 100, 3, void=True)
-    region, accuracy = score_pairs(predicted, true, 6, 4)  # one more of each is in no frame
+    frame = score_pairs(predicted, true)
+    region, accuracy = frame.of(range(1, 7), range(1, 5))  # the last of each is in no frame
     assert region.shape == accuracy.shape == (6, 4)
     known = true != 255
     for p, k in np.ndindex(6, 4):
@@ -48,6 +49,31 @@ def test_pairs_are_scored_as_one_mask_against_another_outside_void(seed):
         assert region[p, k] == region_similarity(one, other)
         assert accuracy[p, k] == pytest.approx(boundary_accuracy(one, other), abs=1e-12)
     assert region[5, 3] == accuracy[5, 3] == 1  # both are empty
+    sizes = {p: ((predicted == p) & known).sum() for p in range(1, 6)}
+    assert dict(zip(frame.proposals[1:], frame.areas[1:])) == {p: n for p, n in sizes.items() if n}
+
+
+def test_proposals_with_large_numbers_count_and_only_the_twenty_largest():
+    rng = np.random.default_rng(0)
+    true = np.zeros((30, 30), np.uint8)
+    true[:10, :10], true[20:, 20:] = 1, 2
+    labels = rng.permutation(255)[:30] + 1
+    predicted = np.repeat(labels[:, None], 30, axis=1).astype(np.uint8)  # a row each
+    predicted[:10, :10] = 255
+    frames = [score_pairs(predicted, true)] * 2
+    scores = video_pairs(frames)
+    assert scores.region.shape == (20, 2, 2)
+    assert matched(scores)[0][0].tolist() == [1, 1]
+    assert video_pairs(frames, numbered=True).region.shape == (2, 2, 2)
+
+
+def test_a_number_that_is_left_out_is_an_empty_proposal():
+    true = np.zeros((2, 10, 10), np.uint8)
+    true[0, :5], true[:, 8:] = 1, 2  # object 1 is in the first frame alone
+    predicted = np.where(true == 2, 3, 0)
+    pairs = [score_pairs(*frame) for frame in zip(predicted.astype(np.uint8), true)]
+    region, _ = matched(video_pairs(pairs))
+    assert region.tolist() == [[0, 1], [1, 1]]
 
 
 def scores_of(region):
@@ -74,11 +100,12 @@ def test_matching_each_frame_inflates_scores():
     assert matched_per_frame(scores)[0].mean() == 1.0
 
 
-def test_counts_leave_void_out_and_merge_labels_that_are_too_large():
+def test_counts_leave_void_out():
     predicted = np.array([[0, 1, 2, 9], [1, 1, 2, 2]], np.uint8)
     true = np.array([[0, 1, 255, 1], [0, 1, 1, 7]], np.uint8)
-    counts = overlap_counts(predicted, true, 2, 1)
-    assert counts.tolist() == [[1, 1], [1, 2], [1, 1]]
+    counts = overlap_counts(predicted, true)
+    assert counts.sum() == 7 and counts[:, 255].sum() == 0
+    assert [counts[0, 0], counts[1, 1], counts[1, 0], counts[2, 7], counts[9, 1]] == [1, 2, 1, 1, 1]
 
 
 def test_adjusted_rand_index_counts_pairs_of_pixels():
@@ -91,8 +118,8 @@ def test_adjusted_rand_index_counts_pairs_of_pixels():
     )
     expected = found * wanted / len(pairs)
     index = (both - expected) / ((found + wanted) / 2 - expected)
-    assert adjusted_rand_index(overlap_counts(predicted, true, 3, 3)) == pytest.approx(index)
-    assert adjusted_rand_index(overlap_counts(true, true, 3, 3)) == 1
+    assert adjusted_rand_index(overlap_counts(predicted, true)) == pytest.approx(index)
+    assert adjusted_rand_index(overlap_counts(true, true)) == 1
     one_object = np.array([[0, 0], [0, 9]])
     assert adjusted_rand_index(one_object) == 1
 
@@ -120,10 +147,9 @@ def test_agreement_with_the_davis_2017_evaluator(task):
         predicted = [np.array(Image.open(path)) for path in sorted(masks.iterdir())]
         if not free:
             true, predicted = true[1:-1], predicted[1:-1]
-        objects = max(int(np.where(t == 255, 0, t).max()) for t in true)
-        proposals = max(int(p.max()) for p in predicted) if free else objects
-        scores = pair_scores(zip(predicted, true), max(proposals, objects), objects)
-        same = np.arange(objects)
+        pairs = [score_pairs(*frame) for frame in zip(predicted, true)]
+        scores = video_pairs(pairs, numbered=not free)
+        same = np.arange(scores.region.shape[1])
         pair = matched(scores) if free else (scores.region[same, same], scores.boundary[same, same])
         # The evaluator numbers objects in the order of their proposals.
         order = assign(scores).argsort() if free else same
