@@ -14,6 +14,10 @@ from datasets.layout import Frame, Sequence
 from datasets.prepare.sources import YOUTUBE_OBJECTS_CLASSES
 from utils.evaluation.metrics import Statistics, statistics
 
+# What objects are scored: all as one; each with the proposal that is assigned to it over the whole
+# video, or anew in every frame; or each with the mask of its own number.
+ONE, MATCHED, MATCHED_PER_FRAME, NUMBERED = "one", "matched", "matched_per_frame", "numbered"
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -28,6 +32,8 @@ class Protocol:
     every_frame: bool = False  # every frame must be annotated; False: the annotated ones count
     empty_truths: bool = False  # a frame counts if its true mask holds no object
     classes: bool = False  # the table has the mean over the sequences of each class
+    objects: str = ONE  # ONE: all objects as one; MATCHED, MATCHED_PER_FRAME, NUMBERED: each
+    warning: str = ""
 
     def frames_to_score(self, sequence: Sequence) -> list[Frame]:
         """The frames of a sequence that need a mask; ``score_frame`` leaves out empty truths."""
@@ -35,10 +41,46 @@ class Protocol:
         # Of one or two frames nothing would be left.
         return annotated if self.first_and_last or len(annotated) <= 2 else annotated[1:-1]
 
+    def sequence_of(self, row: str) -> str:
+        """The sequence that a row of the table belongs to: an object's is named judo_2."""
+        return row if self.objects == ONE else row.rpartition("_")[0]
+
 
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
+        Protocol(
+            name="davis2017_unsupervised",
+            sets=("davis17", "davis2017"),
+            rule="J and F of each object with the proposal that is assigned to it over the whole "
+            "video, in every frame, without void; at most 20 proposals: mean, recall and decay by "
+            "object, then their means over all objects (as the DAVIS 2017 evaluator)",
+            every_frame=True,
+            empty_truths=True,
+            objects=MATCHED,
+        ),
+        Protocol(
+            name="davis2017_semi_supervised",
+            sets=(),
+            rule="J and F of each object with the mask of its number, in every frame but the first "
+            "and last: mean, recall and decay by object, then their means over all objects (as the "
+            "DAVIS 2017 evaluator)",
+            first_and_last=False,
+            every_frame=True,
+            empty_truths=True,
+            objects=NUMBERED,
+        ),
+        Protocol(
+            name="per_frame_matching",
+            sets=(),
+            rule="as davis2017_unsupervised, but with another assignment in every frame (as the "
+            "code of SMTC and SSL-UVOS)",
+            every_frame=True,
+            empty_truths=True,
+            objects=MATCHED_PER_FRAME,
+            warning="an object may be another proposal in every frame, which makes scores higher; "
+            "compare them only with scores by the same rule",
+        ),
         Protocol(
             name="davis2016",
             sets=("davis",),
@@ -79,7 +121,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class SequenceScores:
-    """The scores of a sequence's frames that count, in order."""
+    """The scores of a sequence's or object's frames that count, in order."""
 
     frames: tuple[str, ...]  # their names without the sequence's
     values: dict[str, np.ndarray]  # by measure, float64 (T,) in [0, 1]
@@ -89,8 +131,8 @@ class SequenceScores:
 class Row:
     """One row of a score table."""
 
-    name: str  # of the sequence or class
-    kind: str  # sequence, class or average
+    name: str  # of the sequence, object or class
+    kind: str  # sequence, object, class or average
     frames: int  # number of frames that count
     statistics: dict[str, Statistics]  # by measure
 
@@ -136,7 +178,7 @@ def summarise(scores: Mapping[str, SequenceScores], protocol: Protocol) -> list[
     sequences = [
         Row(
             name,
-            "sequence",
+            "sequence" if protocol.objects == ONE else "object",
             len(one.frames),
             {measure: statistics(one.values[measure]) for measure in protocol.measures},
         )

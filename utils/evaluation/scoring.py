@@ -14,8 +14,15 @@ from datasets.layout import Frame, Sequence, frame_label
 from datasets.masks import NotBinaryError, one_object, read_binary_mask, read_labels
 from datasets.problems import DatasetError, format_problems
 from datasets.progress import progress_bar
+from utils.evaluation.matching import (
+    FramePairs,
+    matched,
+    matched_per_frame,
+    score_pairs,
+    video_pairs,
+)
 from utils.evaluation.metrics import MEASURES
-from utils.evaluation.protocols import Protocol, SequenceScores
+from utils.evaluation.protocols import MATCHED, NUMBERED, ONE, Protocol, SequenceScores
 from utils.processes import num_cores
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -52,13 +59,21 @@ def overlap(
         pool.shutdown(cancel_futures=True)
 
 
-def read_truth(path: Path) -> np.ndarray:
-    """A mask as a label map of one object, uint8 (H, W); several objects become one."""
+def read_truth(path: Path, protocol: Protocol) -> np.ndarray:
+    """A true mask as a label map, uint8 (H, W), with void; or all objects as one, as 1."""
+    if protocol.objects != ONE:
+        return read_labels(path, void=True)
     return one_object(read_labels(path)).view(np.uint8)
 
 
-def read_result(path: Path, binarize: bool = False) -> np.ndarray:
-    """A mask with 0 and one other value as a label map; ``binarize`` cuts a grey one in half."""
+def read_result(path: Path, protocol: Protocol, binarize: bool = False) -> np.ndarray:
+    """A result's mask as a label map, uint8 (H, W).
+
+    For protocols of one object it has 0 and one other value, and ``binarize`` cuts a grey one in
+    half. For others its values are the numbers of proposals, which may have gaps.
+    """
+    if protocol.objects != ONE and not binarize:
+        return read_labels(path, void=True)
     return read_binary_mask(path, binarize).view(np.uint8)
 
 
@@ -92,13 +107,13 @@ def score_masks(
     folder: Path,
     sequences: Items[Sequence],
     protocol: Protocol,
-    read: Callable[[Path], np.ndarray] = read_result,
+    read: Callable[[Path, Protocol], np.ndarray] = read_result,
     progress: bool = True,
 ) -> dict[str, SequenceScores]:
     """Score the masks ``folder/<sequence>/<frame>.png`` of the frames that count.
 
     A frame's name may be given with or without its sequence's (``bear_00012`` or ``00012``).
-    ``read`` gives a mask's label map. Masks of other frames are not read.
+    ``read`` gives a mask's label map by the protocol. Masks of other frames are not read.
 
     Raises:
         DatasetError: masks that are missing, are not binary, are of another size than the true
@@ -115,7 +130,7 @@ def score_masks(
         if not path.exists():
             return _MISSING, str(short)
         try:
-            labels, truth = read(path), read_truth(frame.mask)
+            labels, truth = read(path, protocol), read_truth(frame.mask, protocol)
         except NotBinaryError as error:
             return _NOT_BINARY, str(error)
         except DatasetError as error:
@@ -123,6 +138,8 @@ def score_masks(
         if labels.shape != truth.shape:
             sizes = [f"{width} x {height}" for height, width in (labels.shape, truth.shape)]
             return _OTHER_SIZE, f"{path}: {sizes[0]}, {frame.mask} {sizes[1]}"
+        if protocol.objects != ONE:
+            return sequence, label, score_pairs(labels, truth)
         return sequence, label, score_frame(labels, truth, protocol)
 
     jobs = [(s.name, frame) for s in sequences for frame in protocol.frames_to_score(s)]
@@ -139,8 +156,34 @@ def score_masks(
         problems.setdefault(problem[0], []).append(problem[1])
     if problems:
         raise DatasetError(f"{format_problems(str(folder), problems)}\nNothing was scored.")
-    scores = collect_scores(results, protocol)
+    if protocol.objects == ONE:
+        scores = collect_scores(results, protocol)
+    else:
+        scores = _scores_of_objects(results, protocol)
     _check_scored(scores, sequences, protocol)
+    return scores
+
+
+def _scores_of_objects(
+    frames: Iterable[tuple[str, str, FramePairs]], protocol: Protocol
+) -> dict[str, SequenceScores]:
+    """Scores of each object, named as judo_2, from the pairs of all frames."""
+    found: dict[str, list[tuple[str, FramePairs]]] = {}
+    for sequence, frame, pairs in frames:
+        found.setdefault(sequence, []).append((frame, pairs))
+    scores = {}
+    for sequence, scored in found.items():
+        names, pairs = zip(*scored)
+        video = video_pairs(pairs, numbered=protocol.objects == NUMBERED)
+        if protocol.objects == NUMBERED:
+            same = np.arange(len(video.region))
+            region, boundary = video.region[same, same], video.boundary[same, same]
+        elif protocol.objects == MATCHED:
+            region, boundary = matched(video)
+        else:
+            region, boundary = matched_per_frame(video)
+        for number, values in enumerate(zip(region, boundary), 1):
+            scores[f"{sequence}_{number}"] = SequenceScores(names, dict(zip("JF", values)))
     return scores
 
 
@@ -148,7 +191,8 @@ def _check_scored(
     scores: dict[str, SequenceScores], sequences: Items[Sequence], protocol: Protocol
 ) -> None:
     """Print the sequences without a frame that counts; raise DatasetError if none has one."""
-    without = [one.name for one in sequences if one.name not in scores]
+    scored = {protocol.sequence_of(row) for row in scores}
+    without = [one.name for one in sequences if one.name not in scored]
     if not scores:
         raise DatasetError(
             f"the ground truth of all {len(without)} sequences is empty, and {protocol.name} "

@@ -136,6 +136,8 @@ def read_set(set_name: str, settings: Settings, process: Process, flow: bool) ->
         if len(sequences) < published:
             print(f"note: {len(sequences)} of the {published} sequences of {set_name}")
         print(f"protocol {protocol.name}, {reason}: {protocol.rule}")
+        if protocol.warning:
+            print(f"warning: {protocol.warning}")
     wanted = "all" if protocol.every_frame else "some"
     sequences = video_sequences(root, set_name, masks=wanted, flow=flow)
     return VideoSet(set_name, root, sequences, protocol)
@@ -209,7 +211,7 @@ def check_output(output: Path, data_set: Path | None = None) -> None:
 def _score(
     videos: VideoSet,
     masks: Path,
-    read: Callable[[Path], np.ndarray],
+    read: Callable[[Path, Protocol], np.ndarray],
     output: Path | None,
     **source: Any,
 ) -> None:

@@ -56,7 +56,7 @@ def validate_videos(
     for result in results:
         frame, prediction = result.frame, result.prediction
         labels = result.labels(settings.threshold, settings.stretch_masks)
-        scores = score_frame(labels, read_truth(frame.mask), _ALL_ANNOTATED)
+        scores = score_frame(labels, read_truth(frame.mask, _ALL_ANNOTATED), _ALL_ANNOTATED)
         scored.append((result.sequence, frame.name, scores))
         if process.is_main and not pictures:
             num_objects = prediction.num_objects

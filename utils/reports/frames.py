@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,8 +10,10 @@ import cv2
 import numpy as np
 
 from datasets.layout import find_video_sequences, frame_label
+from datasets.masks import VOID
 from datasets.pictures import read_image
 from datasets.problems import DatasetError
+from utils.evaluation.protocols import ONE
 from utils.evaluation.results import Evaluation
 from utils.evaluation.scoring import read_result, read_truth
 from utils.reports.pictures import PANEL_WIDTH, draw_mask, panel_sized
@@ -70,20 +73,24 @@ def show_frames(
     except (DatasetError, OSError):
         sequences = []
     files = {(s.name, frame_label(s.name, frame)): frame for s in sequences for frame in s.frames}
+    true = partial(read_truth, protocol=first.protocol)
+    result = partial(read_result, protocol=first.protocol, binarize=first.protocol.objects == ONE)
     shown = []
-    for sequence, position in chosen:
-        frame = first.scores[sequence].frames[position]
+    objects = 1 if first.protocol.objects == ONE else VOID - 1
+    for row, position in chosen:
+        sequence = first.protocol.sequence_of(row)
+        frame = first.scores[row].frames[position]
         found = files.get((sequence, frame))
         tiles = _panel(runs[0], sequence, frame) if len(runs) == 1 else []
         if not tiles:
-            tiles.append(_tile("RGB image", read_image, found and found.image))
+            tiles.append(_tile("RGB image", read_image, found and found.image, objects))
             if found and found.flow:
-                tiles.append(_tile("optical flow", read_image, found.flow))
-            tiles.append(_tile("ground truth", read_truth, found and found.mask))
+                tiles.append(_tile("optical flow", read_image, found.flow, objects))
+            tiles.append(_tile("ground truth", true, found and found.mask, objects))
             for run in runs:
-                path, scores = _mask_file(run, sequence, frame), _scores(run, sequence, position)
-                tiles.append(_tile(run.label, lambda path: read_result(path, True), path, scores))
-        shown.append((f"{sequence} {frame}", _scores(runs[0], sequence, position), tiles))
+                path, scores = _mask_file(run, sequence, frame), _scores(run, row, position)
+                tiles.append(_tile(run.label, result, path, objects, scores))
+        shown.append((f"{row} {frame}", _scores(runs[0], row, position), tiles))
     return shown
 
 
@@ -111,15 +118,19 @@ def _mask_file(run: Run, sequence: str, frame: str) -> Path:
 
 
 def _tile(
-    name: str, read: Callable[[Path], np.ndarray], path: Path | None, scores: Scores | None = None
+    name: str,
+    read: Callable[[Path], np.ndarray],
+    path: Path | None,
+    num_objects: int,
+    scores: Scores | None = None,
 ) -> Tile:
-    """A picture from a file: an image, or a label map of one object."""
+    """A picture from a file: an image or a label map."""
     try:
         picture = read(path) if path else None
     except DatasetError:
         picture = None
     if picture is not None:
-        picture = draw_mask(picture, 1) if picture.ndim == 2 else panel_sized(picture)
+        picture = draw_mask(picture, num_objects) if picture.ndim == 2 else panel_sized(picture)
     return name, None if picture is None else _jpeg(picture), scores or {}
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from datasets.augmentation import resize
-from datasets.files import write_picture
+from datasets.files import replacing, write_picture
 from datasets.layout import Frame
+from datasets.masks import VOID, one_object, read_labels
 from datasets.pictures import read_image
-from utils.evaluation.scoring import read_truth
 
 PANEL_WIDTH = 240
 LABEL_HEIGHT = 22
@@ -36,12 +37,13 @@ def draw_panels(
     maps over the image; for GSA-Net the foreground and background slot of both streams.
     """
     small = panel_sized(image)
+    true_objects = num_objects if num_objects == 1 else VOID - 1
     no_truth = np.full_like(small, 128)
     panels = [
         ("RGB image", small),
         *([] if flow is None else [("optical flow", flow)]),
         ("prediction", draw_mask(labels, num_objects)),
-        ("ground truth", no_truth if truth is None else draw_mask(truth, num_objects)),
+        ("ground truth", no_truth if truth is None else draw_mask(truth, true_objects)),
         *((name, heat_map(values, small)) for name, values in maps.items()),
     ]
     letters = string.ascii_uppercase
@@ -53,7 +55,10 @@ def draw_frame(
 ) -> np.ndarray:
     """:func:`draw_panels` of a frame on disk."""
     flow = None if frame.flow is None else read_image(frame.flow)
-    truth = None if frame.mask is None else read_truth(frame.mask)
+    truth = None
+    if frame.mask is not None:
+        truth = read_labels(frame.mask, void=num_objects > 1)
+        truth = truth if num_objects > 1 else one_object(truth).view(np.uint8)
     return draw_panels(read_image(frame.image), flow, labels, truth, maps, num_objects)
 
 
@@ -115,8 +120,14 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, num_objects: int) -> np.
 
 
 def write_mask(path: Path, labels: np.ndarray, num_objects: int) -> None:
-    """Write a label map as PNG: 0 and 255 for one object, several as their labels."""
-    write_picture(path, labels * np.uint8(255) if num_objects == 1 else labels)
+    """Write a label map as PNG: 0 and 255 for one object, several with DAVIS's palette."""
+    if num_objects == 1:
+        write_picture(path, labels * np.uint8(255))
+        return
+    picture = Image.fromarray(labels)
+    picture.putpalette(davis_palette().ravel().tolist())
+    with replacing(path) as file:
+        picture.save(file, "PNG")
 
 
 def panel_sized(picture: np.ndarray) -> np.ndarray:
@@ -125,14 +136,19 @@ def panel_sized(picture: np.ndarray) -> np.ndarray:
     return resize(picture, height, PANEL_WIDTH)
 
 
-def _coloured(labels: np.ndarray, num_objects: int) -> np.ndarray:
-    """Labels as colours: DAVIS's palette, or OVERLAY_COLOUR if there is one object."""
-    palette = np.zeros((256, 3), np.uint8)
-    objects = np.arange(1, num_objects + 1)
+def davis_palette() -> np.ndarray:
+    """DAVIS's colours of the labels, uint8 (256, 3)."""
+    palette, labels = np.zeros((256, 3), np.uint8), np.arange(256)
     # The bits of a label, three by three, are the bits of its colour from the highest on.
     for bit in range(8):
-        palette[objects, bit % 3] |= ((objects >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
-    palette = palette.clip(max=191)
+        palette[:, bit % 3] |= ((labels >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
+    return palette.clip(max=191)
+
+
+def _coloured(labels: np.ndarray, num_objects: int) -> np.ndarray:
+    """Labels as colours: DAVIS's palette, or OVERLAY_COLOUR if there is one object."""
+    palette = davis_palette()
+    palette[num_objects + 1 :] = 0
     if num_objects == 1:
         palette[1] = OVERLAY_COLOUR
     return cv2.LUT(cv2.cvtColor(labels, cv2.COLOR_GRAY2RGB), palette[None])
