@@ -178,16 +178,16 @@ def test_the_network_is_random_but_the_same_every_time(job):
 def test_training_takes_the_steps_of_train_py(job, monkeypatch):
     """Warm-up, then for each repeat a run; every step changes the weights."""
     steps = []
-    step = benchmark.Training.step
+    step = benchmark.Trainer.step
 
-    def noted(self, samples, keys):
+    def noted(self, samples):
         before = next(self.network.parameters()).detach().clone()
-        result = step(self, samples, keys)
+        result = step(self, samples)
         after = next(self.network.parameters())
         steps.append((samples[0]["image"].shape[0], not torch.equal(before, after)))
         return result
 
-    monkeypatch.setattr(benchmark.Training, "step", noted)
+    monkeypatch.setattr(benchmark.Trainer, "step", noted)
     numbers = LINES["training"](job)
     assert numbers["steps"] == job.repeats
     assert len(steps) > numbers["steps"]

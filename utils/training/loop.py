@@ -188,11 +188,12 @@ class Training:
                 bar.update(s.batch_size)
                 if pace.losses:
                     bar.set_postfix(loss=f"{pace.losses['total']:.3f}", refresh=False)
-                if accounts.stop or accounts.save:
-                    self._save()
                 if accounts.stop:
+                    self._save()
                     wait_for_all(self.process)  # torchrun ends the others when the first one ends
                     self._stop(accounts.stop)
+                if accounts.save:
+                    self._save()
         self._read_step()
 
     def _requests(self) -> list[bool]:
