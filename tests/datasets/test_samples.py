@@ -564,7 +564,8 @@ def test_windows_are_the_frames_of_one_sequence_at_the_gap_from_every_start(tmp_
     for frames, gap, expected in (
         (3, 1, [*([t, t + 1, t + 2] for t in (0, 1, 2, 3, 100, 101)), [200, 201, 202]]),
         (2, 2, [*([t, t + 2] for t in (0, 1, 2, 3, 100, 101)), [200, 202]]),
-        (2, 3, [[0, 3], [1, 4], [2, 5], [100, 103]]),
+        (2, 3, [[0, 3], [1, 4], [2, 5], [100, 103], [200, 202]]),  # short videos have less
+        (3, 4, [[0, 2, 4], [1, 3, 5], [100, 101, 102], [101, 102, 103], [200, 201, 202]]),
         (1, 5, [[t] for t in (*range(6), *range(100, 104), *range(200, 203))]),
     ):
         dataset = VideoWindows([[first, second], [other]], SIZE, frames, gap)
@@ -601,12 +602,12 @@ def test_windows_have_labels_and_flow_maps_only_where_they_are_wanted(tmp_path):
 
 
 def test_sequences_that_are_too_short_give_no_windows_and_none_at_all_is_an_error(tmp_path):
-    short, long = make_sequence(tmp_path, "a", 4), make_sequence(tmp_path, "b", 5, first=100)
+    short, long = make_sequence(tmp_path, "a", 2), make_sequence(tmp_path, "b", 5, first=100)
     dataset = VideoWindows([[short], [long, short]], SIZE, 3, gap=2)
     assert dataset.set_sizes == [0, 1]
     assert values_of(dataset[0, 0]["image"]) == [100, 102, 104]
-    with pytest.raises(DatasetError, match=r"no sequence has 7 frames.* window of 4 frames"):
-        VideoWindows([[short, long]], SIZE, 4, gap=2)
+    with pytest.raises(DatasetError, match=r"no sequence has the 6 frames that a window needs"):
+        VideoWindows([[short, long]], SIZE, 6, gap=2)
 
 
 def equal_frames(folder: Path, length: int = 3) -> Sequence:

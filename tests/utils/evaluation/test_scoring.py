@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.layout import video_sequences
+from datasets.files import write_picture
+from datasets.layout import Frame, Sequence, video_sequences
 from datasets.masks import read_mask
 from datasets.problems import DatasetError
 from utils.evaluation.metrics import boundary_accuracy, region_similarity
@@ -271,3 +272,49 @@ def test_published_soft_maps_without_the_last_frames_agree_with_the_davis_evalua
         assert row.frames == expected[row.name]["frames"]
         for measure, statistics in row.statistics.items():
             assert vars(statistics) == pytest.approx(expected[row.name][measure], rel=0, abs=1e-9)
+
+
+# Several objects
+
+OBJECTS = SHARED / "golden" / "davis17_scores"
+
+
+@pytest.mark.skipif(not OBJECTS.is_dir(), reason=f"needs the reference scores in {OBJECTS}")
+@pytest.mark.parametrize("free", [True, False])
+def test_masks_of_several_objects_get_the_scores_of_the_davis_2017_evaluator(free):
+    """From the files as they are, with palettes, gaps and void."""
+    task, folder = ("unsupervised", "proposals") if free else ("semi-supervised", "propagated")
+    truths = OBJECTS / f"truth_{task.replace('-', '_')}"
+    sequences = [
+        Sequence(
+            name.name, tuple(Frame(path.stem, path, path, None) for path in sorted(name.iterdir()))
+        )
+        for name in sorted(truths.iterdir())
+    ]
+    protocol = PROTOCOLS[f"davis2017_{task.replace('-', '_')}"]
+    scores = score_masks(OBJECTS / folder, sequences, protocol, progress=False)
+    rows = summarise(scores, protocol)
+    expected = json.loads((OBJECTS / "expected.json").read_text())[task]
+    assert rows[-1].mean == pytest.approx(expected["JF_mean"], abs=1e-9)
+    assert {row.kind for row in rows[:-1]} == {"object"}
+    for measure in "JF":
+        ours = sorted(row.statistics[measure].mean for row in rows[:-1])
+        np.testing.assert_allclose(ours, sorted(expected[measure]["mean"]), atol=1e-9)
+
+
+def test_numbers_of_proposals_do_not_matter_unless_objects_are_numbered(tmp_path):
+    truth = np.zeros((8, 12), np.uint8)
+    truth[:4, :4], truth[4:, 6:] = 1, 2
+    frames = []
+    for t in range(4):
+        write_picture(tmp_path / "GT" / f"a_{t}.png", truth)
+        path = tmp_path / "GT" / f"a_{t}.png"
+        frames.append(Frame(f"a_{t}", path, path, None))
+        proposals = np.select([truth == 1, truth == 2], [200, 7]).astype(np.uint8)
+        write_picture(tmp_path / "masks" / "a" / f"{t}.png", proposals)
+    arguments = tmp_path / "masks", [Sequence("a", tuple(frames))]
+    for name, j in (("davis2017_unsupervised", 1), ("davis2017_semi_supervised", 0)):
+        scores = score_masks(*arguments, PROTOCOLS[name], progress=False)
+        assert list(scores) == ["a_1", "a_2"]
+        assert all((one.values["J"] == j).all() for one in scores.values())
+        assert len(scores["a_1"].frames) == (4 if j else 2)
