@@ -51,7 +51,7 @@ def refuse_several_objects(image: Path, mask: Path) -> None:
     if several:
         raise DatasetError(
             f"{mask}: mask of several objects or with a void label, as DAVIS 2017 has them; if "
-            "this is that archive, prepare it as davis2017"
+            "this is that archive, prepare it as davis2017 or davis2016_from_2017"
         )
 
 

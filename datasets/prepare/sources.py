@@ -77,8 +77,9 @@ def _read_davis(
     annotations: tuple[str, ...],
     lists: tuple[str, ...],
     convert: Convert,
+    sets: tuple[str, str] = ("DAVIS_train", "DAVIS_test"),
 ) -> list[SourceFrame]:
-    """DAVIS 2016 and the 2016 split of DAVIS 2017, at 480p.
+    """DAVIS 2016 and DAVIS 2017, at 480p.
 
     Folders and lists as in fperazzi/davis and davisvideochallenge/davis2017-evaluation. Masks of
     2016 are 0 and 255 (some with several channels, as bear/00077.png). Those of 2017 have a
@@ -87,7 +88,7 @@ def _read_davis(
     root = locate(source, ["JPEGImages/480p"], problems)
     masks_root = root and first(root, [f"{name}/480p" for name in annotations], problems)
     frames = []
-    for split, set_name in (("train", "DAVIS_train"), ("val", "DAVIS_test")):
+    for split, set_name in zip(("train", "val"), sets):
         names = [f"ImageSets/{name}/{split}.txt" for name in lists]
         split_list = root and first(root, names, problems)
         for sequence in _listed(split_list, problems) if masks_root and split_list else ():
@@ -226,7 +227,8 @@ SOURCES: dict[str, Source] = {
         ),
         _DAVIS_KNOWN,
     ),
-    "davis2017": Source(
+    # DAVIS 2016 by the files of 2017, whose objects count as one.
+    "davis2016_from_2017": Source(
         partial(
             _read_davis,
             annotations=("Annotations", "Annotations_unsupervised"),
@@ -234,6 +236,16 @@ SOURCES: dict[str, Source] = {
             convert=convert_void,
         ),
         _DAVIS_KNOWN,
+    ),
+    "davis2017": Source(
+        partial(
+            _read_davis,
+            annotations=("Annotations_unsupervised", "Annotations"),
+            lists=("2017",),
+            convert=convert_void,
+            sets=("DAVIS17_train", "DAVIS17_val"),
+        ),
+        {"DAVIS17_train": {"sequences": 60}, "DAVIS17_val": {"sequences": 30}},
     ),
     "youtube_vos": Source(_read_youtube_vos, {"YTVOS_train": {"sequences": 3471}}),
     "fbms": Source(

@@ -22,11 +22,19 @@ from utils.evaluation.matching import (
     video_pairs,
 )
 from utils.evaluation.metrics import MEASURES
-from utils.evaluation.protocols import MATCHED, NUMBERED, ONE, Protocol, SequenceScores
+from utils.evaluation.protocols import (
+    MATCHED,
+    MATCHED_PER_FRAME,
+    NUMBERED,
+    ONE,
+    Protocol,
+    SequenceScores,
+)
 from utils.processes import num_cores
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
-FrameScores = tuple[str, str, list[float] | None]  # sequence, frame, one number for each measure
+# Sequence, frame, and a number for each measure or the pairs of objects.
+FrameScores = tuple[str, str, list[float] | FramePairs | None]
 
 # What is wrong with a mask, and what to do.
 _MISSING = "mask that is missing", "write DIR/<sequence>/<frame>.png for each frame that counts"
@@ -77,11 +85,16 @@ def read_result(path: Path, protocol: Protocol, binarize: bool = False) -> np.nd
     return read_binary_mask(path, binarize).view(np.uint8)
 
 
-def score_frame(labels: np.ndarray, truth: np.ndarray, protocol: Protocol) -> list[float] | None:
-    """The protocol's measures of the foreground of a label map, both (H, W).
+def score_frame(
+    labels: np.ndarray, truth: np.ndarray, protocol: Protocol
+) -> list[float] | FramePairs | None:
+    """The protocol's measures of the foreground of a label map, or of all its pairs of objects.
 
-    None if the true one holds no object and the protocol leaves such frames out.
+    Both maps are (H, W). None if the true one holds no object and the protocol leaves such frames
+    out.
     """
+    if protocol.objects != ONE:
+        return score_pairs(labels, truth)
     # Objects are foreground; 255 is void.
     found, true = (cv2.inRange(one, 1, 254) for one in (labels, truth))
     if not protocol.empty_truths and not true.any():
@@ -90,17 +103,33 @@ def score_frame(labels: np.ndarray, truth: np.ndarray, protocol: Protocol) -> li
 
 
 def collect_scores(frames: Iterable[FrameScores], protocol: Protocol) -> dict[str, SequenceScores]:
-    """Scores by sequence; frames without scores are left out."""
-    found: dict[str, list[tuple[str, list[float]]]] = {}
+    """Scores by sequence, or by object, as judo_2; frames without scores are left out."""
+    found: dict[str, list[tuple[str, list[float] | FramePairs]]] = {}
     for sequence, frame, scores in frames:
         if scores is not None:
             found.setdefault(sequence, []).append((frame, scores))
     collected = {}
     for sequence, scored in found.items():
-        names, numbers = zip(*scored)
-        columns = np.array(numbers).T.copy()
-        collected[sequence] = SequenceScores(names, dict(zip(protocol.measures, columns)))
+        names, values = zip(*scored)
+        if protocol.objects == ONE:
+            rows = {sequence: np.array(values).T.copy()}
+        else:
+            objects = zip(*_of_objects(values, protocol))
+            rows = {f"{sequence}_{number}": both for number, both in enumerate(objects, 1)}
+        for row, columns in rows.items():
+            collected[row] = SequenceScores(names, dict(zip(protocol.measures, columns)))
     return collected
+
+
+def _of_objects(frames: Items[FramePairs], protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
+    """J and F of the objects of a video, (K, T) each."""
+    video = video_pairs(frames, numbered=protocol.objects == NUMBERED)
+    if protocol.objects == MATCHED_PER_FRAME:
+        return matched_per_frame(video)
+    if protocol.objects == MATCHED:
+        return matched(video)
+    same = np.arange(video.region.shape[1])
+    return video.region[same, same], video.boundary[same, same]
 
 
 def score_masks(
@@ -138,8 +167,6 @@ def score_masks(
         if labels.shape != truth.shape:
             sizes = [f"{width} x {height}" for height, width in (labels.shape, truth.shape)]
             return _OTHER_SIZE, f"{path}: {sizes[0]}, {frame.mask} {sizes[1]}"
-        if protocol.objects != ONE:
-            return sequence, label, score_pairs(labels, truth)
         return sequence, label, score_frame(labels, truth, protocol)
 
     jobs = [(s.name, frame) for s in sequences for frame in protocol.frames_to_score(s)]
@@ -156,34 +183,8 @@ def score_masks(
         problems.setdefault(problem[0], []).append(problem[1])
     if problems:
         raise DatasetError(f"{format_problems(str(folder), problems)}\nNothing was scored.")
-    if protocol.objects == ONE:
-        scores = collect_scores(results, protocol)
-    else:
-        scores = _scores_of_objects(results, protocol)
+    scores = collect_scores(results, protocol)
     _check_scored(scores, sequences, protocol)
-    return scores
-
-
-def _scores_of_objects(
-    frames: Iterable[tuple[str, str, FramePairs]], protocol: Protocol
-) -> dict[str, SequenceScores]:
-    """Scores of each object, named as judo_2, from the pairs of all frames."""
-    found: dict[str, list[tuple[str, FramePairs]]] = {}
-    for sequence, frame, pairs in frames:
-        found.setdefault(sequence, []).append((frame, pairs))
-    scores = {}
-    for sequence, scored in found.items():
-        names, pairs = zip(*scored)
-        video = video_pairs(pairs, numbered=protocol.objects == NUMBERED)
-        if protocol.objects == NUMBERED:
-            same = np.arange(len(video.region))
-            region, boundary = video.region[same, same], video.boundary[same, same]
-        elif protocol.objects == MATCHED:
-            region, boundary = matched(video)
-        else:
-            region, boundary = matched_per_frame(video)
-        for number, values in enumerate(zip(region, boundary), 1):
-            scores[f"{sequence}_{number}"] = SequenceScores(names, dict(zip("JF", values)))
     return scores
 
 

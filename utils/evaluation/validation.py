@@ -8,7 +8,7 @@ import numpy as np
 from datasets.layout import Frame, Sequence
 from datasets.pictures import read_image
 from models.interface import Network
-from utils.evaluation.protocols import PROTOCOLS, summarise
+from utils.evaluation.protocols import PROTOCOLS, choose_protocol, summarise
 from utils.evaluation.scoring import collect_scores, read_truth, score_frame
 from utils.evaluation.segmenting import (
     Segmenter,
@@ -35,10 +35,13 @@ def validate_videos(
 ) -> Validation:
     """Mean J over the sequences, each the mean over its annotated frames, at their own size.
 
+    On a set whose protocol scores several objects, it is the mean J over the objects.
     The processes share the sequences, and each gets the whole result. ``quick`` is for one batch.
     """
+    protocol, _ = choose_protocol(settings.val_set, settings.protocol)
+    rules = replace(_ALL_ANNOTATED, objects=protocol.objects)
     step = settings.val_frame_step
-    targets = {s.name: _ALL_ANNOTATED.frames_to_score(s)[::step] for s in sequences}
+    targets = {s.name: rules.frames_to_score(s)[::step] for s in sequences}
     total = sum(map(len, targets.values()))
     mine = sequences[:1] if quick else sequences[process.rank :: process.world_size]
     if quick:
@@ -56,7 +59,7 @@ def validate_videos(
     for result in results:
         frame, prediction = result.frame, result.prediction
         labels = result.labels(settings.threshold, settings.stretch_masks)
-        scores = score_frame(labels, read_truth(frame.mask, _ALL_ANNOTATED), _ALL_ANNOTATED)
+        scores = score_frame(labels, read_truth(frame.mask, rules), rules)
         scored.append((result.sequence, frame.name, scores))
         if process.is_main and not pictures:
             num_objects = prediction.num_objects
@@ -65,10 +68,11 @@ def validate_videos(
             maps = segmenter.maps_by_iteration(SequenceFrames(mine[0], segmenter), position)
             if any(maps):  # networks without slots have none
                 pictures["slot maps by iteration"] = draw_iterations(read_image(frame.image), maps)
-    found = collect_scores(chain(*gather(scored, process)), _ALL_ANNOTATED)
+    found = collect_scores(chain(*gather(scored, process)), rules)
     # In the set's order, whichever process scored them.
-    found = {name: found[name] for name in targets if name in found}
-    *rows, average = summarise(found, _ALL_ANNOTATED)
+    order = list(targets)
+    found = dict(sorted(found.items(), key=lambda row: order.index(rules.sequence_of(row[0]))))
+    *rows, average = summarise(found, rules)
     parts = {f"{m} {row.name}": one.mean for row in rows for m, one in row.statistics.items()}
     j, f = (average.statistics[measure].mean for measure in "JF")
     return Validation(j, {"F": f, **parts}, pictures, average.frames, total)

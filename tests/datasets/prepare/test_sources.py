@@ -26,6 +26,7 @@ from tests.datasets.prepare.archives import (
     write_fbms,
     write_lists,
 )
+from utils.evaluation.protocols import choose_protocol
 
 
 @pytest.mark.parametrize("inside", [False, True])
@@ -74,7 +75,7 @@ def test_davis_2017_keeps_objects_and_void(source: Path, annotations: str) -> No
     write_davis(source, masks, annotations, palette=True)
     write_davis(source, {"dog": [objects(255)] * 2}, annotations)  # no palette: 255 is the object
     write_lists(source, "2016", train="bear\n", val="dog\n")
-    test, train = run("davis2017", source)
+    test, train = run("davis2016_from_2017", source)
     # Only a mask of void alone is converted: 255 alone would be read as an object.
     assert (train.files["linked"], train.files["converted"]) == (5, 1)
     assert (test.files["linked"], test.files["converted"]) == (4, 0)
@@ -84,6 +85,23 @@ def test_davis_2017_keeps_objects_and_void(source: Path, annotations: str) -> No
         np.testing.assert_array_equal(read_mask(frame.mask), np.isin(expected, (1, 2)))
     (dog,) = video_sequences(data_root(source), "DAVIS_test", flow=False)
     np.testing.assert_array_equal(read_mask(dog.frames[0].mask), objects(1) != 0)
+
+
+def test_davis_2017_has_sets_and_lists_of_its_own_and_prefers_all_objects(source: Path) -> None:
+    write_davis(source, {"bear": [objects(1)] * 2, "lady": [objects(1)] * 2}, palette=True)
+    write_davis(
+        source,
+        {"bear": [objects(1, 2)] * 2, "lady": [objects(3, 255, 1)] * 2},
+        "Annotations_unsupervised",
+        palette=True,
+    )
+    write_lists(source, "2017", train="bear\n", val="lady\n")
+    train, val = run("davis2017", source)
+    assert (train.set_name, val.set_name) == ("DAVIS17_train", "DAVIS17_val")
+    (lady,) = video_sequences(data_root(source), "DAVIS17_val", flow=False)
+    labels = read_labels(lady.frames[0].mask, void=True)
+    np.testing.assert_array_equal(labels, objects(3, 255, 1))
+    assert choose_protocol("DAVIS17_val")[0].name == "davis2017_unsupervised"
 
 
 def test_youtube_vos_takes_annotated_frames_of_all_objects(source: Path) -> None:
@@ -289,7 +307,7 @@ def test_known_counts_add_up_to_those_of_the_whole_data_sets() -> None:
     def total(name: str, what: str) -> int:
         return sum(known[what] for known in SOURCES[name].known.values())
 
-    assert total("davis2016", "images") == total("davis2017", "masks") == 3455
+    assert total("davis2016", "images") == total("davis2016_from_2017", "masks") == 3455
     assert total("davis2016", "sequences") == 50
     assert total("duts", "images") == total("duts", "masks") == 15572
     assert total("fbms", "sequences") == 59

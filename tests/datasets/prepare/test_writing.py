@@ -91,7 +91,7 @@ def test_a_full_disk_is_said_with_the_file(source: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match=r"No space left on device: .*GT/\w+\.png"):
-        run("davis2017", source)
+        run("davis2016_from_2017", source)
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -101,7 +101,7 @@ def test_second_run_changes_nothing(
     write_mixed(source)
     if not links:
         monkeypatch.setattr(os, "link", no_links)
-    first = run("davis2017", source)
+    first = run("davis2016_from_2017", source)
     assert sum(p.files["converted"] for p in first) == 4
     assert (sum(p.files["linked"] for p in first), sum(p.files["copied"] for p in first)) == (
         (8, 0) if links else (0, 8)
@@ -112,7 +112,7 @@ def test_second_run_changes_nothing(
     assert original.read_bytes() == written.read_bytes()
 
     before = tree(data_root(source))
-    second = run("davis2017", source)
+    second = run("davis2016_from_2017", source)
     assert tree(data_root(source)) == before
     assert [p.files["kept"] for p in second] == [4, 8]
     assert [p.files["linked"] + p.files["copied"] + p.files["converted"] for p in second] == [0, 0]
@@ -148,10 +148,10 @@ def test_stopped_and_started_again(
         patch.setattr(os, "link", no_links)
         patch.setattr(os, name, stopped)
         with pytest.raises(KeyboardInterrupt):
-            run("davis2017", source)
+            run("davis2016_from_2017", source)
     written = {name: entry for name, entry in tree(data_root(source)).items() if not entry[0]}
 
-    prepared = run("davis2017", source)
+    prepared = run("davis2016_from_2017", source)
     assert sum(p.files["kept"] for p in prepared) == len(written) < 12
     complete = tree(data_root(source))
     assert len([name for name in complete if not complete[name][0]]) == 12
@@ -167,7 +167,7 @@ def test_wrong_folder_is_explained(source: Path, capsys: pytest.CaptureFixture) 
     for name, expected in (
         ("duts", "DUTS-TR-Image, neither in"),
         ("davis2016", "JPEGImages/480p, neither in"),
-        ("davis2017", "JPEGImages/480p, neither in"),
+        ("davis2016_from_2017", "JPEGImages/480p, neither in"),
         ("youtube_vos", "Annotations, neither in"),
         ("fbms", "Testset, neither in"),
         ("youtube_objects", "aeroplane/data or JPEGImages/aeroplane, neither in"),
@@ -259,7 +259,7 @@ def test_damaged_files_and_masks_of_another_size_stop_before_anything_is_written
     mask = write(source / "DAVIS/Annotations/480p/bear/00000.png", objects(1, 255), True, (8, 6))
     (source / "DAVIS/Annotations/480p/dog/00001.png").write_bytes(b"")
     with pytest.raises(DatasetError) as error:
-        run("davis2017", source)
+        run("davis2016_from_2017", source)
     assert f"{mask}: 8 x 6, its image 16 x 12" in str(error.value)
     assert "dog/00001.png: empty" in str(error.value)
     assert not data_root(source).exists()
@@ -273,7 +273,7 @@ def test_files_of_another_origin_are_listed_and_kept(source: Path) -> None:
     write(test / "dog/GT/dog_00000.png", objects(0))  # what would be written
     before = tree(data_root(source))
     with pytest.raises(DatasetError) as error:
-        run("davis2017", source)
+        run("davis2016_from_2017", source)
     assert str(error.value).startswith("2 problems in")
     for path in ("RGB/bear_00000.jpg", "GT/bear_00000.png"):
         assert str(train / path) in str(error.value)
