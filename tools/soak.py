@@ -20,7 +20,7 @@ from subprocess import Popen, TimeoutExpired
 from datasets.flow.estimators import dis_estimator
 from datasets.flow.making import make_flow
 from datasets.synthetic import write_synthetic
-from utils.training.checkpoints import load_checkpoint
+from utils.training.checkpoints import CheckpointError, load_checkpoint
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 SETTINGS = (
@@ -103,8 +103,8 @@ def progress(folder: Path) -> str:
     """How far the killed run has come."""
     try:
         now = load_checkpoint(folder / "runs/killed/last.pt")["progress"]
-    except ValueError:
-        return "before its first checkpoint"
+    except CheckpointError:
+        return "while its first or a later checkpoint takes its place"
     return f"step {now['step']}, epoch {now['epoch']}"
 
 
