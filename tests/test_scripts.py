@@ -545,6 +545,14 @@ def test_arguments_that_do_not_go_together_are_refused(arguments, message, refus
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("flag", ["--set", "--video", "--output", "--masks"])
+def test_empty_text_is_no_set_and_not_the_current_folder(flag, call, capsys):
+    with pytest.raises(SystemExit) as stop:
+        call(evaluate, flag, "")
+    assert stop.value.code == 2
+    assert f"{flag}: expected text that is not empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -712,6 +720,19 @@ def test_a_run_of_the_other_script_is_refused_and_left_alone(chain, refusal, tmp
         assert files(run_dir) == before
 
 
+def test_a_run_of_the_other_script_is_refused_before_it_has_a_checkpoint(chain, refusal, tmp_path):
+    begun = tmp_path / "pretrain"
+    begun.mkdir()
+    for name in ("settings.py", "record.json"):
+        shutil.copy(chain.folder / "runs/pretrain" / name, begun)
+    record = json.loads((begun / "record.json").read_text())
+    record["starts"][0]["command"] = "/code/pretrain.py --epochs 3"
+    (begun / "record.json").write_text(json.dumps(record))
+    before = files(begun)
+    assert f"{begun} is a run of pretrain.py, not of" in refusal(train, "--resume", begun)
+    assert files(begun) == before
+
+
 @pytest.mark.parametrize("module", [pretrain, train])
 def test_resuming_needs_nothing_that_the_run_started_from(module, chain, call, tmp_path):
     run_dir = tmp_path / module.__name__
@@ -840,7 +861,8 @@ def test_stage_1_alone_takes_no_video_and_no_settings_of_motion(chain, refusal, 
 
 
 @pytest.mark.parametrize(
-    "number, done", [(errno.EACCES, "read or written"), (errno.EROFS, "written")]
+    "number, done",
+    [(errno.EACCES, "read or written"), (errno.EROFS, "written"), (errno.ENOSPC, "written")],
 )
 def test_a_file_that_may_not_be_used_is_named(number, done):
     def main():
@@ -848,7 +870,8 @@ def test_a_file_that_may_not_be_used_is_named(number, done):
 
     with pytest.raises(SystemExit) as stop:
         run_script(main)
-    assert stop.value.code == f"error: /results could not be {done}: {os.strerror(number)}"
+    remedy = "; make room there" * (number in (errno.ENOSPC, errno.EDQUOT))
+    assert stop.value.code == f"error: /results could not be {done}: {os.strerror(number)}{remedy}"
 
 
 @pytest.mark.parametrize("kind", [CheckpointError, RuntimeError, ValueError, OSError])
@@ -936,6 +959,12 @@ def test_evaluating_a_missing_or_a_damaged_checkpoint_is_refused(chain, refusal,
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes(chain.stage2.read_bytes()[:5000])
     assert f"{damaged} cannot be read" in refusal(evaluate, *flags, damaged)
+    checkpoint = load_checkpoint(chain.stage2)
+    for name, value in (("RECOLOUR_FLOW", None), ("IMAGE_SIZE", [64]), ("NUM_REFERENCES", "x")):
+        settings = {**checkpoint["settings"], name: value}
+        torch.save({**checkpoint, "settings": settings}, damaged)
+        message = refusal(evaluate, *flags, damaged)
+        assert f"a setting of its run is damaged: {name.lower()}={value!r}: expected" in message
 
 
 def test_missing_data_is_refused_by_every_script_before_anything_is_written(

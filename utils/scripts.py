@@ -22,7 +22,7 @@ from utils.settings import Settings, parse_settings, settings_parser
 from utils.training.checkpoints import BEST
 from utils.training.interrupts import Interrupted
 from utils.training.loop import Validate, fit
-from utils.training.record import changed_data, fingerprint, write_record
+from utils.training.record import changed_data, check_script, fingerprint, write_record
 from utils.training.run_folder import check_run, find_run, has_checkpoint, locked, resumed_settings
 from utils.training.samples import network_arguments, without_effect
 
@@ -131,6 +131,8 @@ def start_training(config: ModuleType, name: str, description: str) -> Run | Non
     settings, arguments = parse_settings(parser, config)
     resume = find_run(name, settings, arguments.resume)
     settings = resumed_settings(settings, resume, arguments.given | arguments.in_files)
+    if resume is not None:
+        check_script(resume, f"{name}.py")
     if launch_processes(settings.gpu):
         return None
     process = start_process(settings.gpu)
@@ -200,7 +202,8 @@ def _message(error: Exception) -> str | None:
         return str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
     if isinstance(error, OSError) and error.errno in (*_UNWRITABLE, *_FORBIDDEN):
         done = "written" if error.errno in _UNWRITABLE else "read or written"
-        return f"{error.filename or 'a file'} could not be {done}: {error.strerror}"
+        remedy = "; make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return f"{error.filename or 'a file'} could not be {done}: {error.strerror}{remedy}"
     return None
 
 
