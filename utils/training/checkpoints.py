@@ -86,8 +86,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     parts = checkpoint if isinstance(checkpoint, dict) else {}
     kinds = _PARTS | _OPTIONAL
     wrong = [name for name, kind in kinds.items() if not isinstance(parts.get(name), kind)]
-    if not wrong and not all(isinstance(one, Tensor) for one in parts["weights"].values()):
-        wrong = ["weights"]
+    if not wrong:
+        tensors = parts["weights"].items()
+        named = all(isinstance(n, str) and isinstance(one, Tensor) for n, one in tensors)
+        wrong = [] if named else ["weights"]
     if wrong:
         raise CheckpointError(
             f"{path} is not a checkpoint of this project: it lacks {', '.join(wrong)}, or has them "

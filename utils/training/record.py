@@ -144,8 +144,9 @@ def _fingerprint(frames: Sequence[Frame], data_root: Path) -> dict[str, Any]:
 def _read_starts(run_dir: Path) -> list[dict[str, Any]]:
     """The starts recorded so far."""
     try:
-        return json.loads((run_dir / RECORD).read_text(encoding="utf-8"))["starts"]
-    except (OSError, ValueError, KeyError, TypeError):
+        starts = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))["starts"]
+        return [start for start in starts if start["command"] and isinstance(start["data"], dict)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
 

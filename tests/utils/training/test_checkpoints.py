@@ -319,6 +319,7 @@ def test_a_foreign_file_is_refused_with_what_it_lacks(tmp_path):
         ("script", None, 3, "it lacks script"),
         ("progress", None, 3, "it lacks progress"),
         ("weights", "x", "abc", "it lacks weights"),
+        ("weights", 7, torch.zeros(1), "it lacks weights"),
         (
             "weights",
             "x",
