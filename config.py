@@ -48,8 +48,8 @@ PANEL_STEP: whole(0) = 1  # evaluate.py draws the picture panel of every n-th fr
 # Input and references [test]
 IMAGE_SIZE: multiple_of(32, 8192) = 384  # side of the square network input in pixels (Sec. 4.4)
 IMAGE_WIDTH: optional(multiple_of(32, 8192)) = None  # makes it a rectangle, IMAGE_SIZE high
-NUM_REFERENCES: whole(1) = 3  # reference frames (N_R, Sec. 4.4)
-NUM_ITERATIONS: whole(0) = 3  # rounds of guided slot attention (T, Sec. 3.5)
+NUM_REFERENCES: whole(1, 100) = 3  # reference frames (N_R, Sec. 4.4)
+NUM_ITERATIONS: whole(0, 100) = 3  # rounds of guided slot attention (T, Sec. 3.5)
 
 # Flow maps [test, flow]
 RECOLOUR_FLOW: bool = True  # a mirrored or rotated flow map changes its colours, as its motion does
@@ -99,7 +99,7 @@ AGGREGATION_TRANSFORMER: bool = True  # FAT; False: the plain transformer of slo
 INTER_MODALITY_ATTENTION: bool = True  # IMA: appearance and motion refine each other's correlations
 INTER_FRAME_ATTENTION: bool = True  # IFA: attention to the prototypes of the reference frames
 GRAPH_NEIGHBOURS: whole(1) = 10  # nearest prototypes that each one gets messages from
-GRAPH_ROUNDS: whole(0) = 3  # rounds of message passing
+GRAPH_ROUNDS: whole(0, 100) = 3  # rounds of message passing
 
 # SSL-UVOS (MODEL = "ssl_uvos")
 POSITION_TABLE: one_of("dino", "timm") = "dino"  # whose rule resizes a transformer's positions

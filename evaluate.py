@@ -58,24 +58,24 @@ def evaluation_parser() -> argparse.ArgumentParser:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     where = parser.add_mutually_exclusive_group()
-    what.add_argument("--checkpoint", type=Path, metavar="FILE", help="network to evaluate")
+    what.add_argument("--checkpoint", type=a_path, metavar="FILE", help="network to evaluate")
     what.add_argument(
-        "--masks", type=Path, metavar="DIR", help="score DIR/<sequence>/<frame>.png instead"
+        "--masks", type=a_path, metavar="DIR", help="score DIR/<sequence>/<frame>.png instead"
     )
     what.add_argument(
         "--compare",
-        type=Path,
+        type=a_path,
         metavar="DIR",
         nargs="+",
         help="one report of several evaluations, given by their --output folders",
     )
-    where.add_argument("--set", metavar="NAME", help="test set (default: VAL_SET)")
+    where.add_argument("--set", type=not_empty, metavar="NAME", help="test set (default: VAL_SET)")
     where.add_argument(
-        "--video", type=Path, metavar="CLIP", help="a video file, or a folder of frames, instead"
+        "--video", type=a_path, metavar="CLIP", help="a video file, or a folder of frames, instead"
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=a_path,
         metavar="DIR",
         help="where results go; default for a set: beside the checkpoint, in a folder named as the "
         "set; with --masks the scores are only printed without it",
@@ -87,6 +87,18 @@ def evaluation_parser() -> argparse.ArgumentParser:
         "--binarize", action="store_true", help="with --masks: cut grey masks at 0.5"
     )
     return parser
+
+
+def not_empty(text: str) -> str:
+    """A flag's text, which must have one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected text that is not empty")
+    return text
+
+
+def a_path(text: str) -> Path:
+    """A flag's text as a path; "" is not the current folder."""
+    return Path(not_empty(text))
 
 
 def check_arguments(arguments: argparse.Namespace, settings: Settings) -> None:

@@ -194,41 +194,6 @@ class VideoWindows(Dataset):
         return sample
 
 
-class Tolerant(Dataset):
-    """Samples of a data set; one that is unreadable is replaced by the next that can be read.
-
-    Every sample also has ``fault``: the error's message, or nothing.
-    """
-
-    _TRIES = 10
-
-    def __init__(self, dataset: StillImages | VideoFrames | VideoWindows):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def name(self, index: int) -> str:
-        """The frame that sample ``index`` is of."""
-        return self.dataset.name(index)
-
-    def __getitem__(self, key: Key) -> dict[str, Tensor | str]:
-        """The sample for the key, or one of the nine after it.
-
-        Raises:
-            DatasetError: none of them can be read.
-        """
-        epoch, index, *size = key
-        fault = ""
-        for offset in range(self._TRIES):
-            try:
-                sample = self.dataset[(epoch, (index + offset) % len(self.dataset), *size)]
-                return {**sample, "fault": fault}
-            except DatasetError as error:
-                fault = fault or str(error)
-        raise DatasetError(f"{fault}; nor can the {self._TRIES - 1} samples after it")
-
-
 @dataclass(eq=False, repr=False)
 class TestFrames(Dataset):
     """Frames in order, as the network is shown them in test; the masks stay on disk."""

@@ -27,7 +27,6 @@ from datasets.scenes import MOTIONS, SHAPES, make_scene, render_frame
 
 SETS = ("DUTS_train", "DAVIS_train", "DAVIS_test")
 MARKER = "synthetic.json"  # says that the sets beside it were made here and may be overwritten
-MIN_SIZE = 32  # smallest height and width, in pixels
 
 
 def write_synthetic(
@@ -51,7 +50,7 @@ def write_synthetic(
         seed: of everything random, not negative.
         stills, train_sequences, test_sequences: number of images or videos in each set.
         frames: number of frames in each video, at least 2.
-        height, width: of every picture in pixels, at least ``MIN_SIZE``.
+        height, width: of every picture in pixels, at least 32.
         overwrite: delete the sets that an earlier call wrote there, with their flow maps.
 
     Raises:
@@ -114,8 +113,10 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         write_synthetic(arguments.data_root, arguments.seed, overwrite=arguments.overwrite)
-    except (ValueError, OSError) as error:
+    except (ValueError, FileExistsError) as error:
         parser.exit(1, f"{error}\n")
+    except OSError as error:
+        parser.exit(1, f"{error}; mend that and start again with --overwrite\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ import pretrain
 import train
 import utils.ablate
 from datasets.augmentation import whole_frame
+from datasets.files import write_picture
+from datasets.flow.estimators import build_estimator
+from datasets.flow.making import make_flow
 from datasets.layout import still_images, video_sequences
 from datasets.masks import read_mask
 from datasets.pictures import read_image
@@ -37,7 +40,7 @@ from utils.evaluation import validation
 from utils.evaluation.segmenting import Segmenter, to_labels
 from utils.evaluation.validation import validate_stills, validate_videos
 from utils.processes import Process
-from utils.scripts import compare_flow, run_script
+from utils.scripts import compare_flow, note_flow, run_script
 from utils.settings import load_settings, read_settings_file, write_settings
 from utils.training.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
 from utils.training.samples import augmentation_from, network_arguments, stills_of
@@ -545,6 +548,14 @@ def test_arguments_that_do_not_go_together_are_refused(arguments, message, refus
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("flag", ["--set", "--video", "--output", "--masks"])
+def test_empty_text_is_no_set_and_not_the_current_folder(flag, call, capsys):
+    with pytest.raises(SystemExit) as stop:
+        call(evaluate, flag, "")
+    assert stop.value.code == 2
+    assert f"{flag}: expected text that is not empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -712,6 +723,19 @@ def test_a_run_of_the_other_script_is_refused_and_left_alone(chain, refusal, tmp
         assert files(run_dir) == before
 
 
+def test_a_run_of_the_other_script_is_refused_before_it_has_a_checkpoint(chain, refusal, tmp_path):
+    begun = tmp_path / "pretrain"
+    begun.mkdir()
+    for name in ("settings.py", "record.json"):
+        shutil.copy(chain.folder / "runs/pretrain" / name, begun)
+    record = json.loads((begun / "record.json").read_text())
+    record["starts"][0]["command"] = "/code/pretrain.py --epochs 3"
+    (begun / "record.json").write_text(json.dumps(record))
+    before = files(begun)
+    assert f"{begun} is a run of pretrain.py, not of" in refusal(train, "--resume", begun)
+    assert files(begun) == before
+
+
 @pytest.mark.parametrize("module", [pretrain, train])
 def test_resuming_needs_nothing_that_the_run_started_from(module, chain, call, tmp_path):
     run_dir = tmp_path / module.__name__
@@ -840,7 +864,8 @@ def test_stage_1_alone_takes_no_video_and_no_settings_of_motion(chain, refusal, 
 
 
 @pytest.mark.parametrize(
-    "number, done", [(errno.EACCES, "read or written"), (errno.EROFS, "written")]
+    "number, done",
+    [(errno.EACCES, "read or written"), (errno.EROFS, "written"), (errno.ENOSPC, "written")],
 )
 def test_a_file_that_may_not_be_used_is_named(number, done):
     def main():
@@ -848,7 +873,8 @@ def test_a_file_that_may_not_be_used_is_named(number, done):
 
     with pytest.raises(SystemExit) as stop:
         run_script(main)
-    assert stop.value.code == f"error: /results could not be {done}: {os.strerror(number)}"
+    remedy = "; make room there" * (number in (errno.ENOSPC, errno.EDQUOT))
+    assert stop.value.code == f"error: /results could not be {done}: {os.strerror(number)}{remedy}"
 
 
 @pytest.mark.parametrize("kind", [CheckpointError, RuntimeError, ValueError, OSError])
@@ -930,12 +956,30 @@ def test_flow_maps_of_another_kind_are_noted(trained_on, given, noted, capsys):
     assert not noted or (trained_on in printed and given in printed)
 
 
+def test_flow_maps_of_other_images_are_noted(tmp_path, capsys):
+    folder = tmp_path / "DAVIS_test/bear"
+    for number in range(3):
+        write_picture(folder / f"RGB/bear_{number}.png", np.full((40, 50, 3), number, np.uint8))
+    make_flow(tmp_path, "DAVIS_test", build_estimator("dis"))
+    note_flow("DAVIS_test", video_sequences(tmp_path, "DAVIS_test", masks="none"))
+    assert capsys.readouterr().out == ""
+    write_picture(folder / "RGB/bear_2.png", np.full((40, 50, 3), 99, np.uint8))
+    note_flow("DAVIS_test", video_sequences(tmp_path, "DAVIS_test", masks="none"))
+    assert "note: DAVIS_test: 2 flow maps are of other images" in capsys.readouterr().out
+
+
 def test_evaluating_a_missing_or_a_damaged_checkpoint_is_refused(chain, refusal, tmp_path):
     flags = ("--config", chain.settings, "--checkpoint")
     assert "there is no checkpoint" in refusal(evaluate, *flags, tmp_path / "gone.pt")
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes(chain.stage2.read_bytes()[:5000])
     assert f"{damaged} cannot be read" in refusal(evaluate, *flags, damaged)
+    checkpoint = load_checkpoint(chain.stage2)
+    for name, value in (("RECOLOUR_FLOW", None), ("IMAGE_SIZE", [64]), ("NUM_REFERENCES", "x")):
+        settings = {**checkpoint["settings"], name: value}
+        torch.save({**checkpoint, "settings": settings}, damaged)
+        message = refusal(evaluate, *flags, damaged)
+        assert f"a setting of its run is damaged: {name.lower()}={value!r}: expected" in message
 
 
 def test_missing_data_is_refused_by_every_script_before_anything_is_written(

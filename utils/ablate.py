@@ -38,7 +38,7 @@ from utils.settings import (
 )
 from utils.training.checkpoints import LAST, CheckpointError, load_checkpoint
 from utils.training.interrupts import Interrupted, Interrupts
-from utils.training.run_folder import SETTINGS
+from utils.training.run_folder import SETTINGS, locked
 
 ABLATIONS = {name: one.ablation for name, one in MODELS.items() if one.ablation}
 _OWN = {"OUTPUT_DIR", "PANEL_STEP", "RUN_NAME", "SEED", "STAGE1_CHECKPOINT"}
@@ -122,8 +122,9 @@ def main() -> None:
     lists = (sorted(set(given)) for given in (rows, arguments.seeds, sweep))
     jobs = plan(settings, output, *lists, pretrain_epochs=arguments.pretrain_epochs)
     check_begun(jobs)
-    write_settings(settings.replace(output_dir=str(output)), output / SETTINGS)
-    run_jobs(jobs, output, arguments.jobs, settings.gpu)
+    with locked(output, "running an ablation in"):
+        write_settings(settings.replace(output_dir=str(output)), output / SETTINGS)
+        run_jobs(jobs, output, arguments.jobs, settings.gpu)
 
 
 def ablation_of(settings: Settings) -> Ablation:

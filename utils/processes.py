@@ -90,7 +90,10 @@ def start_process(gpu: str, timeout: timedelta = timedelta(minutes=30)) -> Proce
             describe the processes.
     """
     indices = gpu_indices(gpu)
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    try:
+        local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    except ValueError as error:
+        raise SettingsError(f"LOCAL_RANK: {error}; unset it to train in one process") from error
     if indices and local_rank >= len(indices):
         raise SettingsError(
             f'GPU is "{gpu}", but {local_rank + 1} or more processes were started on this machine; '

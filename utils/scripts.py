@@ -4,6 +4,7 @@ import errno
 import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from datasets.file_checks import check_files
-from datasets.layout import Frame, Sequence
+from datasets.flow.origin import stale_flow
+from datasets.layout import Frame, Sequence, flow_note
 from datasets.progress import print_any_name
 from errors import UserError
 from models.interface import Network
@@ -22,7 +24,7 @@ from utils.settings import Settings, parse_settings, settings_parser
 from utils.training.checkpoints import BEST
 from utils.training.interrupts import Interrupted
 from utils.training.loop import Validate, fit
-from utils.training.record import changed_data, fingerprint, write_record
+from utils.training.record import changed_data, check_script, fingerprint, write_record
 from utils.training.run_folder import check_run, find_run, has_checkpoint, locked, resumed_settings
 from utils.training.samples import network_arguments, without_effect
 
@@ -131,6 +133,8 @@ def start_training(config: ModuleType, name: str, description: str) -> Run | Non
     settings, arguments = parse_settings(parser, config)
     resume = find_run(name, settings, arguments.resume)
     settings = resumed_settings(settings, resume, arguments.given | arguments.in_files)
+    if resume is not None:
+        check_script(resume, f"{name}.py")
     if launch_processes(settings.gpu):
         return None
     process = start_process(settings.gpu)
@@ -164,6 +168,19 @@ def check_data(frames: list[Frame], process: Process | None = None) -> None:
     """
     if process is None or process.is_main:
         check_files(frames)
+
+
+def note_flow(set_name: str, sequences: list[Sequence]) -> None:
+    """Say which sequences of a set lack a flow map, and which maps are of other images."""
+    if note := flow_note(sequences):
+        print(f"note: {set_name}: {note}")
+    with ThreadPoolExecutor() as pool:
+        stale = [path for paths in pool.map(stale_flow, sequences) for path in paths]
+    if stale:
+        print(
+            f"note: {set_name}: {len(stale)} flow maps are of other images than are there now, "
+            f"such as {stale[0]}; python -m datasets.flow makes them anew"
+        )
 
 
 def frames_of(sequences: list[Sequence]) -> list[Frame]:
@@ -200,7 +217,8 @@ def _message(error: Exception) -> str | None:
         return str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
     if isinstance(error, OSError) and error.errno in (*_UNWRITABLE, *_FORBIDDEN):
         done = "written" if error.errno in _UNWRITABLE else "read or written"
-        return f"{error.filename or 'a file'} could not be {done}: {error.strerror}"
+        remedy = "; make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return f"{error.filename or 'a file'} could not be {done}: {error.strerror}{remedy}"
     return None
 
 

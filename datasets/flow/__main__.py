@@ -23,7 +23,7 @@ from pathlib import Path
 
 from datasets.flow.estimators import FlowError, build_estimator
 from datasets.flow.making import check_set, convert_flo, make_share
-from datasets.flow.origin import begin_origin, origin_in_words, set_origin
+from datasets.flow.origin import begin_origin, flow_origin, origin_in_words, set_origin
 from datasets.layout import video_sequences
 from datasets.problems import DatasetError
 from datasets.progress import print_any_name
@@ -33,12 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command with arguments as in `sys.argv[1:]`. Returns its exit code."""
     options = _parse(arguments)
     print_any_name()
-    rank, processes = _join()
+    rank = 0
     try:
+        rank, processes = _join()
         if options.from_flo:
             if rank == 0:
-                count = convert_flo(options.data_root, options.set)
-                print(f"{options.set}: {count} flow maps written from .flo files")
+                written, kept = convert_flo(options.data_root, options.set, options.overwrite)
+                print(
+                    f"{options.set}: {written} flow maps written from .flo files, {kept} were "
+                    "there already"
+                )
         else:
             _make_flow(options, rank, processes)
     except (DatasetError, FlowError, OSError) as error:
@@ -110,6 +114,8 @@ def _make_flow(options: argparse.Namespace, rank: int, processes: int) -> None:
     if options.overwrite:  # until now the set was a mixture
         set_origin(folder, made_by)
     print(f"{options.set}: {written} flow maps written, {kept} were there already")
+    if written and kept and flow_origin(options.data_root, options.set) is None:
+        print(f"note: something else made those that were there, {made_by} the others")
     if renewed:
         print(f"  {renewed} of those written replace maps of other images than are there now")
 
@@ -118,14 +124,20 @@ def _join() -> tuple[int, int]:
     """Meet the other processes that torchrun has started. Returns this one's rank, and how many."""
     if "LOCAL_RANK" not in os.environ:
         return 0, 1
-    processes = int(os.environ["WORLD_SIZE"])
-    if processes > 1:
-        import torch.distributed
+    try:
+        rank, processes, _ = (int(os.environ[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        if processes > 1:
+            import torch.distributed
 
-        # The slowest process may take days. When one fails, torchrun ends them all.
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
-        atexit.register(torch.distributed.destroy_process_group)  # ends the group's threads
-    return int(os.environ["RANK"]), processes
+            # The slowest process may take days. When one fails, torchrun ends them all.
+            torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
+            atexit.register(torch.distributed.destroy_process_group)  # ends the group's threads
+    except (KeyError, ValueError) as error:
+        raise FlowError(
+            f"the environment has LOCAL_RANK, but does not describe several processes: {error}. "
+            "torchrun sets all variables; unset LOCAL_RANK to make flow maps in one process"
+        ) from error
+    return rank, processes
 
 
 def _add_up(*counts: int, processes: int) -> list[int]:

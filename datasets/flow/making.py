@@ -10,9 +10,15 @@ import numpy as np
 from datasets.files import write_bytes
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator, FlowError
-from datasets.flow.origin import image_record, is_of_other_images, set_origin, stale_flow
+from datasets.flow.origin import (
+    flow_origin,
+    image_record,
+    is_of_other_images,
+    set_origin,
+    stale_flow,
+)
 from datasets.flow.pairs import image_pairs, images_of, sequence_problems
-from datasets.layout import Sequence, video_sequences
+from datasets.layout import Frame, Sequence, video_sequences
 from datasets.pictures import read_image, read_size
 from datasets.problems import DatasetError, Problems, add_problems, format_problems
 from datasets.progress import progress_bar
@@ -100,30 +106,51 @@ def make_share(
             flow = sign * estimator(read(frame.image), read(other))
         except FlowError as error:
             raise FlowError(f"{frame.image}: {error}") from error
-        path = frame.image.parent.parent / "FLOW" / f"{frame.name}.jpg"
-        if frame.flow not in (None, path):
-            frame.flow.unlink()  # two flow maps of one frame would be an error in the layout
-        _write_map(path, flow, image_record(frame.image, other))
+        _replace_map(frame, flow, image_record(frame.image, other))
         written += 1
     return written, kept, renewed
 
 
-def convert_flo(data_root: Path, set_name: str) -> int:
-    """Write `FLOW/<frame>.jpg` for every Middlebury file `FLOW/<frame>.flo`; returns their number.
+def convert_flo(data_root: Path, set_name: str, overwrite: bool = False) -> tuple[int, int]:
+    """Write `FLOW/<frame>.jpg` for every frame that has a Middlebury file `FLOW/<frame>.flo`.
+
+    Flow maps that are there already are kept, unless `overwrite` is given. Returns the numbers of
+    flow maps that were written and that were kept.
 
     Raises:
-        DatasetError: there is none, or one cannot be read.
+        DatasetError: no frame has such a file, one cannot be read or is of another size than its
+            frame, or flow maps that something else made would be kept.
     """
     folder = data_root / set_name
-    paths = [path for part in ("FLOW", "*/FLOW") for path in sorted(folder.glob(f"{part}/*.flo"))]
-    if not paths:
+    sequences = video_sequences(data_root, set_name, masks="none", flow=False)
+    frames = {
+        frame.image.parent.parent / "FLOW" / f"{frame.name}.flo": frame
+        for sequence in sequences
+        for frame in sequence.frames
+    }
+    frames = {path: frame for path, frame in frames.items() if path.is_file()}
+    if not frames:
         raise DatasetError(
             f"{folder} has no .flo files: expected FLOW/<frame>.flo, or <sequence>/FLOW/<frame>.flo"
         )
+    kept = 0 if overwrite else sum(frame.flow is not None for frame in frames.values())
+    if kept and (known := flow_origin(data_root, set_name)):
+        raise DatasetError(
+            f"{folder}: it has flow maps of another kind ({known}); pass --overwrite to replace "
+            "them by those of the .flo files"
+        )
     set_origin(folder, None)  # their origin is unknown
-    for path in progress_bar(paths, desc=f"{set_name} flow", unit="frame"):
-        _write_map(path.with_suffix(".jpg"), read_flo(path))
-    return len(paths)
+    for path, frame in progress_bar(frames.items(), desc=f"{set_name} flow", unit="frame"):
+        if frame.flow is not None and not overwrite:
+            continue
+        flow = read_flo(path)
+        if flow.shape[:2] != read_size(frame.image):
+            raise DatasetError(
+                f"{path}: {flow.shape[1]} x {flow.shape[0]}, but its frame {frame.image} has "
+                "another size; make it anew at the frame's size"
+            )
+        _replace_map(frame, flow)
+    return len(frames) - kept, kept
 
 
 def read_flo(path: Path) -> np.ndarray:
@@ -143,7 +170,11 @@ def read_flo(path: Path) -> np.ndarray:
     return np.where(np.abs(flow).max(axis=2, keepdims=True) < 1e9, flow, np.float32(0))
 
 
-def _write_map(path: Path, flow: np.ndarray, comment: bytes = b"") -> None:
+def _replace_map(frame: Frame, flow: np.ndarray, comment: bytes = b"") -> None:
+    """Write a frame's flow map, in the place of the one that may be there."""
+    path = frame.image.parent.parent / "FLOW" / f"{frame.name}.jpg"
+    if frame.flow not in (None, path):
+        frame.flow.unlink()  # two flow maps of one frame would be an error in the layout
     picture = cv2.cvtColor(flow_to_picture(flow), cv2.COLOR_RGB2BGR)
     jpeg = cv2.imencode(".jpg", picture, _JPEG)[1].tobytes()
     if comment:  # the first segment after the file's start

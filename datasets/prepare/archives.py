@@ -23,6 +23,7 @@ PARTIAL = {FEWER, MISSING_SEQUENCE, MISSING_FRAME, NO_MASK, NO_IMAGE}
 _MISSING = ("folder or file missing", "check that --source is the unpacked archive")
 UNREADABLE_LIST = ("list that is not UTF-8 text", "unpack the archive again")
 _EMPTY = ("folder without pictures", "check that --source is the unpacked archive")
+_BROKEN_LINK = ("broken link", "mend it, or remove it")
 _AMBIGUOUS = ("folder found twice", "give the one that is meant as --source")
 
 # Gives the label map (H, W) that an image's mask is stored as; None where the file can stay as it
@@ -57,6 +58,14 @@ def entries(folder: Path) -> tuple[list[str], list[str]]:
         sorted(name for name in names if not name.startswith((".", "__MACOSX")))
         for names in (folders, files)
     )
+
+
+def videos(folder: Path, problems: Problems) -> list[str]:
+    """Names of the folders of videos in a folder; a broken link may stand for one."""
+    folders, files = entries(folder)
+    broken = (folder / name for name in files if not (folder / name).exists())
+    add_problems(problems, _BROKEN_LINK, *broken)
+    return list(folders)
 
 
 def locate(

@@ -21,11 +21,11 @@ from datasets.prepare.archives import (
     MISSING_SEQUENCE,
     NO_IMAGE,
     SourceFrame,
-    entries,
     frames_of,
     locate,
     number_of,
     numbered,
+    videos,
 )
 from datasets.problems import DatasetError, Problems, add_problems
 
@@ -37,7 +37,7 @@ def read_fbms(source: Path, problems: Problems) -> list[SourceFrame]:
     frames = []
     for part, set_name in (("Testset", "FBMS_test"), ("Trainingset", "FBMS_train")):
         root = locate(source, [part], problems, required=part == "Testset")
-        for sequence in entries(root / part)[0] if root is not None else ():
+        for sequence in videos(root / part, problems) if root is not None else ():
             folder = root / part / sequence
             images = numbered(folder)
             if not images:

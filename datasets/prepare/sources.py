@@ -25,6 +25,7 @@ from datasets.prepare.archives import (
     paired,
     partly_annotated,
     pictures,
+    videos,
 )
 from datasets.prepare.fbms import read_fbms
 from datasets.prepare.masks import convert_size, convert_void, refuse_several_objects
@@ -132,7 +133,7 @@ def _read_youtube_vos(source: Path, problems: Problems) -> list[SourceFrame]:
         return []
     all_root = locate(source, ["train_all_frames/JPEGImages"], problems, required=False)
     frames = []
-    for video in entries(root / "Annotations")[0]:
+    for video in videos(root / "Annotations", problems):
         folders = root / "JPEGImages" / video, root / "Annotations" / video
         images, masks = paired(*folders, problems)
         annotated = {number: path for number, path in images.items() if number in masks}
@@ -161,18 +162,18 @@ def _read_youtube_objects(source: Path, problems: Problems) -> list[SourceFrame]
     names = [f for name in YOUTUBE_OBJECTS_CLASSES for f in (f"{name}/data", f"JPEGImages/{name}")]
     root = locate(source, names, problems)
     frames = []
-    for sequence, *folders in _youtube_objects_videos(root) if root is not None else ():
+    for sequence, *folders in _youtube_objects_videos(root, problems) if root else ():
         frames += partly_annotated("YTOBJ_test", sequence, *folders, problems, convert_size)
     return frames
 
 
-def _youtube_objects_videos(root: Path) -> Iterator[tuple[str, Path, Path]]:
+def _youtube_objects_videos(root: Path, problems: Problems) -> Iterator[tuple[str, Path, Path]]:
     """Sequences of either form, each with its folders of images and masks."""
     for name in YOUTUBE_OBJECTS_CLASSES:
-        for video in entries(root / "JPEGImages" / name)[0]:
+        for video in videos(root / "JPEGImages" / name, problems):
             folders = (root / part / name / video for part in ("JPEGImages", "Annotations"))
             yield f"{name}_{video}", *folders
-        for video in entries(root / name / "data")[0]:
+        for video in videos(root / name / "data", problems):
             shots = root / name / "data" / video / "shots"
             for shot in entries(shots)[0]:
                 if (shots / shot / "labels").is_dir():  # shots without masks are not annotated
@@ -193,7 +194,7 @@ def _read_long_videos(source: Path, problems: Problems) -> list[SourceFrame]:
     images_root, masks_root = root / "JPEGImages" / inner, root / "Annotations" / inner
     convert = partial(convert_void, grey=True)
     frames = []
-    for video in entries(images_root)[0]:
+    for video in videos(images_root, problems):
         folders = images_root / video, masks_root / video
         found = partly_annotated("LongVideos_test", video, *folders, problems, convert)
         masks = [frame.mask for frame in found if frame.mask]

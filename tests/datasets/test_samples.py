@@ -18,7 +18,6 @@ from datasets.problems import DatasetError
 from datasets.samples import (
     StillImages,
     TestFrames,
-    Tolerant,
     VideoFrames,
     VideoWindows,
     random_references,
@@ -338,25 +337,6 @@ def test_a_partner_of_another_size_is_named_with_both_sizes(tmp_path, part):
     assert f"{frame.image} has {SIZE} x {SIZE}" in message
 
 
-def test_unreadable_samples_are_replaced_by_the_next_and_said_to_be(tmp_path):
-    frames = [make_frame(tmp_path, f"a_{t}", t) for t in range(4)]
-    frames[1].image.unlink()
-    frames[2].mask.unlink()
-    stills = StillImages(frames, SIZE)
-    tolerant = Tolerant(stills)
-    assert len(tolerant) == 4 and tolerant.name(2) == "a_2"
-    for index, used in ((0, 0), (1, 3), (2, 3), (3, 3)):
-        sample = tolerant[5, index]
-        fault = sample.pop("fault")
-        assert equal(sample, stills[5, used])
-        broken = {1: frames[1].image, 2: frames[2].mask}.get(index)
-        assert fault == (f"{broken}: no such file" if broken else "")
-    for frame in frames:
-        frame.image.unlink(missing_ok=True)
-    with pytest.raises(DatasetError, match=r"a_3\.png: no such file; nor can the 9 samples after"):
-        tolerant[5, 3]
-
-
 def test_samples_know_the_names_of_their_frames(tmp_path):
     sequences = [make_sequence(tmp_path, "a", 3), make_sequence(tmp_path, "b", 2)]
     dataset = VideoFrames([sequences], SIZE)
@@ -527,14 +507,12 @@ def test_a_simulated_clip_depends_on_seed_epoch_and_index_alone(tiny_root):
     assert not torch.equal(first[3, 2]["flow"], first[4, 2]["flow"])
 
 
-@pytest.mark.parametrize("kind", ["stills", "simulated", "videos", "windows", "tolerant"])
+@pytest.mark.parametrize("kind", ["stills", "simulated", "videos", "windows"])
 def test_a_key_with_a_size_gives_the_sample_at_that_size(kind, tmp_path):
     def dataset(size: int):
         augmentation = Augmentation(rotation_probability=0.5)
-        if kind in ("videos", "tolerant"):
-            sequence = make_sequence(tmp_path, "a", 4)
-            videos = VideoFrames([[sequence]], size, 2, augmentation, 3)
-            return videos if kind == "videos" else Tolerant(videos)
+        if kind == "videos":
+            return VideoFrames([[make_sequence(tmp_path, "a", 4)]], size, 2, augmentation, 3)
         if kind == "windows":
             sets, kinds = [[make_sequence(tmp_path, "a", 4)]], {"labels": True, "flow": True}
             return VideoWindows(sets, size, 3, **kinds, augmentation=augmentation, seed=3)
@@ -545,8 +523,7 @@ def test_a_key_with_a_size_gives_the_sample_at_that_size(kind, tmp_path):
     found, own = dataset(32)[1, 0, 64], dataset(64)[1, 0]
     assert found.keys() == own.keys()
     for name, value in found.items():
-        if name != "fault":
-            assert value.shape[-2:] == (64, 64) and torch.equal(value, own[name])
+        assert value.shape[-2:] == (64, 64) and torch.equal(value, own[name])
 
 
 # Windows
@@ -684,12 +661,9 @@ def test_colours_are_drawn_anew_for_each_frame_of_a_window(tmp_path):
     assert (levels - before).abs().max() < 2
 
 
-def test_a_frame_of_a_window_that_breaks_stops_with_its_path_and_can_be_replaced(tmp_path):
+def test_a_frame_of_a_window_that_breaks_stops_with_its_path(tmp_path):
     sequence = make_sequence(tmp_path, "a", 5)
     dataset = VideoWindows([[sequence]], SIZE, 2, labels=True)
     break_pixels(sequence.frames[1].mask)
     with pytest.raises(DatasetError, match=str(sequence.frames[1].mask)):
         _ = dataset[0, 0]
-    sample = Tolerant(dataset)[0, 0]
-    assert str(sequence.frames[1].mask) in sample["fault"]
-    assert values_of(sample["image"]) == [2, 3]

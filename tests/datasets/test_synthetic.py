@@ -1,5 +1,6 @@
 """The synthetic data set (synthetic.py, scenes.py): files, exact masks, and how hard it is."""
 
+import errno
 import os
 import re
 from dataclasses import replace
@@ -159,6 +160,14 @@ def test_command_line(tmp_path, monkeypatch, capsys):
         synthetic.main()
     assert stop.value.code == 1
     assert capsys.readouterr().err == "already there\n"
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device", "a.jpg")
+
+    monkeypatch.setattr(synthetic, "write_synthetic", full)
+    with pytest.raises(SystemExit):
+        synthetic.main()
+    assert "'a.jpg'; mend that and start again with --overwrite" in capsys.readouterr().err
 
 
 # Rendering

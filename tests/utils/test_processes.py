@@ -107,6 +107,7 @@ def test_more_processes_than_gpus_are_refused_with_a_message(machine, monkeypatc
         ({"WORLD_SIZE": ""}, "WORLD_SIZE"),
         ({"MASTER_ADDR": ""}, "MASTER_ADDR.* torchrun sets all variables"),
         ({"RANK": "first"}, "first"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK: .*'x'; unset it"),
     ],
 )
 def test_an_environment_that_describes_the_processes_badly_is_refused(

@@ -22,6 +22,11 @@ REPORT = "report.html"
 FILES = (SCORES, FRAMES, RECORD, REPORT)
 
 
+# The types of the other values in evaluation.json.
+_KINDS = {"method": str, "set": str, "data_root": str, "masks": str, "checkpoint": str | None}
+_KINDS |= {"settings": dict}
+
+
 class ResultsError(UserError):
     """A folder without an evaluation, or with a damaged one; the message says what to do."""
 
@@ -103,6 +108,12 @@ def read_evaluation(folder: Path) -> Evaluation:
             )
             for name, lines in groups.items()
         }
+        for name, kind in _KINDS.items():
+            if not isinstance(record[name], kind):
+                raise TypeError(f"{name} is {record[name]!r}")
+        values = [one for scored in scores.values() for one in scored.values.values()]
+        if not values or not all(((one >= 0) & (one <= 1)).all() for one in values):
+            raise ValueError("it needs scores, all of them from 0 to 1")
         same = ("method", "data_root", "masks", "checkpoint", "settings")
         evaluation = Evaluation(
             set_name=record["set"],
@@ -110,7 +121,7 @@ def read_evaluation(folder: Path) -> Evaluation:
             scores=scores,
             **{name: record[name] for name in same},
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (csv.Error, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ResultsError(
             f"{folder}: its {RECORD} or {FRAMES} is damaged ({type(error).__name__}: {error}); "
             f"{again}"

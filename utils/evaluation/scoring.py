@@ -12,6 +12,7 @@ import numpy as np
 
 from datasets.layout import Frame, Sequence, frame_label
 from datasets.masks import NotBinaryError, one_object, read_binary_mask, read_labels
+from datasets.pictures import read_size
 from datasets.problems import DatasetError, format_problems
 from datasets.progress import progress_bar
 from utils.evaluation.matching import (
@@ -35,6 +36,7 @@ from utils.processes import num_cores
 Item, Result = TypeVar("Item"), TypeVar("Result")
 # Sequence, frame, and a number for each measure or the pairs of objects.
 FrameScores = tuple[str, str, list[float] | FramePairs | None]
+Fault = tuple[tuple[str, str], str]  # a kind of problem with its advice, and the file
 
 # What is wrong with a mask, and what to do.
 _MISSING = "mask that is missing", "write DIR/<sequence>/<frame>.png for each frame that counts"
@@ -145,47 +147,68 @@ def score_masks(
     ``read`` gives a mask's label map by the protocol. Masks of other frames are not read.
 
     Raises:
-        DatasetError: masks that are missing, are not binary, are of another size than the true
-            mask, or cannot be read; the message lists all of them. No frame counts.
+        DatasetError: masks that are missing, are of another size than the true mask, or cannot be
+            read; this is found before any scoring begins. Masks that are not binary. The message
+            lists all of a kind. Or no frame counts.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder: expected <sequence>/<frame>.png in it")
 
-    def score(job: tuple[str, Frame]) -> FrameScores | tuple[tuple[str, str], str]:
+    jobs = [(s.name, frame) for s in sequences for frame in protocol.frames_to_score(s)]
+    files = list(overlap(lambda job: _find_mask(folder, *job), jobs, num_cores()))
+    _refuse(folder, files)
+
+    def score(job: tuple[str, Frame], path: Path) -> FrameScores | Fault:
         sequence, frame = job
-        label = frame_label(sequence, frame)
-        short, full = (folder / sequence / f"{name}.png" for name in (label, frame.name))
-        path = short if short.exists() else full
-        if not path.exists():
-            return _MISSING, str(short)
         try:
-            labels, truth = read(path, protocol), read_truth(frame.mask, protocol)
+            truth = read_truth(frame.mask, protocol)
+            scores = score_frame(read(path, protocol), truth, protocol)
         except NotBinaryError as error:
             return _NOT_BINARY, str(error)
         except DatasetError as error:
             return _UNREADABLE, str(error)
-        if labels.shape != truth.shape:
-            sizes = [f"{width} x {height}" for height, width in (labels.shape, truth.shape)]
-            return _OTHER_SIZE, f"{path}: {sizes[0]}, {frame.mask} {sizes[1]}"
-        return sequence, label, score_frame(labels, truth, protocol)
+        return sequence, frame_label(sequence, frame), scores
 
-    jobs = [(s.name, frame) for s in sequences for frame in protocol.frames_to_score(s)]
     bar = progress_bar(
-        overlap(score, jobs, num_cores()),
+        overlap(lambda item: score(*item), zip(jobs, files), num_cores()),
         total=len(jobs),
         desc="scoring",
         unit="frame",
         shown=progress,
     )
     results = list(bar)
-    problems: dict[tuple[str, str], list[str]] = {}
-    for problem in (result for result in results if len(result) == 2):
-        problems.setdefault(problem[0], []).append(problem[1])
-    if problems:
-        raise DatasetError(f"{format_problems(str(folder), problems)}\nNothing was scored.")
+    _refuse(folder, results)
     scores = collect_scores(results, protocol)
     _check_scored(scores, sequences, protocol)
     return scores
+
+
+def _find_mask(folder: Path, sequence: str, frame: Frame) -> Path | Fault:
+    """A frame's mask, of which the header is checked."""
+    names = frame_label(sequence, frame), frame.name
+    short, full = (folder / sequence / f"{name}.png" for name in names)
+    path = short if short.exists() else full
+    if not path.exists():
+        return _MISSING, str(short)
+    try:
+        size, true_size = read_size(path), read_size(frame.mask)
+    except DatasetError as error:
+        return _UNREADABLE, str(error)
+    if size != true_size:
+        (height, width), (true_height, true_width) = size, true_size
+        item = f"{path}: {width} x {height}, {frame.mask} {true_width} x {true_height}"
+        return _OTHER_SIZE, item
+    return path
+
+
+def _refuse(folder: Path, results: Items[Path | FrameScores | Fault]) -> None:
+    """Raise DatasetError if there are faults among the results."""
+    problems: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        if isinstance(result, tuple) and len(result) == 2:
+            problems.setdefault(result[0], []).append(result[1])
+    if problems:
+        raise DatasetError(f"{format_problems(str(folder), problems)}\nNothing was scored.")
 
 
 def _check_scored(

@@ -10,8 +10,10 @@ import torch
 from models.interface import REFERENCES, STILLS, WINDOWS
 from utils.evaluation.segmenting import Segmenter
 from utils.settings import Settings, SettingsError
-from utils.training.checkpoints import build_from_checkpoint, load_checkpoint
+from utils.training.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
 from utils.training.samples import input_size, network_name, without_effect
+
+_NEEDED = ("IMAGE_SIZE", "NUM_REFERENCES", "RECOLOUR_FLOW")  # settings of the checkpoint's run
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,15 @@ def load_trained_network(
         tta: test-time augmentation.
 
     Raises:
-        CheckpointError: the file is no checkpoint.
+        CheckpointError: the file is no checkpoint, or its settings are not those of a run.
         SettingsError: a flag without effect that differs from the checkpoint's setting.
     """
     checkpoint = load_checkpoint(path)
     network, before = build_from_checkpoint(checkpoint), checkpoint["settings"]
+    try:
+        settings.replace(**{name.lower(): before.get(name) for name in _NEEDED})
+    except SettingsError as error:
+        raise CheckpointError(f"{path}: a setting of its run is damaged: {error}") from error
     flags = {name: getattr(settings, name.lower()) for name in given}
     masks = settings.marked("masks", *["tta"] * tta)
     heard = {*masks, *settings.marked("test", "machine", *groups)}

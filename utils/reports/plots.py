@@ -7,6 +7,8 @@ import numpy as np
 from matplotlib import cycler, style
 from matplotlib.figure import Figure
 
+from datasets.files import printable
+
 LINES = (  # colour, and lengths of dashes and gaps, so that lines differ not by colour alone
     ("#1f83c4", (1, 0)),
     ("#d9691a", (5, 1.5)),
@@ -46,7 +48,8 @@ def plot_scores(frames: Sequence[str], plots: Mapping[str, Mapping[str, np.ndarr
     have the colours and dashes of LINES, again from the first after the last.
     """
     names = [
-        name if len(name) <= _NAME_LENGTH else f"…{name[1 - _NAME_LENGTH :]}" for name in frames
+        name if len(name) <= _NAME_LENGTH else f"…{name[1 - _NAME_LENGTH :]}"
+        for name in map(printable, frames)  # Matplotlib takes no bytes that are not UTF-8
     ]
     number = np.clip(_NAMES_LENGTH // max(map(len, names)), 2, 6)
     ticks = np.unique(np.linspace(0, len(names) - 1, number).round().astype(int))

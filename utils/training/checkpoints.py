@@ -22,7 +22,8 @@ from models.interface import Network
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
-_PARTS = {"model": str, "arguments": dict, "weights": dict, "settings": dict}
+_PARTS = {"model": str, "arguments": dict, "settings": dict, "weights": dict}
+_OPTIONAL = {"flow": str | None, "script": str | None, "progress": dict | None}
 
 
 class CheckpointError(UserError):
@@ -83,10 +84,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} cannot be read as a checkpoint: {why.format(_first_line(error))}"
         ) from error
     parts = checkpoint if isinstance(checkpoint, dict) else {}
-    lacking = [name for name, kind in _PARTS.items() if not isinstance(parts.get(name), kind)]
-    if lacking:
+    kinds = _PARTS | _OPTIONAL
+    wrong = [name for name, kind in kinds.items() if not isinstance(parts.get(name), kind)]
+    if not wrong:
+        tensors = parts["weights"].items()
+        named = all(isinstance(n, str) and isinstance(one, Tensor) for n, one in tensors)
+        wrong = [] if named else ["weights"]
+    if wrong:
         raise CheckpointError(
-            f"{path} is not a checkpoint of this project: it lacks {', '.join(lacking)}"
+            f"{path} is not a checkpoint of this project: it lacks {', '.join(wrong)}, or has them "
+            "in another form"
         )
     if spoilt := list(not_finite(checkpoint)):
         raise CheckpointError(
@@ -142,10 +149,10 @@ def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> Network
     """
     kind = model_class(checkpoint["model"])
     accepted = inspect.signature(kind).parameters
-    of_the_run = {name.lower(): value for name, value in checkpoint["settings"].items()}
+    of_the_run = {str(n).lower(): value for n, value in checkpoint["settings"].items()}
     arguments = {name: of_the_run[name] for name in accepted if name in of_the_run}
     arguments |= kind.upgraded(checkpoint["arguments"])
-    if unknown := sorted(arguments.keys() - accepted.keys()):
+    if unknown := sorted(map(str, arguments.keys() - accepted.keys())):
         raise CheckpointError(
             f"the checkpoint's network has {', '.join(unknown)}, which this code's "
             f"{checkpoint['model']} does not know: it was made by another version of the code"
@@ -153,7 +160,13 @@ def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> Network
     arguments |= changes
     if "pretrained_backbone" in accepted:
         arguments["pretrained_backbone"] = False
-    network = build_model(checkpoint["model"], **arguments)
+    try:
+        network = build_model(checkpoint["model"], **arguments)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            "the checkpoint's arguments give no network; it is damaged or was made by another "
+            f"version of the code ({type(error).__name__}: {_first_line(error)})"
+        ) from error
     load_weights(network, checkpoint["weights"])
     return network
 

@@ -27,6 +27,7 @@ from datasets.files import write_text
 from datasets.layout import Frame
 from datasets.problems import DatasetError
 from utils.processes import num_cores
+from utils.training.checkpoints import CheckpointError
 
 RECORD = "record.json"
 
@@ -62,6 +63,17 @@ def write_record(
     }
     starts = [*_read_starts(run_dir), start]
     write_text(run_dir / RECORD, json.dumps({"starts": starts}, indent=1) + "\n")
+
+
+def check_script(run_dir: Path, script: str) -> None:
+    """Raise CheckpointError if the record says that another script began the run."""
+    for start in _read_starts(run_dir):
+        begun_by = Path(shlex.split(start["command"])[0]).name
+        if begun_by != script and begun_by in ("pretrain.py", "train.py"):
+            raise CheckpointError(
+                f"{run_dir} is a run of {begun_by}, not of {script}; continue it by python "
+                f"{begun_by} --resume {run_dir}"
+            )
 
 
 def changed_data(run_dir: Path, fingerprints: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -132,8 +144,9 @@ def _fingerprint(frames: Sequence[Frame], data_root: Path) -> dict[str, Any]:
 def _read_starts(run_dir: Path) -> list[dict[str, Any]]:
     """The starts recorded so far."""
     try:
-        return json.loads((run_dir / RECORD).read_text(encoding="utf-8"))["starts"]
-    except (OSError, ValueError, KeyError, TypeError):
+        starts = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))["starts"]
+        return [start for start in starts if start["command"] and isinstance(start["data"], dict)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
 

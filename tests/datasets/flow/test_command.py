@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torchvision.models.optical_flow import Raft_Large_Weights
 
+from datasets.files import write_picture
 from datasets.flow.__main__ import _device, main
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import FlowError, raft_estimator
@@ -80,12 +81,16 @@ def test_flo_files_become_pictures(
     unknown = np.where(np.arange(40)[:, None] < 3, np.float32(1e10), flow)
     target = tmp_path / "set" / folder
     target.mkdir(parents=True)
+    for name in ("bear_00000", "bear_00001"):
+        write_picture(target.parent / f"RGB/{name}.jpg", np.zeros((24, 40, 3), np.uint8))
     cv2.writeOpticalFlow(str(target / "bear_00000.flo"), flow)
     cv2.writeOpticalFlow(str(target / "bear_00001.flo"), unknown)
     (tmp_path / "set" / ".flow.json").write_text('{"made_by": "dis"}')
     arguments = ["--data-root", str(tmp_path), "--set", "set", "--from-flo"]
     assert main(arguments) == 0
     assert "2 flow maps written" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert "0 flow maps written from .flo files, 2 were there already" in capsys.readouterr().out
     assert flow_origin(tmp_path, "set") is None
     known = np.where(np.arange(40)[:, None] < 3, np.float32(0), flow)
     for name, motion in (("bear_00000", flow), ("bear_00001", known)):
@@ -94,7 +99,7 @@ def test_flo_files_become_pictures(
     whole = (target / "bear_00001.flo").read_bytes()
     for content in (b"", whole[:-1], whole[:10], b"P" + whole[:-1], whole[:4] + bytes(8)):
         (target / "bear_00001.flo").write_bytes(content)
-        assert main(arguments) == 1
+        assert main([*arguments, "--overwrite"]) == 1
         assert "bear_00001.flo: no whole .flo file" in capsys.readouterr().err
     for path in target.iterdir():
         path.unlink()
@@ -102,8 +107,66 @@ def test_flo_files_become_pictures(
     assert "has no .flo files" in capsys.readouterr().err
 
 
+def test_flo_files_replace_other_maps_only_when_told_to_and_fit_their_frames(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "set/bear"
+    for number in range(2):
+        write_picture(folder / f"RGB/bear_{number}.jpg", np.zeros((24, 40, 3), np.uint8))
+        write_picture(folder / f"FLOW/bear_{number}.png", np.zeros((24, 40, 3), np.uint8))
+        cv2.writeOpticalFlow(
+            str(folder / f"FLOW/bear_{number}.flo"), np.ones((24, 40, 2), np.float32)
+        )
+    (tmp_path / "set/.flow.json").write_text('{"made_by": "dis"}')
+    arguments = ["--data-root", str(tmp_path), "--set", "set", "--from-flo"]
+    before = {path: path.read_bytes() for path in (tmp_path / "set").rglob("*") if path.is_file()}
+    assert main(arguments) == 1
+    assert "flow maps of another kind (dis); pass --overwrite" in capsys.readouterr().err
+    after = {path: path.read_bytes() for path in (tmp_path / "set").rglob("*") if path.is_file()}
+    assert after == before
+    assert main([*arguments, "--overwrite"]) == 0
+    maps = sorted(path.name for path in (folder / "FLOW").iterdir() if path.suffix != ".flo")
+    assert maps == ["bear_0.jpg", "bear_1.jpg"]
+    cv2.writeOpticalFlow(str(folder / "FLOW/bear_1.flo"), np.ones((12, 20, 2), np.float32))
+    assert main([*arguments, "--overwrite"]) == 1
+    assert "bear_1.flo: 20 x 12, but its frame" in capsys.readouterr().err
+
+
+def test_maps_that_complete_those_made_elsewhere_are_mentioned(
+    flat: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["--data-root", str(flat), "--set", "DAVIS_train", "--estimator", "dis"]
+    assert main(arguments) == 0
+    (flat / "DAVIS_train/.flow.json").unlink()
+    next((flat / "DAVIS_train/FLOW").iterdir()).unlink()
+    capsys.readouterr()
+    assert main(arguments) == 0
+    expected = "note: something else made those that were there, dis, camera motion kept the others"
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [({"LOCAL_RANK": "0"}, "'RANK'"), ({"LOCAL_RANK": "x", "RANK": "0", "WORLD_SIZE": "2"}, "'x'")],
+)
+def test_an_environment_that_describes_no_processes_is_refused(
+    flat: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    variables: dict[str, str],
+    message: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main(["--data-root", str(flat), "--set", "DAVIS_train", "--estimator", "dis"]) == 1
+    error = capsys.readouterr().err
+    assert "does not describe several processes" in error and message in error
+
+
 def test_names_that_are_not_utf8_are_written(tmp_path: Path) -> None:
     path = tmp_path / "set" / "FLOW" / os.fsdecode(b"b\xffr_00000.flo")
+    image = path.parent.parent / "RGB" / path.with_suffix(".jpg").name
+    write_picture(image, np.zeros((3, 4, 3), np.uint8))
     path.parent.mkdir(parents=True)
     path.write_bytes(b"PIEH" + np.int32([4, 3]).tobytes() + bytes(8 * 4 * 3))
     assert main(["--data-root", str(tmp_path), "--set", "set", "--from-flo"]) == 0

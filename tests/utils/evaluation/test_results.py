@@ -101,6 +101,11 @@ def test_a_folder_without_an_evaluation_is_explained(tmp_path):
     [
         ("{", "damaged"),
         ("[]", "damaged"),
+        ("[" * 100_000, "damaged"),
+        ({"settings": "many"}, "settings is 'many'"),
+        ({"method": None}, "method is None"),
+        ({"set": ["a"]}, "set is"),
+        ({"protocol": {}}, "damaged"),
         ({"protocol": "none"}, "damaged"),
         ({"rule": "J of frames in which it rains"}, "by other rules .*in which it rains"),
     ],
@@ -115,7 +120,9 @@ def test_records_that_are_not_of_this_form_are_explained(change, message, tmp_pa
         read_evaluation(tmp_path)
 
 
-@pytest.mark.parametrize("line", ["a,0,x,1", "a,0"])
+@pytest.mark.parametrize(
+    "line", ["a,0,70,70", "a,0,0.5,-0.1", "a,0,0.5,nan", "a,0,x,1", "a,0", "x" * 200_000, ""]
+)
 def test_damaged_scores_are_explained(line, tmp_path):
     write_evaluation(evaluation(), tmp_path)
     (tmp_path / "frames.csv").write_text(f"sequence,frame,J,F\n{line}\n")

@@ -149,25 +149,31 @@ def test_masks_of_frames_without_annotation_may_be_there_and_names_may_be_full(v
             np.testing.assert_array_equal(found[name].values[measure], values)
 
 
-def test_all_that_is_wrong_with_masks_is_listed_at_once(video_set, masks):
+def test_all_that_is_wrong_with_masks_is_listed_before_any_is_scored(video_set, masks, monkeypatch):
     (masks / "bear/001.png").unlink()
     Image.fromarray(np.zeros((40, 61), np.uint8)).save(masks / "bear/002.png")
-    grey = np.zeros((40, 60), np.uint8)
-    grey[:, 20:] = 90
-    grey[:, 30:] = 200
-    Image.fromarray(grey).save(masks / "cow_2/000.png")
     (masks / "cow_2/001.png").write_bytes((masks / "bear/000.png").read_bytes()[:40])
+    monkeypatch.setattr("utils.evaluation.scoring.score_frame", lambda *_: pytest.fail("scored"))
     message = complaint(masks, video_set, LONG)
-    assert message.startswith(f"4 problems in {masks}:")
+    assert message.startswith(f"3 problems in {masks}:")
     assert message.endswith("Nothing was scored.")
     for kind, file in (
         ("mask that is missing", "bear/001.png"),
         ("mask of another size", f"bear/002.png: 61 x 40, {video_set[0].frames[2].mask} 60 x 40"),
-        ("mask that is not binary", "cow_2/000.png: 3 values from 0 to 200"),
         ("file that cannot be read", "cow_2/001.png"),
     ):
         heading = next(i for i, line in enumerate(message.splitlines()) if f"1 x {kind}" in line)
         assert file in message.splitlines()[heading + 1]
+
+
+def test_masks_that_are_not_binary_are_listed(video_set, masks):
+    grey = np.zeros((40, 60), np.uint8)
+    grey[:, 20:] = 90
+    grey[:, 30:] = 200
+    Image.fromarray(grey).save(masks / "cow_2/000.png")
+    message = complaint(masks, video_set, LONG)
+    assert "1 x mask that is not binary" in message and message.endswith("Nothing was scored.")
+    assert "cow_2/000.png: 3 values from 0 to 200" in message
 
 
 def test_masks_of_frames_that_do_not_count_need_not_be_there_nor_be_right(video_set, masks):

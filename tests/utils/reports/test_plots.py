@@ -85,3 +85,8 @@ def test_names_of_frames_are_shown_as_text_and_shortened():
     assert any(
         text.startswith("…") and text.endswith("_00099") and len(text) == 18 for text in texts
     )
+
+
+def test_names_that_are_not_utf_8_are_escaped():
+    _, texts, _ = read_plot(plot_scores(["b\udcff_0", "b_1"], {"": {"J": np.zeros(2)}}))
+    assert r"b\udcff_0" in texts

@@ -307,14 +307,19 @@ def test_a_foreign_file_is_refused_with_what_it_lacks(tmp_path):
     assert "not a checkpoint of this project: it lacks arguments, settings" in message
     torch.save(torch.zeros(3), tmp_path / "tensor.pt")
     message = complaint(load_checkpoint, tmp_path / "tensor.pt")
-    assert "it lacks model, arguments, weights, settings" in message
+    assert "it lacks model, arguments, settings, weights" in message
 
 
 @pytest.mark.parametrize(
     ("part", "name", "value", "message"),
     [
         ("model", None, 3, "it lacks model"),
-        ("arguments", None, [], "it lacks arguments"),
+        ("arguments", None, [], "it lacks arguments, or has them in another form"),
+        ("flow", None, 1.5, "it lacks flow"),
+        ("script", None, 3, "it lacks script"),
+        ("progress", None, 3, "it lacks progress"),
+        ("weights", "x", "abc", "it lacks weights"),
+        ("weights", 7, torch.zeros(1), "it lacks weights"),
         (
             "weights",
             "x",
@@ -336,9 +341,19 @@ def test_contents_of_another_kind_and_numbers_that_are_none_are_refused(
 
 def test_an_argument_that_the_network_does_not_have_is_refused(tiny_settings):
     model, arguments = make(tiny_settings, motion=False, seed=1)
-    checkpoint = {**CHECKPOINT, "arguments": {**arguments, "depth": 3, "width": 5}}
+    checkpoint = {**CHECKPOINT, "arguments": {**arguments, "depth": 3, 4: 5}}
     message = complaint(build_from_checkpoint, {**checkpoint, "weights": model.state_dict()})
-    assert "the checkpoint's network has depth, width, which this code's gsanet does not" in message
+    assert "the checkpoint's network has 4, depth, which this code's gsanet does not" in message
+
+
+@pytest.mark.parametrize(
+    "change", [{"channels": "many"}, {"channels": -4}, {"channels": [4]}, {"backbone": 7}]
+)
+def test_arguments_of_another_type_are_refused(tiny_settings, change):
+    model, arguments = make(tiny_settings, motion=False, seed=1)
+    checkpoint = {**CHECKPOINT, "settings": {3: 4}, "weights": model.state_dict()}
+    checkpoint["arguments"] = {**arguments, **change}
+    assert "arguments give no network" in complaint(build_from_checkpoint, checkpoint)
 
 
 def test_a_checkpoint_of_an_older_version_takes_what_it_lacks_from_its_run_s_settings(

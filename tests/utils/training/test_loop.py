@@ -369,6 +369,8 @@ def spoil(checkpoint: dict, *where: object, value: object) -> dict:
         (("training", "optimizer"), {"state": 3}),
         (("training", "weights"), [1]),
         (("progress",), {"epochs": 1}),
+        (("progress", "step"), "one"),
+        (("progress", "best"), None),
     ],
 )
 def test_a_training_state_of_another_kind_is_refused_and_nothing_is_written(

@@ -118,7 +118,9 @@ def test_each_start_is_added_to_the_record(tmp_path, monkeypatch):
     assert first["data"] == {"DAVIS_train": SET}
 
 
-@pytest.mark.parametrize("content", [b"", b'{"starts": [{"date": ', b"[]", b"\xff\xfe\x00"])
+@pytest.mark.parametrize(
+    "content", [b"", b'{"starts": [{"date": ', b"[]", b'{"starts": [7]}', b"\xff\xfe\x00"]
+)
 def test_a_damaged_record_is_replaced(tmp_path, content):
     (tmp_path / "record.json").write_bytes(content)
     assert changed_data(tmp_path, {"DAVIS_train": SET}) is None
