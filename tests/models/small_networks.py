@@ -10,7 +10,9 @@ from models import build_model
 SMALL = {
     "gsanet": {"channels": 32, "num_clusters": 8, "num_neighbours": 4, "num_iterations": 2},
     "dpa": {"channels": 32, "graph_neighbours": 4, "graph_rounds": 2},
+    "ssl_uvos": {"backbone": "vit_tiny_patch16_224", "key_frame_step": 2},
 }
+TWO_STREAMS = ("gsanet", "dpa")
 
 # Shifts that reach only rounding: a softmax or a normalisation right after them cancels them.
 # They belong to published networks, SegFormer's encoder and slot attention.

@@ -12,12 +12,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import MODELS
 from models.backbones.mix_transformer import MixTransformer
 from models.precision import with_weights_as
 from models.two_streams import expand
 from tests.models.fake_gpu import OneAttention, bfloat16_autocast, fake_gpu, works
-from tests.models.small_networks import network
+from tests.models.small_networks import TWO_STREAMS, network
 from utils.evaluation.segmenting import Segmenter
 from utils.processes import Process
 from utils.training.step import Trainer
@@ -89,8 +88,8 @@ def leaves(tensor):
 
 @pytest.mark.parametrize(
     "name, arguments, mixed_precision",
-    [(name, {"motion": motion}, True) for name in MODELS for motion in (False, True)]
-    + [(name, {"backbone": "resnet10t"}, mixed) for name in MODELS for mixed in (False, True)]
+    [(name, {"motion": motion}, True) for name in TWO_STREAMS for motion in (False, True)]
+    + [(name, {"backbone": "resnet10t"}, mixed) for name in TWO_STREAMS for mixed in (False, True)]
     + [("gsanet", {switch: False}, True) for switch in GSANET_SWITCHES]
     + [("dpa", {switch: False}, True) for switch in DPA_SWITCHES],
 )
@@ -108,7 +107,7 @@ def test_a_training_step_s_forward_pass_stays_on_the_gpu(name, arguments, mixed_
     assert [key for key, p in model.named_parameters() if id(p) not in reached] == []
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TWO_STREAMS)
 def test_segmenting_stays_on_the_gpu_and_in_bfloat16(name):
     """No weights are converted, but those of norms that autocast computes in float32."""
     model = with_weights_as(network(name).eval(), torch.bfloat16)
@@ -218,7 +217,7 @@ class VideoOfOneBatch:
         return iter([self.views])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TWO_STREAMS)
 def test_segmenting_waits_only_when_the_predictions_are_wanted(name, events, monkeypatch):
     done = []  # operations before the results of a view are fetched
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from models import MODELS, ModelError
-from models.interface import REFERENCES, STILLS, Loaded, Network, fill
+from models.interface import REFERENCES, STILLS, WINDOWS, Loaded, Network, fill
 from models.two_streams import expand, uniform_references
 from tests.models.small_networks import (
     SMALL,
+    TWO_STREAMS,
     assert_same_prediction,
     discs,
     frames_in_memory,
@@ -19,7 +20,8 @@ from tests.models.small_networks import (
     without_stochastic_depth,
 )
 
-both = pytest.mark.parametrize("name", MODELS)
+every = pytest.mark.parametrize("name", MODELS)
+both = pytest.mark.parametrize("name", TWO_STREAMS)
 stages = pytest.mark.parametrize("stage", [1, 2])
 EXACT = {"rtol": 0, "atol": 0}
 
@@ -215,7 +217,36 @@ def test_three_slots_of_an_older_version_are_refused():
         MODELS["gsanet"].upgraded({"num_slots": 3})
 
 
-@both
+@every
+def test_every_network_learns_from_what_it_needs_alone(name):
+    model, needs = network(name).train(), network(name).needs
+    batch = batch_for(model)
+    if needs.samples == WINDOWS:
+        batch = {"image": batch["image"][:, None].expand(-1, needs.frames, -1, -1, -1)}
+    for kind, wanted in (("labels", needs.masks), ("flow", needs.flow)):
+        if not wanted:
+            batch.pop(kind, None)
+    terms = model.loss(batch)
+    assert terms and all(value.shape == () and value.isfinite() for value in terms.values())
+    sum(terms.values()).backward()
+    groups = model.parameter_groups()
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    assert len(grouped) == len(set(grouped)) and set(grouped) == trained
+
+
+@every
+@pytest.mark.parametrize("length", [1, 5])
+def test_every_network_gives_each_batch_of_a_video_scores_of_the_same_objects(name, length):
+    model, video = network(name).eval(), frames_in_memory(length)
+    with torch.inference_mode():
+        logits = [prediction.logits[0] for prediction in model.segment_video(video)]
+    assert [len(of_batch) for of_batch in logits] == [len(batch["image"]) for batch in video]
+    assert len({of_batch.shape[1] for of_batch in logits}) == 1
+    assert all(of_batch.isfinite().all() for of_batch in logits)
+
+
+@every
 def test_every_network_keeps_the_contracts_names_and_defaults(name):
     kind = MODELS[name]
     assert issubclass(kind, Network)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from models import MODELS
 from models.losses import segmentation_loss
 from tests.models.small_networks import (
+    TWO_STREAMS,
     discs,
     inputs,
     network,
@@ -18,7 +18,7 @@ from tests.models.small_networks import (
 
 # Batch normalisation, layer normalisation, standardised weights; maps (B, H, W, C); stride 1.
 CASES = [
-    (name, backbone) for name in MODELS for backbone in ("resnet10t", "mit_b0", "nf_regnet_b0")
+    (name, backbone) for name in TWO_STREAMS for backbone in ("resnet10t", "mit_b0", "nf_regnet_b0")
 ]
 CASES += [("gsanet", "swin_tiny_patch4_window7_224"), ("dpa", "vgg11")]
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from models import MODELS
 from models.losses import segmentation_loss
 from models.two_streams import expand
 from tests.models.small_networks import (
+    TWO_STREAMS,
     assert_same_prediction,
     discs,
     inputs,
@@ -16,7 +16,7 @@ from tests.models.small_networks import (
     without_stochastic_depth,
 )
 
-both = pytest.mark.parametrize("name", MODELS)
+both = pytest.mark.parametrize("name", TWO_STREAMS)
 
 
 @both
