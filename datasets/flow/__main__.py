@@ -115,7 +115,7 @@ def _make_flow(options: argparse.Namespace, rank: int, processes: int) -> None:
         set_origin(folder, made_by)
     print(f"{options.set}: {written} flow maps written, {kept} were there already")
     if written and kept and flow_origin(options.data_root, options.set) is None:
-        print(f"note: something else made those that were there, {made_by} the others")
+        print(f"note: those that were there were made elsewhere, the new ones by {made_by}")
     if renewed:
         print(f"  {renewed} of those written replace maps of other images than are there now")
 

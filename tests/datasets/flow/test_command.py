@@ -141,7 +141,7 @@ def test_maps_that_complete_those_made_elsewhere_are_mentioned(
     next((flat / "DAVIS_train/FLOW").iterdir()).unlink()
     capsys.readouterr()
     assert main(arguments) == 0
-    expected = "note: something else made those that were there, dis, camera motion kept the others"
+    expected = "note: those that were there were made elsewhere, the new ones by dis, camera"
     assert expected in capsys.readouterr().out
 
 
