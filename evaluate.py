@@ -78,7 +78,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
         type=a_path,
         metavar="DIR",
         help="where results go; default for a set: beside the checkpoint, in a folder named as the "
-        "set; with --masks the scores are only printed without it",
+        "set; with --masks and without --output the scores are only printed",
     )
     parser.add_argument(
         "--tta", action="store_true", help="test-time augmentation: TTA_SCALES and TTA_FLIP"

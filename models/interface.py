@@ -38,8 +38,8 @@ class Prediction:
     """Result of a network for a batch of frames.
 
     Attributes:
-        logits: scores of the K objects before the sigmoid, (B, K, H, W) each at the input's size,
-            finest first. The first is the prediction, the others are its deep supervision.
+        logits: scores of the K objects before the sigmoid, (B, K, h, w) each, of any size, finest
+            first. The first is the prediction, the others are its deep supervision.
         auxiliary: further logits (B, 1, h, w) that training may supervise with the mask.
         maps: named maps (B, h, w) in [0, 1] for pictures, in the order in which panels show them.
     """
@@ -80,9 +80,11 @@ class Ablation:
         switches: settings that leave out a part of the network, by the part's short name.
         rows: the parts of each variant, by its letter.
         table, sweep_table: file names of the tables of the rows and of the sweep.
-        stage1_switches: the parts that stage 1 has, too. Rows that agree in them share stage 1.
+        stage1_switches: the parts that exist in stage 1 already. Rows with the same ones share one
+            stage 1.
         swept, symbol, sweep: a setting that may change after training, its letter, its values.
-        sweep_needs: the part that it belongs to; the last row with this part is swept.
+        sweep_needs: the part that the swept setting belongs to. Only the last row that has it is
+            swept.
         paper: each row's G, J and F on DAVIS 2016 in the paper; empty if unknown.
     """
 
@@ -195,7 +197,7 @@ class Network(nn.Module):
         """Compile the function that ``segment_video`` calls for every batch."""
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """The parts that the benchmark measures; a part inside another one counts alone."""
+        """The parts that the benchmark measures; time in an inner part is not the outer one's."""
         return {}
 
 

@@ -29,8 +29,9 @@ def global_weighted_average_pooling(features: Tensor, masks: Tensor) -> Tensor:
 def soft_region_features(embedded: Tensor) -> Tensor:
     """Mean feature of each soft object region: the masks M_G of eq. 3, and their GWAP.
 
-    Each channel's softmax over the positions is a soft region. X_G (N, C, H, W) gives (N, C, C),
-    one feature per region, in float32 or better.
+    Each channel's softmax over the positions is a soft region. It sums to one, so that the mean
+    needs no division. X_G (N, C, H, W) gives (N, C, C), one feature per region, in float32 or
+    better.
     """
     # Over thousands of positions bfloat16 would lose small weights.
     with without_autocast(embedded):
@@ -63,7 +64,7 @@ def gather_features(features: Tensor, indices: Tensor) -> Tensor:
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear interpolation of (B, C, H, W) to ``size``."""
-    # On GPUs autocast makes it float32, which doubles the traffic of the next layers. Only training
-    # needs that: gradients have up to 4096 addends, and bfloat16 sums stop growing after 256.
+    # On GPUs autocast would make it float32. Only training needs that: its backward pass sums up to
+    # 4096 values, too many for bfloat16. Inference would only get slower.
     with nullcontext() if torch.is_grad_enabled() else without_autocast(x):
         return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

@@ -4,7 +4,7 @@
 - ``whole(1)``: a whole number, at least 1; ``multiple_of(32)``: 32, 64, ...
 - ``number(0, 1)``: a number from 0 to 1, for which ``share`` is short; ``number(above=0)``
 - ``one_of("a", "b")``; ``list_of(share)``; ``optional(path)``: a path or None
-- ``gpus``: for GPU; ``protocol``: a name in ``utils.protocols``
+- ``gpus``: for GPU; ``protocol``: a name in ``utils.evaluation.protocols``
 """
 
 import re

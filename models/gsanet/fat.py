@@ -20,9 +20,10 @@ class FeatureAggregationTransformer(nn.Module):
         self.local_to_global = AttentionBlock(channels, heads)  # part (b) of Figure 4
 
     def forward(self, local: Tensor, groups: Tensor) -> Tensor:
-        """P_L (B, N, C) and G groups of P features P_G (B, G, P, C) to P_A (B, N, C)."""
+        """Local P_L (B, L, C) and G groups of K features, P_G (B, G, K, C), give P_A (B, L, C)."""
         intra = self.pool(groups)  # P_Gintra (B, G, C)
         global_local, local_value = self.global_to_local(intra, query=intra, memory=local)  # P_GL
+        # The query are the values P_LV of part (a), as in Sec. 3.4.
         aggregated, _ = self.local_to_global(local, query=local_value, memory=global_local)  # P_A
         return aggregated
 
@@ -53,7 +54,9 @@ class AttentionBlock(nn.Module):
         self.norm_query = nn.LayerNorm(channels)
         self.norm_memory = nn.LayerNorm(channels)
         self.to_query = nn.Linear(channels, channels)
-        self.to_key = nn.Linear(channels, channels, bias=False)  # the softmax would cancel it
+        self.to_key = nn.Linear(
+            channels, channels, bias=False
+        )  # a bias would cancel in the softmax
         self.to_value = nn.Linear(channels, channels)
         self.to_output = nn.Linear(channels, channels)
         self.feed_forward = feed_forward(channels)

@@ -34,7 +34,8 @@ class GuidedSlotAttention(nn.Module):
         self.aggregation_transformer = aggregation_transformer
         kind = FeatureAggregationTransformer if aggregation_transformer else SlotAttention
         self.update = kind(channels)
-        # Training in several processes waits for the gradient of every parameter that needs one.
+        # With T = 0 they are unused, and training in several processes would wait for their
+        # gradients.
         self.requires_grad_(num_iterations > 0)
 
     def forward(self, slots: Tensor, features: Tensor) -> Tensor:
@@ -49,7 +50,8 @@ class GuidedSlotAttention(nn.Module):
         nearest = nearest_features(slots, features, count)
         if self.aggregation_transformer:
             return self.update(slots, gather_features(features, nearest))
-        # Slots compete for the same features, so features are masked instead of selected.
+        # This softmax runs over the slots, so all slots need the same features: those that a slot
+        # does not keep are masked.
         keep = torch.zeros(
             slots.shape[0], slots.shape[1], features.shape[1], dtype=torch.bool, device=slots.device
         ).scatter(2, nearest, True)

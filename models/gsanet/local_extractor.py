@@ -26,8 +26,8 @@ class LocalExtractor(nn.Module):
 class KMeans(nn.Module):
     """The clustering masks M_L of k-means over the pixels of each image.
 
-    An image's masks do not depend on the batch it is in. Centres start at evenly spaced pixels, so
-    an image always gives the same clusters. A cluster that gets no pixel has an empty mask.
+    Centres start at evenly spaced pixels, so an image has the same masks in every batch and run.
+    A cluster that gets no pixel has an empty mask.
     """
 
     def __init__(self, num_clusters: int):

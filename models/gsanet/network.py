@@ -37,8 +37,8 @@ class GSANet(TwoStreams):
         num_neighbours: N of KNN filtering.
         num_iterations: T; may change after training (Figure 7).
         guided_slots, knn_filtering, slot_attention, aggregation_transformer: Table 2's GS, KNN, SA
-            and FAT. Without slot attention, guided slots are used as they are, and there are no
-            random slots: then the correlation maps of the aggregated features remain.
+            and FAT. Without SA, guided slots are not refined and random ones are left out; with
+            neither GS nor SA the decoder gets CM_A alone.
         decoder_image: the mask decoder's finest level sees the image again.
     """
 
@@ -72,7 +72,8 @@ class GSANet(TwoStreams):
 
         def stream() -> Stream:
             encoder = build_backbone(backbone, pretrained_backbone, backbone_weights)
-            # Drawn in stage 1 too, so that a seed gives both stages the same encoder and decoder.
+            # Stage 1 builds it and drops it, which draws as many random numbers as stage 2: a seed
+            # gives both stages the same encoder and decoder.
             slots = SlotModule(
                 channels,
                 num_clusters=num_clusters,
@@ -96,7 +97,7 @@ class GSANet(TwoStreams):
 
     @classmethod
     def upgraded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Leaves out the choices of k-means and of more than two slots of older versions."""
+        """Drops `kmeans` and `num_slots = 2` of older versions."""
         slots = arguments.get("num_slots", NUM_SLOTS)
         if slots != NUM_SLOTS:
             raise ModelError(f"the network has {slots} slots; this version has {NUM_SLOTS}")
@@ -118,7 +119,8 @@ class GSANet(TwoStreams):
         outputs = [self.rgb_stream(image, references.get("rgb"))]
         if self.motion:
             outputs.append(self.flow_stream(flow, references["flow"]))
-        # Their mean is a 1 x 1 convolution of both that also fits stage 1, which has one stream.
+        # The paper concatenates the streams. Each comes from 1 x 1 convolutions, so the mean is a
+        # 1 x 1 convolution of the concatenation; it also fits the single stream of stage 1.
         features = [
             norm(sum(level) / len(level))
             for norm, *level in zip(self.norms, *(output.features for output in outputs))
@@ -265,8 +267,8 @@ class SlotModule(nn.Module):
 def foreground_logits(output: StreamOutput) -> list[Tensor]:
     """Logits (B, 1, h, w) of foreground by a stream's slots.
 
-    They are those of M_S of eq. 1, of the foreground slot's map, and of one minus the background
-    slot's. A map's probability is (1 + cosine) / 2.
+    Up to three: from M_S of eq. 1, from the foreground slot's map, and from the inverted map of the
+    background slot. A map's probability is (1 + cosine) / 2.
     """
     logits = []
     if output.slot_logits is not None:

@@ -18,4 +18,4 @@ def decode_slots(
     if slots is None:
         return maps, None
     slot_maps = correlation_maps(local, slots)  # CM_Sr
-    return torch.cat([maps, slot_maps], dim=1), slot_maps
+    return torch.cat([maps, slot_maps], dim=1), slot_maps  # CM_RGB of eq. 4

@@ -4,7 +4,7 @@ A map is a distribution over M key tokens. In each window of frames, one step of
 greedy merging give centres; the centres of all windows are merged until their number stays. Every
 token of the video then belongs to the centre nearest to its own map.
 
-The result depends on the order of the tokens (frame, row, column). It is that of the plain
+The result depends on the order of the tokens (frame, row, column). It equals that of the plain
 algorithm, which computes all distances of all tokens several times.
 """
 
@@ -58,13 +58,14 @@ def mean_shift(maps: Maps, distance: float) -> tuple[Tensor, Tensor]:
     count = len(cross)
     near = torch.empty(cross.shape, dtype=torch.bool, device=cross.device)
     generator = torch.Generator().manual_seed(0)
+    # A random hash: equal rows of ``near`` get equal keys.
     weights = torch.randint(-(2**62), 2**62, (count,), generator=generator).to(cross.device)
     key = torch.empty(count, dtype=torch.int64, device=cross.device)
     for rows in torch.arange(count, device=cross.device).split(1024):
         both = cross[rows] + cross[:, rows].T
         near[rows] = maps.entropy[rows, None] + maps.entropy - both <= distance
         near[rows, rows] = True  # rounding, too, leaves a map near itself
-        key[rows] = torch.where(near[rows], weights, 0).sum(dim=1)  # the same for the same row
+        key[rows] = torch.where(near[rows], weights, 0).sum(dim=1)
     del cross
     _, group, size = key.unique(return_inverse=True, return_counts=True)
     first = torch.full_like(size, count).scatter_reduce(

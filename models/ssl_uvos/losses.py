@@ -10,7 +10,7 @@ LOG_FLOOR = 1e-10
 def semantic_consistency(
     cosines: Tensor, attention: Tensor, positives: int, negatives: int
 ) -> Tensor:
-    """Tokens that a query attends to most get its feature, those that it attends to least do not.
+    """Pulls features of the most attended tokens to the query's, pushes those of the least away.
 
     Args:
         cosines: of the block's output at Q queries with that at all tokens, (B, Q, T, N).

@@ -19,7 +19,8 @@ from models.ssl_uvos.losses import motion_consistency, ranked, semantic_consiste
 
 WINDOW = 3  # frames of a training clip, and of a window of the clustering
 QUERIES = 8  # positions of each frame that the losses look at
-# Nearest and farthest tokens of a query, and in small frames the parts of all tokens.
+# Most and least attended tokens of a query: these numbers, but at most 1/24 and 1/4, or 1/36 and
+# 1/7, of a frame's tokens.
 SEMANTIC, SEMANTIC_PARTS = (30, 200), (24, 4)
 MOTION, MOTION_PARTS = (10, 50), (36, 7)
 WEIGHT_DECAY = 0.1

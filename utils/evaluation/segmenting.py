@@ -42,7 +42,7 @@ class ViewedVideo(Protocol):
 class FramePrediction:
     """Scores of one frame."""
 
-    logits: list[Tensor]  # of each view, float32 (K, h, w) at its input size, mirrored back
+    logits: list[Tensor]  # of each view, float32 (K, h, w), mirrored back
     maps: dict[str, np.ndarray]  # Prediction.maps of the first view, float32 (h, w) in [0, 1]
 
     @property

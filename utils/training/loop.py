@@ -60,8 +60,8 @@ def fit(
         record: called in the main process when training begins.
 
     Raises:
-        TrainingError: too many steps in a row, all of the last epoch, a step of the dry run, or the
-            weights have numbers that are not finite.
+        TrainingError: numbers that are not finite, in too many steps in a row, in all steps of the
+            last epoch, in a step of the dry run, or in the weights.
         DatasetError: a file cannot be read.
         CheckpointError: a checkpoint cannot be read or written.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint has been written.
@@ -181,10 +181,10 @@ class Training:
                 requests = self._requests()
                 step = self.trainer.step(parts, requests)
                 p.step, p.batch = step.number, p.batch + 1
-                self._read_step()  # of the step before: a GPU has always one step in stock
+                self._read_step()  # the step before; so a GPU always has one step queued
                 self.begun = step, keys
                 if any(requests) and self.process.world_size == 1:
-                    self._read_step()  # at once, since there is nobody to agree with
+                    self._read_step()  # at once: no other process votes
                 bar.update(s.batch_size)
                 if pace.losses:
                     bar.set_postfix(loss=f"{pace.losses['total']:.3f}", refresh=False)

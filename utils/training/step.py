@@ -72,7 +72,7 @@ class Trainer:
             # Each size is compiled separately, and torch would give up after a few.
             torch._dynamo.config.cache_size_limit += sizes
             self.loss.compile(dynamic=False if sizes else None)
-        # After sharing, which replaces norms by synchronised ones on GPUs.
+        # After _shared, which may replace norms: the optimizer needs the parameters of the new ones.
         groups = self.network.parameter_groups()
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.optimizer = AdamW(
@@ -96,13 +96,13 @@ class Trainer:
 
         Args:
             parts: the batch, in the parts that it is computed in.
-            requests: numbers that are summed over all processes, the same number in each.
+            requests: votes to stop or to save, which are summed over all processes.
         """
         s, device = self.settings, self.process.device
         seed = np.random.SeedSequence([s.seed, self.steps, self.process.rank]).generate_state(1)
         torch.manual_seed(int(seed[0]))
         rate = self._set_learning_rate()
-        if self.buffers:
+        if self.buffers:  # a bad step must not change the statistics of norms
             torch._foreach_copy_(self.buffers_before, self.buffers)
 
         self.optimizer.zero_grad(set_to_none=True)
@@ -155,7 +155,7 @@ class Trainer:
         return rate
 
     def _gradients_kept_here(self, more_to_come: bool) -> AbstractContextManager:
-        """Context of a part of a batch: processes share gradients with the last part alone."""
+        """Processes exchange gradients only in the last part of a batch."""
         if more_to_come and isinstance(self.loss, DistributedDataParallel):
             return self.loss.no_sync()
         return nullcontext()
