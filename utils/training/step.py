@@ -72,7 +72,7 @@ class Trainer:
             # Each size is compiled separately, and torch would give up after a few.
             torch._dynamo.config.cache_size_limit += sizes
             self.loss.compile(dynamic=False if sizes else None)
-        # After _shared, which may replace norms: the optimizer needs the parameters of the new ones.
+        # After _shared, which may replace norms: the optimizer needs the new parameters.
         groups = self.network.parameter_groups()
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.optimizer = AdamW(
