@@ -31,7 +31,13 @@ def main() -> None:
     checkpoint = None
     has_stage1 = model_class(settings.model).stage1 is not None
     if has_stage1 and settings.stage1_checkpoint is not None and not run.has_weights:
-        checkpoint = load_checkpoint(Path(settings.stage1_checkpoint))
+        stage1 = Path(settings.stage1_checkpoint)
+        if not stage1.exists():
+            raise CheckpointError(
+                f"there is no checkpoint {stage1} of stage 1; run pretrain.py first, or pass "
+                "--stage1-checkpoint with another file, or with none"
+            )
+        checkpoint = load_checkpoint(stage1)
         check_same_network(checkpoint, settings.model, arguments)
         arguments["pretrained_backbone"] = False  # stage 1's weights take their place
     network = build_model(settings.model, **arguments)

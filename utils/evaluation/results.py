@@ -15,7 +15,7 @@ import numpy as np
 
 from datasets.files import write_text
 from errors import UserError
-from utils.evaluation.protocols import PROTOCOLS, Protocol, Row, SequenceScores, summarise
+from utils.evaluation.protocols import ONE, PROTOCOLS, Protocol, Row, SequenceScores, summarise
 
 SCORES, FRAMES, RECORD = "scores.csv", "frames.csv", "evaluation.json"
 REPORT = "report.html"
@@ -139,11 +139,12 @@ def score_table(evaluation: Evaluation) -> str:
     protocol, rows = evaluation.protocol, evaluation.rows
     several = len(protocol.measures) > 1
     names = [f"class {row.name}" if row.kind == "class" else row.name for row in rows]
-    width = max(map(len, ["sequence", *names]))
+    first = "sequence" if protocol.objects == ONE else "object"
+    width = max(map(len, [first, *names]))
     heads = ["frames", *[evaluation.title] * several]
     for measure in protocol.measures:
         heads += [f"{measure} mean", *protocol.columns[1:]]
-    lines = [f"{'sequence':<{width}}" + "".join(f"{head:>8}" for head in heads)]
+    lines = [f"{first:<{width}}" + "".join(f"{head:>8}" for head in heads)]
     for name, row in zip(names, rows):
         numbers = [*[row.mean] * several, *_numbers(row, protocol)]
         cells = "".join(f"{round(number, 3) + 0.0:8.3f}" for number in numbers)  # no -0.000

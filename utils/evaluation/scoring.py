@@ -71,9 +71,8 @@ def overlap(
 
 def read_truth(path: Path, protocol: Protocol) -> np.ndarray:
     """A true mask as a label map, uint8 (H, W), with void; or all objects as one, as 1."""
-    if protocol.objects != ONE:
-        return read_labels(path, void=True)
-    return one_object(read_labels(path)).view(np.uint8)
+    labels = read_labels(path)
+    return labels if protocol.objects != ONE else one_object(labels).view(np.uint8)
 
 
 def read_result(path: Path, protocol: Protocol, binarize: bool = False) -> np.ndarray:

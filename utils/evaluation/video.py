@@ -92,7 +92,6 @@ def segment_video(
     """
     _check_output(source, output)
     clip = check_clip(source, settings.frame_rate)
-    start = None  # the references come first
     with (
         _published_when_whole(output) as partial,
         open_film(partial / OVERLAY, clip) as add_to_film,
@@ -100,8 +99,8 @@ def segment_video(
         progress_bar(desc="segmenting", total=clip.count, unit="frame") as bar,
     ):
         video = _ClipFrames(segmenter, clip, estimator, frames, settings.eval_batch_size)
+        start = time.monotonic()
         for results in one_ahead(segmenter.segment(video)):
-            start = start or time.monotonic()
             for result in results:
                 frame = video.waiting.popleft()
                 probability = result.probability(clip.size)

@@ -57,7 +57,7 @@ def draw_frame(
     flow = None if frame.flow is None else read_image(frame.flow)
     truth = None
     if frame.mask is not None:
-        truth = read_labels(frame.mask, void=num_objects > 1)
+        truth = read_labels(frame.mask)
         truth = truth if num_objects > 1 else one_object(truth).view(np.uint8)
     return draw_panels(read_image(frame.image), flow, labels, truth, maps, num_objects)
 
