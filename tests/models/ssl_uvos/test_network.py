@@ -219,5 +219,5 @@ def test_fifty_steps_teach_the_block_to_tell_objects_apart():
         sum(losses.values()).backward()
         optimizer.step()
     after, clusters = evaluate()
-    # Here 1.00, with three clusters in all; other versions of PyTorch draw other numbers.
-    assert after >= 0.7 and max(clusters) <= 4
+    # Six seeds give 0.72 to 1.00, with two or three clusters: docs/ssl_uvos.md.
+    assert after >= 0.7 and max(clusters) <= 3
