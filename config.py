@@ -11,7 +11,8 @@ utils/kinds.py explains the kinds behind the colons. The words in brackets after
 - flow: these settings have an effect only on networks that take flow maps.
 - output: these settings belong to one run alone.
 
-evaluate.py takes all other settings from the checkpoint.
+evaluate.py takes all other settings from the checkpoint. A network may let some of its own be
+changed by a flag, as those of a clustering.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from utils.evaluation.validation import validate_videos
 from utils.scripts import check_data, compare_flow, frames_of, note_flow, run_script, start_training
 from utils.training.checkpoints import CheckpointError, check_same_network, load_checkpoint
 from utils.training.dry_run import count_parameters
-from utils.training.samples import augmentation_from, network_name, videos_of
+from utils.training.samples import augmentation_from, network_name, training_sequences, videos_of
 
 
 def main() -> None:
@@ -43,14 +43,11 @@ def main() -> None:
     network = build_model(settings.model, **arguments)
 
     data_root, needs = Path(settings.data_root), network.needs
-    masks = "all" if needs.masks else "none"
-    train_sets = [
-        video_sequences(data_root, name, masks=masks, flow=needs.flow)
-        for name in settings.train_sets
-    ]
+    train_sets = training_sequences(settings, needs)
     val_sequences = video_sequences(data_root, settings.val_set, masks="some", flow=needs.flow)
     sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
-    check_data([frame for s in [*train_sets, val_sequences] for frame in frames_of(s)], process)
+    frames = [frame for s in [*train_sets, val_sequences] for frame in frames_of(s)]
+    check_data(frames, process, needs.flow)
     made_by = flow_origin(data_root, settings.train_sets[0]) if needs.flow else None
 
     if process.is_main:

@@ -5,7 +5,7 @@ A sample depends on the seed and its key alone.
 """
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,7 @@ class StillImages(Dataset):
         """
         epoch, index, size = (*key, self.size)[:3]
         rng = np.random.default_rng([self.seed, epoch, index])
-        pictures = _read_frame(self.frames[index], labels=True)
+        pictures = _read_frame(self.frames[index], labels=True, flow=False)
         if self.simulation is None:
             image, _, labels = _augmented(pictures, size, self.augmentation, rng)
             return {"image": to_tensor(image), "labels": torch.from_numpy(labels)}
@@ -122,10 +122,10 @@ class VideoFrames(Dataset):
         rng = np.random.default_rng([self.seed, epoch, index])
         sequence, position = self.targets[index]
         frames = sequence.frames
-        pictures = _read_frame(frames[position], labels=True)
+        pictures = _read_frame(frames[position], labels=True, flow=True)
         target = _augmented(pictures, size, self.augmentation, rng)
         references = [
-            _augmented(_read_frame(frames[other], labels=False), size, self.augmentation, rng)
+            _augmented(_read_frame(frames[other], False, flow=True), size, self.augmentation, rng)
             for other in random_references(len(frames), position, self.num_references, rng)
         ]
         return _sample(target, references)
@@ -180,7 +180,7 @@ class VideoWindows(Dataset):
         epoch, index, size = (*key, self.size)[:3]
         pictures = []
         for number, frame in enumerate(self.windows[index]):
-            one = _read_frame(frame, self.labels, merge=False)
+            one = _read_frame(frame, self.labels, self.flow, merge=False)
             shared = np.random.default_rng([self.seed, epoch, index])
             own = np.random.default_rng([self.seed, epoch, index, number])
             one = _augmented(one, size, self._of_windows, shared)
@@ -210,9 +210,7 @@ class TestFrames(Dataset):
 
     def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
         """For each view what ``show`` gives. Raises DatasetError if a file cannot be read."""
-        frame = self.frames[index]
-        frame = frame if self.flow else replace(frame, flow=None)
-        image, flow, _ = _read_frame(frame, labels=False)
+        image, flow, _ = _read_frame(self.frames[index], labels=False, flow=self.flow)
         return [show(image, flow, view, self.recolour_flow) for view in self.views]
 
 
@@ -244,20 +242,20 @@ def random_references(length: int, target: int, count: int, rng: np.random.Gener
     return rng.choice(others, size=count, replace=len(others) < count).tolist()
 
 
-def _read_frame(frame: Frame, labels: bool, merge: bool = True) -> Pictures:
-    """Image, flow map if there is one, and labels if wanted, all of one size.
+def _read_frame(frame: Frame, labels: bool, flow: bool, merge: bool = True) -> Pictures:
+    """Image, and flow map and labels if they are wanted, all of one size.
 
     With ``merge`` all objects are one.
     """
     image = read_image(frame.image)
-    flow = None if frame.flow is None else read_image(frame.flow)
+    motion = read_image(frame.flow) if flow else None
     truth = read_labels(frame.mask) if labels else None
-    for path, partner in ((frame.flow, flow), (frame.mask, truth)):
+    for path, partner in ((frame.flow, motion), (frame.mask, truth)):
         if partner is not None and partner.shape[:2] != image.shape[:2]:
             raise _size_error(frame.image, image, path, partner)
     if truth is not None and merge:
         truth = one_object(truth).view(np.uint8)
-    return image, flow, truth
+    return image, motion, truth
 
 
 def _in_two(

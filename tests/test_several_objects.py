@@ -1,5 +1,7 @@
 """SSL-UVOS from training to masks of several objects, by the scripts."""
 
+import json
+import shutil
 import sys
 
 import numpy as np
@@ -8,7 +10,10 @@ from PIL import Image
 
 import evaluate
 import train
+from datasets.layout import video_sequences
+from utils.evaluation.segmenting import Segmenter, predict_sequences
 from utils.scripts import run_script
+from utils.training.checkpoints import build_from_checkpoint, load_checkpoint
 
 SETTINGS = (
     *("--config", "recipes/ssl_uvos.py", "--backbone", "vit_tiny_patch16_224"),
@@ -40,7 +45,7 @@ def checkpoint(call, tmp_path_factory):
 
 def ids(path):
     with Image.open(path) as picture:
-        return picture.mode, set(np.unique(np.array(picture)).tolist())
+        return picture.mode, frozenset(np.unique(np.array(picture)).tolist())
 
 
 def test_settings_of_the_clustering_change_the_masks_of_a_trained_network(
@@ -55,7 +60,56 @@ def test_settings_of_the_clustering_change_the_masks_of_a_trained_network(
     assert {label for _, labels in found for label in labels} == {0, 1, 2, 3, 4, 5}
     call(evaluate, *flags, "--merge-distance", 1e3, "--output", tmp_path / "coarse")
     found = [ids(path) for path in sorted((tmp_path / "coarse" / "masks").rglob("*.png"))]
-    assert found == [("L", {255})] * 10  # one cluster
+    assert found == [("L", frozenset({255}))] * 10  # one cluster
+
+
+def test_changed_settings_are_recorded_and_part_of_what_an_evaluation_is(
+    checkpoint, call, tmp_path, tiny_root
+):
+    """Masks of a set without truths, which are kept for a repetition, are not those of others."""
+    root = tmp_path / "data"
+    shutil.copytree(tiny_root / "DAVIS_test", root / "VIDEOS")
+    for folder in [*root.rglob("GT"), *root.rglob("FLOW")]:
+        shutil.rmtree(folder)
+    flags = ("--checkpoint", checkpoint, "--set", "VIDEOS", "--output", tmp_path / "out")
+    seen = []
+    for distance in (1e-7, 1e3):
+        call(evaluate, *flags, "--data-root", root, "--merge-distance", distance)
+        seen.append({ids(path) for path in (tmp_path / "out" / "masks").rglob("*.png")})
+    assert {mode for mode, _ in seen[0]} == {"P"} and seen[1] == {("L", frozenset({255}))}
+    scored = ("--checkpoint", checkpoint, "--set", "DAVIS_test", "--output", tmp_path / "scored")
+    call(evaluate, *scored, "--max-objects", 7, "--panel-step", 0)
+    record = json.loads((tmp_path / "scored" / "evaluation.json").read_text())
+    assert record["settings"]["MAX_OBJECTS"] == 7
+    assert "not there any more" not in (tmp_path / "scored" / "report.html").read_text()
+
+
+def test_views_of_a_network_that_clusters_each_by_itself_are_not_averaged(checkpoint, call):
+    with pytest.raises(SystemExit, match=r"--tta: ssl_uvos finds the objects of each view"):
+        call(evaluate, "--checkpoint", checkpoint, "--set", "DAVIS_test", "--tta")
+
+
+def test_a_clip_is_segmented_with_its_own_frames_under_the_masks(
+    checkpoint, call, tmp_path, tiny_root
+):
+    """The frames are read twice: once for the clusters and once for the pictures."""
+    source = min((tiny_root / "DAVIS_test").iterdir()) / "RGB"
+    call(evaluate, "--checkpoint", checkpoint, "--video", source, "--output", tmp_path / "clip")
+    names = sorted(path.stem for path in (tmp_path / "clip" / "masks").iterdir())
+    assert names == sorted(path.stem for path in source.iterdir())
+
+
+def test_targets_get_the_masks_of_the_whole_video(checkpoint, tiny_root):
+    """As in validation, which may look at every third frame."""
+    network = build_from_checkpoint(load_checkpoint(checkpoint), merge_distance=1e-7).eval()
+    (sequence, *_) = video_sequences(tiny_root, "DAVIS_test", masks="some", flow=False)
+    segmenter = Segmenter(network, (64, 96))
+    every = list(predict_sequences(segmenter, [sequence], batch_size=2))
+    targets = {sequence.name: sequence.frames[::3]}
+    some = list(predict_sequences(segmenter, [sequence], batch_size=2, targets=targets))
+    assert [result.frame for result in some] == list(sequence.frames[::3])
+    for one, other in zip(some, every[::3]):
+        np.testing.assert_array_equal(one.labels(), other.labels())
 
 
 def test_a_set_of_several_objects_is_scored_by_objects(checkpoint, call, tmp_path, capsys):

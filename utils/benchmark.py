@@ -37,7 +37,6 @@ import config
 from datasets.files import write_text
 from datasets.flow.estimators import build_estimator
 from datasets.flow.making import make_flow
-from datasets.layout import video_sequences
 from datasets.progress import progress_bar
 from datasets.samples import VideoFrames, VideoWindows
 from datasets.sampling import EpochBatches
@@ -56,6 +55,7 @@ from utils.training.samples import (
     input_size,
     make_loader,
     network_arguments,
+    training_sequences,
     videos_of,
 )
 from utils.training.step import Trainer
@@ -267,8 +267,7 @@ def segmenter_of(settings: Settings, device: torch.device) -> Segmenter:
 
 def training_set(settings: Settings, network: Network) -> VideoFrames | VideoWindows:
     """The samples of train.py."""
-    root = Path(settings.data_root)
-    sets = [video_sequences(root, name) for name in settings.train_sets]
+    sets = training_sequences(settings, network.needs)
     return videos_of(sets, settings, network.needs, augmentation_from(settings))
 
 
@@ -384,8 +383,9 @@ def table(reports: list[dict[str, Any]]) -> str:
     head = f"{first['device']}, torch {first['torch']}, medians of {first['repeats']}\n"
     for one in reports:
         s = one["settings"]
-        network = f"{s['MODEL']} with {s['BACKBONE']}, {s['IMAGE_SIZE']} x {s['IMAGE_SIZE']}"
-        head += f"{network}, {s['NUM_REFERENCES']} references, {one['precision']}\n"
+        size = f"{s['IMAGE_SIZE']} x {s.get('IMAGE_WIDTH') or s['IMAGE_SIZE']}"
+        network = f"{s['MODEL']} with {s['BACKBONE']}, {size}, N_R = {s['NUM_REFERENCES']}"
+        head += f"{network}, {one['precision']}\n"
     for line in first["lines"]:
         columns = [one["lines"][line] for one in reports]
         conditions = ([f"{n} {one[n]}" for n in _CONDITIONS if n in one] for one in columns)

@@ -19,6 +19,7 @@ from datasets.layout import still_images, video_sequences
 from datasets.progress import progress_bar
 from datasets.samples import StillImages, VideoFrames
 from models import build_model, model_class
+from models.interface import WINDOWS
 from utils.evaluation.set_evaluation import check_output
 from utils.reports.pictures import draw_overlay, draw_row
 from utils.scripts import run_script
@@ -83,6 +84,8 @@ def samples_of(
     arguments = (model_class(s.model).stage1 or {}) if alone else {}
     arguments = network_arguments(s, **arguments, pretrained_backbone=False)
     needs = build_model(s.model, **arguments).needs
+    if needs.samples == WINDOWS:
+        raise SettingsError(f"MODEL = {s.model!r} is trained on windows, which are not shown here")
     if stage == 1:
         frames, _ = split_frames(still_images(root, s.pretrain_set), s.pretrain_val_share, s.seed)
         samples = stills_of(frames, s, needs, augmentation)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -160,14 +160,16 @@ def compare_flow(trained_on: str | None, given: str | None) -> None:
         print(f"note: trained on flow maps of another kind ({trained_on}) than these ({given})")
 
 
-def check_data(frames: list[Frame], process: Process | None = None) -> None:
+def check_data(frames: list[Frame], process: Process | None = None, flow: bool = True) -> None:
     """Check every file's header before anything starts, in the main process.
+
+    Without ``flow``, flow maps are not looked at.
 
     Raises:
         DatasetError: files that are unreadable, truncated, or of another size than their image.
     """
     if process is None or process.is_main:
-        check_files(frames)
+        check_files(frames if flow else [replace(frame, flow=None) for frame in frames])
 
 
 def note_flow(set_name: str, sequences: list[Sequence]) -> None:

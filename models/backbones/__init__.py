@@ -185,7 +185,7 @@ def weights_error(name: str, weights: Path | None, error: Exception | str) -> Mo
     reason = " ".join(str(error).split())[:200]
     if weights is None:
         return ModelError(
-            f"the ImageNet weights of {name} could not be downloaded ({reason}); set "
+            f"the published weights of {name} could not be downloaded ({reason}); set "
             "BACKBONE_WEIGHTS to a local file or folder with them, or PRETRAINED_BACKBONE = False "
             "to start from random weights"
         )

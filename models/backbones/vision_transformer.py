@@ -123,14 +123,7 @@ class VisionTransformer(nn.Module):
         encoder = self.encoder
         tables = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
         positions = resample_positions(encoder.pos_embed, grid, tables, self.positions)
-        prefix = (
-            [encoder.cls_token]
-            if encoder.reg_token is None
-            else [
-                encoder.cls_token,
-                encoder.reg_token,
-            ]
-        )
+        prefix = [token for token in (encoder.cls_token, encoder.reg_token) if token is not None]
         prefix = [token.expand(len(x), -1, -1) for token in prefix]
         if encoder.no_embed_class:
             return torch.cat([*prefix, x + positions], dim=1)

@@ -128,17 +128,16 @@ def find_centres(windows: Iterable[Tensor], distance: float) -> Tensor:
     Returns:
         (C, M), distributions.
     """
-    centres = torch.cat([greedy_merge(*_shifted(Maps.of(window), distance)) for window in windows])
+    found = []
+    for window in windows:
+        shifted, sizes = mean_shift(Maps.of(window), distance)
+        found.append(greedy_merge(shifted, distance, sizes))
+    centres = torch.cat(found)
     while True:
         merged = greedy_merge(centres, distance)
         if len(merged) == len(centres):
             return merged
         centres = merged
-
-
-def _shifted(maps: Maps, distance: float) -> tuple[Tensor, float, Tensor]:
-    shifted, sizes = mean_shift(maps, distance)
-    return shifted, distance, sizes
 
 
 def distances_to_centres(maps: Tensor, centres: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from models.backbones import Normalise
 from models.backbones.vision_transformer import VisionTransformer
 from models.colour_views import colour_view
 from models.interface import WINDOWS, Needs, Network, Prediction, Video
+from models.precision import full_precision, without_autocast
 from models.ssl_uvos.block import SpatioTemporalBlock
 from models.ssl_uvos.clustering import distances_to_centres, find_centres
 from models.ssl_uvos.losses import motion_consistency, ranked, semantic_consistency
@@ -164,8 +165,11 @@ class SSLUVOS(Network):
         frames = sum(map(len, queries))
         if not self.key_frame_tail:
             columns = columns[: max(1, frames // self.key_frame_step)]
-        maps = AttentionMaps(self.block, torch.cat(queries), torch.cat(columns, dim=1))
-        logits = self._scores(maps).unflatten(0, (frames, *features.grid)).permute(0, 3, 1, 2)
+        # Distances near the limit need more digits than bfloat16 has.
+        with without_autocast(columns[0]):
+            own, keys = (full_precision(x) for x in (torch.cat(queries), torch.cat(columns, dim=1)))
+            logits = self._scores(AttentionMaps(self.block, own, keys))
+        logits = logits.unflatten(0, (frames, *features.grid)).permute(0, 3, 1, 2)
         for of_batch, size in zip(logits.split([len(own) for own in queries]), sizes):
             if not self.soft_masks:
                 of_batch = F.interpolate(of_batch, size)  # nearest

@@ -66,8 +66,8 @@ def score_pairs(predicted: np.ndarray, true: np.ndarray) -> FramePairs:
     counts = overlap_counts(predicted, true)
     inside = counts.copy()
     inside[0], inside[:, 0] = 0, 0  # the first mask of either kind is empty
-    proposals, objects = ([0, *np.flatnonzero(counts.any(axis=n))[1:].tolist()] for n in (1, 0))
-    proposals = [p for p in proposals if p == 0 or counts[p].any()]
+    proposals = [0, *(np.flatnonzero(counts[1:].any(axis=1)) + 1).tolist()]
+    objects = [0, *(np.flatnonzero(counts[:, 1:].any(axis=0)) + 1).tolist()]
     areas = np.array([0, *counts[proposals[1:]].sum(axis=1)])
     others = np.array([0, *counts[:, objects[1:]].sum(axis=0)])
     common = inside[np.ix_(proposals, objects)]

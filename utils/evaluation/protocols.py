@@ -41,9 +41,14 @@ class Protocol:
         # Of one or two frames nothing would be left.
         return annotated if self.first_and_last or len(annotated) <= 2 else annotated[1:-1]
 
+    @property
+    def per_object(self) -> bool:
+        """Whether each object is scored, and not all of them as one."""
+        return self.objects != ONE
+
     def sequence_of(self, row: str) -> str:
         """The sequence that a row of the table belongs to: an object's is named judo_2."""
-        return row if self.objects == ONE else row.rpartition("_")[0]
+        return row.rpartition("_")[0] if self.per_object else row
 
 
 PROTOCOLS = {
@@ -178,7 +183,7 @@ def summarise(scores: Mapping[str, SequenceScores], protocol: Protocol) -> list[
     sequences = [
         Row(
             name,
-            "sequence" if protocol.objects == ONE else "object",
+            "object" if protocol.per_object else "sequence",
             len(one.frames),
             {measure: statistics(one.values[measure]) for measure in protocol.measures},
         )

@@ -15,7 +15,7 @@ import numpy as np
 
 from datasets.files import write_text
 from errors import UserError
-from utils.evaluation.protocols import ONE, PROTOCOLS, Protocol, Row, SequenceScores, summarise
+from utils.evaluation.protocols import PROTOCOLS, Protocol, Row, SequenceScores, summarise
 
 SCORES, FRAMES, RECORD = "scores.csv", "frames.csv", "evaluation.json"
 REPORT = "report.html"
@@ -139,7 +139,7 @@ def score_table(evaluation: Evaluation) -> str:
     protocol, rows = evaluation.protocol, evaluation.rows
     several = len(protocol.measures) > 1
     names = [f"class {row.name}" if row.kind == "class" else row.name for row in rows]
-    first = "sequence" if protocol.objects == ONE else "object"
+    first = "object" if protocol.per_object else "sequence"
     width = max(map(len, [first, *names]))
     heads = ["frames", *[evaluation.title] * several]
     for measure in protocol.measures:

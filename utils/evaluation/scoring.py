@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from datasets.layout import Frame, Sequence, frame_label
-from datasets.masks import NotBinaryError, one_object, read_binary_mask, read_labels
+from datasets.masks import VOID, NotBinaryError, one_object, read_binary_mask, read_labels
 from datasets.pictures import read_size
 from datasets.problems import DatasetError, format_problems
 from datasets.progress import progress_bar
@@ -27,7 +27,6 @@ from utils.evaluation.protocols import (
     MATCHED,
     MATCHED_PER_FRAME,
     NUMBERED,
-    ONE,
     Protocol,
     SequenceScores,
 )
@@ -72,7 +71,7 @@ def overlap(
 def read_truth(path: Path, protocol: Protocol) -> np.ndarray:
     """A true mask as a label map, uint8 (H, W), with void; or all objects as one, as 1."""
     labels = read_labels(path)
-    return labels if protocol.objects != ONE else one_object(labels).view(np.uint8)
+    return labels if protocol.per_object else one_object(labels).view(np.uint8)
 
 
 def read_result(path: Path, protocol: Protocol, binarize: bool = False) -> np.ndarray:
@@ -81,8 +80,11 @@ def read_result(path: Path, protocol: Protocol, binarize: bool = False) -> np.nd
     For protocols of one object it has 0 and one other value, and ``binarize`` cuts a grey one in
     half. For others its values are the numbers of proposals, which may have gaps.
     """
-    if protocol.objects != ONE and not binarize:
-        return read_labels(path, void=True)
+    if protocol.per_object and not binarize:
+        labels = read_labels(path, void=True)
+        # A mask of 0 and 255 has one object; elsewhere 255 is a number like any other.
+        alone = not one_object(labels).any()
+        return (labels == VOID).astype(np.uint8) if alone else labels
     return read_binary_mask(path, binarize).view(np.uint8)
 
 
@@ -94,7 +96,7 @@ def score_frame(
     Both maps are (H, W). None if the true one holds no object and the protocol leaves such frames
     out.
     """
-    if protocol.objects != ONE:
+    if protocol.per_object:
         return score_pairs(labels, truth)
     # Objects are foreground; 255 is void.
     found, true = (cv2.inRange(one, 1, 254) for one in (labels, truth))
@@ -112,11 +114,11 @@ def collect_scores(frames: Iterable[FrameScores], protocol: Protocol) -> dict[st
     collected = {}
     for sequence, scored in found.items():
         names, values = zip(*scored)
-        if protocol.objects == ONE:
-            rows = {sequence: np.array(values).T.copy()}
-        else:
+        if protocol.per_object:
             objects = zip(*_of_objects(values, protocol))
             rows = {f"{sequence}_{number}": both for number, both in enumerate(objects, 1)}
+        else:
+            rows = {sequence: np.array(values).T.copy()}
         for row, columns in rows.items():
             collected[row] = SequenceScores(names, dict(zip(protocol.measures, columns)))
     return collected

@@ -198,17 +198,19 @@ def predict_sequences(
     workers: int = 0,
     targets: Mapping[str, Items[Frame]] | None = None,
 ) -> Iterator[FrameResult]:
-    """Segment every frame of every sequence in order, or the ``targets`` by sequence name alone.
+    """The results of every frame in order, or of the ``targets`` by sequence name alone.
 
-    Memory does not grow with the length of a sequence, unless the network looks ahead. The network
-    is one batch ahead of the results, so that a GPU computes the next one while they are used.
+    If the network looks ahead, all frames are segmented, so that targets get the masks of the whole
+    video. Otherwise memory does not grow with the length of a sequence. The network is one batch
+    ahead of the results, so that a GPU computes the next one while they are used.
     ``workers`` is the number of loader processes; 0 loads in this one.
     """
     frames: list[Frame] = []
     batches: list[list[list[int]]] = []  # of each sequence
+    whole = targets is None or segmenter.network.looks_ahead  # which sees other frames' objects
     for sequence in sequences:
         start = len(frames)
-        frames += sequence.frames if targets is None else targets[sequence.name]
+        frames += sequence.frames if whole else targets[sequence.name]
         numbers = list(range(start, len(frames)))
         firsts = range(0, len(numbers), batch_size)
         batches.append([numbers[first : first + batch_size] for first in firsts])
@@ -232,7 +234,9 @@ def predict_sequences(
                 ]
 
     for results in one_ahead(begun()):
-        yield from results
+        for result in results:
+            if targets is None or result.frame in targets[result.sequence]:
+                yield result
 
 
 def predict_stills(

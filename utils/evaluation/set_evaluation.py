@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def evaluate_set(
     sequences. An evaluation that was stopped continues: finished sequences are not repeated.
     """
     videos = read_set(set_name, settings, process, trained.segmenter.network.needs.flow)
-    check_data(videos.frames, process)
+    check_data(videos.frames, process, trained.segmenter.network.needs.flow)
     flow, protocol = flow_origin(videos.root, set_name), videos.protocol
     used = trained.settings | {"DATA_ROOT": str(videos.root.resolve()), "PROTOCOL": protocol.name}
     if process.is_main:
@@ -108,7 +108,7 @@ def evaluate_masks(
 ) -> None:
     """Score masks that exist; without ``output`` the scores are only printed."""
     videos = read_set(set_name, settings, Process("cpu"), flow=False)
-    check_data([replace(frame, flow=None) for frame in videos.frames])
+    check_data(videos.frames, flow=False)
     if not videos.is_annotated:
         raise DatasetError(f"{set_name} has no ground truth to score masks against")
     read = partial(read_result, binarize=binarize)

@@ -41,7 +41,7 @@ def load_trained_network(
         path: of the checkpoint.
         settings: of the evaluation.
         given: names of the settings that came as flags. Those of the groups "test" of config.py
-            replace the checkpoint's.
+            and the network's ``changeable`` replace the checkpoint's.
         groups: words of further groups of config.py that have an effect on this evaluation.
         device: where the network computes.
         tta: test-time augmentation.
@@ -65,12 +65,18 @@ def load_trained_network(
     fixed = {name.upper() for name in checkpoint["arguments"] if name not in network.changeable}
     heard -= fixed.union(without_effect(heard, checkpoint["model"]))
     refuse_flags(n for n in given if n not in heard and before.get(n) != flags[n])
+    if tta and network.looks_ahead:
+        raise SettingsError(
+            f"--tta: {checkpoint['model']} finds the objects of each view by itself, so that views "
+            "cannot be averaged; leave it out"
+        )
     if changes := {n.lower(): v for n, v in flags.items() if n.lower() in network.changeable}:
         network = build_from_checkpoint(checkpoint, **changes)
 
     elsewhere = settings.marked("masks", "tta", "machine", "set", "panels", "video", "output")
     used = {name: value for name, value in before.items() if name not in elsewhere}
-    used |= {name: flags[name] for name in settings.marked("test") if name in flags}
+    changed = {*settings.marked("test"), *(name.upper() for name in network.changeable)}
+    used |= {name: value for name, value in flags.items() if name in changed}
     used |= {"TTA": tta} | {name: getattr(settings, name.lower()) for name in masks}
     flow = checkpoint.get("flow")
     used |= {"FLOW_MAPS": flow} if flow else {}

@@ -75,7 +75,7 @@ def validate_videos(
     *rows, average = summarise(found, rules)
     parts = {f"{m} {row.name}": one.mean for row in rows for m, one in row.statistics.items()}
     j, f = (average.statistics[measure].mean for measure in "JF")
-    return Validation(j, {"F": f, **parts}, pictures, average.frames, total)
+    return Validation(j, {"F": f, **parts}, pictures, len(scored), total)
 
 
 def validate_stills(

@@ -77,7 +77,7 @@ def segment_video(
 
     The clip is read three times: to check and count it, for the references, which are uniform over
     all of it (Sec. 4.4), and to segment it. Flow is made on the way, if there is an ``estimator``.
-    Memory does not grow with the clip.
+    Memory does not grow with the clip, but for what a network keeps that looks ahead.
 
     ``output/masks/<name>.png`` are as large as the upright frames: 0 and 255, or label maps of
     several objects. Names are numbers from 00000, or in a folder the pictures' own. Masks and film
@@ -96,13 +96,16 @@ def segment_video(
         _published_when_whole(output) as partial,
         open_film(partial / OVERLAY, clip) as add_to_film,
         closing(clip.frames()) as frames,
+        closing(clip.frames()) as again,
         progress_bar(desc="segmenting", total=clip.count, unit="frame") as bar,
     ):
         video = _ClipFrames(segmenter, clip, estimator, frames, settings.eval_batch_size)
+        # A network that looks ahead reads the whole clip first; its frames are then decoded again.
+        shown = again if segmenter.network.looks_ahead else video.waiting
         start = time.monotonic()
         for results in one_ahead(segmenter.segment(video)):
             for result in results:
-                frame = video.waiting.popleft()
+                frame = next(again) if shown is again else shown.popleft()
                 probability = result.probability(clip.size)
                 labels = to_labels(probability, settings.threshold, settings.stretch_masks)
                 write_mask(partial / MASKS / f"{frame.name}.png", labels, result.num_objects)
@@ -117,7 +120,8 @@ class _ClipFrames:
     """A clip as a ``ViewedVideo``, with flow made on the way. Its batches can be read once.
 
     Attributes:
-        waiting: frames whose batch has been read and whose result has not been used yet.
+        waiting: frames whose batch has been read and whose result has not been used yet; none if
+            the network looks ahead.
     """
 
     segmenter: Segmenter
@@ -143,7 +147,8 @@ class _ClipFrames:
     def __iter__(self) -> Iterator[Views]:
         pairs = motion_pairs(self.frames)
         while batch := list(islice(pairs, self.batch_size)):
-            self.waiting.extend(frame for frame, _, _ in batch)
+            if not self.segmenter.network.looks_ahead:
+                self.waiting.extend(frame for frame, _, _ in batch)
             yield default_collate([self._views(*pair) for pair in batch])
 
     def _views(self, frame: ClipFrame, other: ClipFrame, sign: int) -> Views:

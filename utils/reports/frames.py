@@ -13,7 +13,6 @@ from datasets.layout import find_video_sequences, frame_label
 from datasets.masks import VOID
 from datasets.pictures import read_image
 from datasets.problems import DatasetError
-from utils.evaluation.protocols import ONE
 from utils.evaluation.results import Evaluation
 from utils.evaluation.scoring import read_result, read_truth
 from utils.reports.pictures import PANEL_WIDTH, draw_mask, panel_sized
@@ -74,9 +73,8 @@ def show_frames(
         sequences = []
     files = {(s.name, frame_label(s.name, frame)): frame for s in sequences for frame in s.frames}
     true = partial(read_truth, protocol=first.protocol)
-    result = partial(read_result, protocol=first.protocol, binarize=first.protocol.objects == ONE)
     shown = []
-    objects = 1 if first.protocol.objects == ONE else VOID - 1
+    objects = VOID - 1 if first.protocol.per_object else 1
     for row, position in chosen:
         sequence = first.protocol.sequence_of(row)
         frame = first.scores[row].frames[position]
@@ -89,9 +87,17 @@ def show_frames(
             tiles.append(_tile("ground truth", true, found and found.mask, objects))
             for run in runs:
                 path, scores = _mask_file(run, sequence, frame), _scores(run, row, position)
-                tiles.append(_tile(run.label, result, path, objects, scores))
+                tiles.append(_tile(run.label, _reader(run), path, objects, scores))
         shown.append((f"{row} {frame}", _scores(runs[0], row, position), tiles))
     return shown
+
+
+def _reader(run: Run) -> Callable[[Path], np.ndarray]:
+    """Reads a run's masks as its evaluation did."""
+    protocol = run.evaluation.protocol
+    if run.evaluation.checkpoint:
+        return partial(read_truth, protocol=protocol)
+    return partial(read_result, protocol=protocol, binarize=not protocol.per_object)
 
 
 def _scores(run: Run, sequence: str, position: int) -> Scores:

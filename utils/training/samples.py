@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.augmentation import Augmentation, Size
-from datasets.layout import Frame, Sequence
+from datasets.layout import Frame, Sequence, video_sequences
 from datasets.samples import StillImages, VideoFrames, VideoWindows
 from datasets.sampling import EpochBatches
 from datasets.simulated_motion import MotionSimulation
@@ -100,9 +101,8 @@ def input_size(height: int, width: int | None) -> Size:
 def _sample_size(settings: Settings) -> Size:
     s = settings
     size = input_size(s.image_size, s.image_width)
-    for name, squares in (("IMAGE_SIZES", s.image_sizes), ("PRETRAIN_MOTION", s.pretrain_motion)):
-        if squares not in (None, "none") and not isinstance(size, int):
-            raise SettingsError(f"{name} needs a square input; set IMAGE_WIDTH = None")
+    if s.image_sizes is not None and not isinstance(size, int):
+        raise SettingsError("IMAGE_SIZES needs a square input; set IMAGE_WIDTH = None")
     return size
 
 
@@ -110,14 +110,29 @@ def stills_of(
     frames: list[Frame], settings: Settings, needs: Needs, augmentation: Augmentation | None = None
 ) -> StillImages:
     """Samples of still images; as pseudo-clips where the network needs references."""
+    size, simulated = _sample_size(settings), needs.samples == REFERENCES
+    if simulated and not isinstance(size, int):
+        raise SettingsError("PRETRAIN_MOTION needs a square input; set IMAGE_WIDTH = None")
     return StillImages(
         frames,
-        _sample_size(settings),
+        size,
         augmentation,
         settings.seed,
-        simulation_from(settings) if needs.samples == REFERENCES else None,
+        simulation_from(settings) if simulated else None,
         settings.num_references,
     )
+
+
+def training_sequences(settings: Settings, needs: Needs) -> list[list[Sequence]]:
+    """The sequences of each of TRAIN_SETS, with what the network needs.
+
+    Raises:
+        DatasetError: a set is missing or incomplete.
+    """
+    root, masks = Path(settings.data_root), "all" if needs.masks else "none"
+    return [
+        video_sequences(root, name, masks=masks, flow=needs.flow) for name in settings.train_sets
+    ]
 
 
 def videos_of(

@@ -151,6 +151,21 @@ def test_attention_maps_are_the_mean_softmax_of_the_heads():
     torch.testing.assert_close(torch.cat(windows).sum(dim=1), torch.ones(42))
 
 
+def test_clustering_is_in_float32_under_autocast(monkeypatch):
+    model, seen = network().eval(), []
+    scores = model._scores
+
+    def noted(maps):
+        windows = list(maps)
+        seen.append({x.dtype for x in (maps.queries, maps.columns, *windows)})
+        return scores(maps)
+
+    monkeypatch.setattr(model, "_scores", noted)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        list(model.segment_video(Clip(frames(3))))
+    assert seen == [{torch.float32}]
+
+
 def disks(seed, count, side=12, noise=0.3):
     """Features of two moving disks on two backgrounds, class tokens, and labels (T, N)."""
     rng = np.random.default_rng(seed)

@@ -53,6 +53,16 @@ def test_pairs_are_scored_as_one_mask_against_another_outside_void(seed):
     assert dict(zip(frame.proposals[1:], frame.areas[1:])) == {p: n for p, n in sizes.items() if n}
 
 
+def test_maps_without_any_background_keep_their_first_label():
+    predicted = np.ones((20, 30), np.uint8)
+    predicted[:, 20:] = 2
+    true = np.where(predicted == 1, 1, 255).astype(np.uint8)  # and void fills the rest
+    frame = score_pairs(predicted, true)
+    assert (frame.proposals, frame.objects) == ([0, 1], [0, 1])
+    assert [values.tolist() for values in matched(video_pairs([frame]))] == [[[1.0]], [[1.0]]]
+    assert score_pairs(predicted, predicted).proposals == [0, 1, 2]
+
+
 def test_proposals_with_large_numbers_count_and_only_the_twenty_largest():
     rng = np.random.default_rng(0)
     true = np.zeros((30, 30), np.uint8)

@@ -308,6 +308,14 @@ def test_masks_of_several_objects_get_the_scores_of_the_davis_2017_evaluator(fre
         np.testing.assert_allclose(ours, sorted(expected[measure]["mean"]), atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["davis2017_unsupervised", "davis2017_semi_supervised"])
+def test_a_mask_of_0_and_255_is_one_object(name, tmp_path):
+    truth = np.zeros((8, 12), np.uint8)
+    truth[:4, :4] = 1
+    write_picture(tmp_path / "mask.png", truth * 255)
+    np.testing.assert_array_equal(read_result(tmp_path / "mask.png", PROTOCOLS[name]), truth)
+
+
 def test_numbers_of_proposals_do_not_matter_unless_objects_are_numbered(tmp_path):
     truth = np.zeros((8, 12), np.uint8)
     truth[:4, :4], truth[4:, 6:] = 1, 2

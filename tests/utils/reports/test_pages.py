@@ -224,7 +224,7 @@ def test_the_table_holds_the_numbers_of_the_csv_file(protocol, tmp_path):
     page = Page(write_report(evaluation, tmp_path))
     _, heads, *rows = page.tables()[0]
     both = len(measures) > 1
-    first = "sequence" if PROTOCOLS[protocol].objects == "one" else "object"
+    first = "object" if PROTOCOLS[protocol].per_object else "sequence"
     assert heads == [first, "frames", *["mean"] * both, *columns * len(measures)]
     assert rows[-1][0] == "average"
     assert {row[0] for row in rows} == {shown_name(*key) for key in expected}
