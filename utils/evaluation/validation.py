@@ -68,7 +68,8 @@ def validate_videos(
             maps = segmenter.maps_by_iteration(SequenceFrames(mine[0], segmenter), position)
             if any(maps):  # networks without slots have none
                 pictures["slot maps by iteration"] = draw_iterations(read_image(frame.image), maps)
-    found = collect_scores(chain(*gather(scored, process)), rules)
+    scored = list(chain(*gather(scored, process)))
+    found = collect_scores(scored, rules)
     # In the set's order, whichever process scored them.
     order = list(targets)
     found = dict(sorted(found.items(), key=lambda row: order.index(rules.sequence_of(row[0]))))
