@@ -42,6 +42,7 @@ BALANCE_SETS: bool = True  # an epoch takes at most as many frames of further se
 # Validation and test set [set]
 VAL_SET: str = "DAVIS_test"  # video set that train.py validates on; best.pt is chosen by its J
 PROTOCOL: optional(protocol) = None  # rules of scoring, see docs/evaluation.md; None: by VAL_SET
+FOREGROUND: one_of("border", "oracle") = "border"  # which of several objects are the only true one
 
 # Pictures of a test set [panels]
 PANEL_STEP: whole(0) = 1  # evaluate.py draws the picture panel of every n-th frame; 0 draws none

@@ -10,13 +10,18 @@ import torch
 
 import config
 from datasets.flow.origin import flow_origin
-from datasets.layout import video_sequences
 from models import build_model, model_class
 from utils.evaluation.validation import validate_videos
 from utils.scripts import check_data, compare_flow, frames_of, note_flow, run_script, start_training
 from utils.training.checkpoints import CheckpointError, check_same_network, load_checkpoint
 from utils.training.dry_run import count_parameters
-from utils.training.samples import augmentation_from, network_name, training_sequences, videos_of
+from utils.training.samples import (
+    augmentation_from,
+    network_name,
+    training_sequences,
+    validation_sequences,
+    videos_of,
+)
 
 
 def main() -> None:
@@ -44,7 +49,7 @@ def main() -> None:
 
     data_root, needs = Path(settings.data_root), network.needs
     train_sets = training_sequences(settings, needs)
-    val_sequences = video_sequences(data_root, settings.val_set, masks="some", flow=needs.flow)
+    val_sequences = validation_sequences(settings, needs)
     sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
     frames = [frame for s in [*train_sets, val_sequences] for frame in frames_of(s)]
     check_data(frames, process, needs.flow)

@@ -21,7 +21,7 @@ from errors import UserError
 from models.interface import Network
 from utils.processes import Process, end_process, launch_processes, start_process
 from utils.settings import Settings, parse_settings, settings_parser
-from utils.training.checkpoints import BEST
+from utils.training.checkpoints import BEST, LAST
 from utils.training.interrupts import Interrupted
 from utils.training.loop import Validate, fit
 from utils.training.record import changed_data, check_script, fingerprint, write_record
@@ -99,7 +99,10 @@ class Run:
                 record=lambda: self._record(frames),
             )
         if writes:
-            print(f"best validation J {progress.best:.4f}: {self.folder / BEST}")
+            if progress.best < 0:
+                print(f"no masks to validate on, so there is no best.pt: {self.folder / LAST}")
+            else:
+                print(f"best validation J {progress.best:.4f}: {self.folder / BEST}")
 
     def _record(self, frames: dict[str, list[Frame]]) -> None:
         found = fingerprint(frames, Path(self.settings.data_root))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from models.backbones import Normalise
 from models.backbones.vision_transformer import VisionTransformer
 from models.colour_views import colour_view
-from models.interface import WINDOWS, Needs, Network, Prediction, Video
+from models.interface import WINDOWS, Figure, Needs, Network, Prediction, Video
 from models.precision import full_precision, without_autocast
 from models.ssl_uvos.block import SpatioTemporalBlock
 from models.ssl_uvos.clustering import distances_to_centres, find_centres
@@ -25,6 +25,13 @@ QUERIES = 8  # positions of each frame that the losses look at
 SEMANTIC, SEMANTIC_PARTS = (30, 200), (24, 4)
 MOTION, MOTION_PARTS = (10, 50), (36, 7)
 WEIGHT_DECAY = 0.1
+MANY_CLUSTERS = 100  # per video; a useful result has one for each object and for the background
+TOO_MANY = (
+    "the attention maps have become too sharp for the distance at which clusters merge; raise "
+    "MERGE_DISTANCE (2, 3 or 4), or use an earlier checkpoint"
+)
+# Tokens whose attention maps are shown, by their place in the frame (row, column).
+SHOWN = {"centre": (0.5, 0.5), "upper left": (0.2, 0.2), "lower right": (0.8, 0.8)}
 
 
 class SSLUVOS(Network):
@@ -154,7 +161,7 @@ class SSLUVOS(Network):
         that is none. They have the size of the patches' grid, or with ``soft_masks=False`` of the
         images.
         """
-        queries, columns, sizes = [], [], []
+        queries, columns, sizes, shown = [], [], [], []
         for batch in video:
             features = self.encoder(self.normalise(batch["image"]), class_token=False)
             own, keys = self.block.queries_and_keys(features.keys)
@@ -162,21 +169,39 @@ class SSLUVOS(Network):
             columns += [k for t, k in enumerate(keys, first) if t % self.key_frame_step == 0]
             queries.append(own)
             sizes.append(batch["image"].shape[2:])
+            shown.append(self._shown(own, keys, features.grid))
         frames = sum(map(len, queries))
         if not self.key_frame_tail:
             columns = columns[: max(1, frames // self.key_frame_step)]
         # Distances near the limit need more digits than bfloat16 has.
         with without_autocast(columns[0]):
             own, keys = (full_precision(x) for x in (torch.cat(queries), torch.cat(columns, dim=1)))
-            logits = self._scores(AttentionMaps(self.block, own, keys))
+            logits, clusters = self._scores(AttentionMaps(self.block, own, keys))
+        figures = {"clusters": Figure(clusters, MANY_CLUSTERS, TOO_MANY)}
         logits = logits.unflatten(0, (frames, *features.grid)).permute(0, 3, 1, 2)
-        for of_batch, size in zip(logits.split([len(own) for own in queries]), sizes):
+        batches = logits.split([len(own) for own in queries])
+        for of_batch, size, maps in zip(batches, sizes, shown):
             if not self.soft_masks:
                 of_batch = F.interpolate(of_batch, size)  # nearest
-            yield Prediction([of_batch])
+            yield Prediction([of_batch], maps=maps, figures=figures)
 
-    def _scores(self, maps: "AttentionMaps") -> Tensor:
-        """Logits of the largest clusters for all tokens of a video, (T * N, K)."""
+    def _shown(self, queries: Tensor, keys: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
+        """Attention maps of a few tokens of each frame to their own frame, (B, h, w) each.
+
+        They are scaled to a largest value of one, for pictures.
+        """
+        rows, columns = grid
+        places = [int(y * rows) * columns + int(x * columns) for y, x in SHOWN.values()]
+        maps = self.block.attention_rows(queries[:, :, places], keys)
+        maps = maps / maps.amax(dim=-1, keepdim=True)
+        names = [f"attention: {name}" for name in SHOWN]
+        return dict(zip(names, maps.unflatten(2, grid).unbind(1)))
+
+    def _scores(self, maps: "AttentionMaps") -> tuple[Tensor, int]:
+        """Logits of the largest clusters for all tokens of a video, (T * N, K).
+
+        Also the number of clusters, of which objects are the largest.
+        """
         windows = tqdm(maps, desc="clustering", unit="window", leave=False, disable=None)
         centres = find_centres(windows, self.merge_distance)
         scores = torch.cat([(-distances_to_centres(window, centres)) for window in maps])
@@ -189,7 +214,7 @@ class SSLUVOS(Network):
             scores = F.one_hot(labels, len(centres)).float()
         objects, rest = order[: self.max_objects], order[self.max_objects :]
         others = scores[:, rest].amax(dim=1, keepdim=True) if len(rest) else 0.0
-        return scores[:, objects] - others
+        return scores[:, objects] - others, len(order)
 
 
 class AttentionMaps:

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from datasets.masks import VOID
 from utils.evaluation.metrics import BOUND_SHARE, boundary, disk
 
-VOID = 255
 MOST_PROPOSALS = 20  # of a video; the benchmark's evaluator takes no more
 
 
@@ -109,6 +109,28 @@ def overlap_counts(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     counts = np.bincount(pairs.ravel(), minlength=2**16).reshape(256, 256)
     counts[:, VOID] = 0
     return counts
+
+
+def matching_labels(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """New numbers for the predicted labels of a frame, uint8 (256,): those of the true objects.
+
+    Proposals and objects are assigned to each other by IoU. The other proposals get the numbers
+    that are left, in order.
+    """
+    counts = overlap_counts(predicted, true)[:, :VOID]
+    common = counts[1:VOID, 1:]
+    unions = counts[1:VOID].sum(axis=1)[:, None] + counts[:, 1:].sum(axis=0) - common
+    rows, columns = linear_sum_assignment(common / np.maximum(unions, 1), maximize=True)
+    known = common[rows, columns] > 0
+    numbers = np.zeros(256, np.uint8)
+    numbers[rows[known] + 1] = columns[known] + 1
+    used = {*np.unique(true).tolist(), *numbers.tolist()}
+    others = [p for p in np.unique(predicted).tolist() if 0 < p < VOID and not numbers[p]]
+    others += [p for p in range(1, VOID) if not numbers[p] and p not in others]
+    free = [number for number in range(1, VOID) if number not in used]
+    for label, number in zip(others, free):
+        numbers[label] = number
+    return numbers
 
 
 def assign(scores: PairScores) -> np.ndarray:

@@ -14,9 +14,10 @@ from datasets.layout import Frame, Sequence
 from datasets.prepare.sources import YOUTUBE_OBJECTS_CLASSES
 from utils.evaluation.metrics import Statistics, statistics
 
-# What objects are scored: all as one; each with the proposal that is assigned to it over the whole
-# video, or anew in every frame; or each with the mask of its own number.
+# What is scored: all objects as one; each with the proposal that is assigned to it over the whole
+# video, or anew in every frame; each with the mask of its own number; or the video as a partition.
 ONE, MATCHED, MATCHED_PER_FRAME, NUMBERED = "one", "matched", "matched_per_frame", "numbered"
+WHOLE_VIDEO = "whole_video"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Protocol:
     every_frame: bool = False  # every frame must be annotated; False: the annotated ones count
     empty_truths: bool = False  # a frame counts if its true mask holds no object
     classes: bool = False  # the table has the mean over the sequences of each class
-    objects: str = ONE  # ONE: all objects as one; MATCHED, MATCHED_PER_FRAME, NUMBERED: each
+    objects: str = ONE  # what is scored, see above
     warning: str = ""
 
     def frames_to_score(self, sequence: Sequence) -> list[Frame]:
@@ -43,8 +44,8 @@ class Protocol:
 
     @property
     def per_object(self) -> bool:
-        """Whether each object is scored, and not all of them as one."""
-        return self.objects != ONE
+        """Whether each object has scores of its own."""
+        return self.objects in (MATCHED, MATCHED_PER_FRAME, NUMBERED)
 
     def sequence_of(self, row: str) -> str:
         """The sequence that a row of the table belongs to: an object's is named judo_2."""
@@ -85,6 +86,16 @@ PROTOCOLS = {
             objects=MATCHED_PER_FRAME,
             warning="an object may be another proposal in every frame, which makes scores higher; "
             "compare them only with scores by the same rule",
+        ),
+        Protocol(
+            name="whole_video",
+            sets=("movi", "ytvis", "youtubevis"),
+            rule="FG-ARI and mIoU of the proposals with the objects over all pixels of a video, "
+            "the same number in all of its frames: then their means over videos",
+            measures=("FG-ARI", "mIoU"),
+            columns=("mean",),
+            empty_truths=True,
+            objects=WHOLE_VIDEO,
         ),
         Protocol(
             name="davis2016",
@@ -129,7 +140,7 @@ class SequenceScores:
     """The scores of a sequence's or object's frames that count, in order."""
 
     frames: tuple[str, ...]  # their names without the sequence's
-    values: dict[str, np.ndarray]  # by measure, float64 (T,) in [0, 1]
+    values: dict[str, np.ndarray]  # by measure, float64 (T,) in [0, 1]; FG-ARI in [-1, 1]
 
 
 @dataclass(frozen=True)

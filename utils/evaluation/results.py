@@ -15,7 +15,14 @@ import numpy as np
 
 from datasets.files import write_text
 from errors import UserError
-from utils.evaluation.protocols import PROTOCOLS, Protocol, Row, SequenceScores, summarise
+from utils.evaluation.protocols import (
+    PROTOCOLS,
+    WHOLE_VIDEO,
+    Protocol,
+    Row,
+    SequenceScores,
+    summarise,
+)
 
 SCORES, FRAMES, RECORD = "scores.csv", "frames.csv", "evaluation.json"
 REPORT = "report.html"
@@ -112,8 +119,9 @@ def read_evaluation(folder: Path) -> Evaluation:
             if not isinstance(record[name], kind):
                 raise TypeError(f"{name} is {record[name]!r}")
         values = [one for scored in scores.values() for one in scored.values.values()]
-        if not values or not all(((one >= 0) & (one <= 1)).all() for one in values):
-            raise ValueError("it needs scores, all of them from 0 to 1")
+        least = -1 if protocol.objects == WHOLE_VIDEO else 0
+        if not values or not all(((one >= least) & (one <= 1)).all() for one in values):
+            raise ValueError(f"it needs scores, all of them from {least} to 1")
         same = ("method", "data_root", "masks", "checkpoint", "settings")
         evaluation = Evaluation(
             set_name=record["set"],

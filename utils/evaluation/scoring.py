@@ -15,10 +15,14 @@ from datasets.masks import VOID, NotBinaryError, one_object, read_binary_mask, r
 from datasets.pictures import read_size
 from datasets.problems import DatasetError, format_problems
 from datasets.progress import progress_bar
+from utils.evaluation.foreground import BORDER, RULES, choose_foreground
 from utils.evaluation.matching import (
     FramePairs,
+    adjusted_rand_index,
     matched,
     matched_per_frame,
+    mean_iou,
+    overlap_counts,
     score_pairs,
     video_pairs,
 )
@@ -27,15 +31,18 @@ from utils.evaluation.protocols import (
     MATCHED,
     MATCHED_PER_FRAME,
     NUMBERED,
+    ONE,
+    WHOLE_VIDEO,
     Protocol,
     SequenceScores,
 )
 from utils.processes import num_cores
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
-# Sequence, frame, and a number for each measure or the pairs of objects.
-FrameScores = tuple[str, str, list[float] | FramePairs | None]
+# Sequence, frame, and a number for each measure, the pairs of objects, or counts of pixels.
+FrameScores = tuple[str, str, list[float] | FramePairs | np.ndarray | None]
 Fault = tuple[tuple[str, str], str]  # a kind of problem with its advice, and the file
+SEVERAL = "several proposals"  # in the place of the scores of a frame, if one object is expected
 
 # What is wrong with a mask, and what to do.
 _MISSING = "mask that is missing", "write DIR/<sequence>/<frame>.png for each frame that counts"
@@ -71,31 +78,39 @@ def overlap(
 def read_truth(path: Path, protocol: Protocol) -> np.ndarray:
     """A true mask as a label map, uint8 (H, W), with void; or all objects as one, as 1."""
     labels = read_labels(path)
-    return labels if protocol.per_object else one_object(labels).view(np.uint8)
+    return one_object(labels).view(np.uint8) if protocol.objects == ONE else labels
 
 
 def read_result(path: Path, protocol: Protocol, binarize: bool = False) -> np.ndarray:
-    """A result's mask as a label map, uint8 (H, W).
+    """A result's mask as a label map, uint8 (H, W), whose numbers may have gaps.
 
-    For protocols of one object it has 0 and one other value, and ``binarize`` cuts a grey one in
-    half. For others its values are the numbers of proposals, which may have gaps.
+    ``binarize`` cuts a grey mask in half. Otherwise grey masks of protocols of one object hold 0
+    and one other value, or numbers of proposals below 32.
     """
-    if protocol.per_object and not binarize:
+    if protocol.objects != ONE and not binarize:
         labels = read_labels(path, void=True)
         # A mask of 0 and 255 has one object; elsewhere 255 is a number like any other.
         alone = not one_object(labels).any()
         return (labels == VOID).astype(np.uint8) if alone else labels
-    return read_binary_mask(path, binarize).view(np.uint8)
+    try:
+        return read_binary_mask(path, binarize).view(np.uint8)
+    except NotBinaryError:
+        labels = read_labels(path)
+        if labels.max() > 1:
+            return labels
+        raise
 
 
 def score_frame(
     labels: np.ndarray, truth: np.ndarray, protocol: Protocol
-) -> list[float] | FramePairs | None:
-    """The protocol's measures of the foreground of a label map, or of all its pairs of objects.
+) -> list[float] | FramePairs | np.ndarray | None:
+    """The protocol's measures of a label map's foreground, all its pairs of objects, or counts.
 
     Both maps are (H, W). None if the true one holds no object and the protocol leaves such frames
     out.
     """
+    if protocol.objects == WHOLE_VIDEO:
+        return overlap_counts(labels, truth)[: labels.max() + 1, : truth.max() + 1]
     if protocol.per_object:
         return score_pairs(labels, truth)
     # Objects are foreground; 255 is void.
@@ -107,7 +122,7 @@ def score_frame(
 
 def collect_scores(frames: Iterable[FrameScores], protocol: Protocol) -> dict[str, SequenceScores]:
     """Scores by sequence, or by object, as judo_2; frames without scores are left out."""
-    found: dict[str, list[tuple[str, list[float] | FramePairs]]] = {}
+    found: dict[str, list[tuple[str, list[float] | FramePairs | np.ndarray]]] = {}
     for sequence, frame, scores in frames:
         if scores is not None:
             found.setdefault(sequence, []).append((frame, scores))
@@ -117,6 +132,8 @@ def collect_scores(frames: Iterable[FrameScores], protocol: Protocol) -> dict[st
         if protocol.per_object:
             objects = zip(*_of_objects(values, protocol))
             rows = {f"{sequence}_{number}": both for number, both in enumerate(objects, 1)}
+        elif protocol.objects == WHOLE_VIDEO:
+            rows = {sequence: _of_video(values)}
         else:
             rows = {sequence: np.array(values).T.copy()}
         for row, columns in rows.items():
@@ -135,17 +152,32 @@ def _of_objects(frames: Items[FramePairs], protocol: Protocol) -> tuple[np.ndarr
     return video.region[same, same], video.boundary[same, same]
 
 
+def _of_video(frames: Items[np.ndarray]) -> np.ndarray:
+    """FG-ARI and mIoU of a whole video from its frames' counts: (2, T), the same in all frames."""
+    total = np.zeros((256, 256), np.int64)
+    for counts in frames:
+        total[: counts.shape[0], : counts.shape[1]] += counts
+    return np.repeat([[adjusted_rand_index(total)], [mean_iou(total)]], len(frames), axis=1)
+
+
 def score_masks(
     folder: Path,
     sequences: Items[Sequence],
     protocol: Protocol,
-    read: Callable[[Path, Protocol], np.ndarray] = read_result,
+    *,
+    binarize: bool = False,
+    foreground: str = BORDER,
     progress: bool = True,
 ) -> dict[str, SequenceScores]:
     """Score the masks ``folder/<sequence>/<frame>.png`` of the frames that count.
 
     A frame's name may be given with or without its sequence's (``bear_00012`` or ``00012``).
-    ``read`` gives a mask's label map by the protocol. Masks of other frames are not read.
+    Masks of other frames are not read.
+
+    Args:
+        binarize: as of :func:`read_result`.
+        foreground: the rule of :func:`choose_foreground`, where a protocol of one object meets
+            masks of several; it is printed.
 
     Raises:
         DatasetError: masks that are missing, are of another size than the true mask, or cannot be
@@ -159,26 +191,52 @@ def score_masks(
     files = list(overlap(lambda job: _find_mask(folder, *job), jobs, num_cores()))
     _refuse(folder, files)
 
+    chosen: dict[str, np.ndarray] = {}  # the foreground of videos with several proposals
+
     def score(job: tuple[str, Frame], path: Path) -> FrameScores | Fault:
         sequence, frame = job
         try:
             truth = read_truth(frame.mask, protocol)
-            scores = score_frame(read(path, protocol), truth, protocol)
+            if sequence in chosen:
+                labels = chosen[sequence][read_labels(path, void=True)].view(np.uint8)
+            else:
+                labels = read_result(path, protocol, binarize)
+            several = protocol.objects == ONE and labels.max() > 1
+            scores = SEVERAL if several else score_frame(labels, truth, protocol)
         except NotBinaryError as error:
             return _NOT_BINARY, str(error)
         except DatasetError as error:
             return _UNREADABLE, str(error)
         return sequence, frame_label(sequence, frame), scores
 
-    bar = progress_bar(
-        overlap(lambda item: score(*item), zip(jobs, files), num_cores()),
-        total=len(jobs),
-        desc="scoring",
-        unit="frame",
-        shown=progress,
-    )
-    results = list(bar)
-    _refuse(folder, results)
+    def score_all(items: Items[tuple[tuple[str, Frame], Path]]) -> list[FrameScores]:
+        bar = progress_bar(
+            overlap(lambda item: score(*item), items, num_cores()),
+            total=len(items),
+            desc="scoring",
+            unit="frame",
+            shown=progress,
+        )
+        results = list(bar)
+        _refuse(folder, results)
+        return results
+
+    items = list(zip(jobs, files))
+    results = score_all(items)
+    if several := {sequence for sequence, _, scores in results if scores is SEVERAL}:
+        print(
+            f"note: masks of {len(several)} of {len(sequences)} sequences hold several objects; "
+            f"{RULES[foreground]}"
+        )
+        for name in several:
+            masks = (
+                (read_labels(path, void=True), read_truth(frame.mask, protocol))
+                for (sequence, frame), path in items
+                if sequence == name
+            )
+            chosen[name] = choose_foreground(masks, foreground)
+        again = iter(score_all([item for item in items if item[0][0] in several]))
+        results = [next(again) if result[0] in several else result for result in results]
     scores = collect_scores(results, protocol)
     _check_scored(scores, sequences, protocol)
     return scores

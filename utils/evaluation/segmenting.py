@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, tee
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from datasets.augmentation import Size, whole_frame
 from datasets.layout import Frame, Sequence
 from datasets.pictures import read_size
 from datasets.samples import TestFrames
-from models.interface import Network, Prediction
+from models.interface import Figure, Network, Prediction
 from models.ops import resize
 from models.precision import with_weights_as
 from utils.training.checkpoints import CheckpointError
@@ -44,6 +44,7 @@ class FramePrediction:
 
     logits: list[Tensor]  # of each view, float32 (K, h, w), mirrored back
     maps: dict[str, np.ndarray]  # Prediction.maps of the first view, float32 (h, w) in [0, 1]
+    figures: dict[str, Figure] = field(default_factory=dict)  # of the video, in the first view
 
     @property
     def num_objects(self) -> int:
@@ -130,14 +131,16 @@ class Segmenter:
         ]
         while True:
             fetched: list[Fetched] = []
+            figures: dict[str, Figure] = {}
             for geometry, predictions in zip(self.views, results):
                 with inference(self.device, self.mixed_precision):
                     prediction = next(predictions, None)
                 if prediction is None:
                     return
                 # View by view, because CUDA graphs write their next results into the same memory.
+                figures = figures or prediction.figures
                 fetched.append(_fetch(prediction, geometry.flip, with_maps=not fetched))
-            yield lambda fetched=fetched: _of_frames(fetched)
+            yield lambda fetched=fetched, figures=figures: _of_frames(fetched, figures)
 
     def maps_by_iteration(self, video: ViewedVideo, position: int) -> list[dict[str, np.ndarray]]:
         """The maps of one frame after each round; empty for networks without rounds."""
@@ -246,7 +249,7 @@ def predict_stills(
     device = next(network.parameters()).device
     sent = {name: send(tensor, device) for name, tensor in batch.items()}
     with inference(device, mixed_precision):
-        return _of_frames([_fetch(network.predict(sent))])
+        return _of_frames([_fetch(network.predict(sent))], {})
 
 
 def to_labels(probability: np.ndarray, threshold: float = 0.5, stretch: bool = False) -> np.ndarray:
@@ -273,6 +276,18 @@ def to_labels(probability: np.ndarray, threshold: float = 0.5, stretch: bool = F
     return np.where(probability.max(axis=0) > threshold, best + 1, 0).astype(np.uint8)
 
 
+def means_of_figures(videos: list[dict[str, Figure]]) -> tuple[dict[str, float], list[str]]:
+    """The means over the videos by name, and each in words, with advice if it is too large."""
+    means, notes = {}, []
+    for name in videos[0] if videos else ():
+        figures = [video[name] for video in videos if name in video]
+        means[name] = float(np.mean([figure.value for figure in figures]))
+        notes.append(f"{name} {means[name]:.1f}")
+        if means[name] > figures[0].most:
+            notes[-1] += f", more than {figures[0].most:g}: {figures[0].advice}"
+    return means, notes
+
+
 @contextmanager
 def inference(device: torch.device, mixed_precision: bool) -> Iterator[None]:
     """Context of a forward pass without gradients, in bfloat16 on GPUs if wanted."""
@@ -294,13 +309,15 @@ def _fetch(prediction: Prediction, mirrored: bool = False, with_maps: bool = Tru
     return result
 
 
-def _of_frames(fetched: list[Fetched]) -> list[FramePrediction]:
+def _of_frames(fetched: list[Fetched], figures: dict[str, Figure]) -> list[FramePrediction]:
     """The predictions of a batch's frames from those of its views."""
     views = [wait() for wait in fetched]
     maps = {name: m.numpy() for name, m in views[0][1].items()}
     return [
         FramePrediction(
-            [logits[row] for logits, _ in views], {name: m[row] for name, m in maps.items()}
+            [logits[row] for logits, _ in views],
+            {name: m[row] for name, m in maps.items()},
+            figures,
         )
         for row in range(len(views[0][0]))
     ]

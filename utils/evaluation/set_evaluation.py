@@ -2,11 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from collections.abc import Sequence as Items
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,12 @@ import numpy as np
 from datasets.files import write_picture, write_text
 from datasets.flow.origin import flow_origin
 from datasets.layout import Frame, Sequence, frame_label, video_sequences
+from datasets.masks import read_labels
 from datasets.prepare.sources import published_sequences
 from datasets.problems import DatasetError
 from datasets.progress import progress_bar
+from models.interface import Figure
+from utils.evaluation.matching import matching_labels
 from utils.evaluation.protocols import Protocol, choose_protocol
 from utils.evaluation.results import (
     FILES,
@@ -27,10 +29,15 @@ from utils.evaluation.results import (
     score_table,
     write_evaluation,
 )
-from utils.evaluation.scoring import overlap, read_result, read_truth, score_masks
-from utils.evaluation.segmenting import FrameResult, Segmenter, predict_sequences
+from utils.evaluation.scoring import overlap, score_masks
+from utils.evaluation.segmenting import (
+    FrameResult,
+    Segmenter,
+    means_of_figures,
+    predict_sequences,
+)
 from utils.evaluation.trained_network import TrainedNetwork
-from utils.processes import Process, gather, num_cores, wait_for_all
+from utils.processes import Process, gather, num_cores
 from utils.reports.pages import write_report
 from utils.reports.pictures import draw_frame, write_mask
 from utils.scripts import check_data, compare_flow, frames_of, note_flow
@@ -72,6 +79,7 @@ def evaluate_set(
     check_data(videos.frames, process, trained.segmenter.network.needs.flow)
     flow, protocol = flow_origin(videos.root, set_name), videos.protocol
     used = trained.settings | {"DATA_ROOT": str(videos.root.resolve()), "PROTOCOL": protocol.name}
+    used["FOREGROUND"] = settings.foreground
     if process.is_main:
         print(f"{trained.method}, from {trained.checkpoint}, on {process.device}")
         compare_flow(trained.flow, flow)
@@ -99,7 +107,7 @@ def evaluate_set(
             print(f"{set_name} has no masks, so nothing was scored")
             return
         source = {"method": trained.method, "checkpoint": checkpoint, "settings": used}
-        _score(videos, output / MASKS, read_truth, output, **source)
+        _score(videos, output / MASKS, output, **source)
         (output / _IDENTITY).unlink()
 
 
@@ -111,10 +119,9 @@ def evaluate_masks(
     check_data(videos.frames, flow=False)
     if not videos.is_annotated:
         raise DatasetError(f"{set_name} has no ground truth to score masks against")
-    read = partial(read_result, binarize=binarize)
-    source = {"method": f"masks in {masks}", "settings": {"BINARIZE": binarize}}
+    used = {"BINARIZE": binarize, "FOREGROUND": settings.foreground}
     with locked(output, "evaluating into") if output else nullcontext():
-        _score(videos, masks, read, output, **source)
+        _score(videos, masks, output, method=f"masks in {masks}", settings=used)
 
 
 def read_set(set_name: str, settings: Settings, process: Process, flow: bool) -> VideoSet:
@@ -166,22 +173,33 @@ def write_masks(
     step = settings.panel_step
     with_panel = {frame for s in mine for frame in (s.frames[::step] if step else ())}
 
+    figures: dict[str, dict[str, Figure]] = {}
+    numbers: dict[str, np.ndarray] = {}  # by sequence, so that an object keeps its colour
+
+    def labelled(result: FrameResult) -> tuple[FrameResult, np.ndarray]:
+        labels = result.labels(settings.threshold, settings.stretch_masks)
+        figures[result.sequence] = result.prediction.figures
+        matched = result.sequence in numbers or result.prediction.num_objects == 1
+        if result.frame.mask and not matched:
+            truth = read_labels(result.frame.mask)
+            numbers[result.sequence] = matching_labels(labels, truth)
+        return result, labels
+
     def write(item: tuple[FrameResult, np.ndarray]) -> None:
         result, labels = item
         frame, maps = result.frame, result.prediction.maps
         num_objects = result.prediction.num_objects
         name = Path(result.sequence, f"{frame_label(result.sequence, frame)}.png")
         if frame in with_panel:
-            write_picture(output / PANELS / name, draw_frame(frame, labels, maps, num_objects))
+            panel = draw_frame(frame, labels, maps, num_objects, numbers.get(result.sequence))
+            write_picture(output / PANELS / name, panel)
         write_mask(output / MASKS / name, labels, num_objects)
 
     results = predict_sequences(
         segmenter, mine, batch_size=settings.eval_batch_size, workers=settings.workers
     )
-    threshold, stretch = settings.threshold, settings.stretch_masks
-    labelled = ((result, result.labels(threshold, stretch)) for result in results)
     bar = progress_bar(
-        overlap(write, labelled, num_cores()),
+        overlap(write, map(labelled, results), num_cores()),
         total=len(frames_of(mine)),
         desc="segmenting",
         unit="frame",
@@ -189,7 +207,10 @@ def write_masks(
     )
     for _ in bar:
         pass
-    wait_for_all(process)
+    every = chain(*gather(list(figures.values()), process))  # waits for all processes, too
+    if process.is_main:
+        for note in means_of_figures(list(every))[1]:
+            print(f"mean over videos: {note}")
 
 
 def check_output(output: Path, data_set: Path | None = None) -> None:
@@ -211,8 +232,9 @@ def check_output(output: Path, data_set: Path | None = None) -> None:
 def _score(
     videos: VideoSet,
     masks: Path,
-    read: Callable[[Path, Protocol], np.ndarray],
     output: Path | None,
+    *,
+    settings: dict[str, Any],
     **source: Any,
 ) -> None:
     """Score masks, write the result files, print the table, and the average as the last line."""
@@ -221,7 +243,14 @@ def _score(
         data_root=str(videos.root.resolve()),
         protocol=videos.protocol,
         masks=str(masks.resolve()),
-        scores=score_masks(masks, videos.sequences, videos.protocol, read),
+        scores=score_masks(
+            masks,
+            videos.sequences,
+            videos.protocol,
+            binarize=settings.get("BINARIZE", False),
+            foreground=settings["FOREGROUND"],
+        ),
+        settings=settings,
         **source,
     )
     print(score_table(evaluation))

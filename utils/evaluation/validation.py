@@ -1,18 +1,29 @@
 """Validation during training: the scores that select best.pt."""
 
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, groupby
 
 import numpy as np
 
 from datasets.layout import Frame, Sequence
 from datasets.pictures import read_image
 from models.interface import Network
-from utils.evaluation.protocols import PROTOCOLS, choose_protocol, summarise
-from utils.evaluation.scoring import collect_scores, read_truth, score_frame
+from utils.evaluation.foreground import choose_foreground
+from utils.evaluation.protocols import (
+    MATCHED,
+    ONE,
+    PROTOCOLS,
+    WHOLE_VIDEO,
+    Protocol,
+    choose_protocol,
+    summarise,
+)
+from utils.evaluation.scoring import FrameScores, collect_scores, read_truth, score_frame
 from utils.evaluation.segmenting import (
+    FrameResult,
     Segmenter,
     SequenceFrames,
+    means_of_figures,
     predict_sequences,
     predict_stills,
     to_labels,
@@ -35,13 +46,19 @@ def validate_videos(
 ) -> Validation:
     """Mean J over the sequences, each the mean over its annotated frames, at their own size.
 
-    On a set whose protocol scores several objects, it is the mean J over the objects.
-    The processes share the sequences, and each gets the whole result. ``quick`` is for one batch.
+    On a set whose protocol scores several objects, it is the mean J over the objects. On a set
+    without any mask only the network's figures are there. The processes share the sequences, and
+    each gets the whole result. ``quick`` is for one batch.
     """
     protocol, _ = choose_protocol(settings.val_set, settings.protocol)
-    rules = replace(_ALL_ANNOTATED, objects=protocol.objects)
+    # FG-ARI and mIoU have no J.
+    objects = MATCHED if protocol.objects == WHOLE_VIDEO else protocol.objects
+    rules = replace(_ALL_ANNOTATED, objects=objects)
     step = settings.val_frame_step
-    targets = {s.name: rules.frames_to_score(s)[::step] for s in sequences}
+    with_masks = any(frame.mask for sequence in sequences for frame in sequence.frames)
+    targets = {
+        s.name: (rules.frames_to_score(s) if with_masks else s.frames)[::step] for s in sequences
+    }
     total = sum(map(len, targets.values()))
     mine = sequences[:1] if quick else sequences[process.rank :: process.world_size]
     if quick:
@@ -55,28 +72,49 @@ def validate_videos(
         workers=settings.workers,
         targets=targets,
     )
-    scored, pictures = [], {}
-    for result in results:
-        frame, prediction = result.frame, result.prediction
-        labels = result.labels(settings.threshold, settings.stretch_masks)
-        scores = score_frame(labels, read_truth(frame.mask, rules), rules)
-        scored.append((result.sequence, frame.name, scores))
+    scored, figures, pictures, count = [], [], {}, 0
+    for _, video in groupby(results, lambda result: result.sequence):
+        video = list(video)
+        labels = [one.labels(settings.threshold, settings.stretch_masks) for one in video]
+        first, prediction = video[0].frame, video[0].prediction
         if process.is_main and not pictures:
             num_objects = prediction.num_objects
-            pictures["panel"] = draw_frame(frame, labels, prediction.maps, num_objects)
-            position = mine[0].frames.index(frame)
+            pictures["panel"] = draw_frame(first, labels[0], prediction.maps, num_objects)
+            position = mine[0].frames.index(first)
             maps = segmenter.maps_by_iteration(SequenceFrames(mine[0], segmenter), position)
             if any(maps):  # networks without slots have none
-                pictures["slot maps by iteration"] = draw_iterations(read_image(frame.image), maps)
-    scored = list(chain(*gather(scored, process)))
-    found = collect_scores(scored, rules)
-    # In the set's order, whichever process scored them.
-    order = list(targets)
-    found = dict(sorted(found.items(), key=lambda row: order.index(rules.sequence_of(row[0]))))
-    *rows, average = summarise(found, rules)
-    parts = {f"{m} {row.name}": one.mean for row in rows for m, one in row.statistics.items()}
-    j, f = (average.statistics[measure].mean for measure in "JF")
-    return Validation(j, {"F": f, **parts}, pictures, len(scored), total)
+                pictures["slot maps by iteration"] = draw_iterations(read_image(first.image), maps)
+        count += len(video)
+        figures.append(prediction.figures)
+        if with_masks:
+            scored += _score_video(video, labels, rules, settings.foreground)
+    shares = gather((scored, figures, count), process)
+    parts, notes = means_of_figures([one for _, some, _ in shares for one in some])
+    score = None
+    if with_masks:
+        found = collect_scores(chain(*(some for some, _, _ in shares)), rules)
+        # In the set's order, whichever process scored them.
+        order = list(targets)
+        found = dict(sorted(found.items(), key=lambda row: order.index(rules.sequence_of(row[0]))))
+        *rows, average = summarise(found, rules)
+        score, f = (average.statistics[measure].mean for measure in "JF")
+        parts["F"] = f
+        parts |= {f"{m} {row.name}": one.mean for row in rows for m, one in row.statistics.items()}
+    return Validation(score, parts, pictures, sum(n for *_, n in shares), total, notes)
+
+
+def _score_video(
+    video: list[FrameResult], labels: list[np.ndarray], rules: Protocol, foreground: str
+) -> list[FrameScores]:
+    """The scores of a video's frames; where one object is expected, several give a foreground."""
+    truths = [read_truth(result.frame.mask, rules) for result in video]
+    if rules.objects == ONE and video[0].prediction.num_objects > 1:
+        chosen = choose_foreground(zip(labels, truths), foreground)
+        labels = [chosen[one].view(np.uint8) for one in labels]
+    return [
+        (result.sequence, result.frame.name, score_frame(one, truth, rules))
+        for result, one, truth in zip(video, labels, truths)
+    ]
 
 
 def validate_stills(

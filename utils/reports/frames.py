@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 
 from datasets.layout import find_video_sequences, frame_label
-from datasets.masks import VOID
+from datasets.masks import VOID, one_object, read_labels
 from datasets.pictures import read_image
 from datasets.problems import DatasetError
+from utils.evaluation.matching import matching_labels
+from utils.evaluation.protocols import ONE
 from utils.evaluation.results import Evaluation
 from utils.evaluation.scoring import read_result, read_truth
 from utils.reports.pictures import PANEL_WIDTH, draw_mask, panel_sized
@@ -74,7 +76,7 @@ def show_frames(
     files = {(s.name, frame_label(s.name, frame)): frame for s in sequences for frame in s.frames}
     true = partial(read_truth, protocol=first.protocol)
     shown = []
-    objects = VOID - 1 if first.protocol.per_object else 1
+    objects = 1 if first.protocol.objects == ONE else VOID - 1
     for row, position in chosen:
         sequence = first.protocol.sequence_of(row)
         frame = first.scores[row].frames[position]
@@ -85,19 +87,34 @@ def show_frames(
             if found and found.flow:
                 tiles.append(_tile("optical flow", read_image, found.flow, objects))
             tiles.append(_tile("ground truth", true, found and found.mask, objects))
+            begin = first.scores[row].frames[0]
+            start = files.get((sequence, begin))
             for run in runs:
                 path, scores = _mask_file(run, sequence, frame), _scores(run, row, position)
-                tiles.append(_tile(run.label, _reader(run), path, objects, scores))
+                read = _reader(run)
+                if objects > 1 and start and start.mask:
+                    read = _with_true_numbers(read, _mask_file(run, sequence, begin), start.mask)
+                tiles.append(_tile(run.label, read, path, objects, scores))
         shown.append((f"{row} {frame}", _scores(runs[0], row, position), tiles))
     return shown
 
 
 def _reader(run: Run) -> Callable[[Path], np.ndarray]:
     """Reads a run's masks as its evaluation did."""
-    protocol = run.evaluation.protocol
-    if run.evaluation.checkpoint:
-        return partial(read_truth, protocol=protocol)
-    return partial(read_result, protocol=protocol, binarize=not protocol.per_object)
+    evaluation = run.evaluation
+    binarize = evaluation.settings.get("BINARIZE", False)
+    return partial(read_result, protocol=evaluation.protocol, binarize=binarize)
+
+
+def _with_true_numbers(
+    read: Callable[[Path], np.ndarray], mask: Path, truth: Path
+) -> Callable[[Path], np.ndarray]:
+    """Reads masks with the numbers of the objects that they overlap in the first frame."""
+
+    def numbered(path: Path) -> np.ndarray:
+        return matching_labels(read(mask), read_labels(truth))[read(path)]
+
+    return numbered
 
 
 def _scores(run: Run, sequence: str, position: int) -> Scores:
@@ -135,8 +152,12 @@ def _tile(
         picture = read(path) if path else None
     except DatasetError:
         picture = None
-    if picture is not None:
-        picture = draw_mask(picture, num_objects) if picture.ndim == 2 else panel_sized(picture)
+    if picture is not None and picture.ndim == 2:
+        # Masks of several objects may be those of a set of one.
+        several = one_object(picture).any() and picture[picture < VOID].max() > 1
+        picture = draw_mask(picture, VOID - 1 if several else num_objects)
+    elif picture is not None:
+        picture = panel_sized(picture)
     return name, None if picture is None else _jpeg(picture), scores or {}
 
 

@@ -30,20 +30,24 @@ def draw_panels(
     truth: np.ndarray | None,
     maps: dict[str, np.ndarray],
     num_objects: int,
+    numbers: np.ndarray | None = None,
 ) -> np.ndarray:
     """A row of labelled panels: image, flow map, predicted mask, true mask, then the maps.
 
     Without flow map there is no panel of it; without true mask its panel is grey. Maps are heat
     maps over the image; for GSA-Net the foreground and background slot of both streams.
+    ``numbers`` are other ones for the predicted labels, so that their colours match the true ones.
     """
     small = panel_sized(image)
-    true_objects = num_objects if num_objects == 1 else VOID - 1
+    objects = num_objects if num_objects == 1 else VOID - 1
+    if numbers is not None:
+        labels = numbers[labels]
     no_truth = np.full_like(small, 128)
     panels = [
         ("RGB image", small),
         *([] if flow is None else [("optical flow", flow)]),
-        ("prediction", draw_mask(labels, num_objects)),
-        ("ground truth", no_truth if truth is None else draw_mask(truth, true_objects)),
+        ("prediction", draw_mask(labels, objects)),
+        ("ground truth", no_truth if truth is None else draw_mask(truth, objects)),
         *((name, heat_map(values, small)) for name, values in maps.items()),
     ]
     letters = string.ascii_uppercase
@@ -51,7 +55,11 @@ def draw_panels(
 
 
 def draw_frame(
-    frame: Frame, labels: np.ndarray, maps: dict[str, np.ndarray], num_objects: int
+    frame: Frame,
+    labels: np.ndarray,
+    maps: dict[str, np.ndarray],
+    num_objects: int,
+    numbers: np.ndarray | None = None,
 ) -> np.ndarray:
     """:func:`draw_panels` of a frame on disk."""
     flow = None if frame.flow is None else read_image(frame.flow)
@@ -59,7 +67,7 @@ def draw_frame(
     if frame.mask is not None:
         truth = read_labels(frame.mask)
         truth = truth if num_objects > 1 else one_object(truth).view(np.uint8)
-    return draw_panels(read_image(frame.image), flow, labels, truth, maps, num_objects)
+    return draw_panels(read_image(frame.image), flow, labels, truth, maps, num_objects, numbers)
 
 
 def draw_row(panels: list[tuple[str, np.ndarray]]) -> np.ndarray:

@@ -36,11 +36,12 @@ class TrainingError(UserError):
 class Validation:
     """Result of one validation, the same in every process."""
 
-    score: float  # mean J in [0, 1], by which the best checkpoint is chosen
+    score: float | None  # mean J in [0, 1], by which best.pt is chosen; None without masks
     parts: dict[str, float] = field(default_factory=dict)  # further scores by name
     pictures: dict[str, np.ndarray] = field(default_factory=dict)  # uint8 RGB (H, W, 3) by name
     frames: int = 0  # number of frames that were segmented
     of: int = 0  # number of frames of a whole validation
+    notes: list[str] = field(default_factory=list)  # for the log
 
 
 @dataclass
@@ -145,8 +146,12 @@ class Accounts:
         for name, value in means.items():
             self.writer.add_scalar(f"epoch/{name}", value, p.step)
         if validation is not None:
-            line += f"  validation J {validation.score:.4f}{' (best)' if is_best else ''}"
-            for name, value in {"J": validation.score, **validation.parts}.items():
+            numbers, score = validation.parts, validation.score
+            if score is not None:
+                line += f"  validation J {score:.4f}{' (best)' if is_best else ''}"
+                numbers = {"J": score, **numbers}
+            line += "".join(f"  {note}" for note in validation.notes)
+            for name, value in numbers.items():
                 self.writer.add_scalar(printable(f"validation/{name}"), value, p.step)
             for name, picture in validation.pictures.items():
                 self.writer.add_image(printable(name), picture, p.step, dataformats="HWC")

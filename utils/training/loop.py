@@ -228,9 +228,10 @@ class Training:
                     validation = self.validate(self.trainer.prepared_result(), False)
             except Interrupted:
                 self._stop(self.interrupts.pending)
-        is_best = validation is not None and validation.score > p.best
+        score = None if validation is None else validation.score
+        is_best = score is not None and score > p.best
         if is_best:
-            p.best = validation.score
+            p.best = score
         rate = self.trainer.learning_rate(p.step - 1)
         accounts.finish_epoch(validation, is_best, pace, rate)
         if is_best:

@@ -135,6 +135,20 @@ def training_sequences(settings: Settings, needs: Needs) -> list[list[Sequence]]
     ]
 
 
+def validation_sequences(settings: Settings, needs: Needs) -> list[Sequence]:
+    """The sequences of VAL_SET. Without any mask they serve networks that learn without masks.
+
+    Raises:
+        DatasetError: the set is missing or incomplete.
+    """
+    root, name = Path(settings.data_root), settings.val_set
+    if not needs.masks:
+        sequences = video_sequences(root, name, masks="none", flow=needs.flow)
+        if not any(frame.mask for sequence in sequences for frame in sequence.frames):
+            return sequences
+    return video_sequences(root, name, masks="some", flow=needs.flow)
+
+
 def videos_of(
     sets: list[list[Sequence]],
     settings: Settings,

@@ -14,6 +14,7 @@ from utils.evaluation.matching import (
     assign,
     matched,
     matched_per_frame,
+    matching_labels,
     mean_iou,
     overlap_counts,
     score_pairs,
@@ -174,3 +175,16 @@ def test_agreement_with_the_davis_2017_evaluator(task):
             np.testing.assert_allclose(ours, expected[measure][column], atol=1e-9)
     both = np.mean([np.mean([one.mean for one in objects.values()]) for objects in found.values()])
     assert both == pytest.approx(expected["JF_mean"], abs=1e-9)
+
+
+def test_proposals_get_the_numbers_of_the_objects_that_they_overlap():
+    """Also beside void, and with more proposals than objects."""
+    true = np.zeros((8, 8), np.uint8)
+    true[:4, :4], true[4:, 4:], true[7] = 3, 1, 255
+    predicted = np.full((8, 8), 1, np.uint8)
+    predicted[:4, :5], predicted[4:, 4:], predicted[0, 7] = 7, 200, 3
+    numbers = matching_labels(predicted, true)
+    assert (numbers[0], numbers[7], numbers[200]) == (0, 3, 1)
+    # The two others get the smallest numbers that are free.
+    assert (numbers[1], numbers[3]) == (2, 4)
+    assert len(set(numbers[:255].tolist())) == 255

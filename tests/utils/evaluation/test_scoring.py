@@ -2,7 +2,6 @@
 
 import json
 import threading
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from datasets.files import write_picture
 from datasets.layout import Frame, Sequence, video_sequences
 from datasets.masks import read_mask
 from datasets.problems import DatasetError
+from utils.evaluation.foreground import BORDER, ORACLE
 from utils.evaluation.metrics import boundary_accuracy, region_similarity
 from utils.evaluation.protocols import PROTOCOLS, summarise
 from utils.evaluation.scoring import collect_scores, overlap, read_result, score_frame, score_masks
@@ -21,7 +21,6 @@ SHARED = Path(__file__).resolve().parents[4] / "shared"
 GOLDEN = SHARED / "golden" / "davis16_scores"
 SOFT = SHARED / "golden" / "mtnet_davis16"
 DAVIS, FBMS, LONG = (PROTOCOLS[name] for name in ("davis2016", "fbms", "long_videos"))
-BINARIZE = partial(read_result, binarize=True)
 
 
 def test_results_keep_their_order_and_only_few_items_wait():
@@ -231,7 +230,7 @@ def test_grey_masks_are_cut_at_one_half_if_asked_for(video_set, masks):
     faint[:9] = 3
     Image.fromarray(faint).save(masks / "bear/001.png")
     assert "not binary" in complaint(masks, video_set, LONG)
-    found = score_masks(masks, video_set, LONG, BINARIZE, progress=False)
+    found = score_masks(masks, video_set, LONG, binarize=True, progress=False)
     for name, one in expected.items():
         if name == "bear":
             assert found[name].values["J"][1] == 0
@@ -239,14 +238,22 @@ def test_grey_masks_are_cut_at_one_half_if_asked_for(video_set, masks):
         np.testing.assert_array_equal(found[name].values["J"], one.values["J"])
 
 
-def test_numbers_of_objects_are_no_mask(video_set, masks):
-    for path in masks.rglob("*.png"):
-        labels = read_mask(path).astype(np.uint8)
-        labels[-1, -1] = 2
-        Image.fromarray(labels).save(path)
-    assert "3 values from 0 to 2, perhaps the numbers of objects" in complaint(
-        masks, video_set, DAVIS
-    )
+@pytest.mark.parametrize("rule", [BORDER, ORACLE])
+def test_of_several_proposals_the_foreground_is_chosen_by_the_rule(video_set, masks, rule, capsys):
+    """In the first video 1 is largest and around the frame, 2 is the object, 3 beside it."""
+    expected = score_masks(masks, video_set, LONG, progress=False)
+    name = video_set[0].name
+    for t, frame in enumerate(video_set[0].frames):
+        labels = read_mask(frame.mask).astype(np.uint8) + 1
+        labels[1:3, 1:4] = 3
+        Image.fromarray(labels).save(masks / name / f"{t:03d}.png")
+    found = score_masks(masks, video_set, LONG, foreground=rule, progress=False)
+    printed = capsys.readouterr().out
+    assert f"FOREGROUND = {rule}" in printed and "1 of 2 sequences" in printed
+    # The object has 20 x 20 pixels, the third region six.
+    np.testing.assert_allclose(found[name].values["J"], 1 if rule == ORACLE else 400 / 406)
+    other = video_set[1].name
+    np.testing.assert_array_equal(found[other].values["J"], expected[other].values["J"])
 
 
 def test_masks_in_another_place_are_missing(video_set, masks):
@@ -272,12 +279,31 @@ def test_a_folder_of_masks_agrees_with_the_davis_evaluator():
 def test_published_soft_maps_without_the_last_frames_agree_with_the_davis_evaluator():
     expected = json.loads((SOFT / "expected.json").read_text())
     sequences = video_sequences(SHARED / "data/uvos", "DAVIS_test", flow=False)
-    scores = score_masks(SOFT / "masks", sequences, DAVIS, BINARIZE, progress=False)
+    scores = score_masks(SOFT / "masks", sequences, DAVIS, binarize=True, progress=False)
     assert scores.keys() == expected.keys()
     for row in summarise(scores, DAVIS)[:-1]:
         assert row.frames == expected[row.name]["frames"]
         for measure, statistics in row.statistics.items():
             assert vars(statistics) == pytest.approx(expected[row.name][measure], rel=0, abs=1e-9)
+
+
+def test_a_whole_video_has_one_score_of_its_partition(video_set, masks):
+    """FG-ARI looks at true objects alone; mIoU counts the object that has no proposal."""
+    names = []
+    for sequence in video_set[:1]:
+        for t, frame in enumerate(sequence.frames):
+            truth = np.zeros((40, 60), np.uint8)
+            truth[:10, :10], truth[20:30, :20] = 1, 2
+            proposals = np.where(truth > 0, 5, 0).astype(np.uint8)
+            for path, picture in ((frame.mask, truth), (masks / f"bear/{t:03d}.png", proposals)):
+                Image.fromarray(picture).save(path)
+            names.append(frame.name[-3:])
+    protocol = PROTOCOLS["whole_video"]
+    scores = score_masks(masks, video_set[:1], protocol, progress=False)["bear"]
+    assert scores.frames == tuple(names)
+    np.testing.assert_allclose(scores.values["FG-ARI"], [0] * 4)
+    np.testing.assert_allclose(scores.values["mIoU"], [200 / 300 / 2] * 4)
+    assert [row.name for row in summarise({"bear": scores}, protocol)] == ["bear", "average"]
 
 
 # Several objects
