@@ -7,12 +7,20 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import config
 import evaluate
 import train
 from datasets.layout import video_sequences
+from datasets.masks import read_mask
+from utils.evaluation.foreground import choose_foreground
+from utils.evaluation.metrics import region_similarity
 from utils.evaluation.segmenting import Segmenter, predict_sequences
+from utils.evaluation.validation import validate_videos
+from utils.processes import Process
 from utils.scripts import run_script
+from utils.settings import load_settings
 from utils.training.checkpoints import build_from_checkpoint, load_checkpoint
 
 SETTINGS = (
@@ -43,6 +51,16 @@ def checkpoint(call, tmp_path_factory):
     return folder / "train" / "last.pt"
 
 
+@pytest.fixture(scope="module")
+def frames_alone(tiny_root, tmp_path_factory):
+    """The root of a set of videos that has neither masks nor flow maps."""
+    root = tmp_path_factory.mktemp("data")
+    shutil.copytree(tiny_root / "DAVIS_test", root / "VIDEOS")
+    for folder in [*root.rglob("GT"), *root.rglob("FLOW")]:
+        shutil.rmtree(folder)
+    return root
+
+
 def ids(path):
     with Image.open(path) as picture:
         return picture.mode, frozenset(np.unique(np.array(picture)).tolist())
@@ -64,17 +82,13 @@ def test_settings_of_the_clustering_change_the_masks_of_a_trained_network(
 
 
 def test_changed_settings_are_recorded_and_part_of_what_an_evaluation_is(
-    checkpoint, call, tmp_path, tiny_root
+    checkpoint, call, tmp_path, frames_alone
 ):
     """Masks of a set without truths, which are kept for a repetition, are not those of others."""
-    root = tmp_path / "data"
-    shutil.copytree(tiny_root / "DAVIS_test", root / "VIDEOS")
-    for folder in [*root.rglob("GT"), *root.rglob("FLOW")]:
-        shutil.rmtree(folder)
     flags = ("--checkpoint", checkpoint, "--set", "VIDEOS", "--output", tmp_path / "out")
     seen = []
     for distance in (1e-7, 1e3):
-        call(evaluate, *flags, "--data-root", root, "--merge-distance", distance)
+        call(evaluate, *flags, "--data-root", frames_alone, "--merge-distance", distance)
         seen.append({ids(path) for path in (tmp_path / "out" / "masks").rglob("*.png")})
     assert {mode for mode, _ in seen[0]} == {"P"} and seen[1] == {("L", frozenset({255}))}
     scored = ("--checkpoint", checkpoint, "--set", "DAVIS_test", "--output", tmp_path / "scored")
@@ -120,3 +134,60 @@ def test_a_set_of_several_objects_is_scored_by_objects(checkpoint, call, tmp_pat
     assert "2 objects" in (tmp_path / "report.html").read_text()
     rows = (tmp_path / "scores.csv").read_text().splitlines()[1:]
     assert [row.split(",")[1] for row in rows] == ["object", "object", "average"]
+
+
+def test_videos_without_masks_train_and_show_the_number_of_clusters(
+    frames_alone, call, tmp_path, capsys
+):
+    """There is nothing to choose a best.pt by; too many clusters are a warning."""
+    videos = ("--data-root", frames_alone, "--train-sets", "VIDEOS", "--val-set", "VIDEOS")
+    sharp = ("--merge-distance", 1e-9, "--output-dir", tmp_path)
+    call(train, *SETTINGS, *videos, *sharp)
+    assert sorted(path.name for path in (tmp_path / "train").glob("*.pt")) == ["last.pt"]
+    printed = capsys.readouterr().out
+    assert "no masks to validate on, so there is no best.pt" in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("epoch 1/1")]
+    assert "validation J" not in line
+    # Each of 5 frames has 4 x 6 tokens, no two alike.
+    assert "clusters 120.0, more than 100: " in line and "raise MERGE_DISTANCE" in line
+    events = EventAccumulator(str(tmp_path / "train"))
+    events.Reload()
+    assert [e.value for e in events.Scalars("validation/clusters")] == [120]
+    out = ("--checkpoint", tmp_path / "train" / "last.pt", "--output", tmp_path / "out")
+    call(evaluate, *out, "--data-root", frames_alone, "--set", "VIDEOS", "--merge-distance", 1e3)
+    assert "mean over videos: clusters 1.0\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rule", ["border", "oracle"])
+def test_a_set_of_one_object_is_scored_by_the_chosen_foreground(
+    checkpoint, call, tmp_path, tiny_root, capsys, rule
+):
+    """The validation and the evaluation choose alike, and say how."""
+    flags = ("--checkpoint", checkpoint, "--set", "DAVIS_test", "--output", tmp_path)
+    many = {"merge_distance": 1e-7, "max_objects": 254}
+    call(evaluate, *flags, *("--merge-distance", 1e-7, "--max-objects", 254, "--foreground", rule))
+    assert f"(FOREGROUND = {rule})" in capsys.readouterr().out
+    record = json.loads((tmp_path / "evaluation.json").read_text())
+    assert record["settings"]["FOREGROUND"] == rule
+    settings = load_settings(config).replace(
+        data_root=str(tiny_root),
+        image_size=64,
+        image_width=96,
+        foreground=rule,
+        workers=0,
+    )
+    network = build_from_checkpoint(load_checkpoint(checkpoint), **many).eval()
+    sequences = video_sequences(tiny_root, "DAVIS_test", masks="some", flow=False)
+    found = validate_videos(network, sequences, settings, Process("cpu"))
+    rows = [line.split(",") for line in (tmp_path / "frames.csv").read_text().splitlines()[1:]]
+    # The evaluation leaves out the first and last frame of each sequence, the validation does not.
+    assert len(rows) == found.frames - 2 * len(sequences)
+    for sequence in sequences:
+        truths = [read_mask(frame.mask) for frame in sequence.frames]
+        masks = [
+            np.array(Image.open(path))
+            for path in sorted((tmp_path / "masks" / sequence.name).iterdir())
+        ]
+        chosen = choose_foreground(zip(masks, (t.astype(np.uint8) for t in truths)), rule)
+        j = [region_similarity(chosen[one], truth) for one, truth in zip(masks, truths)]
+        assert found.parts[f"J {sequence.name}"] == pytest.approx(np.mean(j))
