@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from models.ssl_uvos.attention_maps import AttentionMaps
 from models.ssl_uvos.block import SpatioTemporalBlock
-from models.ssl_uvos.network import SSLUVOS, AttentionMaps
+from models.ssl_uvos.network import SSLUVOS
 
 CHECKS = {
     "plain": (0.3, [0, 50]),
@@ -77,7 +78,7 @@ class ToyNetwork(SSLUVOS):
         with torch.inference_mode():
             queries, columns = self.block.queries_and_keys(keys)
             columns = torch.cat(list(columns[:: self.key_frame_step]), dim=1)
-            scores, _ = self._scores(AttentionMaps(self.block, queries, columns))
+            scores, _ = self._scores(AttentionMaps(queries, columns))
         return scores.argmax(dim=1).view(keys.shape[:2]).numpy()
 
 

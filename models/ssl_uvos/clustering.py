@@ -27,11 +27,11 @@ class Maps(NamedTuple):
 
     @classmethod
     def of(cls, p: Tensor) -> "Maps":
-        """From probabilities (n, M); zeros get a small floor."""
-        p = p.clamp(min=FLOOR)
-        p = p / p.sum(dim=1, keepdim=True)
+        """From probabilities (n, M), which are changed in place: zeros get a small floor."""
+        p.clamp_(min=FLOOR)
+        p /= p.sum(dim=1, keepdim=True)
         log = p.log()
-        return cls(p, log, torch.linalg.vecdot(p, log))
+        return cls(p, log, torch.einsum("nm,nm->n", p, log))  # without a product in memory
 
     def at(self, index: Tensor | slice) -> "Maps":
         """Those at ``index``."""
@@ -61,7 +61,7 @@ def mean_shift(maps: Maps, distance: float) -> tuple[Tensor, Tensor]:
     # A random hash: equal rows of ``near`` get equal keys.
     weights = torch.randint(-(2**62), 2**62, (count,), generator=generator).to(cross.device)
     key = torch.empty(count, dtype=torch.int64, device=cross.device)
-    for rows in torch.arange(count, device=cross.device).split(1024):
+    for rows in torch.arange(count, device=cross.device).split(256):
         both = cross[rows] + cross[:, rows].T
         near[rows] = maps.entropy[rows, None] + maps.entropy - both <= distance
         near[rows, rows] = True  # rounding, too, leaves a map near itself
@@ -76,20 +76,20 @@ def mean_shift(maps: Maps, distance: float) -> tuple[Tensor, Tensor]:
     return shifted / shifted.sum(dim=1, keepdim=True), size[order]
 
 
-def greedy_merge(maps: Tensor, distance: float, sizes: Tensor | None = None) -> Tensor:
+def greedy_merge(maps: Tensor, sizes: Tensor | None, distance: float) -> Tensor:
     """Merge maps greedily, in their order: the first free one takes all free ones near it.
 
     Only the maps that begin a group are compared with the others.
 
     Args:
         maps: (n, M).
-        distance: the largest divergence at which two maps are near.
         sizes: how often each map counts in its group's mean, (n,); once if ``None``.
+        distance: the largest divergence at which two maps are near.
 
     Returns:
         The groups' means (C, M), in the order in which the groups were begun.
     """
-    free = Maps.of(maps)
+    free = Maps.of(maps.clone())
     weights = torch.ones(len(maps)) if sizes is None else sizes
     weights = weights.to(free.p)
     centres = []
@@ -122,7 +122,7 @@ def find_centres(windows: Iterable[Tensor], distance: float) -> Tensor:
     """The centres of a video's attention maps.
 
     Args:
-        windows: maps of the tokens of a few frames each, (n, M), not negative.
+        windows: maps of the tokens of a few frames each, (n, M), not negative. They are changed.
         distance: the largest divergence, in nats, at which two maps are near.
 
     Returns:
@@ -130,16 +130,18 @@ def find_centres(windows: Iterable[Tensor], distance: float) -> Tensor:
     """
     found = []
     for window in windows:
-        shifted, sizes = mean_shift(Maps.of(window), distance)
-        found.append(greedy_merge(shifted, distance, sizes))
+        maps = Maps.of(window)
+        del window  # it is large; so are the maps, when the next window is computed
+        found.append(greedy_merge(*mean_shift(maps, distance), distance))
+        del maps
     centres = torch.cat(found)
     while True:
-        merged = greedy_merge(centres, distance)
+        merged = greedy_merge(centres, None, distance)
         if len(merged) == len(centres):
             return merged
         centres = merged
 
 
 def distances_to_centres(maps: Tensor, centres: Tensor) -> Tensor:
-    """Divergence of every map (n, M) from every centre (C, M): (n, C)."""
-    return divergence(Maps.of(maps), Maps.of(centres))
+    """Divergence of every map (n, M) from every centre (C, M): (n, C). The maps are changed."""
+    return divergence(Maps.of(maps), Maps.of(centres.clone()))

@@ -14,11 +14,11 @@ from models.backbones.vision_transformer import VisionTransformer
 from models.colour_views import colour_view
 from models.interface import WINDOWS, Figure, Needs, Network, Prediction, Video
 from models.precision import full_precision, without_autocast
+from models.ssl_uvos.attention_maps import WINDOW, AttentionMaps
 from models.ssl_uvos.block import SpatioTemporalBlock
 from models.ssl_uvos.clustering import distances_to_centres, find_centres
 from models.ssl_uvos.losses import motion_consistency, ranked, semantic_consistency
 
-WINDOW = 3  # frames of a training clip, and of a window of the clustering
 QUERIES = 8  # positions of each frame that the losses look at
 # Most and least attended tokens of a query: these numbers, but at most 1/24 and 1/4, or 1/36 and
 # 1/7, of a frame's tokens.
@@ -176,7 +176,7 @@ class SSLUVOS(Network):
         # Distances near the limit need more digits than bfloat16 has.
         with without_autocast(columns[0]):
             own, keys = (full_precision(x) for x in (torch.cat(queries), torch.cat(columns, dim=1)))
-            logits, clusters = self._scores(AttentionMaps(self.block, own, keys))
+            logits, clusters = self._scores(AttentionMaps(own, keys))
         figures = {"clusters": Figure(clusters, MANY_CLUSTERS, TOO_MANY)}
         logits = logits.unflatten(0, (frames, *features.grid)).permute(0, 3, 1, 2)
         batches = logits.split([len(own) for own in queries])
@@ -197,14 +197,20 @@ class SSLUVOS(Network):
         names = [f"attention: {name}" for name in SHOWN]
         return dict(zip(names, maps.unflatten(2, grid).unbind(1)))
 
-    def _scores(self, maps: "AttentionMaps") -> tuple[Tensor, int]:
+    def _scores(self, maps: AttentionMaps) -> tuple[Tensor, int]:
         """Logits of the largest clusters for all tokens of a video, (T * N, K).
 
         Also the number of clusters, of which objects are the largest.
         """
-        windows = tqdm(maps, desc="clustering", unit="window", leave=False, disable=None)
-        centres = find_centres(windows, self.merge_distance)
-        scores = torch.cat([(-distances_to_centres(window, centres)) for window in maps])
+
+        def windows(purpose: str) -> Iterator[Tensor]:
+            bar = tqdm(range(len(maps)), purpose, unit="window", leave=False, disable=None)
+            return map(maps.window, bar)
+
+        centres = find_centres(windows("clustering"), self.merge_distance)
+        # A loop variable would keep a window in memory while the next one is computed.
+        distances = map(lambda maps: distances_to_centres(maps, centres), windows("assigning"))
+        scores = -torch.cat(list(distances))
         labels = scores.argmax(dim=1)
         sizes = labels.bincount(minlength=len(centres))
         order = sizes.argsort(descending=True, stable=True)[: int((sizes > 0).sum())]
@@ -215,31 +221,6 @@ class SSLUVOS(Network):
         objects, rest = order[: self.max_objects], order[self.max_objects :]
         others = scores[:, rest].amax(dim=1, keepdim=True) if len(rest) else 0.0
         return scores[:, objects] - others, len(order)
-
-
-class AttentionMaps:
-    """The attention maps of a video's windows of three frames, computed when they are asked for.
-
-    A map is a token's attention to the M tokens of all key frames, mean over the heads. No class
-    tokens take part.
-
-    Args:
-        block: whose attention it is.
-        queries: of all frames, (T, H, N, d).
-        columns: keys of the key frames' tokens, (H, M, d).
-    """
-
-    def __init__(self, block: SpatioTemporalBlock, queries: Tensor, columns: Tensor):
-        self.block, self.queries, self.columns = block, queries, columns
-
-    def __len__(self) -> int:
-        return -(-len(self.queries) // WINDOW)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """(n, M) each, in the order of frames, rows and columns."""
-        for window in self.queries.split(WINDOW):
-            tokens = window.transpose(0, 1).flatten(1, 2)
-            yield self.block.attention_rows(tokens[None], self.columns[None])[0]
 
 
 def _at_most(share: tuple[int, int], counts: tuple[int, int], tokens: int) -> tuple[int, int]:

@@ -1,5 +1,9 @@
 """Divergence, mean shift, greedy merging and levels against plain calculations."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -90,13 +94,13 @@ def test_divergence_with_zeros_is_finite():
 
 def test_the_order_of_maps_decides_what_is_merged():
     windows = [bernoulli(0.5, 0.9, 0.97)]
-    once = greedy_merge(windows[0], 1.0)
+    once = greedy_merge(windows[0], None, 1.0)
     torch.testing.assert_close(once[:, 0], torch.tensor([0.70, 0.97], dtype=torch.float64))
-    twice = greedy_merge(once, 1.0)
+    twice = greedy_merge(once, None, 1.0)
     torch.testing.assert_close(twice[:, 0], torch.tensor([0.835], dtype=torch.float64))
-    backwards = greedy_merge(bernoulli(0.97, 0.9, 0.5), 1.0)
+    backwards = greedy_merge(bernoulli(0.97, 0.9, 0.5), None, 1.0)
     torch.testing.assert_close(backwards[:, 0], torch.tensor([0.935, 0.5], dtype=torch.float64))
-    assert len(greedy_merge(backwards, 1.0)) == 2
+    assert len(greedy_merge(backwards, None, 1.0)) == 2
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.9, 0.97), (0.97, 0.9, 0.5)])
@@ -146,3 +150,40 @@ def test_sharp_maps_get_finite_centres():
     centres = find_centres([maps], 1.0)
     assert torch.isfinite(centres).all() and len(centres) == 5
     assert (distances_to_centres(maps, centres).argmin(dim=1) == torch.arange(20) % 5).all()
+
+
+MEMORY = """
+import torch
+from models.ssl_uvos.attention_maps import AttentionMaps
+from models.ssl_uvos.clustering import distances_to_centres, find_centres
+
+def status(name):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
+
+def cluster(frames, tokens, key_frames):
+    torch.manual_seed(0)
+    maps = AttentionMaps(torch.randn(frames, 6, tokens, 8), torch.randn(6, key_frames * tokens, 8))
+    centres = find_centres(maps, 0.9)
+    distances = list(map(lambda window: distances_to_centres(window, centres), maps))
+    return sum(map(len, distances)), len(centres)
+
+with torch.inference_mode():
+    cluster(6, 16, 1)
+    before = status("VmRSS")
+    open("/proc/self/clear_refs", "w").write("5")
+    labels, centres = cluster(6, 640, 8)
+    print(labels, centres, status("VmHWM") - before)
+"""
+
+
+def test_memory_is_that_of_a_few_windows():
+    """At 20 x 32 tokens, two windows, with the key frames of a video of 80 frames."""
+    # So that freed blocks return to the system at once.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", MEMORY]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    labels, centres, used = map(int, run.stdout.split())
+    window, columns = 3 * 640, 8 * 640
+    assert labels == 6 * 640
+    assert used < 3 * 4 * (window * columns + centres * columns + labels)

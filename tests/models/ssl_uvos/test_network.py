@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from models.ssl_uvos.block import SpatioTemporalBlock
 from models.ssl_uvos.losses import motion_consistency, semantic_consistency
-from models.ssl_uvos.network import SSLUVOS, AttentionMaps
+from models.ssl_uvos.attention_maps import AttentionMaps
+from models.ssl_uvos.network import SSLUVOS
 from tools import ssl_uvos_toy as toy
 
 TINY = "vit_tiny_patch16_224"
@@ -142,9 +143,8 @@ def test_key_frames_are_every_tenth(monkeypatch, count, tail, columns):
 
 
 def test_attention_maps_are_the_mean_softmax_of_the_heads():
-    block = SpatioTemporalBlock(16, 4).eval()
     queries, columns = torch.randn(7, 4, 6, 4), torch.randn(4, 12, 4)
-    windows = list(AttentionMaps(block, queries, columns))
+    windows = list(AttentionMaps(queries, columns))
     assert [len(window) for window in windows] == [18, 18, 6]
     heads = torch.einsum("thnd,hmd->tnhm", queries, columns) / 2
     expected = heads.softmax(dim=-1).mean(dim=2).flatten(0, 1)
