@@ -45,7 +45,7 @@ def moving_disks(frames: int, grid: tuple[int, int], key_frames: int) -> tuple[T
     return queries, torch.cat([features(10 * k) for k in range(key_frames)], dim=1)
 
 
-def ours(queries: Tensor, columns: Tensor) -> Tensor:
+def cluster(queries: Tensor, columns: Tensor) -> Tensor:
     """The cluster of every token, as ``segment_video`` finds it, (T * N,)."""
     maps = AttentionMaps(queries, columns)
     centres = find_centres(maps, DISTANCE)
@@ -67,9 +67,9 @@ def main() -> None:
     for number in range(1, arguments.rounds + 1):
         seconds, labels = [], []
         with torch.inference_mode():
-            for cluster in (lambda *v: plain_clustering.partition(*v, DISTANCE, WINDOW), ours):
+            for method in (lambda *v: plain_clustering.partition(*v, DISTANCE, WINDOW), cluster):
                 begun = time.perf_counter()
-                labels.append(cluster(*video))
+                labels.append(method(*video))
                 seconds.append(time.perf_counter() - begun)
         ratios.append(seconds[0] / seconds[1])
         same = (labels[0] == labels[1]).float().mean()

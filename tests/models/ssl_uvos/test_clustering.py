@@ -17,6 +17,8 @@ from models.ssl_uvos.clustering import (
     greedy_merge,
     mean_shift,
 )
+from tests.models.ssl_uvos import plain_clustering
+from tools.compare_clustering import cluster, moving_disks
 
 
 def bernoulli(*shares):
@@ -187,3 +189,13 @@ def test_memory_is_that_of_a_few_windows():
     window, columns = 3 * 640, 8 * 640
     assert labels == 6 * 640
     assert used < 3 * 4 * (window * columns + centres * columns + labels)
+
+
+def test_six_moving_disks_are_seven_clusters_as_by_the_plain_algorithm():
+    """One for each disk and the background; the order of the key tokens does not matter."""
+    queries, columns = moving_disks(10, (16, 24), 1)
+    found = cluster(queries, columns)
+    assert len(found.unique()) == 7
+    torch.testing.assert_close(found, plain_clustering.partition(queries, columns, 1.0))
+    order = torch.from_numpy(np.random.default_rng(0).permutation(columns.shape[1]))
+    torch.testing.assert_close(cluster(queries, columns[:, order]), found)

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models.ssl_uvos.attention_maps import AttentionMaps
 from models.ssl_uvos.block import SpatioTemporalBlock
 from models.ssl_uvos.losses import motion_consistency, semantic_consistency
-from models.ssl_uvos.attention_maps import AttentionMaps
 from models.ssl_uvos.network import SSLUVOS
 from tools import ssl_uvos_toy as toy
 
@@ -206,3 +206,17 @@ def test_pictures_show_the_attention_of_three_tokens_to_their_own_frame():
     expected = weights.softmax(dim=-1).mean(dim=0).view(4, 6)
     found = second.maps["attention: centre"][0]
     torch.testing.assert_close(found, expected / expected.max())
+
+
+def test_masks_depend_on_the_queries_and_keys_of_the_block_alone():
+    model = network(merge_distance=1e-6).eval()
+    with torch.inference_mode():
+        before = [one.logits[0] for one in model.segment_video(Clip(frames(4)))]
+        model.block.to_qkv.weight[2 * 192 :] = torch.randn(192, 192)  # values
+        for name, parameter in model.block.named_parameters():
+            if name.startswith(("project", "feed_forward")):
+                parameter.normal_()
+        after = [one.logits[0] for one in model.segment_video(Clip(frames(4)))]
+    for one, other in zip(before, after):
+        assert one.shape[1] > 1
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
