@@ -15,20 +15,20 @@ import config
 from datasets.files import write_picture
 from datasets.flow.colour_wheel import picture_to_flow
 from datasets.flow.origin import flow_origin, origin_in_words
-from datasets.layout import still_images, video_sequences
+from datasets.layout import still_images
 from datasets.progress import progress_bar
-from datasets.samples import StillImages, VideoFrames
+from datasets.samples import StillImages, VideoFrames, VideoWindows
 from models import build_model, model_class
-from models.interface import WINDOWS
 from utils.evaluation.set_evaluation import check_output
 from utils.reports.pictures import draw_overlay, draw_row
 from utils.scripts import run_script
-from utils.settings import Settings, SettingsError, parse_settings, settings_parser
+from utils.settings import Settings, parse_settings, positive, settings_parser
 from utils.training.samples import (
     augmentation_from,
     network_arguments,
     split_frames,
     stills_of,
+    training_sequences,
     videos_of,
 )
 
@@ -45,13 +45,10 @@ def main() -> None:
     add("--output", type=Path, required=True, metavar="FOLDER", help=folder)
     stages = "stages whose samples are shown (default: both)"
     add("--stage", type=int, nargs="+", choices=(1, 2), default=[1, 2], help=stages)
-    add("--samples", type=int, default=6, metavar="N", help="drawn of each set (default: 6)")
+    add("--samples", type=positive, default=6, metavar="N", help="drawn of each set (default: 6)")
     number = "samples whose flow maps are measured (default: 120)"
-    add("--flow-maps", type=int, default=120, metavar="N", help=number)
+    add("--flow-maps", type=positive, default=120, metavar="N", help=number)
     settings, arguments = parse_settings(parser, config)
-    for flag, value in (("--samples", arguments.samples), ("--flow-maps", arguments.flow_maps)):
-        if value < 1:
-            raise SettingsError(f"{flag} {value}: expected 1 or above")
     for name in (settings.pretrain_set, *settings.train_sets):
         check_output(arguments.output, Path(settings.data_root) / name)
     columns = {}
@@ -63,29 +60,32 @@ def main() -> None:
         file = arguments.output / f"{title.replace(' ', '_')}.png"
         write_picture(file, np.vstack(rows))
         print(f"{file}: {len(rows)} of {len(samples)} samples, flow: {flow or 'none'}")
-        if flow:
+        if flow and not isinstance(samples, VideoWindows):
             bar = progress_bar(order[: arguments.flow_maps], desc=title, unit="flow map")
             found = (samples[0, index] for index in bar)
-            columns[title] = [flow_traits(_picture(one["flow"]), _mask(one)) for one in found]
+            columns[title] = [
+                flow_traits(_picture(one["flow"]), one["labels"].numpy() > 0) for one in found
+            ]
     if columns:
         print(table(columns))
 
 
 def samples_of(
     stage: int, settings: Settings
-) -> list[tuple[str, StillImages | VideoFrames, str | None]]:
+) -> list[tuple[str, StillImages | VideoFrames | VideoWindows, str | None]]:
     """Title, samples and kind of flow maps (None without flow) of each set of a stage.
+
+    There are none of a stage 1 that the network does not have.
 
     Raises:
         DatasetError: a set is missing or incomplete.
     """
     s, root, augmentation = settings, Path(settings.data_root), augmentation_from(settings)
-    alone = stage == 1 and s.pretrain_motion != "simulated"
-    arguments = (model_class(s.model).stage1 or {}) if alone else {}
-    arguments = network_arguments(s, **arguments, pretrained_backbone=False)
-    needs = build_model(s.model, **arguments).needs
-    if needs.samples == WINDOWS:
-        raise SettingsError(f"MODEL = {s.model!r} is trained on windows, which are not shown here")
+    own = model_class(s.model).stage1
+    if stage == 1 and own is None:
+        return []
+    alone = own if stage == 1 and s.pretrain_motion != "simulated" else {}
+    needs = build_model(s.model, **network_arguments(s, **alone, pretrained_backbone=False)).needs
     if stage == 1:
         frames, _ = split_frames(still_images(root, s.pretrain_set), s.pretrain_val_share, s.seed)
         samples = stills_of(frames, s, needs, augmentation)
@@ -93,18 +93,27 @@ def samples_of(
         return [(f"stage 1 {s.pretrain_set}", samples, flow)]
     return [
         (
-            f"stage 2 {name}",
-            videos_of([video_sequences(root, name)], s, needs, augmentation),
-            flow_origin(root, name) or "of unknown origin",
+            f"stage 2 {name}" if own else name,
+            videos_of([sequences], s, needs, augmentation),
+            (flow_origin(root, name) or "of unknown origin") if needs.flow else None,
         )
-        for name in s.train_sets
+        for name, sequences in zip(s.train_sets, training_sequences(s, needs))
     ]
 
 
 def draw_sample(sample: dict[str, Tensor]) -> np.ndarray:
-    """A training sample as a row of pictures, uint8 RGB: image with object, flow, references."""
-    image = _picture(sample["image"])
-    panels = [("image", draw_overlay(image, sample["labels"].numpy(), 1))]
+    """A training sample as a row of pictures, uint8 RGB: image with object, flow, references.
+
+    Of a window, its frames, each with its flow map if there is one.
+    """
+    panels = []
+    if sample["image"].ndim == 4:
+        for number, image in enumerate(sample["image"], 1):
+            panels.append((f"frame {number}", _picture(image)))
+            if "flow" in sample:
+                panels.append((f"its flow {number}", _picture(sample["flow"][number - 1])))
+        return draw_row(panels)
+    panels.append(("image", draw_overlay(_picture(sample["image"]), sample["labels"].numpy(), 1)))
     if "flow" in sample:
         panels.append(("optical flow", _picture(sample["flow"])))
         pairs = zip(sample["reference_images"], sample["reference_flows"])
@@ -175,10 +184,6 @@ def _shrunk(mask: np.ndarray, by: int) -> np.ndarray:
 
 def _picture(tensor: Tensor) -> np.ndarray:
     return tensor.permute(1, 2, 0).contiguous().numpy()
-
-
-def _mask(sample: dict[str, Tensor]) -> np.ndarray:
-    return sample["labels"].numpy() > 0
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from datasets.problems import DatasetError
 from datasets.samples import StillImages, VideoFrames
 from utils.preview import draw_sample, flow_traits, main, samples_of, table
 from utils.reports.pictures import LABEL_HEIGHT, PANEL_WIDTH
-from utils.settings import SettingsError
 
 ROOT = Path(__file__).parents[2]
 SIDE = 100
@@ -172,11 +171,24 @@ def test_stills_without_motion_have_pictures_alone(preview, tmp_path):
     assert sheet.shape == (5 * (PANEL_WIDTH + LABEL_HEIGHT), PANEL_WIDTH, 3)
 
 
+def test_windows_are_shown_frame_by_frame(preview, tmp_path):
+    model = ("--model", "ssl_uvos", "--backbone", "vit_tiny_patch16_224", "--frame-gap", "1")
+    result = preview(*model, "--samples", "2")
+    assert result.returncode == 0, result.stderr
+    (sheet,) = tmp_path.iterdir()
+    assert result.stdout == f"{sheet}: 2 of 6 samples, flow: none\n"
+    assert sheet.name == "DAVIS_train.png"
+    picture = cv2.imread(str(sheet))
+    assert picture.shape == (2 * (PANEL_WIDTH + LABEL_HEIGHT), 3 * PANEL_WIDTH, 3)
+    assert picture.std() > 20
+
+
 @pytest.mark.parametrize("flag", ["--samples", "--flow-maps"])
-def test_a_wrong_number_is_named(monkeypatch, tmp_path, flag):
+def test_a_wrong_number_is_named(monkeypatch, tmp_path, capsys, flag):
     monkeypatch.setattr(sys, "argv", ["preview", "--output", str(tmp_path), flag, "0"])
-    with pytest.raises(SettingsError, match=f"{flag} 0: expected 1 or above"):
+    with pytest.raises(SystemExit):
         main()
+    assert f"{flag}: 0: expected a whole number above 0" in capsys.readouterr().err
 
 
 def test_pictures_do_not_go_into_the_data_or_a_file(monkeypatch, tiny_root, tmp_path):

@@ -1,10 +1,12 @@
 """Counts of a run and their reports: losses and bad steps, log and TensorBoard."""
 
 import math
+import re
 import resource
 import signal
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,8 +20,8 @@ from datasets.sampling import Key
 from errors import UserError
 from utils.processes import Process, gather
 from utils.settings import Settings
-from utils.training.checkpoints import LAST, PREVIOUS
-from utils.training.run_folder import LOG, RunLog
+from utils.training.checkpoints import LAST
+from utils.training.run_folder import LOG, log_line
 from utils.training.step import Step
 
 MAY_HELP = "A lower LEARNING_RATE, CLIP_GRADIENT, or MIXED_PRECISION = False may help"
@@ -98,7 +100,7 @@ class Accounts:
         self.stop: signal.Signals | None = None
         self.save = False
         self.saved_step = 0
-        self.log = RunLog(run_dir if process.is_main else None)
+        self.log = partial(log_line, run_dir if process.is_main else None)
         self.writer: SummaryWriter | None = None
 
     def finish(self, step: Step, keys: list[list[Key]]) -> None:
@@ -156,13 +158,10 @@ class Accounts:
 
     def give_up(self, why: str) -> NoReturn:
         """Raise TrainingError, with advice and the last checkpoint."""
-        left = "nothing was saved before."
+        left = "nothing was saved before"
         if self.saved_step:
-            left = (
-                f"{self.run_dir / LAST} is of step {self.saved_step}. If its weights are bad too, "
-                f"remove it: --resume then continues from {PREVIOUS}, the one before."
-            )
-        raise TrainingError(f"{why}. {MAY_HELP}; {left}")
+            left = f"{self.run_dir / LAST} is of step {self.saved_step}"
+        raise TrainingError(f"{why}. {MAY_HELP}; {left}.")
 
     def _write_events(self, step: Step, norm: float) -> None:
         pace = self.pace
@@ -202,9 +201,8 @@ def peak_memory(device: torch.device) -> float:
     """Largest memory so far in GiB: of tensors on the GPU, or of this process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        # A process inherits ru_maxrss from the one that has started it, but not this.
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # A process inherits ru_maxrss from the one that has started it, but not this.
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**20

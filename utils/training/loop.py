@@ -18,10 +18,10 @@ from models.interface import Network
 from utils.processes import Process, gather, wait_for_all
 from utils.settings import Settings, SettingsError, write_settings
 from utils.training.accounts import Accounts, Pace, Progress, Validation
-from utils.training.checkpoints import CheckpointError
+from utils.training.checkpoints import LAST, CheckpointError
 from utils.training.dry_run import try_out
 from utils.training.interrupts import Interrupted, Interrupts
-from utils.training.run_folder import SETTINGS, has_checkpoint
+from utils.training.run_folder import SETTINGS
 from utils.training.samples import batches_of, make_loader
 from utils.training.state import restore, save
 from utils.training.step import Trainer
@@ -103,18 +103,17 @@ class Training:
 
     def run(self, resume: bool, record: Callable[[], None]) -> None:
         """Train to the end, or until interrupted."""
-        restored = restore(self) if resume and has_checkpoint(self.run_dir) else []
+        resuming = restore(self) if resume and (self.run_dir / LAST).is_file() else None
         if self._is_finished():
             return
         p = self.accounts.progress
         with ExitStack() as stack:
             stack.enter_context(self.interrupts)
             if self.process.is_main:
-                # The settings first: then a run that is killed right now can continue.
                 write_settings(self.settings, self.run_dir / SETTINGS)
                 record()
-                for line in restored:
-                    self.accounts.log(line)
+                if resuming:
+                    self.accounts.log(resuming)
                 writer = SummaryWriter(self.run_dir, purge_step=p.step + 1)
                 self.accounts.writer = stack.enter_context(writer)
             with self.interrupts.deferred():
@@ -144,11 +143,7 @@ class Training:
         return p.epoch == epochs
 
     def _samples(self) -> Iterator[dict[str, Any]]:
-        """Every part of every step that is still to do.
-
-        One loader for all epochs: it also works ahead during validation, and an epoch does not
-        begin by waiting for its processes to start.
-        """
+        """Every part of every step that is still to do, of one loader that works ahead."""
         s, p = self.settings, self.accounts.progress
         first, start = p.epoch, p.batch
         parts = (
@@ -206,8 +201,8 @@ class Training:
 
     def _read_step(self) -> None:
         """Read and count the numbers of the step that was begun last, if that is not done."""
-        begun, self.begun = self.begun, None
-        if begun is not None:
+        if self.begun is not None:
+            begun, self.begun = self.begun, None
             self.accounts.finish(*begun)
 
     def _finish_epoch(self) -> None:

