@@ -125,7 +125,6 @@ ACCUMULATION_STEPS: whole(1) = 1  # passes that a step is made of, each with a p
 ADAM_BETA1: number(0, below=1) = 0.9  # decay of Adam's mean of the gradients
 ADAM_BETA2: number(0, below=1) = 0.999  # decay of Adam's mean of their squares
 ADAM_EPSILON: number(above=0) = 1e-8  # Adam's epsilon
-EMA_DECAY: optional(number(above=0, below=1)) = None  # 0.999: keep a moving average of weights
 SEED: whole(0, 2**32 - 1) = 0  # of weights, sample order, augmentation and references
 
 # Course of training [resume]

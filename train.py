@@ -63,11 +63,6 @@ def main() -> None:
         )
     if checkpoint is not None:
         loaded = network.start_from(checkpoint["weights"])
-        if loaded.loaded + loaded.copied == 0:
-            raise CheckpointError(
-                f"none of the {len(checkpoint['weights'])} tensors in {settings.stage1_checkpoint} "
-                "fits the network; was it made with another MODEL, BACKBONE or CHANNELS?"
-            )
         if process.is_main:
             print(f"stage 1 from {settings.stage1_checkpoint}: {loaded}")
             if checkpoint.get("script") == run.script:

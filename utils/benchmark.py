@@ -1,4 +1,4 @@
-"""Speed and memory of a network on this machine: segmenting, training, loading of samples.
+"""Speed and memory of a network on this machine: segmenting and training.
 
 ``python -m utils.benchmark --image-size 512 --json numbers.json``, with any setting of config.py as
 a flag; ``--help`` lists them. Flags after ``--beside`` change the settings of a second column, as
@@ -8,7 +8,6 @@ videos, unless ``--data-root`` is given. Every line of the table is measured in 
 - Inference is a whole video, from images in memory to scores in memory: its references are encoded
   once, then its frames are segmented in batches. A multiply-add counts as two operations.
 - Training is the step of train.py: samples, forward pass, loss, backward pass, Adam.
-- The loader makes training samples on one core.
 - Peak memory is that of a GPU's tensors or, on the CPU, that of the whole process.
 """
 
@@ -27,7 +26,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -37,7 +35,6 @@ from datasets.files import write_text
 from datasets.flow.estimators import build_estimator
 from datasets.flow.making import make_flow
 from datasets.progress import progress_bar
-from datasets.samples import VideoFrames, VideoWindows
 from datasets.synthetic import write_synthetic
 from models import build_model
 from models.interface import Network
@@ -62,7 +59,6 @@ from utils.transfer import one_ahead
 REST = "rest of the network"  # time that belongs to none of the network's parts
 _WARM_UPS = 2  # runs whose time does not count
 _CPU_BATCH = 2  # samples of a training step on the CPU, unless BATCH_SIZE is given
-_LOADER_SAMPLES = 16  # samples of one timed run of the loader
 
 
 @dataclass(frozen=True)
@@ -183,7 +179,8 @@ def training(job: Job) -> dict[str, float]:
     s, device = job.settings, job.device
     torch.manual_seed(s.seed)
     network, process = build(s), Process(device)
-    dataset = training_set(s, network)
+    sets = training_sequences(s, network.needs)
+    dataset = videos_of(sets, s, network.needs, augmentation_from(s))
     batches = batches_of(dataset, s, process)
     trainer = Trainer(network, s, process, s.epochs * len(batches))
     trainer.network.train()
@@ -219,22 +216,7 @@ def training(job: Job) -> dict[str, float]:
     }
 
 
-def loader(job: Job) -> dict[str, float]:
-    """Training samples made on one core: a target and its references, augmented."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    s, cpu = job.settings, torch.device("cpu")
-    dataset = training_set(s, build(s))
-    length = -(-_LOADER_SAMPLES // s.batch_size)
-    batches = cycle(batches_of(dataset, s, Process(cpu)).epoch(0))
-    keys = chain(*islice(batches, 1 + length * job.repeats))
-    samples = iter(make_loader(dataset, keys, 0, cpu))
-    next(samples)
-    times = [timed(cpu, lambda: list(islice(samples, length))) for _ in range(job.repeats)]
-    return {"samples per second and core": length * s.batch_size / statistics.median(times)}
-
-
-LINES = {"inference": inference, "training": training, "loader": loader}
+LINES = {"inference": inference, "training": training}
 
 
 def build(settings: Settings) -> Network:
@@ -251,12 +233,6 @@ def segmenter_of(settings: Settings, device: torch.device) -> Segmenter:
         mixed_precision=settings.mixed_precision,
         compile=settings.compile,
     )
-
-
-def training_set(settings: Settings, network: Network) -> VideoFrames | VideoWindows:
-    """The samples of train.py."""
-    sets = training_sequences(settings, network.needs)
-    return videos_of(sets, settings, network.needs, augmentation_from(settings))
 
 
 class HeldVideo:

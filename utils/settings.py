@@ -22,7 +22,7 @@ from datasets.files import write_text
 from utils.kinds import KINDS, Kind, SettingsError
 
 # Settings files of older runs have them; they have no effect.
-FORMER = ("BAD_FILE_SHARE", "KMEANS", "NUM_SLOTS")
+FORMER = ("BAD_FILE_SHARE", "EMA_DECAY", "KMEANS", "NUM_SLOTS")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Line:
 
     name: str  # empty for a line that is no assignment
     annotation: str | None  # the text of the kind
-    source: str | None  # the text of the value; None if that is no plain literal
+    plain: bool  # whether the value is a plain literal
+    value: Any  # None if it is not
     heading: str  # the title of its group, with the words in brackets
     comment: str
     number: int
@@ -153,23 +154,15 @@ def read_settings_file(path: Path, settings: Settings) -> Settings:
 
 
 def write_settings(settings: Settings, path: Path) -> None:
-    """Write settings as a file like ``config.py``: same groups, order and comments.
-
-    A value that is still the one of ``config.py`` keeps its spelling there (``1e-4``), so that a
-    diff of the two files shows what was changed.
-    """
+    """Write settings as a file with the groups, the order and the comments of ``config.py``."""
     text = '"""The settings of one run, as used; python SCRIPT --config FILE takes them again."""\n'
-    text += "\nfrom __future__ import annotations\n"
     heading = None
     for line in settings._lines.values():
         if line.heading != heading:
             heading = line.heading
             text += f"\n# {heading}\n"
-        value = settings._values[line.name]
-        changed = line.source is None or settings._defaults[line.name] != value
         comment = f"  # {line.comment}" if line.comment else ""
-        text += f"{line.name}: {line.annotation} = "
-        text += f"{repr(value) if changed else line.source}{comment}\n"
+        text += f"{line.name} = {settings._values[line.name]!r}{comment}\n"
     write_text(path, text)
 
 
@@ -209,8 +202,8 @@ def settings_parser(
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         switch = kind.type is bool
-        default = line.source or repr(settings._values[line.name])
-        text = f"{line.comment} (default: {default})".strip().replace("%", "%%")
+        default = f"(default: {settings._values[line.name]!r})"
+        text = f"{line.comment} {default}".strip().replace("%", "%%")
         groups[title].add_argument(
             line.flag,
             # Upper-case, so that no argument of a script's own can be taken for a setting.
@@ -284,8 +277,11 @@ def _read_lines(text: str) -> Iterator[Line]:
                 kind = ast.get_source_segment(text, kind)
         comment = rows[end - 1].encode()[statement.end_col_offset :].decode()
         comment = comment.strip().removeprefix("#").strip()
-        source = _source_of_literal(text, value)
-        yield Line(name, kind, source, heading, comment, statement.lineno)
+        try:
+            plain, value = True, ast.literal_eval(value)
+        except (ValueError, TypeError):
+            plain, value = False, None
+        yield Line(name, kind, plain, value, heading, comment, statement.lineno)
 
 
 def _read_changes(path: Path, settings: Settings) -> dict[str, Any]:
@@ -297,7 +293,7 @@ def _read_changes(path: Path, settings: Settings) -> dict[str, Any]:
     except (SyntaxError, ValueError) as error:
         raise SettingsError(f"{path}: not a settings file in Python's syntax: {error}") from error
     found = [line for line in found if line.name not in FORMER]
-    values = {line.name: ast.literal_eval(line.source) for line in found if line.source}
+    values = {line.name: line.value for line in found if line.plain}
     return _check_lines(found, settings._lines, str(path), values)
 
 
@@ -330,16 +326,6 @@ def _check_lines(
     if problems:
         raise SettingsError("\n".join(problems))
     return checked
-
-
-def _source_of_literal(text: str, node: ast.expr | None) -> str | None:
-    """The text of a value in a file, in one line; None if it is no plain literal."""
-    try:
-        value = ast.literal_eval(node)
-    except (ValueError, TypeError):
-        return None
-    source = ast.get_source_segment(text, node)
-    return repr(value) if "\n" in source else source
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

@@ -79,7 +79,7 @@ def command(tmp_path_factory, tiny_root):
     command = [sys.executable, "-m", "utils.benchmark", *SMALL.split(), "--json", str(file)]
     command += ["--data-root", str(tiny_root), "--train-sets", "DAVIS_train"]
     result = subprocess.run(
-        [*command, "--only", "inference", "loader", "--beside", "--channels", "32"],
+        [*command, "--only", "inference", "--beside", "--channels", "32"],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -94,7 +94,7 @@ def command(tmp_path_factory, tiny_root):
 
 def test_both_columns_have_the_lines_asked_for_and_their_own_settings(command):
     first, second = command[1]
-    assert list(first["lines"]) == list(second["lines"]) == ["inference", "loader"]
+    assert list(first["lines"]) == list(second["lines"]) == ["inference"]
     assert (first["settings"]["CHANNELS"], second["settings"]["CHANNELS"]) == (16, 32)
     assert first["settings"]["BACKBONE"] == second["settings"]["BACKBONE"]
     assert first["torch"] == torch.__version__ and first["precision"] == "float32"
@@ -107,11 +107,10 @@ def test_both_columns_have_the_lines_asked_for_and_their_own_settings(command):
 
 def test_table_and_json_agree(command):
     printed, (first, second) = command
-    for line in ("inference", "loader"):
-        for label, value in first["lines"][line].items():
-            shown = re.search(rf" {re.escape(label)} +([\d.e+-]+) +([\d.e+-]+)\n?", printed)
-            assert float(shown[1]) == pytest.approx(value, rel=0.001)
-            assert float(shown[2]) == pytest.approx(second["lines"][line][label], rel=0.001)
+    for label, value in first["lines"]["inference"].items():
+        shown = re.search(rf" {re.escape(label)} +([\d.e+-]+) +([\d.e+-]+)\n?", printed)
+        assert float(shown[1]) == pytest.approx(value, rel=0.001)
+        assert float(shown[2]) == pytest.approx(second["lines"]["inference"][label], rel=0.001)
 
 
 def test_parts_share_the_time_of_a_frame(command):
@@ -214,7 +213,7 @@ def test_figures_are_readable():
     ],
 )
 def test_wrong_arguments_are_refused(flags, message, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["benchmark", *flags.split(), "--only", "loader"])
+    monkeypatch.setattr(sys, "argv", ["benchmark", *flags.split(), "--only", "training"])
     # In this process, and without synthetic data.
     monkeypatch.setattr(benchmark, "in_own_process", lambda line, job: LINES[line](job))
     monkeypatch.setattr(benchmark, "write_synthetic", lambda *_: pytest.fail("data was written"))

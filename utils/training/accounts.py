@@ -26,8 +26,6 @@ from utils.training.step import Step
 
 MAY_HELP = "A lower LEARNING_RATE, CLIP_GRADIENT, or MIXED_PRECISION = False may help"
 LOG_INTERVAL = 10  # steps between two entries in TensorBoard
-_NAMED = 24  # samples of a bad step that are named
-_MUCH_WAITING = 0.1  # an epoch that waits for data for a larger share of its time says so
 
 
 class TrainingError(UserError):
@@ -69,12 +67,10 @@ class Pace:
     losses: dict[str, float] = field(default_factory=dict)  # of the last finished step
 
     def in_words(self, workers: int) -> str:
-        """Images per second, and the share of waiting if it is large."""
+        """Images per second, and the share of the time that was waiting for data."""
         seconds = time.perf_counter() - self.started
-        line, waiting = f"{self.images / seconds:.1f} images/s", self.waited / seconds
-        if waiting > _MUCH_WAITING:
-            line += f" ({waiting:.0%} of the time waiting for data: WORKERS = {workers})"
-        return line
+        waiting = f"{self.waited / seconds:.0%} waiting for data with WORKERS = {workers}"
+        return f"{self.images / seconds:.1f} images/s ({waiting})"
 
 
 class Accounts:
@@ -185,10 +181,9 @@ class Accounts:
         what, value = ("gradient", norm) if math.isfinite(loss) else ("loss", loss)
         names = [self.dataset.name(index) for part in keys for _, index, *_ in part]
         names = [name for one in gather(names, self.process) for name in one]
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         self.log(
             f"epoch {p.epoch + 1}, step {number}: the {what} is {value}; step skipped, "
-            f"{p.bad_steps} in all. Samples: {', '.join(names[:_NAMED])}{more}"
+            f"{p.bad_steps} in all. Samples: {', '.join(names)}"
         )
         if p.bad_in_row > s.max_bad_steps:
             self.give_up(

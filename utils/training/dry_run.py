@@ -46,7 +46,7 @@ def try_out(
     # Loader processes work ahead of the steps.
     per_step = max(computing, loading / workers) if workers else computing + loading
     started = time.perf_counter()
-    validation = validate(trainer.prepared_result(), True)
+    validation = validate(trainer.in_evaluation_mode(), True)
     per_frame = (time.perf_counter() - started) / max(1, validation.frames)
     if not process.is_main:
         return

@@ -56,17 +56,6 @@ class Interrupts:
         finally:
             self._deferring = False
 
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """A block inside ``deferred`` in which signals stop at once, the pending one too."""
-        self._deferring = False
-        try:
-            if self.pending is not None:
-                raise Interrupted(self.pending)
-            yield
-        finally:
-            self._deferring = True
-
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.pending is not None:
             # Under torchrun a signal comes twice: to the whole group, and handed on by torchrun.
@@ -96,11 +85,7 @@ def prepare_loader_process(_: int = 0) -> None:
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_later)
-
-
-def _end_later(*_: object) -> None:
     # A thread also ends a process that waits for a disk.
-    timer = threading.Timer(_GRACE, os._exit, (0,))
-    timer.daemon = True
-    timer.start()
+    end = threading.Timer(_GRACE, os._exit, (0,))
+    end.daemon = True
+    signal.signal(signal.SIGTERM, lambda *_: end.is_alive() or end.start())

@@ -39,7 +39,22 @@ def fingerprint(
     Raises:
         DatasetError: a file that is not there.
     """
-    return {name: _fingerprint(frames, data_root) for name, frames in frames_by_set.items()}
+    found = {}
+    for name, frames in frames_by_set.items():
+        parts = {
+            "images": [frame.image for frame in frames],
+            "masks": [frame.mask for frame in frames if frame.mask is not None],
+            "flow_maps": [frame.flow for frame in frames if frame.flow is not None],
+        }
+        try:
+            files = [(path, os.stat(path).st_size) for part in parts.values() for path in part]
+        except OSError as error:
+            raise DatasetError(f"{error.filename}: {error.strerror}") from error
+        lines = sorted(f"{os.path.relpath(path, data_root)}\0{size}\n" for path, size in files)
+        digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+        counts = {part: len(paths) for part, paths in parts.items()}
+        found[name] = {**counts, "bytes": sum(size for _, size in files), "hash": digest[:16]}
+    return found
 
 
 def write_record(
@@ -89,24 +104,6 @@ def git_commit(folder: Path) -> str | None:
         return found.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _fingerprint(frames: Sequence[Frame], data_root: Path) -> dict[str, Any]:
-    parts = {
-        "images": [frame.image for frame in frames],
-        "masks": [frame.mask for frame in frames if frame.mask is not None],
-        "flow_maps": [frame.flow for frame in frames if frame.flow is not None],
-    }
-    files = [path for part in parts.values() for path in part]
-    try:
-        sizes = [os.stat(file).st_size for file in files]
-    except OSError as error:
-        raise DatasetError(f"{error.filename}: {error.strerror}") from error
-    names = (Path(os.path.relpath(file, data_root)).as_posix() for file in files)
-    lines = sorted(f"{name}\0{size}\n" for name, size in zip(names, sizes))
-    digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape"))
-    counts = {name: len(part) for name, part in parts.items()}
-    return {**counts, "bytes": sum(sizes), "hash": digest.hexdigest()[:16]}
 
 
 def _read_starts(run_dir: Path) -> list[dict[str, Any]]:

@@ -37,12 +37,10 @@ def save(training: "Training", best: bool = False) -> None:
     checkpoint = {
         **training.identity,
         "settings": training.settings.as_dict(),
-        "weights": trainer.result.state_dict(),
+        "weights": trainer.network.state_dict(),
         "progress": asdict(p),
     }
     state = {"optimizer": trainer.optimizer.state_dict()}
-    if trainer.average is not None:
-        state["weights"] = trainer.network.state_dict()
     # In every process, so that all of them stop.
     if spoilt := list(not_finite({**checkpoint, **state})):
         accounts.give_up(
@@ -78,10 +76,8 @@ def restore(training: "Training") -> str:
     check_same_network(checkpoint, identity["model"], identity["arguments"])
     try:
         state, weights = checkpoint["training"], checkpoint["weights"]
-        load_weights(trainer.network, state.get("weights", weights))
-        if trainer.average is not None:
-            load_weights(trainer.average, weights)
-        if list(weights) != [name for name in trainer.network.state_dict() if name in weights]:
+        load_weights(trainer.network, weights)
+        if list(weights) != list(trainer.network.state_dict()):
             # The optimizer's state has no names, so it would go to other weights.
             raise ValueError("its tensors come in another order than the network's")
         # The settings have the groups' rates, which may have been changed.
@@ -95,7 +91,6 @@ def restore(training: "Training") -> str:
         ) from error
     p.bad_in_row = 0
     trainer.steps = training.accounts.saved_step = p.step
-    trainer.averaged.fill_(p.step - p.bad_steps)
     training.accounts.progress = p
     position = f" and {p.batch} of {len(training.batches)} steps" if p.batch else ""
     return f"resuming {run_dir} after epoch {p.epoch}{position} of {training.settings.epochs}"

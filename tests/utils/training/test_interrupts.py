@@ -49,20 +49,6 @@ def test_handlers_are_put_back():
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_inside_a_deferred_part_signals_may_be_admitted():
-    with Interrupts() as interrupts, interrupts.deferred():
-        with interrupts.admitted(), pytest.raises(Interrupted):
-            send(signal.SIGTERM)
-        # What came while it had to wait stops at once.
-        with pytest.raises(Interrupted), interrupts.admitted():
-            raise AssertionError("not admitted")
-    with Interrupts() as interrupts, interrupts.deferred():
-        with interrupts.admitted():
-            pass
-        send(signal.SIGTERM)  # deferred again
-        assert interrupts.pending == signal.SIGTERM
-
-
 def load_on(grace):
     utils.training.interrupts._GRACE = grace
     prepare_loader_process()

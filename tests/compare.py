@@ -1,6 +1,6 @@
 """Speed and memory beside the authors' release and beside FakeFlow, in one run on one CPU.
 
-    python -m tools.compare --gsanet GSANet --fakeflow FakeFlow --size 512
+    python -m tests.compare --gsanet GSANet --fakeflow FakeFlow --size 512
 
 GSANet and FakeFlow are clones of github.com/Hydragon516/GSANet and github.com/suhwan-cho/FakeFlow.
 They need transformers and einops, and stay unchanged but for random weights in their encoders.
