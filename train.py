@@ -63,6 +63,8 @@ def main() -> None:
         )
     if checkpoint is not None:
         loaded = network.start_from(checkpoint["weights"])
+        if loaded.loaded + loaded.copied == 0:
+            raise CheckpointError(f"no tensor in {settings.stage1_checkpoint} fits the network")
         if process.is_main:
             print(f"stage 1 from {settings.stage1_checkpoint}: {loaded}")
             if checkpoint.get("script") == run.script:

@@ -47,24 +47,16 @@ _TAIL = 15  # lines of a failed script's output that are shown
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One call of a script.
+    """One call of a script."""
 
-    Attributes:
-        name: of the job and of its log.
-        script, flags: the command.
-        folder: of the run that is trained or evaluated, and ``settings`` of that run.
-        after: the job whose checkpoint this one needs.
-        evaluation: folder of the results; None for a training.
-        lines: where the results go, by table: ``{"table2": "f", "figure7": 3}``.
-    """
-
-    name: str
+    name: str  # of the job and of its log
     script: str
     flags: dict[str, Any]
-    folder: Path
-    settings: Settings
-    after: "Job | None" = None
-    evaluation: Path | None = None
+    folder: Path  # of the run that is trained or evaluated
+    settings: Settings  # of that run
+    after: "Job | None" = None  # the job whose checkpoint this one needs
+    evaluation: Path | None = None  # folder of the results; None for a training
+    # The places of the results by table: {"table2": "f", "figure7": 3}.
     lines: dict[str, str | int] = field(default_factory=dict)
 
     def command(self, gpu: str) -> list[str]:
@@ -100,8 +92,7 @@ def main() -> None:
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="folder for all results")
     add("--seeds", type=int, nargs="+", default=[0, 1], metavar="N", help="default: 0 1")
-    rows = "; ".join(f"{model}: {' '.join(one.rows)}" for model, one in ABLATIONS.items())
-    add("--rows", nargs="+", metavar="ROW", help=f"variants (default: all); {rows}")
+    add("--rows", nargs="+", metavar="ROW", help="variants, as a b c (default: all)")
     swept = ", ".join(f"{one.swept.upper()} of {model}" for model, one in ABLATIONS.items())
     swept = f"values for a sweep in the test, without values no sweep: {swept}"
     add("--sweep", type=int, nargs="*", metavar="N", help=swept)
@@ -236,12 +227,8 @@ def run_jobs(
 ) -> None:
     """Run what is not done, ``parallel`` jobs at a time, and write the tables.
 
-    Args:
-        jobs: from :func:`plan`, for the same ``output``.
-        output: folder for logs and tables.
-        parallel: each of several jobs gets the next of the GPUs, a single one gets all.
-        gpu: the setting GPU.
-        start: starts a command whose output goes to a file.
+    The jobs are from :func:`plan`, for the same ``output``. Each of several parallel jobs gets the
+    next of the GPUs in ``gpu``, a single one gets all.
 
     Raises:
         SystemExit: a script failed; the message has its last lines.
@@ -255,7 +242,7 @@ def run_jobs(
     print(f"{len(jobs)} jobs, {len(done)} of them done; logs in {logs}", flush=True)
     running: dict[int, tuple[Job, Popen]] = {}
     # Signals wait for the next round, so that no script is missed while it starts.
-    with Interrupts() as interrupts, interrupts.deferred():
+    with Interrupts() as interrupts:
         try:
             while todo or running:
                 if interrupts.pending is not None:

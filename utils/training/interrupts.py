@@ -26,16 +26,14 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """Notes Ctrl-C and SIGTERM while it is active; for the main thread.
+    """Notes Ctrl-C and SIGTERM in ``pending`` while it is active; for the main thread.
 
-    Inside :meth:`deferred` a signal is only noted, in ``pending``, and the training loop stops
-    after its step. A second Ctrl-C raises KeyboardInterrupt at once, but not under torchrun.
-    Elsewhere a signal raises :class:`Interrupted` at once.
+    The training loop stops after its step. A second Ctrl-C raises KeyboardInterrupt at once, but
+    not under torchrun.
     """
 
     def __init__(self) -> None:
         self.pending: int | None = None
-        self._deferring = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -47,24 +45,13 @@ class Interrupts:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """A block in which signals wait."""
-        self._deferring = True
-        try:
-            yield
-        finally:
-            self._deferring = False
-
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.pending is not None:
             # Under torchrun a signal comes twice: to the whole group, and handed on by torchrun.
             if signum == signal.SIGINT and "LOCAL_RANK" not in os.environ:
                 raise KeyboardInterrupt
-            return
-        self.pending = signum
-        if not self._deferring:
-            raise Interrupted(signum)
+        else:
+            self.pending = signum
 
 
 @contextmanager

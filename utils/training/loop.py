@@ -111,11 +111,10 @@ class Training:
                     self.accounts.log(resuming)
                 writer = SummaryWriter(self.run_dir, purge_step=p.step + 1)
                 self.accounts.writer = stack.enter_context(writer)
-            with self.interrupts.deferred():
-                samples = self._samples()
-                while p.epoch < self.settings.epochs:
-                    self._train_epoch(samples)
-                    self._finish_epoch()
+            samples = self._samples()
+            while p.epoch < self.settings.epochs:
+                self._train_epoch(samples)
+                self._finish_epoch()
 
     def _is_finished(self) -> bool:
         """Whether there is nothing left to train; says so."""

@@ -18,10 +18,7 @@ SETTINGS, LOG = "settings.py", "log.txt"
 def find_run(name: str, settings: Settings, resume: str | None) -> Path | None:
     """The folder of the run to resume; None for a new run.
 
-    Args:
-        name: of the run's folder, unless RUN_NAME gives another.
-        settings: of a new run.
-        resume: a folder; ``"auto"`` for the folder of a new run, if that run was begun before.
+    ``"auto"`` stands for the folder of a new run, if that run was begun before.
     """
     if resume is None:
         return None
@@ -73,13 +70,9 @@ def check_run(
 def resumed_settings(settings: Settings, resume: Path | None, given: Collection[str]) -> Settings:
     """The settings of the run that is resumed, with the changes that were ``given``.
 
-    Only settings in groups marked "resume" in config.py may change. The run's own value is no
-    change, so that the command that started a run can also continue it.
-
-    Args:
-        settings: of the command line; they are returned where no run is resumed.
-        resume: folder of the run.
-        given: names of the settings that came as flags or from files.
+    ``settings`` are those of the command line, ``given`` the names of those that came as flags or
+    from files. Only settings in groups marked "resume" in config.py may change. The run's own value
+    is no change, so that the command that started a run can also continue it.
 
     Raises:
         SettingsError: there is no run, or the changes would make it another one.

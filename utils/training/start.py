@@ -51,13 +51,10 @@ class Run:
         frames: dict[str, list[Frame]],
         flow: str | None,
     ) -> None:
-        """Train the network as :func:`fit` does, and print the best score.
+        """Train the network, made from ``arguments``, as :func:`fit` does; print the best score.
 
-        Args:
-            network: made from ``arguments``, which checkpoints keep.
-            dataset, validate: see :func:`fit`.
-            frames: of training and validation by the set's name, for the run's record.
-            flow: kind of the flow maps, kept in checkpoints.
+        ``frames`` are those of training and validation by the set's name, for the run's record.
+        ``flow`` is the kind of the flow maps, kept in checkpoints.
         """
         s = self.settings
         identity = {"script": self.script, "model": s.model, "arguments": arguments, "flow": flow}

@@ -21,19 +21,12 @@ from utils.transfer import fetch, send
 
 @dataclass
 class Step:
-    """A step that the device works on; its numbers may not be there yet.
+    """A step that the device works on; its numbers may not be there yet."""
 
-    Attributes:
-        number: of the step, from 1.
-        rate: its learning rate.
-        names: of the losses.
-        numbers: waits for the losses, the gradient's norm and the requests, and returns them.
-    """
-
-    number: int
-    rate: float
-    names: list[str]
-    numbers: Callable[[], list[Tensor]]
+    number: int  # of the step, from 1
+    rate: float  # its learning rate
+    names: list[str]  # of the losses
+    numbers: Callable[[], list[Tensor]]  # waits for losses, gradient's norm and requests
 
     def read(self) -> tuple[dict[str, float], float, list[float]]:
         """Wait for the losses by name, the gradient's norm before clipping, and the requests.
