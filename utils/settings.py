@@ -340,4 +340,4 @@ def _check_flags(argv: Sequence[str], known: Collection[str]) -> None:
 
 
 def _refuse(parser: argparse.ArgumentParser, error: SettingsError) -> NoReturn:
-    parser.exit(2, f"{parser.prog}: {error}\n{parser.prog} --help lists every setting.\n")
+    parser.exit(2, f"{parser.prog}: {error}\n{parser.prog} --help lists the flags.\n")
