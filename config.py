@@ -6,13 +6,13 @@ utils/kinds.py explains the kinds behind the colons. The words in brackets after
 
 - resume: these settings may change when a run is continued (--resume).
 - test: evaluate.py takes these settings from a flag, or else from the checkpoint.
+- clusters: so it does where the checkpoint's network has them.
 - masks, machine: evaluate.py takes these settings from a flag, or else from this file.
 - set, panels, video, tta: so it does with --set, --video and --tta; with --masks in "set" only.
 - flow: these settings have an effect only on networks that take flow maps.
 - output: these settings belong to one run alone.
 
-evaluate.py takes all other settings from the checkpoint. A network may let some of its own be
-changed by a flag, as those of a clustering.
+evaluate.py takes all other settings from the checkpoint.
 """
 
 from __future__ import annotations
@@ -106,6 +106,8 @@ GRAPH_ROUNDS: whole(0, 100) = 3  # rounds of message passing
 # SSL-UVOS (MODEL = "ssl_uvos")
 POSITION_TABLE: one_of("dino", "timm") = "dino"  # whose rule resizes a transformer's positions
 FRAME_GAP: whole(1) = 4  # distance of a training clip's frames
+
+# Clustering of SSL-UVOS [clusters]
 KEY_FRAME_STEP: whole(1) = 10  # attention maps cover the tokens of every r-th frame
 KEY_FRAME_TAIL: bool = True  # the last frames, fewer than r, have a key frame, too
 MERGE_DISTANCE: number(above=0) = 1.0  # tau: nats up to which attention maps are one cluster's
@@ -124,7 +126,6 @@ ACCUMULATION_STEPS: whole(1) = 1  # passes that a step is made of, each with a p
 ADAM_BETA1: number(0, below=1) = 0.9  # decay of Adam's mean of the gradients
 ADAM_BETA2: number(0, below=1) = 0.999  # decay of Adam's mean of their squares
 ADAM_EPSILON: number(above=0) = 1e-8  # Adam's epsilon
-EMA_DECAY: optional(number(above=0, below=1)) = None  # 0.999: keep a moving average of weights
 SEED: whole(0, 2**32 - 1) = 0  # of weights, sample order, augmentation and references
 
 # Course of training [resume]

@@ -5,7 +5,7 @@
 - ``python evaluate.py --checkpoint FILE --video CLIP --output DIR``
 - ``python evaluate.py --compare DIR1 DIR2 ... --output DIR``
 
-``--help`` lists every setting.
+``--help`` lists the settings that have an effect.
 """
 
 import argparse
@@ -50,55 +50,28 @@ def main() -> None:
 
 def evaluation_parser() -> argparse.ArgumentParser:
     """The flags of this script, and those of all settings."""
+    effective = ("test", "clusters", "masks", "machine", "set", "panels", "tta", "video")
     parser = settings_parser(
         config,
-        "Masks, scores and pictures for a test set or a video. The network and its settings are "
-        "the checkpoint's; those under 'Input and references' and 'Flow maps' can be changed by "
-        "flags. Flags that have no effect are refused.",
+        "Masks, scores and pictures for a test set or a video. The network's settings are the "
+        "checkpoint's, unless flags below change them. Flags without effect are refused.",
+        listed=effective,
     )
     what = parser.add_mutually_exclusive_group(required=True)
     where = parser.add_mutually_exclusive_group()
-    what.add_argument("--checkpoint", type=a_path, metavar="FILE", help="network to evaluate")
-    what.add_argument(
-        "--masks", type=a_path, metavar="DIR", help="score DIR/<sequence>/<frame>.png instead"
-    )
-    what.add_argument(
-        "--compare",
-        type=a_path,
-        metavar="DIR",
-        nargs="+",
-        help="one report of several evaluations, given by their --output folders",
-    )
-    where.add_argument("--set", type=not_empty, metavar="NAME", help="test set (default: VAL_SET)")
-    where.add_argument(
-        "--video", type=a_path, metavar="CLIP", help="a video file, or a folder of frames, instead"
-    )
-    parser.add_argument(
-        "--output",
-        type=a_path,
-        metavar="DIR",
-        help="where results go; default for a set: beside the checkpoint, in a folder named as the "
-        "set; with --masks and without --output the scores are only printed",
-    )
-    parser.add_argument(
-        "--tta", action="store_true", help="test-time augmentation: TTA_SCALES and TTA_FLIP"
-    )
-    parser.add_argument(
-        "--binarize", action="store_true", help="with --masks: cut grey masks at 0.5"
-    )
+    what.add_argument("--checkpoint", type=Path, metavar="FILE", help="network to evaluate")
+    what.add_argument("--masks", type=Path, metavar="DIR", help="score these masks instead")
+    several = "compare evaluations, given by their --output folders"
+    what.add_argument("--compare", type=Path, metavar="DIR", nargs="+", help=several)
+    where.add_argument("--set", metavar="NAME", help="test set (default: VAL_SET)")
+    clip = "video file, or folder of frames, instead of a set"
+    where.add_argument("--video", type=Path, metavar="CLIP", help=clip)
+    results = "folder for results (default for a set: beside the checkpoint)"
+    parser.add_argument("--output", type=Path, metavar="DIR", help=results)
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    cut = "with --masks: cut grey masks at 0.5"
+    parser.add_argument("--binarize", action="store_true", help=cut)
     return parser
-
-
-def not_empty(text: str) -> str:
-    """A flag's text, which must have one."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("expected text that is not empty")
-    return text
-
-
-def a_path(text: str) -> Path:
-    """A flag's text as a path; "" is not the current folder."""
-    return Path(not_empty(text))
 
 
 def check_arguments(arguments: argparse.Namespace, settings: Settings) -> None:

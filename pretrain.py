@@ -9,15 +9,17 @@ from pathlib import Path
 import torch
 
 import config
+from datasets.file_checks import check_files
 from datasets.flow.origin import origin_in_words
 from datasets.layout import still_images
 from datasets.problems import DatasetError
 from models import build_model, model_class
 from utils.evaluation.validation import validate_stills
-from utils.scripts import check_data, run_script, start_training
+from utils.scripts import run_script
 from utils.settings import SettingsError
 from utils.training.dry_run import count_parameters
 from utils.training.samples import augmentation_from, network_name, split_frames, stills_of
+from utils.training.start import start_training
 
 
 def main() -> None:
@@ -28,7 +30,8 @@ def main() -> None:
     settings, process = run.settings, run.process
 
     frames = still_images(Path(settings.data_root), settings.pretrain_set)
-    check_data(frames, process)
+    if process.is_main:
+        check_files(frames)
     if len(frames) < 2:
         raise DatasetError(
             f"{settings.pretrain_set} has one image; two are needed, one of them for validation"

@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 
 import config
-from datasets.flow.origin import flow_origin
+from datasets.file_checks import check_files
+from datasets.flow.origin import compare_flow, flow_origin, note_flow
+from datasets.layout import frames_of
 from models import build_model, model_class
 from utils.evaluation.validation import validate_videos
-from utils.scripts import check_data, compare_flow, frames_of, note_flow, run_script, start_training
+from utils.scripts import run_script
 from utils.training.checkpoints import CheckpointError, check_same_network, load_checkpoint
 from utils.training.dry_run import count_parameters
 from utils.training.samples import (
@@ -22,6 +24,7 @@ from utils.training.samples import (
     validation_sequences,
     videos_of,
 )
+from utils.training.start import start_training
 
 
 def main() -> None:
@@ -52,7 +55,8 @@ def main() -> None:
     val_sequences = validation_sequences(settings, needs)
     sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
     frames = [frame for s in [*train_sets, val_sequences] for frame in frames_of(s)]
-    check_data(frames, process, needs.flow)
+    if process.is_main:
+        check_files(frames, flow=needs.flow)
     made_by = flow_origin(data_root, settings.train_sets[0]) if needs.flow else None
 
     if process.is_main:
@@ -66,12 +70,13 @@ def main() -> None:
     if checkpoint is not None:
         loaded = network.start_from(checkpoint["weights"])
         if loaded.loaded + loaded.copied == 0:
-            raise CheckpointError(
-                f"none of the {len(checkpoint['weights'])} tensors in {settings.stage1_checkpoint} "
-                "fits the network; was it made with another MODEL, BACKBONE or CHANNELS?"
-            )
+            raise CheckpointError(f"no tensor in {settings.stage1_checkpoint} fits the network")
         if process.is_main:
             print(f"stage 1 from {settings.stage1_checkpoint}: {loaded}")
+            if checkpoint.get("script") == run.script:
+                print(
+                    f"note: {settings.stage1_checkpoint} is of stage 2 (train.py), not of stage 1"
+                )
             compare_flow(checkpoint.get("flow"), made_by)
     for name, sequences in sets.items() if process.is_main and needs.flow else ():
         note_flow(name, sequences)

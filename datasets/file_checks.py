@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from datasets.layout import Frame
 from datasets.masks import palette_levels
@@ -21,14 +22,14 @@ _OTHER_SIZE = {
 }
 
 
-def check_files(frames: Iterable[Frame], *, progress: bool = True) -> None:
-    """Check every image, mask and flow map without decoding it.
+def check_files(frames: Iterable[Frame], *, flow: bool = True, progress: bool = True) -> None:
+    """Check every image, mask and, with ``flow``, flow map without decoding it.
 
     Raises:
         DatasetError: files are missing, empty, neither JPEG nor PNG, or cut off, masks have a
             palette that ``read_labels`` refuses, or partners differ in size. The message has all.
     """
-    frames = list(frames)
+    frames = [frame if flow else replace(frame, flow=None) for frame in frames]
     problems: Problems = {}
     with ThreadPoolExecutor(_THREADS) as pool:
         results = pool.map(check_frame, frames)

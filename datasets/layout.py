@@ -16,6 +16,7 @@ beside its frames; the others raise them as one :class:`DatasetError`.
 import os
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,6 +58,11 @@ class Sequence:
 
     name: str
     frames: tuple[Frame, ...]
+
+
+def frames_of(sequences: Iterable[Sequence]) -> list[Frame]:
+    """All frames of all sequences."""
+    return [frame for sequence in sequences for frame in sequence.frames]
 
 
 def frame_label(sequence: str, frame: Frame) -> str:

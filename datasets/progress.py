@@ -39,6 +39,7 @@ def progress_bar(items: Iterable[Any] | None = None, *, shown: bool = True, **op
     if sys.stderr.isatty():
         look = {"dynamic_ncols": True}
     else:
-        look = {"file": _Lines(sys.stderr), "ncols": 100}
+        # At position 0 a bar inside another one does not move the cursor.
+        look = {"file": _Lines(sys.stderr), "ncols": 100, "position": 0}
         look |= {"mininterval": _LINE_EVERY, "maxinterval": _LINE_EVERY}
     return tqdm(items, disable=not shown, **{**look, **options})

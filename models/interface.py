@@ -135,12 +135,14 @@ class Network(nn.Module):
         size_step: height and width of the input are multiples of this.
         looks_ahead: whether ``segment_video`` needs the whole video before the first result. Other
             networks segment a video of any length in bounded memory.
+        compilable: whether ``compile_for_inference`` has an effect.
         ablation: the variants that ``python -m utils.ablate`` compares.
     """
 
     stage1: dict[str, Any] | None = None
     size_step: int = 32
     looks_ahead: bool = False
+    compilable: bool = False
     ablation: Ablation | None = None
 
     @classmethod

@@ -32,6 +32,7 @@ class TwoStreams(Network):
     """
 
     stage1 = {"motion": False}  # noqa: RUF012
+    compilable = True
     uses_references = True
 
     def __init__(

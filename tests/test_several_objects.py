@@ -103,6 +103,11 @@ def test_views_of_a_network_that_clusters_each_by_itself_are_not_averaged(checkp
         call(evaluate, "--checkpoint", checkpoint, "--set", "DAVIS_test", "--tta")
 
 
+def test_compile_is_refused_where_it_has_no_effect(checkpoint, call):
+    with pytest.raises(SystemExit, match="--compile: without effect"):
+        call(evaluate, "--checkpoint", checkpoint, "--set", "DAVIS_test", "--compile")
+
+
 def test_a_clip_is_segmented_with_its_own_frames_under_the_masks(
     checkpoint, call, tmp_path, tiny_root
 ):

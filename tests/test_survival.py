@@ -16,7 +16,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import config
 from datasets.synthetic import write_synthetic
-from tools import soak
 from utils.settings import write_settings
 from utils.training.checkpoints import load_checkpoint
 
@@ -95,13 +94,31 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_one_that_is_not(tmp_path):
-    """The short form of tools/soak.py: two kills at work, one of them perhaps in a checkpoint."""
-    assert soak.soak(tmp_path, kills=2, epochs=6)
-    printed = (tmp_path / "killed.txt").read_text()
-    assert printed.count("resuming runs/killed") + printed.count(f"resuming {tmp_path}") >= 1
-    progress = load_checkpoint(tmp_path / "runs/killed/last.pt")["progress"]
-    assert (progress["epoch"], progress["step"]) == (6, 36)
+def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_one_that_is_not(
+    start, tmp_path, tiny_settings
+):
+    """Kills between and within epochs, right after a checkpoint of the run was written."""
+    settings = tiny_settings.replace(
+        epochs=6, batch_size=2, workers=1, validate_every=2, checkpoint_minutes=1e-6
+    )
+    write_settings(settings, tmp_path / "settings.py")
+    command = (ROOT / "train.py", "--config", tmp_path / "settings.py", "--resume", "auto")
+    assert start(tmp_path, *command, "--run-name", "straight", log="straight.txt").wait(120) == 0
+    runs, killed = tmp_path / "runs", (*command, "--run-name", "killed")
+    last = runs / "killed/last.pt"
+    for kills in range(3):
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        process = start(tmp_path, *killed, log=f"{kills}.txt")
+        until(lambda: last.exists() and last.stat().st_mtime_ns > before, process)  # noqa: B023
+        time.sleep(0.05 * kills)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert start(tmp_path, *killed).wait(120) == 0
+    assert "resuming runs/killed after epoch" in (tmp_path / "log.txt").read_text()
+    for name in ("last.pt", "best.pt"):
+        first, second = (load_checkpoint(runs / run / name) for run in ("straight", "killed"))
+        assert first["progress"] == second["progress"]
+        assert all(torch.equal(t, second["weights"][n]) for n, t in first["weights"].items())
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
@@ -180,7 +197,7 @@ def test_two_launchers_with_a_folder_in_common_are_two_nodes(start, tmp_path, ti
     printed = "".join((tmp_path / f"{name}.txt").read_text() for name in ("first", "second"))
     assert printed.count("epoch 2/2") == 1
     record = json.loads((tmp_path / "runs/pretrain/record.json").read_text())
-    assert [one["hardware"]["processes"] for one in record["starts"]] == [2]
+    assert [one["processes"] for one in record["starts"]] == [2]
 
 
 def test_torchrun_starts_anew_what_has_died_and_auto_goes_on(start, tmp_path, tiny_settings):
@@ -188,7 +205,6 @@ def test_torchrun_starts_anew_what_has_died_and_auto_goes_on(start, tmp_path, ti
         epochs=12,
         batch_size=4,
         accumulation_steps=2,
-        ema_decay=0.9,
         validate_every=12,
         checkpoint_minutes=1e-4,
     )
@@ -206,11 +222,7 @@ def test_torchrun_starts_anew_what_has_died_and_auto_goes_on(start, tmp_path, ti
         load_checkpoint(tmp_path / "runs" / name / "last.pt") for name in ("whole", "pretrain")
     )
     assert first["progress"] == second["progress"]
-    for one, two in (
-        (first["weights"], second["weights"]),  # the moving average's
-        (first["training"]["weights"], second["training"]["weights"]),
-    ):
-        assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+    assert all(torch.equal(t, second["weights"][name]) for name, t in first["weights"].items())
 
 
 FROZEN = """
@@ -308,14 +320,11 @@ def test_two_processes_have_the_losses_of_one_with_their_batches_together(tmp_pa
 def test_processes_that_stop_and_save_all_the_time_agree_and_lose_nothing(tmp_path, tiny_settings):
     """Numbers are read a step later; in each epoch one process has a frame that is no picture."""
     settings = tiny_settings.replace(
-        epochs=3, batch_size=2, validate_every=3, ema_decay=0.9, checkpoint_minutes=1e-6
+        epochs=3, batch_size=2, validate_every=3, checkpoint_minutes=1e-6
     )
     run_frozen(settings, tmp_path, "straight", TORCHRUN, spoilt=1)
-    straight, before = (
-        load_checkpoint(tmp_path / "straight" / name) for name in ("last.pt", "previous.pt")
-    )
+    straight = load_checkpoint(tmp_path / "straight/last.pt")
     assert straight["progress"]["bad_steps"] == 3 and straight["progress"]["step"] == 15
-    assert 0 < before["progress"]["batch"] < 5
     lines = (tmp_path / "straight/log.txt").read_text().splitlines()
     skipped = [line for line in lines if "step skipped" in line]
     assert len(skipped) == 3
@@ -327,8 +336,4 @@ def test_processes_that_stop_and_save_all_the_time_agree_and_lose_nothing(tmp_pa
     assert "resuming" in run_frozen(settings, tmp_path, "told", TORCHRUN, 1)
     told = load_checkpoint(tmp_path / "told/last.pt")
     assert told["progress"] == straight["progress"]
-    for one, two in (
-        (told["weights"], straight["weights"]),  # the moving average's
-        (told["training"]["weights"], straight["training"]["weights"]),
-    ):
-        assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+    assert all(torch.equal(t, straight["weights"][name]) for name, t in told["weights"].items())

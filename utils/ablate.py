@@ -15,14 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
 import config
 from datasets.files import write_text
-from models import MODELS
+from models import MODELS, model_class
 from models.interface import Ablation
 from utils.evaluation.protocols import Row
 from utils.evaluation.results import RECORD, read_evaluation
@@ -32,6 +31,7 @@ from utils.settings import (
     Settings,
     SettingsError,
     parse_settings,
+    positive,
     read_settings_file,
     settings_parser,
     write_settings,
@@ -47,24 +47,16 @@ _TAIL = 15  # lines of a failed script's output that are shown
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One call of a script.
+    """One call of a script."""
 
-    Attributes:
-        name: of the job and of its log.
-        script, flags: the command.
-        folder: of the run that is trained or evaluated, and ``settings`` of that run.
-        after: the job whose checkpoint this one needs.
-        evaluation: folder of the results; None for a training.
-        lines: where the results go, by table: ``{"table2": "f", "figure7": 3}``.
-    """
-
-    name: str
+    name: str  # of the job and of its log
     script: str
     flags: dict[str, Any]
-    folder: Path
-    settings: Settings
-    after: "Job | None" = None
-    evaluation: Path | None = None
+    folder: Path  # of the run that is trained or evaluated
+    settings: Settings  # of that run
+    after: "Job | None" = None  # the job whose checkpoint this one needs
+    evaluation: Path | None = None  # folder of the results; None for a training
+    # The places of the results by table: {"table2": "f", "figure7": 3}.
     lines: dict[str, str | int] = field(default_factory=dict)
 
     def command(self, gpu: str) -> list[str]:
@@ -100,21 +92,18 @@ def main() -> None:
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="folder for all results")
     add("--seeds", type=int, nargs="+", default=[0, 1], metavar="N", help="default: 0 1")
-    rows = "; ".join(f"{model}: {' '.join(one.rows)}" for model, one in ABLATIONS.items())
-    add("--rows", nargs="+", metavar="ROW", help=f"variants (default: all); {rows}")
+    add("--rows", nargs="+", metavar="ROW", help="variants, as a b c (default: all)")
     swept = ", ".join(f"{one.swept.upper()} of {model}" for model, one in ABLATIONS.items())
     swept = f"values for a sweep in the test, without values no sweep: {swept}"
     add("--sweep", type=int, nargs="*", metavar="N", help=swept)
     add("--pretrain-epochs", type=int, metavar="N", help="of stage 1 (default: EPOCHS)")
     side = "scripts that run side by side, each on the next GPU of several (default: 1, on all)"
-    add("--jobs", type=int, default=1, metavar="N", help=side)
+    add("--jobs", type=positive, default=1, metavar="N", help=side)
     settings, arguments = parse_settings(parser, config)
     ablation = ablation_of(settings)
     own = _OWN | {name.upper() for name in ablation.switches.values()}
     if refused := sorted(arguments.given & own):
         raise SettingsError(f"{', '.join(refused)}: the ablation sets this itself; leave it out")
-    if arguments.jobs < 1:
-        raise SettingsError(f"--jobs {arguments.jobs}: expected a whole number above 0")
     check_output(arguments.output)
     output = arguments.output.resolve()
     rows = ablation.rows if arguments.rows is None else arguments.rows
@@ -128,17 +117,12 @@ def main() -> None:
 
 
 def ablation_of(settings: Settings) -> Ablation:
-    """The ablation of MODEL.
-
-    Raises:
-        SettingsError: MODEL has none.
-    """
-    if settings.model not in ABLATIONS:
-        raise SettingsError(
-            f"MODEL is {settings.model!r}, which has no ablation; these have one: "
-            f"{', '.join(ABLATIONS)}. Choose one of them, or write an ``ablation`` for the network"
-        )
-    return ABLATIONS[settings.model]
+    """The ablation of MODEL; SettingsError if it has none."""
+    ablation = model_class(settings.model).ablation
+    if ablation is None:
+        names = ", ".join(ABLATIONS)
+        raise SettingsError(f"MODEL = {settings.model!r} has no ablation; these have one: {names}")
+    return ablation
 
 
 def plan(
@@ -217,20 +201,15 @@ def _evaluation(run: Job, ablation: Ablation, value: int, lines: dict[str, str |
 def check_begun(jobs: Iterable[Job]) -> None:
     """Raise SettingsError if one of the runs was begun with other settings."""
     for job in jobs:
-        file = job.folder / SETTINGS
+        file, here = job.folder / SETTINGS, job.settings
         if job.evaluation is not None or not file.is_file():
             continue
-        there = read_settings_file(file, job.settings.defaults()).as_dict()
-        here = job.settings.as_dict()
         # A run that is made longer has had the learning rates of a shorter one.
-        fixed = here.keys() - set(job.settings.marked("resume")) | {"EPOCHS"}
-        if differing := sorted(name for name in fixed if there[name] != here[name]):
-            changes = (
-                f"{name} is {there[name]!r} there, {here[name]!r} here" for name in differing
-            )
+        fixed = here.as_dict().keys() - set(here.marked("resume")) | {"EPOCHS"}
+        if changes := here.differences(read_settings_file(file, here.defaults()), fixed):
             raise SettingsError(
-                f"{job.folder} was begun with other settings: {', '.join(changes)}; choose another "
-                "--output, or remove that folder"
+                f"{job.folder} was begun with other settings: {changes}; choose another --output, "
+                "or remove that folder"
             )
 
 
@@ -248,12 +227,8 @@ def run_jobs(
 ) -> None:
     """Run what is not done, ``parallel`` jobs at a time, and write the tables.
 
-    Args:
-        jobs: from :func:`plan`, for the same ``output``.
-        output: folder for logs and tables.
-        parallel: each of several jobs gets the next of the GPUs, a single one gets all.
-        gpu: the setting GPU.
-        start: starts a command whose output goes to a file.
+    The jobs are from :func:`plan`, for the same ``output``. Each of several parallel jobs gets the
+    next of the GPUs in ``gpu``, a single one gets all.
 
     Raises:
         SystemExit: a script failed; the message has its last lines.
@@ -265,9 +240,9 @@ def run_jobs(
     done = {job for job in jobs if job.is_done()}
     todo = [job for job in jobs if job not in done]
     print(f"{len(jobs)} jobs, {len(done)} of them done; logs in {logs}", flush=True)
-    running: dict[int, tuple[Job, Popen, float]] = {}
+    running: dict[int, tuple[Job, Popen]] = {}
     # Signals wait for the next round, so that no script is missed while it starts.
-    with Interrupts() as interrupts, interrupts.deferred():
+    with Interrupts() as interrupts:
         try:
             while todo or running:
                 if interrupts.pending is not None:
@@ -277,25 +252,25 @@ def run_jobs(
                     if job := next(ready, None):
                         todo.remove(job)
                         command = job.command(gpus[place % len(gpus)])
-                        script = start(command, logs / f"{job.name}.log")
-                        running[place] = job, script, time.monotonic()
+                        running[place] = job, start(command, logs / f"{job.name}.log")
                 ended = [place for place in running if running[place][1].poll() is not None]
-                for job, script, since in map(running.pop, ended):
-                    _finish(job, script.poll(), logs / f"{job.name}.log")
+                for job, script in map(running.pop, ended):
+                    _check(job, script.poll(), logs / f"{job.name}.log")
                     done.add(job)
-                    took = timedelta(seconds=round(time.monotonic() - since))
-                    print(f"{len(done)}/{len(jobs)} {job.name}, {took}", flush=True)
+                    print(f"{len(done)}/{len(jobs)} {job.name}", flush=True)
                     if job.evaluation is not None:
                         write_tables(jobs, output)
                 time.sleep(0.1)
-        except BaseException:
-            _stop([script for _, script, _ in running.values()])
-            raise
+        finally:
+            for _, script in running.values():  # trainings save first
+                script.terminate()
+            for _, script in running.values():
+                script.wait()
     for table in write_tables(jobs, output):
         print(f"\n{table}\n{table.read_text(encoding='utf-8')}", end="")
 
 
-def _finish(job: Job, status: int, log: Path) -> None:
+def _check(job: Job, status: int, log: Path) -> None:
     """End the program unless the job is done; an interrupted script has status 0, too."""
     if status != 0 or not job.is_done():
         text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
@@ -304,14 +279,6 @@ def _finish(job: Job, status: int, log: Path) -> None:
             f"error: {job.name} ended with status {status} and is not done; {log} ends with:\n"
             f"{tail}"
         )
-
-
-def _stop(scripts: list[Popen]) -> None:
-    """End the scripts; trainings save first."""
-    for script in scripts:
-        script.terminate()
-    for script in scripts:
-        script.wait()
 
 
 def write_tables(jobs: list[Job], output: Path) -> list[Path]:
@@ -325,19 +292,16 @@ def write_tables(jobs: list[Job], output: Path) -> list[Path]:
     found = {job: read_evaluation(job.evaluation) for job in tested if job.is_done()}
     protocol = next(iter(found.values())).protocol
     measures = (["G"] if len(protocol.measures) > 1 else []) + list(protocol.measures)
+    columns = [f"{name}_{value}" for name in measures for value in ("mean", "deviation")]
     written = []
     heads = {ablation.table: ["row", *ablation.switches], ablation.sweep_table: [ablation.symbol]}
     for table, head in heads.items():
-        keys = sorted({job.lines[table] for job in tested if table in job.lines})
-        if not keys:
-            continue
         with_paper = table == ablation.table and protocol.name == "davis2016"
         paper = ablation.paper if with_paper else {}
-        columns = [f"{name}_{value}" for name in measures for value in ("mean", "deviation")]
         numbers = [[*head, *columns, "seeds"]]
         shown = [[*head, *measures, "seeds", *(f"paper's {m}" for m in measures if paper)]]
         shown.append(["---"] * len(shown[0]))
-        for key in keys:
+        for key in sorted({job.lines[table] for job in tested if table in job.lines}):
             seeds = [one.rows[-1] for job, one in found.items() if job.lines.get(table) == key]
             switched = [short in ablation.rows[key] for short in head[1:]]
             cells = [_mean_and_deviation(seeds, measure) for measure in measures]
@@ -346,11 +310,13 @@ def write_tables(jobs: list[Job], output: Path) -> list[Path]:
             texts = (" ± ".join(f"{value:.1f}" for value in cell) for cell in cells)
             marks = ("✓" if one else "" for one in switched)
             shown.append([key, *marks, *texts, len(seeds), *paper.get(key, ())])
-        csv = "".join(",".join(map(str, row)) + "\n" for row in numbers)
-        write_text(output / f"{table}.csv", csv)
-        markdown = "".join(f"| {' | '.join(map(str, row))} |\n" for row in shown)
-        write_text(output / f"{table}.md", markdown)
+        if len(numbers) == 1:  # no sweep
+            continue
+        rows = (f"{','.join(map(str, row))}\n" for row in numbers)
+        write_text(output / f"{table}.csv", "".join(rows))
+        rows = (f"| {' | '.join(map(str, row))} |\n" for row in shown)
         written.append(output / f"{table}.md")
+        write_text(written[-1], "".join(rows))
     return written
 
 

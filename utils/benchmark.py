@@ -1,4 +1,4 @@
-"""Speed and memory of a network on this machine: segmenting, training, loading of samples.
+"""Speed and memory of a network on this machine: segmenting and training.
 
 ``python -m utils.benchmark --image-size 512 --json numbers.json``, with any setting of config.py as
 a flag; ``--help`` lists them. Flags after ``--beside`` change the settings of a second column, as
@@ -8,7 +8,6 @@ videos, unless ``--data-root`` is given. Every line of the table is measured in 
 - Inference is a whole video, from images in memory to scores in memory: its references are encoded
   once, then its frames are segmented in batches. A multiply-add counts as two operations.
 - Training is the step of train.py: samples, forward pass, loss, backward pass, Adam.
-- The loader makes training samples on one core.
 - Peak memory is that of a GPU's tensors or, on the CPU, that of the whole process.
 """
 
@@ -20,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, cycle, islice, pairwise
@@ -28,7 +26,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -38,17 +35,15 @@ from datasets.files import write_text
 from datasets.flow.estimators import build_estimator
 from datasets.flow.making import make_flow
 from datasets.progress import progress_bar
-from datasets.samples import VideoFrames, VideoWindows
-from datasets.sampling import EpochBatches
 from datasets.synthetic import write_synthetic
 from models import build_model
 from models.interface import Network
 from utils.evaluation.segmenting import Segmenter, Views
 from utils.processes import Process, gpu_indices, num_cores, start_process
 from utils.scripts import run_script
-from utils.settings import Settings, SettingsError, parse_settings, settings_parser
+from utils.settings import Settings, SettingsError, parse_settings, positive, settings_parser
 from utils.training.accounts import peak_memory
-from utils.training.record import cpu_model, git_state
+from utils.training.record import git_commit
 from utils.training.samples import (
     augmentation_from,
     batches_of,
@@ -64,7 +59,6 @@ from utils.transfer import one_ahead
 REST = "rest of the network"  # time that belongs to none of the network's parts
 _WARM_UPS = 2  # runs whose time does not count
 _CPU_BATCH = 2  # samples of a training step on the CPU, unless BATCH_SIZE is given
-_LOADER_SAMPLES = 16  # samples of one timed run of the loader
 
 
 @dataclass(frozen=True)
@@ -85,9 +79,9 @@ def main() -> None:
     add("--only", nargs="+", choices=LINES, metavar="LINE", help=lines)
     add("--json", type=Path, metavar="FILE", help="also write all numbers and conditions")
     length = "length of the segmented video (default: 40)"
-    add("--frames", type=int, default=40, metavar="N", help=length)
+    add("--frames", type=positive, default=40, metavar="N", help=length)
     runs = "timed runs; the result is their median (default: 3)"
-    add("--repeats", type=int, default=3, metavar="N", help=runs)
+    add("--repeats", type=positive, default=3, metavar="N", help=runs)
     second = "flags after this one change the settings of a second column"
     add("--beside", action="store_true", help=second)
     argv = sys.argv[1:]
@@ -101,15 +95,11 @@ def main() -> None:
         reports = [report(job, arguments.only or [*LINES]) for job in jobs]
     print(table(reports))
     if arguments.json is not None:
-        numbers = reports[0] | ({"beside": reports[1]} if argv[cut:] else {})
-        write_text(arguments.json, json.dumps(numbers, indent=1) + "\n")
+        write_text(arguments.json, json.dumps(reports, indent=1) + "\n")
 
 
 def job_of(settings: Settings, arguments: argparse.Namespace, videos: Path) -> Job:
     """The job of one column; makes synthetic ``videos`` unless DATA_ROOT is given."""
-    for name in ("frames", "repeats"):
-        if getattr(arguments, name) < 1:
-            raise SettingsError(f"--{name} {getattr(arguments, name)}: expected 1 or above")
     if "," in settings.gpu:
         raise SettingsError(f"--gpu {settings.gpu}: the benchmark measures one GPU; name one")
     indices = gpu_indices(settings.gpu)
@@ -128,40 +118,33 @@ def job_of(settings: Settings, arguments: argparse.Namespace, videos: Path) -> J
 
 def report(job: Job, lines: list[str]) -> dict[str, Any]:
     """Measure one column of the table: conditions and numbers."""
-    machine = f"{cpu_model()}, {torch.get_num_threads()} threads on {num_cores()} cores"
+    instructions = torch.backends.cpu.get_cpu_capability()
+    cpu = f"CPU ({instructions}), {torch.get_num_threads()} threads on {num_cores()} cores"
     gpu = job.device.type == "cuda"
+    bar = progress_bar(lines, desc="benchmark", unit="line")
     return {
-        "device": torch.cuda.get_device_name(job.device) if gpu else machine,
+        "device": torch.cuda.get_device_name(job.device) if gpu else cpu,
         "precision": "bfloat16" if gpu and job.settings.mixed_precision else "float32",
         "torch": torch.__version__,
-        "git": git_state(Path(__file__).parent),
+        "commit": git_commit(Path(__file__).parent),
         "settings": job.settings.as_dict(),
         "repeats": job.repeats,
-        "lines": {
-            line: in_own_process(line, job)
-            for line in progress_bar(lines, desc="benchmark", unit="line")
-        },
+        "lines": {line: in_own_process(line, job) for line in bar},
     }
 
 
-def in_own_process(line: str, job: Job) -> dict[str, Any]:
-    """Measure a line of the table in a new process."""
+def in_own_process(line: str, job: Job) -> dict[str, float]:
+    """Measure a line of the table in a new process, which has a peak memory of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            return pool.submit(_measure, line, job).result()
-        except BrokenProcessPool:
-            sys.exit(
-                f"error: the process that measured {line} died, perhaps from lack of memory; try "
-                "a smaller --image-size, --batch-size or --eval-batch-size"
-            )
+        return pool.submit(_measure, line, job).result()
 
 
-def _measure(line: str, job: Job) -> dict[str, Any]:
+def _measure(line: str, job: Job) -> dict[str, float]:
     start_process("" if job.device.type == "cpu" else job.settings.gpu)
     return LINES[line](job)
 
 
-def inference(job: Job) -> dict[str, Any]:
+def inference(job: Job) -> dict[str, float]:
     """Segmenting of a video, and the time of the network's parts."""
     s, device = job.settings, job.device
     segmenter = segmenter_of(s, device)
@@ -180,28 +163,30 @@ def inference(job: Job) -> dict[str, Any]:
     parts = time_by_part(plain, video)  # torch.compile would hide the parts
     seconds = statistics.median(times) / job.frames
     return {
-        "batch": batch,
-        "frames": job.frames,
-        "milliseconds_per_frame": 1e3 * seconds,
-        "frames_per_second": 1 / seconds,
-        "gflop_per_frame": counter.get_total_flops() / job.frames / 1e9,
-        "million_parameters": sum(p.numel() for p in plain.network.parameters()) / 1e6,
-        "peak_memory_gib": memory,
-        "parts": {part: time / sum(parts.values()) for part, time in parts.items()},
+        "frames in a batch": batch,
+        "frames of the video": job.frames,
+        "ms per frame": 1e3 * seconds,
+        "frames per second": 1 / seconds,
+        "GFLOP per frame": counter.get_total_flops() / job.frames / 1e9,
+        "million parameters": sum(p.numel() for p in plain.network.parameters()) / 1e6,
+        "GiB of memory at most": memory,
+        **{f"% in {part}": 100 * time / sum(parts.values()) for part, time in parts.items()},
     }
 
 
-def training(job: Job) -> dict[str, Any]:
+def training(job: Job) -> dict[str, float]:
     """Steps of train.py."""
     s, device = job.settings, job.device
     torch.manual_seed(s.seed)
     network, process = build(s), Process(device)
-    dataset = training_set(s, network)
+    sets = training_sequences(s, network.needs)
+    dataset = videos_of(sets, s, network.needs, augmentation_from(s))
     batches = batches_of(dataset, s, process)
     trainer = Trainer(network, s, process, s.epochs * len(batches))
     trainer.network.train()
     # On a GPU a run is longer than the stock of the loader, two batches for each of its processes.
-    length = 1 + 2 * min(s.workers, num_cores()) if device.type == "cuda" else 1
+    workers = min(s.workers, num_cores())
+    length = 1 + 2 * workers if device.type == "cuda" else 1
     plan = list(islice(cycle(batches.epoch(0)), _WARM_UPS + job.repeats * length))
     samples = iter(make_loader(dataset, chain(*plan), s.workers, device))
     steps, waited = iter(plan), 0.0
@@ -219,34 +204,19 @@ def training(job: Job) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats(device)
     waited = 0.0
     times = [timed(device, lambda: take(length)) for _ in range(job.repeats)]
+    seconds = statistics.median(times) / length
     return {
-        "batch": s.batch_size,
+        "samples in a batch": s.batch_size,
         "steps": job.repeats * length,
-        "workers": min(s.workers, num_cores()),
-        "seconds_per_step": statistics.median(times) / length,
-        "images_per_second": length * s.batch_size / statistics.median(times),
-        "share_waiting_for_data": waited / sum(times),
-        "peak_memory_gib": peak_memory(device),
+        "loader processes": workers,
+        "seconds per step": seconds,
+        "images per second": s.batch_size / seconds,
+        "% waiting for data": 100 * waited / sum(times),
+        "GiB of memory at most": peak_memory(device),
     }
 
 
-def loader(job: Job) -> dict[str, Any]:
-    """Training samples made on one core: a target and its references, augmented."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    s = job.settings
-    dataset = training_set(s, build(s))
-    batches = EpochBatches(dataset.set_sizes, s.batch_size)
-    length = -(-_LOADER_SAMPLES // s.batch_size)
-    keys = chain(*islice(cycle(batches.epoch(0)), 1 + length * job.repeats))
-    samples = iter(make_loader(dataset, keys, 0, torch.device("cpu")))
-    next(samples)
-    cpu = torch.device("cpu")
-    times = [timed(cpu, lambda: list(islice(samples, length))) for _ in range(job.repeats)]
-    return {"samples_per_second_per_core": length * s.batch_size / statistics.median(times)}
-
-
-LINES = {"inference": inference, "training": training, "loader": loader}
+LINES = {"inference": inference, "training": training}
 
 
 def build(settings: Settings) -> Network:
@@ -263,12 +233,6 @@ def segmenter_of(settings: Settings, device: torch.device) -> Segmenter:
         mixed_precision=settings.mixed_precision,
         compile=settings.compile,
     )
-
-
-def training_set(settings: Settings, network: Network) -> VideoFrames | VideoWindows:
-    """The samples of train.py."""
-    sets = training_sequences(settings, network.needs)
-    return videos_of(sets, settings, network.needs, augmentation_from(settings))
 
 
 class HeldVideo:
@@ -307,9 +271,9 @@ def run(segmenter: Segmenter, video: HeldVideo) -> None:
 
 def timed(device: torch.device, work: Callable[[], object]) -> float:
     """Seconds that ``work`` takes."""
-    first = _now(device)
+    before = _now(device)
     work()
-    return _seconds(first, _now(device))
+    return _now(device) - before
 
 
 def time_by_part(segmenter: Segmenter, video: HeldVideo) -> dict[str, float]:
@@ -342,39 +306,15 @@ def time_by_part(segmenter: Segmenter, video: HeldVideo) -> dict[str, float]:
         hook.remove()
     totals = dict.fromkeys([*parts, REST], 0.0)
     for (part, first), (_, last) in pairwise(readings):
-        totals[part] += _seconds(first, last)
+        totals[part] += last - first
     return totals
 
 
-def _now(device: torch.device) -> Any:
-    """The present moment; on a GPU, the moment at which it has done its work so far."""
-    if device.type != "cuda":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-def _seconds(first: Any, last: Any) -> float:
-    if isinstance(first, float):
-        return last - first
-    last.synchronize()
-    return first.elapsed_time(last) / 1e3
-
-
-# The rows of the table: the name of a number in the report, what it is called, and its unit.
-_ROWS = {
-    "milliseconds_per_frame": ("time per frame", "ms"),
-    "frames_per_second": ("rate", "frames/s"),
-    "seconds_per_step": ("time per step", "s"),
-    "images_per_second": ("rate", "images/s"),
-    "share_waiting_for_data": ("waiting for data", "%"),
-    "samples_per_second_per_core": ("rate of one core", "samples/s"),
-    "gflop_per_frame": ("operations per frame", "GFLOP"),
-    "million_parameters": ("parameters", "million"),
-    "peak_memory_gib": ("peak memory", "GiB"),
-}
-_CONDITIONS = ("batch", "frames", "steps", "workers")
+def _now(device: torch.device) -> float:
+    """The present moment in seconds, when a GPU has done its work so far."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def table(reports: list[dict[str, Any]]) -> str:
@@ -388,22 +328,13 @@ def table(reports: list[dict[str, Any]]) -> str:
         head += f"{network}, {one['precision']}\n"
     for line in first["lines"]:
         columns = [one["lines"][line] for one in reports]
-        conditions = ([f"{n} {one[n]}" for n in _CONDITIONS if n in one] for one in columns)
-        rows.append([line, *map(", ".join, conditions)])
-        for name, (label, unit) in _ROWS.items():
-            if name in columns[0]:
-                rows.append([f"  {label}", *(_figure(one[name], unit) for one in columns)])
-        for part in {part: None for one in columns for part in one.get("parts", {})}:
-            shares = (one["parts"].get(part) for one in columns)
-            figures = ("" if share is None else _figure(share, "%") for share in shares)
-            rows.append([f"    {part}", *figures])
+        rows.append([line, *("" for _ in columns)])
+        for name in dict.fromkeys(name for one in columns for name in one):
+            figures = (f"{one[name]:.4g}" if name in one else "" for one in columns)
+            rows.append([f"  {name}", *figures])
     widths = [max(map(len, column)) for column in zip(*rows)]
     body = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)
     return "\n".join([head, *body])
-
-
-def _figure(value: float, unit: str) -> str:
-    return f"{100 * value:.1f} %" if unit == "%" else f"{value:.4g} {unit}"
 
 
 if __name__ == "__main__":

@@ -120,20 +120,14 @@ def optional(kind: Kind) -> Kind:
     return replace(kind, expected=f"{kind.expected}, or None", optional=True)
 
 
-def _is_gpu_list(value: str) -> bool:
-    indices = value.split(",") if value.strip() else []
-    digits = all(re.fullmatch(r"\s*[0-9]+\s*", index) for index in indices)
-    return digits and len(indices) == len(set(map(int, indices)))
-
-
 _TEXT = Kind(str, "text in quotes, not empty", "TEXT", lambda value: value.strip() != "")
-_GPUS = 'different GPU indices in quotes, such as "0" or "0,1", or "" for the CPU'
+_GPUS = 'GPU indices in quotes, such as "0" or "0,1", or "" for the CPU'
 
 KINDS = {
     "bool": Kind(bool, "True or False", "true|false"),
     "str": _TEXT,
     "path": replace(_TEXT, expected="a path in quotes, not empty", metavar="PATH"),
-    "gpus": Kind(str, _GPUS, "TEXT", _is_gpu_list),
+    "gpus": Kind(str, _GPUS, "TEXT", lambda value: re.fullmatch(r"([0-9]+(, *[0-9]+)*)?", value)),
     "share": number(0, 1),
     "protocol": one_of(*PROTOCOLS),
     **{word.__name__: word for word in (whole, number, multiple_of, one_of, list_of, optional)},

@@ -39,13 +39,10 @@ class Process:
 
 
 def launch_processes(gpu: str) -> bool:
-    """Start this script again once per GPU, if ``gpu`` ("0,1") names several.
+    """Start this script again once per GPU by torchrun, if ``gpu`` ("0,1") names several.
 
-    Uses torch's own launcher, torchrun, and returns when all processes have ended.
-
-    Returns:
-        Whether they were started; then there is nothing left to do in this process. False inside
-        such a process, also one that the user started with torchrun.
+    Returns whether the processes were started; they have ended then, and there is nothing left to
+    do. False inside such a process, also one that the user started with torchrun.
     """
     indices = gpu_indices(gpu)
     if len(indices) < 2 or "LOCAL_RANK" in os.environ:
@@ -86,14 +83,10 @@ def start_process(gpu: str, timeout: timedelta = timedelta(minutes=30)) -> Proce
     main process to check a large data set.
 
     Raises:
-        SettingsError: there are too few GPUs for the processes, or the environment does not
-            describe the processes.
+        SettingsError: there are too few GPUs for the processes.
     """
     indices = gpu_indices(gpu)
-    try:
-        local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    except ValueError as error:
-        raise SettingsError(f"LOCAL_RANK: {error}; unset it to train in one process") from error
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if indices and local_rank >= len(indices):
         raise SettingsError(
             f'GPU is "{gpu}", but {local_rank + 1} or more processes were started on this machine; '
@@ -108,13 +101,7 @@ def start_process(gpu: str, timeout: timedelta = timedelta(minutes=30)) -> Proce
         _keep_freed_memory()
     if "RANK" not in os.environ:
         return Process(device)
-    try:
-        _join_group("nccl" if device.type == "cuda" else "gloo", timeout)
-    except (ValueError, KeyError) as error:
-        raise SettingsError(
-            f"the environment has RANK, but does not describe several processes: {error}. torchrun "
-            "sets all variables; unset RANK and LOCAL_RANK to train in one process"
-        ) from error
+    _join_group("nccl" if device.type == "cuda" else "gloo", timeout)
     return Process(device, torch.distributed.get_rank(), torch.distributed.get_world_size())
 
 

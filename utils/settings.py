@@ -11,7 +11,8 @@ A script reads::
 import argparse
 import ast
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -21,11 +22,7 @@ from datasets.files import write_text
 from utils.kinds import KINDS, Kind, SettingsError
 
 # Settings files of older runs have them; they have no effect.
-FORMER = ("BAD_FILE_SHARE", "KMEANS", "NUM_SLOTS")
-
-
-class MissingSetting(SettingsError, AttributeError):
-    """A setting that ``config.py`` does not have."""
+FORMER = ("BAD_FILE_SHARE", "EMA_DECAY", "KMEANS", "NUM_SLOTS")
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,8 @@ class Line:
 
     name: str  # empty for a line that is no assignment
     annotation: str | None  # the text of the kind
-    source: str | None  # the text of the value; None if that is no plain literal
+    plain: bool  # whether the value is a plain literal
+    value: Any  # None if it is not
     heading: str  # the title of its group, with the words in brackets
     comment: str
     number: int
@@ -63,8 +61,8 @@ class Settings:
     Made by ``load_settings``, ``parse_settings`` and ``read_settings_file``; can be pickled.
 
     Raises:
-        SettingsError: values that are allowed alone but not together.
-        MissingSetting: there is no setting of this name; the message has the nearest one.
+        SettingsError: values that are allowed alone but not together; an attribute that is no
+            setting.
     """
 
     _values: dict[str, Any]
@@ -88,7 +86,7 @@ class Settings:
         name = name.upper()
         if name not in self._values:
             nearest = _nearest(name, self._values)
-            raise MissingSetting(f"config.py has no setting {name}; the nearest is {nearest}")
+            raise SettingsError(f"config.py has no setting {name}; the nearest is {nearest}")
         return self._values[name]
 
     def as_dict(self) -> dict[str, Any]:
@@ -111,6 +109,13 @@ class Settings:
             kind = self._lines[name.upper()].kind()
             checked[name.upper()] = kind.check(value, f"{name}={value!r}")
         return self._with(checked)
+
+    def differences(self, there: "Settings", names: Iterable[str]) -> str:
+        """Those of the upper-case ``names`` whose values differ, with both values; "" if none."""
+        pairs = ((name, there._values[name], self._values[name]) for name in sorted(names))
+        return ", ".join(
+            f"{name} is {other!r} there, {own!r} here" for name, other, own in pairs if other != own
+        )
 
     def marked(self, *words: str) -> list[str]:
         """The names in the groups of ``config.py`` that have one of these words in brackets."""
@@ -149,36 +154,31 @@ def read_settings_file(path: Path, settings: Settings) -> Settings:
 
 
 def write_settings(settings: Settings, path: Path) -> None:
-    """Write settings as a file like ``config.py``: same groups, order and comments.
-
-    A value that is still the one of ``config.py`` keeps its spelling there (``1e-4``), so that a
-    diff of the two files shows what was changed.
-    """
+    """Write settings as a file with the groups, the order and the comments of ``config.py``."""
     text = '"""The settings of one run, as used; python SCRIPT --config FILE takes them again."""\n'
-    text += "\nfrom __future__ import annotations\n"
     heading = None
     for line in settings._lines.values():
         if line.heading != heading:
             heading = line.heading
             text += f"\n# {heading}\n"
-        value = settings._values[line.name]
-        changed = line.source is None or settings._defaults[line.name] != value
         comment = f"  # {line.comment}" if line.comment else ""
-        text += f"{line.name}: {line.annotation} = "
-        text += f"{repr(value) if changed else line.source}{comment}\n"
+        text += f"{line.name} = {settings._values[line.name]!r}{comment}\n"
     write_text(path, text)
 
 
-def settings_parser(config: ModuleType, description: str) -> argparse.ArgumentParser:
+def settings_parser(
+    config: ModuleType, description: str, listed: Collection[str] = ()
+) -> argparse.ArgumentParser:
     """A parser with ``--config FILE`` and a flag for every setting, grouped as in ``config.py``.
 
     The script adds its own arguments. A fault of ``config.py`` ends the process with a message and
-    status 2.
+    status 2. ``--help`` has all settings, or those in groups with one of the words ``listed``.
     """
+    others = "; python train.py --help has the other settings" if listed else ""
     parser = argparse.ArgumentParser(
         usage="%(prog)s [--flag value ...]",
         description=description,
-        epilog="Every setting of config.py is a flag; lists take several values, None is none.",
+        epilog=f"Lists take several values, None is none{others}.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30),
         allow_abbrev=False,
     )
@@ -189,20 +189,21 @@ def settings_parser(config: ModuleType, description: str) -> argparse.ArgumentPa
         nargs="+",
         action="extend",
         default=[],
-        help="files of settings that go before config.py's, such as recipes/dpa.py or a run's "
-        "settings.py; later files go before earlier ones",
+        help="settings, as recipes/dpa.py or a run's settings.py; the last file counts",
     )
     try:
         settings = load_settings(config)
     except SettingsError as error:
         _refuse(parser, error)
     groups: dict[str, Any] = {}
+    shown = settings.marked(*listed) if listed else settings._lines
     for line in settings._lines.values():
         kind, title = line.kind(), line.heading.partition(" [")[0]
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         switch = kind.type is bool
-        default = line.source or repr(settings._values[line.name])
+        default = f"(default: {settings._values[line.name]!r})"
+        text = f"{line.comment} {default}".strip().replace("%", "%%")
         groups[title].add_argument(
             line.flag,
             # Upper-case, so that no argument of a script's own can be taken for a setting.
@@ -212,7 +213,7 @@ def settings_parser(config: ModuleType, description: str) -> argparse.ArgumentPa
             nargs="+" if kind.several else "?" if switch else None,
             const="true" if switch else None,
             metavar=kind.metavar,
-            help=f"{line.comment} (default: {default})".strip().replace("%", "%%"),
+            help=text if line.name in shown else argparse.SUPPRESS,
         )
     return parser
 
@@ -226,12 +227,11 @@ def parse_settings(
     from files. A fault in a file or a flag ends the process with a message and status 2.
     """
     settings = load_settings(config)
-    arguments, unknown = parser.parse_known_args(argv)
-    own = vars(arguments)
-    flags = {name: own.pop(name) for name in settings._lines if name in own}
     try:
-        if unknown:
-            raise SettingsError(_unknown_argument(unknown[0], parser))
+        _check_flags(sys.argv[1:] if argv is None else argv, parser._option_string_actions)
+        arguments = parser.parse_args(argv)
+        own = vars(arguments)
+        flags = {name: own.pop(name) for name in settings._lines if name in own}
         changes: dict[str, Any] = {}
         for file in own.pop("config"):
             changes |= _read_changes(file, settings)
@@ -244,6 +244,13 @@ def parse_settings(
         return settings._with(changes), arguments
     except SettingsError as error:
         _refuse(parser, error)
+
+
+def positive(text: str) -> int:
+    """The whole number above 0 of a flag's text, for ``add_argument(type=positive)``."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number above 0")
+    return int(text)
 
 
 def _read_lines(text: str) -> Iterator[Line]:
@@ -270,8 +277,11 @@ def _read_lines(text: str) -> Iterator[Line]:
                 kind = ast.get_source_segment(text, kind)
         comment = rows[end - 1].encode()[statement.end_col_offset :].decode()
         comment = comment.strip().removeprefix("#").strip()
-        source = _source_of_literal(text, value)
-        yield Line(name, kind, source, heading, comment, statement.lineno)
+        try:
+            plain, value = True, ast.literal_eval(value)
+        except (ValueError, TypeError):
+            plain, value = False, None
+        yield Line(name, kind, plain, value, heading, comment, statement.lineno)
 
 
 def _read_changes(path: Path, settings: Settings) -> dict[str, Any]:
@@ -280,10 +290,10 @@ def _read_changes(path: Path, settings: Settings) -> dict[str, Any]:
         found = list(_read_lines(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise SettingsError(f"{path}: cannot read this settings file: {error.strerror}") from error
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError) as error:
         raise SettingsError(f"{path}: not a settings file in Python's syntax: {error}") from error
     found = [line for line in found if line.name not in FORMER]
-    values = {line.name: ast.literal_eval(line.source) for line in found if line.source}
+    values = {line.name: line.value for line in found if line.plain}
     return _check_lines(found, settings._lines, str(path), values)
 
 
@@ -295,7 +305,7 @@ def _check_lines(
     Raises:
         SettingsError: with all faults of the file.
     """
-    checked, problems, numbers = {}, [], {}
+    checked, problems = {}, []
     for line in found:
         name, where = line.name, f"{file}, line {line.number}"
         try:
@@ -304,8 +314,6 @@ def _check_lines(
                     f"{where}: expected NAME = value with a plain value (number, text, True, "
                     "False, None or a list)"
                 )
-            if numbers.setdefault(name, line.number) != line.number:
-                raise SettingsError(f"{where}: {name} is set again after line {numbers[name]}")
             if name not in lines:
                 raise SettingsError(
                     f"{where}: no setting is named {name}; the nearest is "
@@ -320,26 +328,16 @@ def _check_lines(
     return checked
 
 
-def _source_of_literal(text: str, node: ast.expr | None) -> str | None:
-    """The text of a value in a file, in one line; None if it is no plain literal."""
-    try:
-        value = ast.literal_eval(node)
-    except (ValueError, TypeError, RecursionError):
-        return None
-    source = ast.get_source_segment(text, node)
-    return repr(value) if "\n" in source else source
-
-
 def _nearest(name: str, names: Iterable[str]) -> str:
     return difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
 
 
-def _unknown_argument(argument: str, parser: argparse.ArgumentParser) -> str:
-    if not argument.startswith("-"):
-        return f"{argument!r}: expected a flag before it"
-    flag = argument.split("=")[0]
-    return f"{flag}: no such flag; the nearest is {_nearest(flag, parser._option_string_actions)}"
+def _check_flags(argv: Sequence[str], known: Collection[str]) -> None:
+    """Refuse a misspelt flag, before argparse says that the right one is missing."""
+    for flag in (word.split("=")[0] for word in argv if word.startswith("--")):
+        if flag not in known:
+            raise SettingsError(f"{flag}: no such flag; the nearest is {_nearest(flag, known)}")
 
 
 def _refuse(parser: argparse.ArgumentParser, error: SettingsError) -> NoReturn:
-    parser.exit(2, f"{parser.prog}: {error}\n{parser.prog} --help lists every setting.\n")
+    parser.exit(2, f"{parser.prog}: {error}\n{parser.prog} --help lists the flags.\n")

@@ -42,22 +42,12 @@ def fetch(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
 def one_ahead(started: Iterable[Callable[[], Result]]) -> Iterator[Result]:
     """Results of tasks in order, each read after the next task was started.
 
-    Args:
-        started: starts a task with each step, and gives a function that waits for its result.
-
-    Raises:
-        Whatever ``started`` raises, after the result of the task before.
+    ``started`` starts a task with each step, and gives a function that waits for its result.
     """
-    tasks, waiting = iter(started), None
-    while True:
-        try:
-            following = next(tasks, None)
-        except Exception:
-            if waiting is not None:
-                yield waiting()
-            raise
+    waiting = None
+    for following in started:
         if waiting is not None:
             yield waiting()
-        if following is None:
-            return
         waiting = following
+    if waiting is not None:
+        yield waiting()

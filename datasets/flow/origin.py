@@ -3,11 +3,12 @@
 import json
 import os
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from datasets.files import write_text
 from datasets.flow.pairs import image_pairs
-from datasets.layout import Frame, Sequence
+from datasets.layout import Frame, Sequence, flow_note
 from datasets.problems import DatasetError
 
 _ORIGIN = ".flow.json"  # in the set's folder
@@ -28,6 +29,32 @@ def flow_origin(data_root: Path, set_name: str) -> str | None:
 def origin_in_words(estimator: str, remove_camera_motion: bool) -> str:
     """The estimator's name and whether camera motion is kept, as `flow_origin` tells it."""
     return f"{estimator}, camera motion {'removed' if remove_camera_motion else 'kept'}"
+
+
+def compare_flow(trained_on: str | None, given: str | None) -> None:
+    """Say when a network is shown another kind of flow maps than it was trained on.
+
+    Both are in the words of ``origin_in_words``, or ``None`` where it is not known. Simulated flow
+    maps may stand for any estimator's, but not for those with another camera motion.
+    """
+    if not trained_on or not given:
+        return
+    (one, _, camera), (other, _, other_camera) = (x.partition(", ") for x in (trained_on, given))
+    if camera != other_camera or (one != other and "simulated" not in (one, other)):
+        print(f"note: trained on flow maps of another kind ({trained_on}) than these ({given})")
+
+
+def note_flow(set_name: str, sequences: list[Sequence]) -> None:
+    """Say which sequences of a set lack a flow map, and which maps are of other images."""
+    if note := flow_note(sequences):
+        print(f"note: {set_name}: {note}")
+    with ThreadPoolExecutor() as pool:
+        stale = [path for paths in pool.map(stale_flow, sequences) for path in paths]
+    if stale:
+        print(
+            f"note: {set_name}: {len(stale)} flow maps are of other images than are there now, "
+            f"such as {stale[0]}; python -m datasets.flow makes them anew"
+        )
 
 
 def begin_origin(folder: Path, made_by: str, sequences: list[Sequence], overwrite: bool) -> None:

@@ -35,6 +35,15 @@ def test_a_log_gets_whole_lines_and_few_of_them(monkeypatch):
     assert len(stream.getvalue().splitlines()) >= 5
 
 
+def test_a_bar_inside_another_leaves_no_signs_of_a_terminal_in_a_log(monkeypatch):
+    stream = Stream(monkeypatch, terminal=False)
+    monkeypatch.setattr(datasets.progress, "_LINE_EVERY", 0)
+    for _ in progress_bar(range(2), desc="outer", miniters=1):
+        list(progress_bar(range(2), desc="inner", miniters=1))
+    assert "\x1b" not in stream.getvalue()
+    assert {line.split(":")[0] for line in stream.getvalue().splitlines()} == {"outer", "inner"}
+
+
 def test_a_terminal_gets_a_bar_that_overwrites_itself(monkeypatch):
     stream = Stream(monkeypatch, terminal=True)
     with progress_bar(total=3, desc="writing") as bar:

@@ -176,20 +176,17 @@ def events(gpu_events, monkeypatch):
 def test_a_training_step_waits_only_when_its_numbers_are_wanted(events, monkeypatch, tiny_settings):
     """But for the backward pass, which is not to be had without a GPU."""
     settings = tiny_settings.replace(mixed_precision=False, clip_gradient=1.0, batch_size=2)
-    both = nn.ModuleList([network("gsanet"), network("gsanet")])
-    model, average = both
+    model = network("gsanet")
 
     def backward(loss):
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)
 
-    with fake_gpu(both):
+    with fake_gpu(model):
         monkeypatch.setattr(torch.Tensor, "backward", backward)
         monkeypatch.setattr(nn.Module, "to", lambda module, device: module)  # it is there already
         process = Process(torch.device("cuda", 0))
         trainer = Trainer(model, settings, process, num_steps=10)
-        # A copy of fake tensors does not go together with them.
-        trainer.average, trainer.settings = average, settings.replace(ema_decay=0.9)
         sample = samples(motion=True)
         with Seen() as seen:
             step = trainer.step([sample])

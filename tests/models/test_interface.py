@@ -268,7 +268,12 @@ def test_a_network_that_says_nothing_is_trained_whole_in_one_stage():
             self.layer = torch.nn.Linear(2, 2)
 
     model = Plain()
-    assert Plain.stage1 is None and not model.looks_ahead and model.changeable == ()
+    assert (
+        Plain.stage1 is None
+        and not model.looks_ahead
+        and not model.compilable
+        and model.changeable == ()
+    )
     assert Plain.upgraded({"a": 1}) == {"a": 1}
     (group,) = model.parameter_groups()
     assert list(map(id, group["params"])) == list(map(id, model.parameters()))

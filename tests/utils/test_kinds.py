@@ -28,7 +28,7 @@ LONG = 10**400
         ("list_of(number(above=0))", [[1.0, 2.0]], [[], 1.0, [0.0], [True], [1.0, 1]]),
         ("optional(path)", [None, "x"], ["", 3]),
         ("optional(list_of(multiple_of(32)))", [None, [32, 64]], [[], [None], [33]]),
-        ("gpus", ["", "0", "0,1", " 0, 10 "], [0, "0,", "1, 01", "cuda:0", "²", None]),
+        ("gpus", ["", "0", "0,1", "0, 10"], [0, "0,", "cuda:0", "²", None]),
         ("protocol", ["davis2016"], ["davis"]),
     ],
 )

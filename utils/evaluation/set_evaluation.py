@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from datasets.file_checks import check_files
 from datasets.files import write_picture, write_text
-from datasets.flow.origin import flow_origin
-from datasets.layout import Frame, Sequence, frame_label, video_sequences
+from datasets.flow.origin import compare_flow, flow_origin, note_flow
+from datasets.layout import Frame, Sequence, frame_label, frames_of, video_sequences
 from datasets.masks import read_labels
 from datasets.prepare.sources import published_sequences
 from datasets.problems import DatasetError
@@ -40,7 +41,6 @@ from utils.evaluation.trained_network import TrainedNetwork
 from utils.processes import Process, gather, num_cores
 from utils.reports.pages import write_report
 from utils.reports.pictures import draw_frame, write_mask
-from utils.scripts import check_data, compare_flow, frames_of, note_flow
 from utils.settings import Settings
 from utils.training.record import fingerprint
 from utils.training.run_folder import locked
@@ -76,7 +76,8 @@ def evaluate_set(
     sequences. An evaluation that was stopped continues: finished sequences are not repeated.
     """
     videos = read_set(set_name, settings, process, trained.segmenter.network.needs.flow)
-    check_data(videos.frames, process, trained.segmenter.network.needs.flow)
+    if process.is_main:
+        check_files(videos.frames, flow=trained.segmenter.network.needs.flow)
     flow, protocol = flow_origin(videos.root, set_name), videos.protocol
     used = trained.settings | {"DATA_ROOT": str(videos.root.resolve()), "PROTOCOL": protocol.name}
     used["FOREGROUND"] = settings.foreground
@@ -116,7 +117,7 @@ def evaluate_masks(
 ) -> None:
     """Score masks that exist; without ``output`` the scores are only printed."""
     videos = read_set(set_name, settings, Process("cpu"), flow=False)
-    check_data(videos.frames, flow=False)
+    check_files(videos.frames, flow=False)
     if not videos.is_annotated:
         raise DatasetError(f"{set_name} has no ground truth to score masks against")
     used = {"BINARIZE": binarize, "FOREGROUND": settings.foreground}

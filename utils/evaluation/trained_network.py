@@ -61,6 +61,8 @@ def load_trained_network(
     heard = {*masks, *settings.marked("test", "machine", *groups)}
     if not network.needs.flow:
         heard -= set(settings.marked("flow"))
+    if not network.compilable:
+        heard.discard("COMPILE")
     heard |= {name.upper() for name in network.changeable}
     fixed = {name.upper() for name in checkpoint["arguments"] if name not in network.changeable}
     heard -= fixed.union(without_effect(heard, checkpoint["model"]))

@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 from datasets.clips import Clip, ClipFrame, VideoError, check_clip
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator, build_estimator
-from datasets.flow.origin import origin_in_words
+from datasets.flow.origin import compare_flow, origin_in_words
 from datasets.flow.pairs import motion_pairs
 from datasets.progress import progress_bar
 from datasets.samples import show
@@ -25,7 +25,6 @@ from utils.evaluation.segmenting import Segmenter, Views, to_labels
 from utils.evaluation.trained_network import TrainedNetwork
 from utils.reports.film import open_film
 from utils.reports.pictures import draw_overlay, write_mask
-from utils.scripts import compare_flow
 from utils.settings import Settings
 from utils.training.checkpoints import CheckpointError
 from utils.training.interrupts import terminated_in_order

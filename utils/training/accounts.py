@@ -1,10 +1,12 @@
 """Counts of a run and their reports: losses and bad steps, log and TensorBoard."""
 
 import math
+import re
 import resource
 import signal
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,14 +20,12 @@ from datasets.sampling import Key
 from errors import UserError
 from utils.processes import Process, gather
 from utils.settings import Settings
-from utils.training.checkpoints import LAST, PREVIOUS
-from utils.training.run_folder import LOG, RunLog
+from utils.training.checkpoints import LAST
+from utils.training.run_folder import LOG, log_line
 from utils.training.step import Step
 
 MAY_HELP = "A lower LEARNING_RATE, CLIP_GRADIENT, or MIXED_PRECISION = False may help"
 LOG_INTERVAL = 10  # steps between two entries in TensorBoard
-_NAMED = 24  # samples of a bad step that are named
-_MUCH_WAITING = 0.1  # an epoch that waits for data for a larger share of its time says so
 
 
 class TrainingError(UserError):
@@ -68,12 +68,10 @@ class Pace:
     losses: dict[str, float] = field(default_factory=dict)  # of the last finished step
 
     def in_words(self, workers: int) -> str:
-        """Images per second, and the share of waiting if it is large."""
+        """Images per second, and the share of the time that was waiting for data."""
         seconds = time.perf_counter() - self.started
-        line, waiting = f"{self.images / seconds:.1f} images/s", self.waited / seconds
-        if waiting > _MUCH_WAITING:
-            line += f" ({waiting:.0%} of the time waiting for data: WORKERS = {workers})"
-        return line
+        waiting = f"{self.waited / seconds:.0%} waiting for data with WORKERS = {workers}"
+        return f"{self.images / seconds:.1f} images/s ({waiting})"
 
 
 class Accounts:
@@ -99,7 +97,7 @@ class Accounts:
         self.stop: signal.Signals | None = None
         self.save = False
         self.saved_step = 0
-        self.log = RunLog(run_dir if process.is_main else None)
+        self.log = partial(log_line, run_dir if process.is_main else None)
         self.writer: SummaryWriter | None = None
 
     def finish(self, step: Step, keys: list[list[Key]]) -> None:
@@ -161,13 +159,10 @@ class Accounts:
 
     def give_up(self, why: str) -> NoReturn:
         """Raise TrainingError, with advice and the last checkpoint."""
-        left = "nothing was saved before."
+        left = "nothing was saved before"
         if self.saved_step:
-            left = (
-                f"{self.run_dir / LAST} is of step {self.saved_step}. If its weights are bad too, "
-                f"remove it: --resume then continues from {PREVIOUS}, the one before."
-            )
-        raise TrainingError(f"{why}. {MAY_HELP}; {left}")
+            left = f"{self.run_dir / LAST} is of step {self.saved_step}"
+        raise TrainingError(f"{why}. {MAY_HELP}; {left}.")
 
     def _write_events(self, step: Step, norm: float) -> None:
         pace = self.pace
@@ -191,10 +186,9 @@ class Accounts:
         what, value = ("gradient", norm) if math.isfinite(loss) else ("loss", loss)
         names = [self.dataset.name(index) for part in keys for _, index, *_ in part]
         names = [name for one in gather(names, self.process) for name in one]
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         self.log(
             f"epoch {p.epoch + 1}, step {number}: the {what} is {value}; step skipped, "
-            f"{p.bad_steps} in all. Samples: {', '.join(names[:_NAMED])}{more}"
+            f"{p.bad_steps} in all. Samples: {', '.join(names)}"
         )
         if p.bad_in_row > s.max_bad_steps:
             self.give_up(
@@ -207,9 +201,8 @@ def peak_memory(device: torch.device) -> float:
     """Largest memory so far in GiB: of tensors on the GPU, or of this process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        # A process inherits ru_maxrss from the one that has started it, but not this.
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # A process inherits ru_maxrss from the one that has started it, but not this.
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**20

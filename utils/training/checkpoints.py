@@ -5,12 +5,11 @@ does not look at it; ``load_checkpoint`` does.
 """
 
 import inspect
-import os
 import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from errors import UserError
 from models import build_model, model_class
 from models.interface import Network
 
-LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+LAST, BEST = "last.pt", "best.pt"
 
 _PARTS = {"model": str, "arguments": dict, "settings": dict, "weights": dict}
 _OPTIONAL = {"flow": str | None, "script": str | None, "progress": dict | None}
@@ -30,26 +29,18 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, damaged, of another network, or that cannot be written."""
 
 
-def save_checkpoint(path: Path, checkpoint: dict[str, Any], keep_previous: bool = False) -> None:
-    """Write a checkpoint whole or not at all.
+def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint, of tensors, plain values, and lists and dictionaries of them.
 
-    Args:
-        path: the file.
-        checkpoint: tensors, numbers, strings, and lists and dictionaries of them.
-        keep_previous: the old file becomes ``previous.pt`` beside it, unless it is damaged.
-            Whenever the process dies, one of the two is whole.
+    At any time the file is the old checkpoint or the new one, and whole.
 
     Raises:
         CheckpointError: it could not be written, as on a full disk.
     """
     try:
         # Through a file of our own: torch's message about a failed write does not say why.
-        with replacing(path) as file:
+        with replacing(path, durable=True) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())  # whole on the disk before the old one is moved
-            if keep_previous and _is_whole(path):
-                os.replace(path, path.with_name(PREVIOUS))
     except (OSError, RuntimeError) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
@@ -67,30 +58,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give the best.pt or last.pt in it")
+        raise CheckpointError(f"{path} is a folder; give the {BEST} or {LAST} in it")
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
     try:
-        with path.open("rb") as file:
-            _check_records(file)
-            file.seek(0)
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"the checksum of its record {damaged} is wrong")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # zipfile and torch.load raise many kinds for damaged files and for pickles with code.
-        why = "it is damaged or no file of torch.save ({})"
+        why = f"it is damaged or no file of torch.save ({_first_line(error)})"
         if isinstance(error, pickle.UnpicklingError):
             why = "it holds more than tensors and plain values, and code in it is never run"
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: {why.format(_first_line(error))}"
-        ) from error
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {why}") from error
     parts = checkpoint if isinstance(checkpoint, dict) else {}
     kinds = _PARTS | _OPTIONAL
-    wrong = [name for name, kind in kinds.items() if not isinstance(parts.get(name), kind)]
-    if not wrong:
-        tensors = parts["weights"].items()
-        named = all(isinstance(n, str) and isinstance(one, Tensor) for n, one in tensors)
-        wrong = [] if named else ["weights"]
-    if wrong:
+    if wrong := [name for name, kind in kinds.items() if not isinstance(parts.get(name), kind)]:
         raise CheckpointError(
             f"{path} is not a checkpoint of this project: it lacks {', '.join(wrong)}, or has them "
             "in another form"
@@ -113,27 +97,6 @@ def not_finite(value: Any, name: str = "") -> Iterator[str]:
             yield from not_finite(part, f"{name}.{key}" if name else str(key))
 
 
-def load_last(run_dir: Path) -> tuple[dict[str, Any], Path, str | None]:
-    """The newest usable checkpoint of a run: ``last.pt``, or else ``previous.pt``.
-
-    Returns:
-        The checkpoint, its file, and, where that is not ``last.pt``, a sentence that says why.
-
-    Raises:
-        CheckpointError: neither can be used; the message says what is wrong with each.
-    """
-    last, previous = Path(run_dir) / LAST, Path(run_dir) / PREVIOUS
-    try:
-        return load_checkpoint(last), last, None
-    except CheckpointError as error:
-        trouble = str(error)
-    try:
-        checkpoint = load_checkpoint(previous)
-    except CheckpointError as error:
-        raise CheckpointError(f"{run_dir} cannot be resumed: {trouble}; {error}") from error
-    return checkpoint, previous, f"{trouble}; the one before it, {previous}, is used instead"
-
-
 def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> Network:
     """The network that a checkpoint holds, with its weights.
 
@@ -151,13 +114,7 @@ def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> Network
     accepted = inspect.signature(kind).parameters
     of_the_run = {str(n).lower(): value for n, value in checkpoint["settings"].items()}
     arguments = {name: of_the_run[name] for name in accepted if name in of_the_run}
-    arguments |= kind.upgraded(checkpoint["arguments"])
-    if unknown := sorted(map(str, arguments.keys() - accepted.keys())):
-        raise CheckpointError(
-            f"the checkpoint's network has {', '.join(unknown)}, which this code's "
-            f"{checkpoint['model']} does not know: it was made by another version of the code"
-        )
-    arguments |= changes
+    arguments |= kind.upgraded(checkpoint["arguments"]) | changes
     if "pretrained_backbone" in accepted:
         arguments["pretrained_backbone"] = False
     try:
@@ -179,7 +136,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """
     try:
         model.load_state_dict(weights)
-    except RuntimeError as error:
+    except (AttributeError, RuntimeError, TypeError) as error:
         raise CheckpointError(
             "the checkpoint's weights do not fit the network that its settings describe; it was "
             f"made by another version of the code ({str(error).splitlines()[-1].strip()[:300]})"
@@ -198,23 +155,6 @@ def check_same_network(checkpoint: dict[str, Any], model: str, arguments: dict[s
     ]
     if differing:
         raise CheckpointError(f"the checkpoint is of another network: {', '.join(differing)}")
-
-
-def _check_records(file: BinaryIO) -> None:
-    """Raise BadZipFile unless every record of the archive agrees with its checksum."""
-    with zipfile.ZipFile(file) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"its record {damaged} does not agree with its checksum")
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            _check_records(file)
-    except Exception:  # of many kinds, as in load_checkpoint; also where there is no file
-        return False
-    return True
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 from torch import nn
 from torch.utils.data import Dataset
@@ -34,17 +35,18 @@ def try_out(
     for keys in (batches.epoch(0)[:2] * 2)[:2]:  # the second one's times count
         started = time.perf_counter()
         parts = list(make_loader(dataset, keys, 0, process.device))
-        loading = time.perf_counter() - started
+        loaded = time.perf_counter()
         losses, norm, _ = trainer.step(parts).read()
         if not all(map(math.isfinite, (*losses.values(), norm))):
-            what = "the loss or gradient of the dry run's steps is not finite"
-            raise TrainingError(f"{what}. {MAY_HELP}")
-        computing = time.perf_counter() - started - loading
+            raise TrainingError(
+                f"the loss or gradient of the dry run's steps is not finite. {MAY_HELP}"
+            )
+        computing, loading = time.perf_counter() - loaded, loaded - started
     workers = min(s.workers, num_cores())
     # Loader processes work ahead of the steps.
     per_step = max(computing, loading / workers) if workers else computing + loading
     started = time.perf_counter()
-    validation = validate(trainer.prepared_result(), True)
+    validation = validate(trainer.in_evaluation_mode(), True)
     per_frame = (time.perf_counter() - started) / max(1, validation.frames)
     if not process.is_main:
         return
@@ -57,17 +59,11 @@ def try_out(
         f"step {per_step:.2f} s ({s.batch_size / per_step:.1f} images/s; {loading:.2f} s to "
         f"load, {computing:.2f} s to compute), validation {1000 * per_frame:.0f} ms a frame, "
         f"peak memory {peak_memory(process.device):.2f} GiB\n"
-        f"the whole run: {s.epochs} epochs of {steps} steps and {times} "
-        f"validations of {validation.of} frames, about {_duration(total)}"
+        f"the whole run: {s.epochs} epochs of {steps} steps and {times} validations of "
+        f"{validation.of} frames, about {timedelta(seconds=round(total))} (hours:minutes:seconds)"
     )
 
 
 def count_parameters(network: nn.Module) -> str:
     """For example "24.7 M parameters"."""
     return f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters"
-
-
-def _duration(seconds: float) -> str:
-    """For example "3 h 05 min"."""
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

@@ -26,16 +26,14 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """Notes Ctrl-C and SIGTERM while it is active; for the main thread.
+    """Notes Ctrl-C and SIGTERM in ``pending`` while it is active; for the main thread.
 
-    Inside :meth:`deferred` a signal is only noted, in ``pending``, and the training loop stops
-    after its step. A second Ctrl-C raises KeyboardInterrupt at once, but not under torchrun.
-    Elsewhere a signal raises :class:`Interrupted` at once.
+    The training loop stops after its step. A second Ctrl-C raises KeyboardInterrupt at once, but
+    not under torchrun.
     """
 
     def __init__(self) -> None:
         self.pending: int | None = None
-        self._deferring = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -47,35 +45,13 @@ class Interrupts:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """A block in which signals wait."""
-        self._deferring = True
-        try:
-            yield
-        finally:
-            self._deferring = False
-
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """A block inside ``deferred`` in which signals stop at once, the pending one too."""
-        self._deferring = False
-        try:
-            if self.pending is not None:
-                raise Interrupted(self.pending)
-            yield
-        finally:
-            self._deferring = True
-
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.pending is not None:
             # Under torchrun a signal comes twice: to the whole group, and handed on by torchrun.
             if signum == signal.SIGINT and "LOCAL_RANK" not in os.environ:
                 raise KeyboardInterrupt
-            return
-        self.pending = signum
-        if not self._deferring:
-            raise Interrupted(signum)
+        else:
+            self.pending = signum
 
 
 @contextmanager
@@ -96,11 +72,7 @@ def prepare_loader_process(_: int = 0) -> None:
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_later)
-
-
-def _end_later(*_: object) -> None:
     # A thread also ends a process that waits for a disk.
-    timer = threading.Timer(_GRACE, os._exit, (0,))
-    timer.daemon = True
-    timer.start()
+    end = threading.Timer(_GRACE, os._exit, (0,))
+    end.daemon = True
+    signal.signal(signal.SIGTERM, lambda *_: end.is_alive() or end.start())

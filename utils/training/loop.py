@@ -6,7 +6,8 @@ The step itself is ``Trainer.step`` in ``utils/training/step.py``.
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from tqdm import tqdm
 
 from models.interface import Network
 from utils.processes import Process, gather, wait_for_all
-from utils.settings import Settings, SettingsError, write_settings
+from utils.settings import Settings, write_settings
 from utils.training.accounts import Accounts, Pace, Progress, Validation
-from utils.training.checkpoints import CheckpointError
+from utils.training.checkpoints import LAST, CheckpointError
 from utils.training.dry_run import try_out
 from utils.training.interrupts import Interrupted, Interrupts
-from utils.training.run_folder import SETTINGS, has_checkpoint
+from utils.training.run_folder import SETTINGS
 from utils.training.samples import batches_of, make_loader
 from utils.training.state import restore, save
 from utils.training.step import Trainer
@@ -74,54 +75,46 @@ def fit(
     return training.accounts.progress
 
 
+@dataclass
 class Training:
     """A run's state, and its loop."""
 
-    def __init__(
-        self,
-        network: Network,
-        dataset: Dataset,
-        validate: Validate,
-        settings: Settings,
-        identity: dict[str, Any],
-        run_dir: Path,
-        process: Process,
-    ):
-        self.validate = validate
-        self.settings = settings
-        self.identity = identity
-        self.run_dir = run_dir
-        self.process = process
-        self.dataset = dataset
-        self.batches = batches_of(dataset, settings, process)
-        num_steps = settings.epochs * len(self.batches)
-        self.trainer = Trainer(network, settings, process, num_steps)
-        self.accounts = Accounts(settings, dataset, run_dir, process)
+    network: Network
+    dataset: Dataset
+    validate: Validate
+    settings: Settings
+    identity: dict[str, Any]
+    run_dir: Path
+    process: Process
+
+    def __post_init__(self) -> None:
+        s, process = self.settings, self.process
+        self.batches = batches_of(self.dataset, s, process)
+        self.trainer = Trainer(self.network, s, process, s.epochs * len(self.batches))
+        self.accounts = Accounts(s, self.dataset, self.run_dir, process)
         self.interrupts = Interrupts()
         self.begun: tuple | None = None  # the last step, whose numbers are not read yet
         self.saved_at = time.monotonic()
 
     def run(self, resume: bool, record: Callable[[], None]) -> None:
         """Train to the end, or until interrupted."""
-        restored = restore(self) if resume and has_checkpoint(self.run_dir) else []
+        resuming = restore(self) if resume and (self.run_dir / LAST).is_file() else None
         if self._is_finished():
             return
         p = self.accounts.progress
         with ExitStack() as stack:
             stack.enter_context(self.interrupts)
             if self.process.is_main:
-                # The settings first: then a run that is killed right now can continue.
                 write_settings(self.settings, self.run_dir / SETTINGS)
                 record()
-                for line in restored:
-                    self.accounts.log(line)
+                if resuming:
+                    self.accounts.log(resuming)
                 writer = SummaryWriter(self.run_dir, purge_step=p.step + 1)
                 self.accounts.writer = stack.enter_context(writer)
-            with self.interrupts.deferred():
-                samples = self._samples()
-                while p.epoch < self.settings.epochs:
-                    self._train_epoch(samples)
-                    self._finish_epoch()
+            samples = self._samples()
+            while p.epoch < self.settings.epochs:
+                self._train_epoch(samples)
+                self._finish_epoch()
 
     def _is_finished(self) -> bool:
         """Whether there is nothing left to train; says so."""
@@ -131,24 +124,15 @@ class Training:
                 f"the processes do not find the same checkpoint in {self.run_dir}; do all machines "
                 "see the same folder?"
             )
-        if epochs < p.epoch + (p.batch > 0):
-            raise SettingsError(
-                f"EPOCHS = {epochs}, but {self.run_dir} is in epoch {p.epoch + 1} already; choose "
-                "at least that"
-            )
-        if p.epoch == epochs and self.process.is_main:
+        if p.epoch >= epochs and self.process.is_main:
             print(
                 f"{self.run_dir} is finished, with {p.epoch} epochs; nothing in it is changed. "
                 f"A larger EPOCHS continues it: --resume {self.run_dir} --epochs N"
             )
-        return p.epoch == epochs
+        return p.epoch >= epochs
 
     def _samples(self) -> Iterator[dict[str, Any]]:
-        """Every part of every step that is still to do.
-
-        One loader for all epochs: it also works ahead during validation, and an epoch does not
-        begin by waiting for its processes to start.
-        """
+        """Every part of every step that is still to do, of one loader that works ahead."""
         s, p = self.settings, self.accounts.progress
         first, start = p.epoch, p.batch
         parts = (
@@ -206,8 +190,8 @@ class Training:
 
     def _read_step(self) -> None:
         """Read and count the numbers of the step that was begun last, if that is not done."""
-        begun, self.begun = self.begun, None
-        if begun is not None:
+        if self.begun is not None:
+            begun, self.begun = self.begun, None
             self.accounts.finish(*begun)
 
     def _finish_epoch(self) -> None:
@@ -221,13 +205,7 @@ class Training:
         if last or (p.epoch + 1) % s.validate_every == 0:
             self._save()  # so that stopping during validation loses nothing
             self._stop(self._asked_to_stop())
-            try:
-                # Several processes wait for each other, so none may leave alone.
-                alone = self.process.world_size == 1
-                with self.interrupts.admitted() if alone else nullcontext():
-                    validation = self.validate(self.trainer.prepared_result(), False)
-            except Interrupted:
-                self._stop(self.interrupts.pending)
+            validation = self.validate(self.trainer.in_evaluation_mode(), False)
         score = None if validation is None else validation.score
         is_best = score is not None and score > p.best
         if is_best:

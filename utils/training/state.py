@@ -10,7 +10,7 @@ from utils.training.checkpoints import (
     LAST,
     CheckpointError,
     check_same_network,
-    load_last,
+    load_checkpoint,
     load_weights,
     not_finite,
     save_checkpoint,
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def save(training: "Training", best: bool = False) -> None:
-    """Write last.pt, or best.pt, in the main process; previous.pt is of an earlier step.
+    """Write last.pt, or best.pt, in the main process.
 
-    While numbers are bad, last.pt is not written: the weights may be bad since before that showed,
-    and last.pt and previous.pt must not both be of that time. A run that ends so is saved.
+    While numbers are bad, last.pt is not written: the weights may be bad since before that showed.
+    A run that ends so is saved.
 
     Raises:
         TrainingError: the numbers to be saved are not finite.
@@ -32,18 +32,15 @@ def save(training: "Training", best: bool = False) -> None:
     """
     accounts, p, trainer = training.accounts, training.accounts.progress, training.trainer
     accounts.save = False
-    earlier = accounts.saved_step < p.step
     if not best and p.bad_in_row and p.epoch < training.settings.epochs:
         return
     checkpoint = {
         **training.identity,
         "settings": training.settings.as_dict(),
-        "weights": trainer.result.state_dict(),
+        "weights": trainer.network.state_dict(),
         "progress": asdict(p),
     }
     state = {"optimizer": trainer.optimizer.state_dict()}
-    if trainer.average is not None:
-        state["weights"] = trainer.network.state_dict()
     # In every process, so that all of them stop.
     if spoilt := list(not_finite({**checkpoint, **state})):
         accounts.give_up(
@@ -56,52 +53,44 @@ def save(training: "Training", best: bool = False) -> None:
         return
     if best:
         save_checkpoint(training.run_dir / BEST, checkpoint)
-        return
-    path = training.run_dir / LAST
-    save_checkpoint(path, {**checkpoint, "training": state}, keep_previous=earlier)
-    training.saved_at = time.monotonic()
+    else:
+        save_checkpoint(training.run_dir / LAST, {**checkpoint, "training": state})
+        training.saved_at = time.monotonic()
 
 
-def restore(training: "Training") -> list[str]:
-    """Load the run's last checkpoint; returns lines for the log.
+def restore(training: "Training") -> str:
+    """Load the run's last checkpoint; returns a line for the log.
 
     Raises:
-        CheckpointError: there is none, it is of another script or network, or its state is not as
+        CheckpointError: it is damaged, of another script or network, or its state is not as
             :func:`save` writes it.
     """
-    checkpoint, path, warning = load_last(training.run_dir)
-    identity, trainer = training.identity, training.trainer
+    run_dir, identity, trainer = training.run_dir, training.identity, training.trainer
+    checkpoint = load_checkpoint(run_dir / LAST)
     script = checkpoint.get("script", identity.get("script"))
     if script != identity.get("script"):
         raise CheckpointError(
-            f"{training.run_dir} is a run of {script}, not of {identity['script']}; continue it by "
-            f"python {script} --resume {training.run_dir}"
+            f"{run_dir} is a run of {script}, not of {identity['script']}; continue it by "
+            f"python {script} --resume {run_dir}"
         )
     check_same_network(checkpoint, identity["model"], identity["arguments"])
     try:
         state, weights = checkpoint["training"], checkpoint["weights"]
-        load_weights(trainer.network, state.get("weights", weights))
-        if trainer.average is not None:
-            load_weights(trainer.average, weights)
-        if list(weights) != [name for name in trainer.network.state_dict() if name in weights]:
+        load_weights(trainer.network, weights)
+        if list(weights) != list(trainer.network.state_dict()):
             # The optimizer's state has no names, so it would go to other weights.
             raise ValueError("its tensors come in another order than the network's")
         # The settings have the groups' rates, which may have been changed.
         moments = state["optimizer"]["state"]
         trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": moments})
         p = Progress(**{name: checkpoint["progress"][name] for name in vars(Progress())})
-        for name, value in vars(Progress()).items():
-            if not isinstance(found := getattr(p, name), type(value)):
-                raise TypeError(f"its {name} is {found!r}")
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path} cannot be resumed: the state of its training is missing or was written by "
-            f"another version of the code ({type(error).__name__}: {error})"
+            f"{run_dir / LAST} cannot be resumed: the state of its training is missing or was "
+            f"written by another version of the code ({type(error).__name__}: {error})"
         ) from error
     p.bad_in_row = 0
     trainer.steps = training.accounts.saved_step = p.step
-    trainer.averaged.fill_(p.step - p.bad_steps)
     training.accounts.progress = p
     position = f" and {p.batch} of {len(training.batches)} steps" if p.batch else ""
-    going_on = f"resuming {training.run_dir} after epoch {p.epoch}{position}"
-    return [*filter(None, [warning]), f"{going_on} of {training.settings.epochs}"]
+    return f"resuming {run_dir} after epoch {p.epoch}{position} of {training.settings.epochs}"

@@ -1,6 +1,5 @@
 """The training step of all networks: forward pass, backward pass, update."""
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,19 +21,12 @@ from utils.transfer import fetch, send
 
 @dataclass
 class Step:
-    """A step that the device works on; its numbers may not be there yet.
+    """A step that the device works on; its numbers may not be there yet."""
 
-    Attributes:
-        number: of the step, from 1.
-        rate: its learning rate.
-        names: of the losses.
-        numbers: waits for the losses, the gradient's norm and the requests, and returns them.
-    """
-
-    number: int
-    rate: float
-    names: list[str]
-    numbers: Callable[[], list[Tensor]]
+    number: int  # of the step, from 1
+    rate: float  # its learning rate
+    names: list[str]  # of the losses
+    numbers: Callable[[], list[Tensor]]  # waits for losses, gradient's norm and requests
 
     def read(self) -> tuple[dict[str, float], float, list[float]]:
         """Wait for the losses by name, the gradient's norm before clipping, and the requests.
@@ -47,7 +39,7 @@ class Step:
 
 
 class Trainer:
-    """A network with its optimizer and, with EMA_DECAY, the moving average of its weights.
+    """A network with its optimizer.
 
     Args:
         network: moved to the process's device.
@@ -57,7 +49,6 @@ class Trainer:
 
     Attributes:
         steps: number of steps that were begun.
-        averaged: number of steps that the average contains.
     """
 
     def __init__(self, network: Network, settings: Settings, process: Process, num_steps: int):
@@ -85,8 +76,6 @@ class Trainer:
         )
         self.buffers = list(self.network.buffers())
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
-        self.average = None if s.ema_decay is None else copy.deepcopy(self.network)
-        self.averaged = torch.zeros((), device=process.device)
 
     def step(self, parts: Sequence[dict[str, Tensor]], requests: Sequence[float] = ()) -> Step:
         """Train on one batch.
@@ -101,7 +90,9 @@ class Trainer:
         s, device = self.settings, self.process.device
         seed = np.random.SeedSequence([s.seed, self.steps, self.process.rank]).generate_state(1)
         torch.manual_seed(int(seed[0]))
-        rate = self._set_learning_rate()
+        rate = self.learning_rate(self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("rate", 1.0)
         if self.buffers:  # a bad step must not change the statistics of norms
             torch._foreach_copy_(self.buffers_before, self.buffers)
 
@@ -122,8 +113,8 @@ class Trainer:
         # A fused optimizer does nothing where this is 1; torch's gradient scaler uses it, too.
         self.optimizer.found_inf = bad.float()
         self.optimizer.step()
-        self._undo_forward_pass_if(bad)
-        self._update_average_unless(bad)
+        for buffer, before in zip(self.buffers, self.buffers_before):
+            torch.where(bad, before, buffer, out=buffer)
         self.steps += 1
         with torch.no_grad():
             self.network.after_step(self.steps)
@@ -135,24 +126,13 @@ class Trainer:
         floor = s.min_learning_rate / s.learning_rate
         return s.learning_rate * cosine_factor(step, self.num_steps, floor)
 
-    @property
-    def result(self) -> Network:
-        """The network that is validated and kept: the moving average if there is one."""
-        return self.network if self.average is None else self.average
-
-    def prepared_result(self) -> Network:
-        """The result in evaluation mode, the same in every process."""
+    def in_evaluation_mode(self) -> Network:
+        """The network in evaluation mode, the same in every process."""
         if self.process.world_size > 1:
             # Without synchronised norms each process has statistics of its own samples.
-            for buffer in self.result.buffers():
+            for buffer in self.buffers:
                 torch.distributed.broadcast(buffer, 0)
-        return self.result.eval()
-
-    def _set_learning_rate(self) -> float:
-        rate = self.learning_rate(self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("rate", 1.0)
-        return rate
+        return self.network.eval()
 
     def _gradients_kept_here(self, more_to_come: bool) -> AbstractContextManager:
         """Processes exchange gradients only in the last part of a batch."""
@@ -175,30 +155,6 @@ class Trainer:
             torch.distributed.all_reduce(numbers)
             numbers[:count] /= self.process.world_size
         return numbers
-
-    def _undo_forward_pass_if(self, bad: Tensor) -> None:
-        """Where ``bad`` is true, the norms' statistics become what they were before the step."""
-        for buffer, before in zip(self.buffers, self.buffers_before):
-            torch.where(bad, before, buffer, out=buffer)
-
-    @torch.no_grad()
-    def _update_average_unless(self, bad: Tensor) -> None:
-        """Move the average's parameters and buffers towards the network's."""
-        if self.average is None:
-            return
-        # The average begins with the result of the first good step.
-        share = torch.where(self.averaged > 0, 1 - self.settings.ema_decay, 1.0)
-        share = torch.where(bad, 0.0, share)
-        averages = [*self.average.parameters(), *self.average.buffers()]
-        news = [*self.network.parameters(), *self.network.buffers()]
-        floats = [pair for pair in zip(averages, news) if pair[0].is_floating_point()]
-        ways = torch._foreach_sub([new for _, new in floats], [old for old, _ in floats])
-        torch._foreach_mul_(ways, share)
-        torch._foreach_add_([old for old, _ in floats], ways)
-        for old, new in zip(averages, news):
-            if not old.is_floating_point():  # norms count their batches
-                old.copy_(new)
-        self.averaged += ~bad
 
 
 class LossOf(nn.Module):

@@ -1,4 +1,4 @@
-"""Signals: waiting where they must, stopping where they may."""
+"""Signals: they wait, and are not lost."""
 
 import ctypes
 import multiprocessing
@@ -16,17 +16,16 @@ def send(signum: int) -> None:
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
-def test_a_signal_waits_where_it_must_and_stops_elsewhere(signum, code):
-    with Interrupts() as interrupts, interrupts.deferred():
+def test_a_signal_waits_and_has_its_exit_code(signum, code):
+    with Interrupts() as interrupts:
+        assert interrupts.pending is None
         send(signum)
         assert interrupts.pending == signum
-    with Interrupts() as interrupts, pytest.raises(Interrupted) as stop:
-        send(signum)
-    assert stop.value.exit_code == code
+    assert Interrupted(signum).exit_code == code
 
 
-def test_a_second_ctrl_c_is_not_deferred_and_a_second_sigterm_is_no_reason_to_hurry():
-    with Interrupts() as interrupts, interrupts.deferred():
+def test_a_second_ctrl_c_does_not_wait_and_a_second_sigterm_is_no_reason_to_hurry():
+    with Interrupts() as interrupts:
         send(signal.SIGTERM)
         send(signal.SIGTERM)
         assert interrupts.pending == signal.SIGTERM
@@ -36,7 +35,7 @@ def test_a_second_ctrl_c_is_not_deferred_and_a_second_sigterm_is_no_reason_to_hu
 
 def test_what_torchrun_hands_on_is_the_same_ctrl_c(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
-    with Interrupts() as interrupts, interrupts.deferred():
+    with Interrupts() as interrupts:
         for signum in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
             send(signum)
             assert interrupts.pending == signal.SIGINT
@@ -47,20 +46,6 @@ def test_handlers_are_put_back():
     with Interrupts():
         assert signal.getsignal(signal.SIGTERM) != before[1]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-def test_inside_a_deferred_part_signals_may_be_admitted():
-    with Interrupts() as interrupts, interrupts.deferred():
-        with interrupts.admitted(), pytest.raises(Interrupted):
-            send(signal.SIGTERM)
-        # What came while it had to wait stops at once.
-        with pytest.raises(Interrupted), interrupts.admitted():
-            raise AssertionError("not admitted")
-    with Interrupts() as interrupts, interrupts.deferred():
-        with interrupts.admitted():
-            pass
-        send(signal.SIGTERM)  # deferred again
-        assert interrupts.pending == signal.SIGTERM
 
 
 def load_on(grace):

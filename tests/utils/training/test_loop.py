@@ -86,7 +86,7 @@ def test_a_compiled_run_takes_the_same_steps(tmp_path, tiny_settings, monkeypatc
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         settings = tiny_settings.replace(
-            compile=compiled, epochs=1 if sizes is None else 3, ema_decay=0.9, image_sizes=sizes
+            compile=compiled, epochs=1 if sizes is None else 3, image_sizes=sizes
         )
         model, dataset, identity = video_run(settings, seed=1)
         fit(model, dataset, scores(*[0.5] * 3), settings, identity, tmp_path / name, CPU)
@@ -201,7 +201,7 @@ def test_best_is_kept_by_score_and_last_is_the_last(tmp_path, stills, tiny_setti
     assert last["progress"]["epoch"] == 4
     assert not same(weights[1], weights[3])
     names = {file.name for file in tmp_path.glob("*.pt")}
-    assert names == {"best.pt", "last.pt", "previous.pt"}
+    assert names == {"best.pt", "last.pt"}
 
 
 def test_a_score_of_zero_still_leaves_a_best_checkpoint(tmp_path, stills, tiny_settings):
@@ -276,7 +276,9 @@ def test_one_loader_serves_all_epochs_and_works_ahead_of_validation(
     assert validated == [1, 2, 2]  # the next epoch's samples are there when one is validated
 
 
-def test_an_epoch_that_waits_for_data_says_so(tmp_path, stills, tiny_settings, monkeypatch, capsys):
+def test_an_epoch_says_for_how_much_of_its_time_it_waited_for_data(
+    tmp_path, stills, tiny_settings, monkeypatch, capsys
+):
     clock = [0.0]
     monkeypatch.setattr(utils.training.loop.time, "perf_counter", lambda: clock[0])
 
@@ -295,8 +297,8 @@ def test_an_epoch_that_waits_for_data_says_so(tmp_path, stills, tiny_settings, m
         dataset, folder = Slow(stills.frames, stills.size), tmp_path / str(seconds)
         fit(Computing(), dataset, scores(0.5), settings, IDENTITY, folder, CPU)
     few, many = [line for line in capsys.readouterr().out.splitlines() if "images/s" in line]
-    assert "1.8 images/s  validation" in few
-    assert "1.0 images/s (50% of the time waiting for data: WORKERS = 0)  validation" in many
+    assert "1.8 images/s (9% waiting for data with WORKERS = 0)  validation" in few
+    assert "1.0 images/s (50% waiting for data with WORKERS = 0)  validation" in many
 
 
 @pytest.mark.parametrize("sizes", [None, [32, 64]])
@@ -367,10 +369,7 @@ def spoil(checkpoint: dict, *where: object, value: object) -> dict:
         (("training",), {}),
         (("training", "optimizer"), "none"),
         (("training", "optimizer"), {"state": 3}),
-        (("training", "weights"), [1]),
         (("progress",), {"epochs": 1}),
-        (("progress", "step"), "one"),
-        (("progress", "best"), None),
     ],
 )
 def test_a_training_state_of_another_kind_is_refused_and_nothing_is_written(
@@ -539,10 +538,9 @@ def test_weights_that_have_blown_up_do_not_take_the_place_of_those_before(
         batch_size=1, max_bad_steps=5, epochs=3, checkpoint_minutes=1e-6
     )
     bad = [*keys_of(settings, 0)[4:], *keys_of(settings, 1)]
-    with pytest.raises(TrainingError, match=r"last\.pt is of step 4\..*from previous\.pt"):
+    with pytest.raises(TrainingError, match=r"last\.pt is of step 4\."):
         fit(Normed(), Spoilt(stills, set(bad)), scores(0.5), settings, IDENTITY, tmp_path, CPU)
-    steps = [load_checkpoint(tmp_path / n)["progress"]["step"] for n in ("last.pt", "previous.pt")]
-    assert steps == [4, 3]
+    assert load_checkpoint(tmp_path / "last.pt")["progress"]["step"] == 4
 
 
 def test_the_best_weights_are_kept_also_after_an_epoch_that_ends_with_bad_numbers(
@@ -618,42 +616,6 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(tmp_path, stills, tiny
     assert losses_in_parts == pytest.approx(losses, rel=1e-5)
 
 
-@pytest.mark.parametrize("bad", [(), (0, 1, 4)])
-def test_the_moving_average_is_what_is_validated_and_kept(tmp_path, stills, tiny_settings, bad):
-    """Against the recursion by hand: the first good step's weights, then decay and what is new."""
-    settings = tiny_settings.replace(batch_size=1, epochs=2, ema_decay=0.8, max_bad_steps=2)
-    keys = keys_of(settings, 0)
-    spoilt = Spoilt(stills, {keys[number] for number in bad})
-    steps, validated = [], []
-
-    class Recorder(Normed):
-        def forward(self, image):
-            if self.training:
-                steps.append({n: v.clone() for n, v in self.state_dict().items()})
-            return super().forward(image)
-
-    def validate(network, quick):
-        assert network is not model
-        validated.append({n: v.clone() for n, v in network.state_dict().items()})
-        return Validation(0.5 + len(validated))
-
-    torch.manual_seed(0)
-    model = Recorder()
-    fit(model, spoilt, validate, settings, IDENTITY, tmp_path, CPU)
-    # Each step's result is what the next one begins with; the last one's is the model.
-    results = [*steps[1:], model.state_dict()]
-    results = [result for number, result in enumerate(results) if number not in bad]
-    assert validated[-1]["norm.num_batches_tracked"] == len(results) == 12 - len(bad)
-    for name in ("layer.weight", "norm.running_mean"):
-        average = results[0][name]
-        for result in results[1:]:
-            average = 0.8 * average + 0.2 * result[name]
-        torch.testing.assert_close(validated[-1][name], average)
-        assert not torch.allclose(average, model.state_dict()[name])
-    for name in ("last.pt", "best.pt"):
-        assert same(load_checkpoint(tmp_path / name)["weights"], validated[-1])
-
-
 # Files that break
 
 
@@ -685,10 +647,10 @@ class Breaking(VideoFrames):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, tiny_settings):
-    """A run of three epochs of five steps, with a moving average, that nothing disturbs."""
+    """A run of three epochs of five steps that nothing disturbs."""
     folder = tmp_path_factory.mktemp("straight")
     settings = tiny_settings.replace(
-        epochs=3, batch_size=2, ema_decay=0.9, validate_every=2, checkpoint_minutes=1e-6
+        epochs=3, batch_size=2, validate_every=2, checkpoint_minutes=1e-6
     )
     model, dataset, identity = video_run(settings, seed=1)
     fit(model, dataset, scores(0.5, 0.7), settings, identity, folder, CPU)
@@ -701,7 +663,8 @@ def assert_same_end(folder: Path, straight: Path) -> None:
         assert same(first["weights"], second["weights"])
         assert first["progress"] == second["progress"]
     first, second = (load_checkpoint(run / "last.pt")["training"] for run in (straight, folder))
-    assert same(first["weights"], second["weights"])
+    moments, others = (one["optimizer"]["state"] for one in (first, second))
+    assert all(same(moment, others[index]) for index, moment in moments.items())
     state, other = (training["optimizer"]["state"] for training in (first, second))
     assert all(same(state[index], other[index]) for index in state)
 
@@ -762,19 +725,22 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path, tiny_settings):
     assert not (tmp_path / "last.pt").exists()
 
 
-def test_a_signal_during_validation_stops_at_once_and_loses_no_step(tmp_path, straight):
+def test_a_signal_during_validation_lets_it_finish_and_loses_nothing(tmp_path, straight):
     settings, folder = straight
     model, dataset, identity = video_run(settings, seed=1)
 
     def validate(network, quick):
+        # Killed at this moment, the run would continue from here.
+        kept = load_checkpoint(tmp_path / "last.pt")["progress"]
+        assert (kept["epoch"], kept["batch"], kept["step"]) == (1, 5, 10)
         os.kill(os.getpid(), signal.SIGTERM)
-        raise AssertionError("the signal did not come through")
+        return Validation(0.5)
 
     rarely = settings.replace(checkpoint_minutes=1e6)
     with pytest.raises(Interrupted):
         fit(model, dataset, validate, rarely, identity, tmp_path, CPU)
     kept = load_checkpoint(tmp_path / "last.pt")["progress"]
-    assert (kept["epoch"], kept["batch"], kept["step"]) == (1, 5, 10)
+    assert (kept["epoch"], kept["batch"], kept["best"]) == (2, 0, 0.5)
     go_on(settings, tmp_path)
     assert_same_end(tmp_path, folder)
 
@@ -813,5 +779,5 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(
     assert asked == [True]
     assert "0.0 M parameters" in printed and "gradient norm" in printed
     assert "peak memory" in printed and "images/s" in printed
-    assert "20 epochs of 3 steps and 4 validations of 300 frames, about 0 min" in printed
+    assert "20 epochs of 3 steps and 4 validations of 300 frames, about 0:0" in printed
     assert list(tmp_path.iterdir()) == []

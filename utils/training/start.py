@@ -1,0 +1,120 @@
+"""The start of a training run: its settings, its device, its folder and its record."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from datasets.layout import Frame
+from models.interface import Network
+from utils.processes import Process, launch_processes, start_process
+from utils.settings import Settings, parse_settings, settings_parser
+from utils.training.checkpoints import BEST, LAST
+from utils.training.loop import Validate, fit
+from utils.training.record import changed_data, fingerprint, write_record
+from utils.training.run_folder import check_run, find_run, locked, resumed_settings
+from utils.training.samples import network_arguments, without_effect
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run that is about to start."""
+
+    script: str  # the file that trains it
+    settings: Settings  # of this run, or of the run that is resumed
+    process: Process
+    folder: Path
+    resumed: bool
+    dry_run: bool
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there is a checkpoint to continue from."""
+        return self.resumed and (self.folder / LAST).is_file()
+
+    def network_arguments(self, **arguments: Any) -> dict[str, Any]:
+        """Arguments of the network's constructor; a checkpoint needs no ImageNet weights."""
+        arguments = network_arguments(self.settings, **arguments)
+        if self.has_weights and "pretrained_backbone" in arguments:
+            arguments["pretrained_backbone"] = False
+        return arguments
+
+    def train(
+        self,
+        network: Network,
+        arguments: dict[str, Any],
+        dataset: Dataset,
+        validate: Validate,
+        frames: dict[str, list[Frame]],
+        flow: str | None,
+    ) -> None:
+        """Train the network, made from ``arguments``, as :func:`fit` does; print the best score.
+
+        ``frames`` are those of training and validation by the set's name, for the run's record.
+        ``flow`` is the kind of the flow maps, kept in checkpoints.
+        """
+        s = self.settings
+        identity = {"script": self.script, "model": s.model, "arguments": arguments, "flow": flow}
+
+        def record() -> None:
+            found = fingerprint(frames, Path(s.data_root))
+            if changed := changed_data(self.folder, found):
+                print(changed)
+            write_record(self.folder, found, self.process.world_size)
+
+        writes = self.process.is_main and not self.dry_run
+        with locked(self.folder) if writes else nullcontext():
+            progress = fit(
+                network,
+                dataset,
+                validate,
+                s,
+                identity,
+                self.folder,
+                self.process,
+                resume=self.resumed,
+                dry_run=self.dry_run,
+                record=record,
+            )
+        if writes and progress.best < 0:
+            print(f"no masks to validate on, so there is no {BEST}: {self.folder / LAST}")
+        elif writes:
+            print(f"best validation J {progress.best:.4f}: {self.folder / BEST}")
+
+
+def start_training(config: ModuleType, name: str, description: str) -> Run | None:
+    """Read the settings of a training script, find its device and its run folder.
+
+    Args:
+        config: the module ``config``.
+        name: of the script, and of the run's folder, unless RUN_NAME gives another.
+        description: for ``--help``.
+
+    Returns:
+        The run; ``None`` if it was left to processes that have been started, and have ended.
+    """
+    parser = settings_parser(config, description)
+    parser.add_argument(
+        "--resume",
+        metavar="RUN_DIR",
+        help="continue this run; auto: continue the run of this name, or begin it",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything, try two steps and one batch of validation, and write nothing",
+    )
+    settings, arguments = parse_settings(parser, config)
+    resume = find_run(name, settings, arguments.resume)
+    settings = resumed_settings(settings, resume, arguments.given | arguments.in_files)
+    if launch_processes(settings.gpu):
+        return None
+    process = start_process(settings.gpu)
+    folder = check_run(name, settings, resume, process, arguments.dry_run)
+    if process.is_main and (unheard := without_effect(arguments.given, settings.model)):
+        print(f"without effect on {settings.model}: {', '.join(unheard)}")
+    resumed = resume is not None
+    return Run(f"{name}.py", settings, process, folder, resumed, arguments.dry_run)
