@@ -59,19 +59,31 @@ def evaluation_parser() -> argparse.ArgumentParser:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     where = parser.add_mutually_exclusive_group()
-    what.add_argument("--checkpoint", type=Path, metavar="FILE", help="network to evaluate")
-    what.add_argument("--masks", type=Path, metavar="DIR", help="score these masks instead")
+    what.add_argument("--checkpoint", type=a_path, metavar="FILE", help="network to evaluate")
+    what.add_argument("--masks", type=a_path, metavar="DIR", help="score these masks instead")
     several = "compare evaluations, given by their --output folders"
-    what.add_argument("--compare", type=Path, metavar="DIR", nargs="+", help=several)
-    where.add_argument("--set", metavar="NAME", help="test set (default: VAL_SET)")
+    what.add_argument("--compare", type=a_path, metavar="DIR", nargs="+", help=several)
+    where.add_argument("--set", type=not_empty, metavar="NAME", help="test set (default: VAL_SET)")
     clip = "video file, or folder of frames, instead of a set"
-    where.add_argument("--video", type=Path, metavar="CLIP", help=clip)
+    where.add_argument("--video", type=a_path, metavar="CLIP", help=clip)
     results = "folder for results (default for a set: beside the checkpoint)"
-    parser.add_argument("--output", type=Path, metavar="DIR", help=results)
+    parser.add_argument("--output", type=a_path, metavar="DIR", help=results)
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     cut = "with --masks: cut grey masks at 0.5"
     parser.add_argument("--binarize", action="store_true", help=cut)
     return parser
+
+
+def not_empty(text: str) -> str:
+    """A flag's text, which must have one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected text that is not empty")
+    return text
+
+
+def a_path(text: str) -> Path:
+    """A flag's text as a path; "" is not the current folder."""
+    return Path(not_empty(text))
 
 
 def check_arguments(arguments: argparse.Namespace, settings: Settings) -> None:

@@ -549,6 +549,14 @@ def test_arguments_that_do_not_go_together_are_refused(arguments, message, refus
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("flag", ["--set", "--video", "--output", "--masks"])
+def test_empty_text_is_no_set_and_not_the_current_folder(flag, call, capsys):
+    with pytest.raises(SystemExit) as stop:
+        call(evaluate, flag, "")
+    assert stop.value.code == 2
+    assert f"{flag}: expected text that is not empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "flags",
     [

@@ -83,10 +83,14 @@ def start_process(gpu: str, timeout: timedelta = timedelta(minutes=30)) -> Proce
     main process to check a large data set.
 
     Raises:
-        SettingsError: there are too few GPUs for the processes.
+        SettingsError: there are too few GPUs for the processes, or the environment does not
+            describe the processes.
     """
     indices = gpu_indices(gpu)
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    try:
+        local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    except ValueError as error:
+        raise SettingsError(f"LOCAL_RANK: {error}; unset it to train in one process") from error
     if indices and local_rank >= len(indices):
         raise SettingsError(
             f'GPU is "{gpu}", but {local_rank + 1} or more processes were started on this machine; '
@@ -101,7 +105,13 @@ def start_process(gpu: str, timeout: timedelta = timedelta(minutes=30)) -> Proce
         _keep_freed_memory()
     if "RANK" not in os.environ:
         return Process(device)
-    _join_group("nccl" if device.type == "cuda" else "gloo", timeout)
+    try:
+        _join_group("nccl" if device.type == "cuda" else "gloo", timeout)
+    except (ValueError, KeyError) as error:
+        raise SettingsError(
+            f"the environment has RANK, but does not describe several processes: {error}. torchrun "
+            "sets all variables; unset RANK and LOCAL_RANK to train in one process"
+        ) from error
     return Process(device, torch.distributed.get_rank(), torch.distributed.get_world_size())
 
 

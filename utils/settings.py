@@ -279,7 +279,7 @@ def _read_lines(text: str) -> Iterator[Line]:
         comment = comment.strip().removeprefix("#").strip()
         try:
             plain, value = True, ast.literal_eval(value)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             plain, value = False, None
         yield Line(name, kind, plain, value, heading, comment, statement.lineno)
 
@@ -290,7 +290,7 @@ def _read_changes(path: Path, settings: Settings) -> dict[str, Any]:
         found = list(_read_lines(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise SettingsError(f"{path}: cannot read this settings file: {error.strerror}") from error
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise SettingsError(f"{path}: not a settings file in Python's syntax: {error}") from error
     found = [line for line in found if line.name not in FORMER]
     values = {line.name: line.value for line in found if line.plain}

@@ -101,6 +101,25 @@ def test_more_processes_than_gpus_are_refused_with_a_message(machine, monkeypatc
         start_process("0")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR.* torchrun sets all variables"),
+        ({"RANK": "first"}, "first"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK: .*'x'; unset it"),
+    ],
+)
+def test_an_environment_that_describes_the_processes_badly_is_refused(
+    machine, monkeypatch, changes, message
+):
+    machine(0)
+    for name, value in {**TORCHRUN, **changes}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=message):
+        start_process("")
+
+
 def test_only_the_first_process_is_the_main_one():
     assert Process(torch.device("cpu"), rank=0, world_size=2).is_main
     assert not Process(torch.device("cpu"), rank=1, world_size=2).is_main

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from datasets.files import printable
 from utils.processes import Process
 from utils.settings import Settings, SettingsError, read_settings_file
 from utils.training.checkpoints import BEST, LAST, CheckpointError
@@ -40,7 +41,7 @@ def check_run(
 
     Raises:
         CheckpointError: a new run's folder exists, or the run to resume has only a best.pt left.
-        SettingsError: the processes cannot share the batch evenly.
+        SettingsError: the processes cannot share the batch, or the folder's name is not UTF-8.
     """
     shares = process.world_size * settings.accumulation_steps
     if settings.batch_size % shares:
@@ -49,6 +50,12 @@ def check_run(
             f"processes with ACCUMULATION_STEPS = {settings.accumulation_steps}; choose a multiple "
             f"of {shares}"
         )
+    folder = resume or run_folder(name, settings)
+    if printable(str(folder)) != str(folder):
+        raise SettingsError(
+            f"TensorBoard cannot write to {folder}, whose name is not UTF-8; choose another "
+            "OUTPUT_DIR or RUN_NAME, or rename the folder"
+        )
     if resume is not None:
         if (resume / BEST).exists() and not (resume / LAST).exists():
             raise CheckpointError(
@@ -56,7 +63,6 @@ def check_run(
                 "another run by --run-name NAME"
             )
         return resume
-    folder = run_folder(name, settings)
     # Hidden files are the lock and half-written files of a process that was killed.
     if process.is_main and not dry_run and any(folder.glob("[!.]*")):
         going_on = f"continue it by --resume {folder}, or " if (folder / SETTINGS).exists() else ""
@@ -103,8 +109,11 @@ def log_line(folder: Path | None, line: str) -> None:
         return
     tqdm.write(line)
     sys.stdout.flush()  # in a file, lines would wait, and be lost with the process
-    with (folder / LOG).open("a", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(f"{line}\n")
+    try:
+        with (folder / LOG).open("a", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(f"{line}\n")
+    except OSError as error:  # a full disk; the next checkpoint will say so, if it lasts
+        tqdm.write(f"{folder / LOG} could not be written: {error.strerror}")
 
 
 @contextmanager

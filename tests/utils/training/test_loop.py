@@ -370,6 +370,7 @@ def spoil(checkpoint: dict, *where: object, value: object) -> dict:
         (("training", "optimizer"), "none"),
         (("training", "optimizer"), {"state": 3}),
         (("progress",), {"epochs": 1}),
+        (("progress", "epoch"), "one"),
     ],
 )
 def test_a_training_state_of_another_kind_is_refused_and_nothing_is_written(
