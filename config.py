@@ -80,7 +80,7 @@ SIMULATED_FLOW_BLUR: share = 0.025  # width of errors at motion's edges, as a sh
 SIMULATED_SPAN: number(1, 100) = 8.0  # largest distance of a reference frame, in frames
 
 # Network (Sec. 3)
-MODEL: str = "gsanet"  # which network of models/ to train: gsanet, dpa or ssl_uvos
+MODEL: str = "gsanet"  # which network of models/ to train: gsanet, dpa, smtc or ssl_uvos
 BACKBONE: str = "mit_b2"  # resnet101, mit_b0 to mit_b5, or a timm name with a four-level pyramid
 PRETRAINED_BACKBONE: bool = True  # start from ImageNet weights; False starts from random ones
 BACKBONE_WEIGHTS: optional(path) = None  # local file or folder with them; None: a download
@@ -102,14 +102,38 @@ INTER_FRAME_ATTENTION: bool = True  # IFA: attention to the prototypes of the re
 GRAPH_NEIGHBOURS: whole(1) = 10  # nearest prototypes that each one gets messages from
 GRAPH_ROUNDS: whole(0, 100) = 3  # rounds of message passing
 
-# SSL-UVOS (MODEL = "ssl_uvos")
+# Vision transformers (MODEL = "ssl_uvos" or "smtc")
 POSITION_TABLE: one_of("dino", "timm") = "dino"  # whose rule resizes a transformer's positions
 FRAME_GAP: whole(1) = 4  # distance of a training clip's frames
+MAX_OBJECTS: whole(1, 254) = 20  # so many of the largest clusters or tracks are objects
+
+# SSL-UVOS (MODEL = "ssl_uvos")
 KEY_FRAME_STEP: whole(1) = 10  # attention maps cover the tokens of every r-th frame
 KEY_FRAME_TAIL: bool = True  # the last frames, fewer than r, have a key frame, too
 MERGE_DISTANCE: number(above=0) = 1.0  # tau: nats up to which attention maps are one cluster's
-MAX_OBJECTS: whole(1, 254) = 20  # so many of the largest clusters are objects
 SOFT_MASKS: bool = True  # enlarge similarities to the clusters; False: labels, as the release
+
+# SMTC (MODEL = "smtc"), which has NUM_ITERATIONS, too
+SEMANTIC_SLOTS: whole(2, 100) = 16  # S, kinds of things that the slots of stage 1 stand for
+INSTANCE_SLOTS: whole(1, 6) = 4  # P, the slots of stage 2 for each of them
+CORRESPONDENCE_GRID: whole(1) = 16  # features see this squared positions of the previous frame
+CYCLIC_CLIPS: bool = True  # a clip's first frame has the last one before it; False: the second
+INSTANCE_REGION: one_of("soft", "probability", "logit") = "soft"  # a semantic's tokens, by these
+REPARAMETERISED: bool = True  # the instances' Gaussians learn by them; False: as in the release
+VALID_PROBABILITY: share = 0.3  # tokens are a semantic's above this; the first release had 0.5
+VALID_AREA: share = 0.2  # instances of a semantic with a smaller share of the frame do not count
+DROP_PATH: number(0, below=1) = 0.1  # stochastic depth of the transformer in training
+DROP_PATH_WHILE_FROZEN: bool = False  # in the steps in which it is frozen, too, as the release
+FREEZE_STEPS: whole(0) = 3000  # first steps in which the transformer is frozen
+ENCODER_RATE: share = 0.01  # its learning rate after them, as a share of LEARNING_RATE
+DECAY_GAUSSIANS: bool = True  # weight decay of the slots' means and deviations, as the release
+TEACHER_MOMENTUM: share = 0.999  # share of itself that the teacher keeps in a step
+TEACHER_ENCODER_FOLLOWS: bool = (
+    False  # the teacher's transformer follows, too; False: never changes
+)
+DISCOVERY: one_of("tracks", "release") = "tracks"  # objects of a video; release: anew in each frame
+NOISE_SEED: whole(0, 2**32 - 1) = 0  # of the instances that a video's frames start with
+KINETICS_STATISTICS: bool = False  # normalise videos as the release's evaluation does
 
 # Loss (Sec. 3.7)
 LOSS: optional(one_of("iou+bce", "iou", "bce")) = None  # of each mask; None: as in the paper

@@ -102,6 +102,7 @@ class Trainer:
         seed = np.random.SeedSequence([s.seed, self.steps, self.process.rank]).generate_state(1)
         torch.manual_seed(int(seed[0]))
         rate = self._set_learning_rate()
+        self.network.before_step(self.steps)
         if self.buffers:  # a bad step must not change the statistics of norms
             torch._foreach_copy_(self.buffers_before, self.buffers)
 
@@ -223,8 +224,9 @@ def _shared(network: Network, process: Process) -> nn.Module:
     """The network's loss, with gradients that all processes share."""
     if process.world_size == 1:
         return LossOf(network)
+    unused = {"find_unused_parameters": network.skips_parameters}
     if process.device.type == "cuda":
         # timm's function: torch's would lose the activations in timm's norms.
         loss = LossOf(convert_sync_batchnorm(network))
-        return DistributedDataParallel(loss, device_ids=[process.device.index])
-    return DistributedDataParallel(LossOf(network))
+        return DistributedDataParallel(loss, device_ids=[process.device.index], **unused)
+    return DistributedDataParallel(LossOf(network), **unused)
