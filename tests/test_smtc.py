@@ -88,10 +88,14 @@ def test_a_run_that_was_interrupted_while_frozen_goes_on_bit_for_bit(
 
 def test_two_processes_train_with_a_part_that_is_frozen_at_first(tiny_root, tmp_path):
     machine = ("--gpu", "", "--workers", 0, "--data-root", tiny_root, "--output-dir", tmp_path)
-    result = by_two(ROOT / "train.py", *machine, *SETTINGS)
+    short = ("--epochs", 1, "--freeze-steps", 1)
+    result = by_two(ROOT / "train.py", *machine, *SETTINGS, *short)
     assert result.returncode == 0, result.stderr
     checkpoint = load_checkpoint(tmp_path / "train" / "last.pt")
-    assert checkpoint["progress"]["step"] == STEPS and checkpoint["progress"]["bad_steps"] == 0
+    assert checkpoint["progress"]["step"] == 2 and checkpoint["progress"]["bad_steps"] == 0
+    name = "encoder.encoder.blocks.0.attn.qkv.weight"
+    weights = checkpoint["weights"]
+    assert not torch.equal(weights[name], weights[f"teacher_{name}"])  # since the second step
 
 
 def ids(path):

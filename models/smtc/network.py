@@ -226,7 +226,9 @@ class SMTC(Network):
             weights = weights + track_weights(maps, scores)
             kept.append((maps.half(), scores))  # a sixth of the memory that features would need
         chosen = weights.argsort(descending=True, stable=True)[: self.max_objects]
-        for maps, scores in zip(*(torch.cat(parts).split(counts) for parts in zip(*kept))):
+        with without_autocast(weights):  # which does not know float16
+            of_batches = [torch.cat(parts).split(counts) for parts in zip(*kept)]
+        for maps, scores in zip(*of_batches):
             maps = maps.to(scores)
             if self.discovery == "tracks":
                 logits = track_logits(maps, scores, chosen)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
 from models import ModelError
@@ -11,7 +10,7 @@ from models.backbones.vision_transformer import Tokens
 from models.smtc import discovery
 from models.smtc.network import KINETICS, SMTC
 from models.smtc.slot_network import SlotNetwork
-from tests.models.small_networks import FramesInMemory
+from tests.models.small_networks import FramesInMemory, parameters_not_reached
 
 TINY = "vit_tiny_patch16_224"
 
@@ -160,6 +159,15 @@ def test_no_round_of_slot_attention_is_refused():
         network(num_iterations=0)
 
 
+def test_losses_are_in_float32_under_autocast_and_reach_every_parameter():
+    model = network(freeze_steps=0).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model.loss({"image": frames(8).unflatten(0, (2, 4))})
+    assert all(term.dtype == torch.float32 for term in terms.values())
+    sum(terms.values()).backward()
+    assert parameters_not_reached(model) == []
+
+
 # Objects of a video
 
 
@@ -220,6 +228,16 @@ def test_masks_do_not_depend_on_batches_and_follow_from_the_seed(way):
     torch.testing.assert_close(model.normalise.mean.flatten(), torch.tensor(KINETICS[0]))
     expected = logits(network(discovery=way, kinetics_statistics=True))
     torch.testing.assert_close(logits(model), expected)
+
+
+@pytest.mark.parametrize("way", ["tracks", "release"])
+@torch.inference_mode()
+def test_videos_are_segmented_under_autocast(way):
+    model = network(discovery=way).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        for prediction in model.segment_video(clip(5)):
+            logits = prediction.logits[0]
+            assert logits.dtype == torch.float32 and logits.isfinite().all()
 
 
 @torch.inference_mode()
