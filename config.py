@@ -50,7 +50,7 @@ PANEL_STEP: whole(0) = 1  # evaluate.py draws the picture panel of every n-th fr
 IMAGE_SIZE: multiple_of(32, 8192) = 384  # side of the square network input in pixels (Sec. 4.4)
 IMAGE_WIDTH: optional(multiple_of(32, 8192)) = None  # makes it a rectangle, IMAGE_SIZE high
 NUM_REFERENCES: whole(1, 100) = 3  # reference frames (N_R, Sec. 4.4)
-NUM_ITERATIONS: whole(0, 100) = 3  # rounds of guided slot attention (T, Sec. 3.5)
+NUM_ITERATIONS: whole(0, 100) = 3  # rounds of slot attention (T, Sec. 3.5)
 
 # Flow maps [test, flow]
 RECOLOUR_FLOW: bool = True  # a mirrored or rotated flow map changes its colours, as its motion does
@@ -113,25 +113,23 @@ KEY_FRAME_TAIL: bool = True  # the last frames, fewer than r, have a key frame, 
 MERGE_DISTANCE: number(above=0) = 1.0  # tau: nats up to which attention maps are one cluster's
 SOFT_MASKS: bool = True  # enlarge similarities to the clusters; False: labels, as the release
 
-# SMTC (MODEL = "smtc"), which has NUM_ITERATIONS, too
+# SMTC (MODEL = "smtc")
 SEMANTIC_SLOTS: whole(2, 100) = 16  # S, kinds of things that the slots of stage 1 stand for
 INSTANCE_SLOTS: whole(1, 6) = 4  # P, the slots of stage 2 for each of them
-CORRESPONDENCE_GRID: whole(1) = 16  # features see this squared positions of the previous frame
+CORRESPONDENCE_GRID: whole(1) = 16  # side of the grid of the previous frame's positions
 CYCLIC_CLIPS: bool = True  # a clip's first frame has the last one before it; False: the second
-INSTANCE_REGION: one_of("soft", "probability", "logit") = "soft"  # a semantic's tokens, by these
-REPARAMETERISED: bool = True  # the instances' Gaussians learn by them; False: as in the release
-VALID_PROBABILITY: share = 0.3  # tokens are a semantic's above this; the first release had 0.5
-VALID_AREA: share = 0.2  # instances of a semantic with a smaller share of the frame do not count
+INSTANCE_REGION: one_of("soft", "probability", "logit") = "soft"  # whose tokens instances share
+REPARAMETERISED: bool = True  # the instances' Gaussians learn; False: hardly, as in the release
+VALID_PROBABILITY: share = 0.3  # a token counts for a semantic above it; 0.5 at first
+VALID_AREA: share = 0.2  # instances learn where their semantic has more of the frame
 DROP_PATH: number(0, below=1) = 0.1  # stochastic depth of the transformer in training
-DROP_PATH_WHILE_FROZEN: bool = False  # in the steps in which it is frozen, too, as the release
+DROP_PATH_WHILE_FROZEN: bool = False  # also while it is frozen, as in the release
 FREEZE_STEPS: whole(0) = 3000  # first steps in which the transformer is frozen
 ENCODER_RATE: share = 0.01  # its learning rate after them, as a share of LEARNING_RATE
-DECAY_GAUSSIANS: bool = True  # weight decay of the slots' means and deviations, as the release
+DECAY_GAUSSIANS: bool = True  # weight decay of the slots' means and deviations
 TEACHER_MOMENTUM: share = 0.999  # share of itself that the teacher keeps in a step
-TEACHER_ENCODER_FOLLOWS: bool = (
-    False  # the teacher's transformer follows, too; False: never changes
-)
-DISCOVERY: one_of("tracks", "release") = "tracks"  # objects of a video; release: anew in each frame
+TEACHER_ENCODER_FOLLOWS: bool = False  # so does its transformer; False: it keeps its weights
+DISCOVERY: one_of("tracks", "release") = "tracks"  # release: objects of each frame by itself
 NOISE_SEED: whole(0, 2**32 - 1) = 0  # of the instances that a video's frames start with
 KINETICS_STATISTICS: bool = False  # normalise videos as the release's evaluation does
 
