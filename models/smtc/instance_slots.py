@@ -15,13 +15,15 @@ class InstanceSlots(nn.Module):
     Args:
         semantics, channels: S and C.
         region: see :func:`regions`.
-        reparameterised: the Gaussians learn through the drawn slots.
+        reparameterised: the Gaussians learn through the drawn slots. Without it the mean learns
+            from stage 1 alone, and the deviation stays.
     """
 
     def __init__(self, semantics: int, channels: int, region: str, reparameterised: bool):
         super().__init__()
         bound = (6 / ((semantics + 1) * channels)) ** 0.5  # Xavier's for (1, S, 1, C)
-        self.log_deviation = nn.Parameter(torch.empty(semantics, channels).uniform_(-bound, bound))
+        deviation = torch.empty(semantics, channels).uniform_(-bound, bound)
+        self.log_deviation = nn.Parameter(deviation, requires_grad=reparameterised)  # l
         self.region = region
         self.reparameterised = reparameterised
 

@@ -52,7 +52,6 @@ class SMTC(Network):
 
     size_step = 16
     looks_ahead = True
-    skips_parameters = True
 
     def __init__(
         self,
@@ -124,6 +123,11 @@ class SMTC(Network):
         return Needs(WINDOWS, masks=False, frames=CLIP, gap=self.frame_gap)
 
     @property
+    def skips_parameters(self) -> bool:
+        """The encoder's, while it is frozen."""
+        return self.freeze_steps > 0
+
+    @property
     def changeable(self) -> tuple[str, ...]:
         """The rounds, and what belongs to the discovery of objects."""
         return ("num_iterations", "discovery", "max_objects", "noise_seed", "kinetics_statistics")
@@ -138,12 +142,14 @@ class SMTC(Network):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Matrices decay, vectors do not; the encoder's rate is a small share of the others'."""
-        encoder = [p for p in self.encoder.parameters() if p.requires_grad]
+        encoder, slots = (
+            [p for p in part.parameters() if p.requires_grad] for part in (self.encoder, self.slots)
+        )
         gaussians = [self.slots.semantic.mean, self.slots.instance.log_deviation]
         without = [] if self.decay_gaussians else gaussians
         return [
             *decay_matrices(encoder, WEIGHT_DECAY, rate=self.encoder_rate),
-            *decay_matrices(self.slots.parameters(), WEIGHT_DECAY, without),
+            *decay_matrices(slots, WEIGHT_DECAY, without),
         ]
 
     def before_step(self, step: int) -> None:
@@ -224,7 +230,7 @@ class SMTC(Network):
         kept, weights = [], 0.0
         for maps, scores in found:
             weights = weights + track_weights(maps, scores)
-            kept.append((maps.half(), scores))  # a sixth of the memory that features would need
+            kept.append((maps.half(), scores))  # far less than the features
         chosen = weights.argsort(descending=True, stable=True)[: self.max_objects]
         with without_autocast(weights):  # which does not know float16
             of_batches = [torch.cat(parts).split(counts) for parts in zip(*kept)]

@@ -117,8 +117,10 @@ def test_the_teacher_is_an_average_of_the_student(follows):
             assert torch.equal(after[name], tensor)
 
 
-def test_groups_have_each_trained_parameter_once_and_matrices_decay():
-    model = network()
+@pytest.mark.parametrize("reparameterised", [True, False])
+def test_groups_have_each_trained_parameter_once_and_matrices_decay(reparameterised):
+    model = network(reparameterised=reparameterised)
+    assert model.slots.instance.log_deviation.requires_grad == reparameterised
     groups = model.parameter_groups()
     assert [group.get("rate") for group in groups] == [0.01, 0.01, None, None]
     decayed = {id(p) for group in groups[::2] for p in group["params"]}
@@ -159,8 +161,10 @@ def test_no_round_of_slot_attention_is_refused():
         network(num_iterations=0)
 
 
-def test_losses_are_in_float32_under_autocast_and_reach_every_parameter():
-    model = network(freeze_steps=0).train()
+@pytest.mark.parametrize("reparameterised", [True, False])
+def test_losses_are_in_float32_under_autocast_and_reach_every_parameter(reparameterised):
+    model = network(freeze_steps=0, reparameterised=reparameterised).train()
+    assert not model.skips_parameters and network().skips_parameters
     with torch.autocast("cpu", torch.bfloat16):
         terms = model.loss({"image": frames(8).unflatten(0, (2, 4))})
     assert all(term.dtype == torch.float32 for term in terms.values())
