@@ -1,4 +1,4 @@
-"""SMTC as a whole: what learns when, the teacher, and the objects of a video."""
+"""SMTC as a whole: its losses, what learns when, the teacher, and the optimizer's groups."""
 
 import numpy as np
 import pytest
