@@ -6,7 +6,7 @@ utils/kinds.py explains the kinds behind the colons. The words in brackets after
 
 - resume: these settings may change when a run is continued (--resume).
 - test: evaluate.py takes these settings from a flag, or else from the checkpoint.
-- clusters: so it does where the checkpoint's network has them.
+- objects: so it does where the checkpoint's network has them.
 - masks, machine: evaluate.py takes these settings from a flag, or else from this file.
 - set, panels, video, tta: so it does with --set, --video and --tta; with --masks in "set" only.
 - flow: these settings have an effect only on networks that take flow maps.
@@ -51,7 +51,7 @@ PANEL_STEP: whole(0) = 1  # evaluate.py draws the picture panel of every n-th fr
 IMAGE_SIZE: multiple_of(32, 8192) = 384  # side of the square network input in pixels (Sec. 4.4)
 IMAGE_WIDTH: optional(multiple_of(32, 8192)) = None  # makes it a rectangle, IMAGE_SIZE high
 NUM_REFERENCES: whole(1, 100) = 3  # reference frames (N_R, Sec. 4.4)
-NUM_ITERATIONS: whole(0, 100) = 3  # rounds of guided slot attention (T, Sec. 3.5)
+NUM_ITERATIONS: whole(0, 100) = 3  # rounds of slot attention (T, Sec. 3.5)
 
 # Flow maps [test, flow]
 RECOLOUR_FLOW: bool = True  # a mirrored or rotated flow map changes its colours, as its motion does
@@ -81,7 +81,7 @@ SIMULATED_FLOW_BLUR: share = 0.025  # width of errors at motion's edges, as a sh
 SIMULATED_SPAN: number(1, 100) = 8.0  # largest distance of a reference frame, in frames
 
 # Network (Sec. 3)
-MODEL: str = "gsanet"  # which network of models/ to train: gsanet, dpa or ssl_uvos
+MODEL: str = "gsanet"  # which network of models/ to train: gsanet, dpa, smtc or ssl_uvos
 BACKBONE: str = "mit_b2"  # resnet101, mit_b0 to mit_b5, or a timm name with a four-level pyramid
 PRETRAINED_BACKBONE: bool = True  # start from ImageNet weights; False starts from random ones
 BACKBONE_WEIGHTS: optional(path) = None  # local file or folder with them; None: a download
@@ -103,16 +103,36 @@ INTER_FRAME_ATTENTION: bool = True  # IFA: attention to the prototypes of the re
 GRAPH_NEIGHBOURS: whole(1) = 10  # nearest prototypes that each one gets messages from
 GRAPH_ROUNDS: whole(0, 100) = 3  # rounds of message passing
 
-# SSL-UVOS (MODEL = "ssl_uvos")
+# Vision transformers (MODEL = "ssl_uvos" or "smtc")
 POSITION_TABLE: one_of("dino", "timm") = "dino"  # whose rule resizes a transformer's positions
 FRAME_GAP: whole(1) = 4  # distance of a training clip's frames
 
-# Clustering of SSL-UVOS [clusters]
+# Objects of a video (ssl_uvos, smtc) [objects]
+MAX_OBJECTS: whole(1, 254) = 20  # so many of the largest clusters or tracks are objects
 KEY_FRAME_STEP: whole(1) = 10  # attention maps cover the tokens of every r-th frame
 KEY_FRAME_TAIL: bool = True  # the last frames, fewer than r, have a key frame, too
 MERGE_DISTANCE: number(above=0) = 1.0  # tau: nats up to which attention maps are one cluster's
-MAX_OBJECTS: whole(1, 254) = 20  # so many of the largest clusters are objects
 SOFT_MASKS: bool = True  # enlarge similarities to the clusters; False: labels, as the release
+DISCOVERY: one_of("tracks", "release") = "tracks"  # release: objects of each frame by itself
+NOISE_SEED: whole(0, 2**32 - 1) = 0  # of the instances that a video's frames start with
+KINETICS_STATISTICS: bool = False  # normalise videos as the release's evaluation does
+
+# SMTC (MODEL = "smtc")
+SEMANTIC_SLOTS: whole(2, 100) = 16  # S, kinds of things that the slots of stage 1 stand for
+INSTANCE_SLOTS: whole(1, 6) = 4  # P, the slots of stage 2 for each of them
+CORRESPONDENCE_GRID: whole(1) = 16  # side of the grid of the previous frame's positions
+CYCLIC_CLIPS: bool = True  # a clip's first frame has the last one before it; False: the second
+INSTANCE_REGION: one_of("soft", "probability", "logit") = "soft"  # whose tokens instances share
+REPARAMETERISED: bool = True  # the instances' Gaussians learn; False: hardly, as in the release
+VALID_PROBABILITY: share = 0.3  # a token counts for a semantic above it; 0.5 at first
+VALID_AREA: share = 0.2  # instances learn where their semantic has more of the frame
+DROP_PATH: number(0, below=1) = 0.1  # stochastic depth of the transformer in training
+DROP_PATH_WHILE_FROZEN: bool = False  # also while it is frozen, as in the release
+FREEZE_STEPS: whole(0) = 3000  # first steps in which the transformer is frozen
+ENCODER_RATE: share = 0.01  # its learning rate after them, as a share of LEARNING_RATE
+DECAY_GAUSSIANS: bool = True  # weight decay of the slots' means and deviations
+TEACHER_MOMENTUM: share = 0.999  # share of itself that the teacher keeps in a step
+TEACHER_ENCODER_FOLLOWS: bool = False  # so does its transformer; False: it keeps its weights
 
 # Loss (Sec. 3.7)
 LOSS: optional(one_of("iou+bce", "iou", "bce")) = None  # of each mask; None: as in the paper

@@ -50,7 +50,7 @@ def main() -> None:
 
 def evaluation_parser() -> argparse.ArgumentParser:
     """The flags of this script, and those of all settings."""
-    effective = ("test", "clusters", "masks", "machine", "set", "panels", "tta", "video")
+    effective = ("test", "objects", "masks", "machine", "set", "panels", "tta", "video")
     parser = settings_parser(
         config,
         "Masks, scores and pictures for a test set or a video. The network's settings are the "

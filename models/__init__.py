@@ -6,9 +6,10 @@ from models.backbones import ModelError
 from models.dpa.network import DPA
 from models.gsanet.network import GSANet
 from models.interface import Network
+from models.smtc.network import SMTC
 from models.ssl_uvos.network import SSLUVOS
 
-MODELS = {"gsanet": GSANet, "dpa": DPA, "ssl_uvos": SSLUVOS}
+MODELS = {"gsanet": GSANet, "dpa": DPA, "smtc": SMTC, "ssl_uvos": SSLUVOS}
 
 __all__ = ["MODELS", "ModelError", "build_model", "model_class"]
 

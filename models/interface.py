@@ -4,7 +4,7 @@ Data sets, the training loop and the evaluation use nothing else of a network. A
 class derived from :class:`Network` with a name in ``models.MODELS``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -136,6 +136,7 @@ class Network(nn.Module):
         looks_ahead: whether ``segment_video`` needs the whole video before the first result. Other
             networks segment a video of any length in bounded memory.
         compilable: whether ``compile_for_inference`` has an effect.
+        skips_parameters: whether trainable parameters get no gradient in some steps.
         ablation: the variants that ``python -m utils.ablate`` compares.
     """
 
@@ -143,6 +144,7 @@ class Network(nn.Module):
     size_step: int = 32
     looks_ahead: bool = False
     compilable: bool = False
+    skips_parameters: bool = False
     ablation: Ablation | None = None
 
     @classmethod
@@ -190,11 +192,17 @@ class Network(nn.Module):
         """
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
+    def before_step(self, step: int) -> None:
+        """Changes by the network itself before each step; ``step`` is the number of steps done.
+
+        An example is a part that is frozen at first. A run that is resumed calls it, too.
+        """
+
     def after_step(self, step: int) -> None:
         """Changes by the network itself after each step of the optimizer; ``step`` counts from 1.
 
-        Examples are a teacher's moving average and the end of a freeze. A teacher is a part of the
-        network, so that checkpoints contain it.
+        An example is a teacher's moving average. A teacher is a part of the network, so that
+        checkpoints contain it.
         """
 
     def start_from(self, weights: dict[str, Tensor]) -> Loaded:
@@ -229,3 +237,23 @@ def fill(network: nn.Module, weights: dict[str, Tensor], twins: dict[str, str]) 
                 break
     network.load_state_dict(found, strict=False)
     return Loaded(len(found) - copied, copied, len(own) - len(found), len(weights) - len(used))
+
+
+def decay_matrices(
+    parameters: Iterable[nn.Parameter],
+    weight_decay: float,
+    without: Iterable[nn.Parameter] = (),
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Two groups for the optimizer: parameters of several axes decay, the others do not.
+
+    ``without`` are further ones that do not; ``options`` are those of both groups, as ``rate``.
+    """
+    out = set(without)
+    decayed, others = [], []
+    for parameter in parameters:
+        (decayed if parameter.ndim > 1 and parameter not in out else others).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay, **options},
+        {"params": others, **options},
+    ]

@@ -1163,7 +1163,7 @@ def test_a_networks_loss_may_be_another(tiny_settings, call, tmp_path):
 def test_a_misspelt_network_is_refused_with_the_nearest(module, chain, refusal):
     message = refusal(module, "--config", chain.settings, "--run-name", "new", "--model", "dpaa")
     assert (
-        "MODEL is 'dpaa', but the networks are gsanet, dpa, ssl_uvos; did you mean 'dpa'?"
+        "MODEL is 'dpaa', but the networks are gsanet, dpa, smtc, ssl_uvos; did you mean 'dpa'?"
         in message
     )
 

@@ -42,6 +42,7 @@ class VisionTransformer(nn.Module):
         block: whose keys are the features; -1 is the last one.
         positions: how the table of positions is resampled for another grid: ``dino``, as DINO's
             authors do, or ``timm``.
+        drop_path: rate of stochastic depth of the last block in training; it rises from 0.
 
     Attributes:
         channels, patch: C, and the side of a patch in pixels.
@@ -58,6 +59,7 @@ class VisionTransformer(nn.Module):
         weights: Path | None = None,
         block: int = -1,
         positions: str = "dino",
+        drop_path: float = 0.0,
     ):
         super().__init__()
         if not name.startswith("vit_") or not timm.is_model(name):
@@ -68,7 +70,11 @@ class VisionTransformer(nn.Module):
         download = pretrained and weights is None
         try:
             self.encoder = timm.create_model(
-                name, pretrained=download, num_classes=0, dynamic_img_size=True
+                name,
+                pretrained=download,
+                num_classes=0,
+                dynamic_img_size=True,
+                drop_path_rate=drop_path,
             )
         except Exception as error:  # the hub's client and timm raise many kinds here
             if download:
@@ -110,6 +116,16 @@ class VisionTransformer(nn.Module):
                     return Tokens(keys, None, grid)
             x = block(x)
         return Tokens(keys, x[:, 0], grid)
+
+    def train_keys_alone(self) -> None:
+        """Freeze the parameters that the keys do not depend on; the others can be trained."""
+        encoder, last = self.encoder, self.encoder.blocks[self.block]
+        before = [encoder.patch_embed, encoder.norm_pre, *encoder.blocks[: self.block]]
+        needed = {encoder.pos_embed, encoder.cls_token, encoder.reg_token}
+        for module in (*before, last.norm1, last.attn.qkv):
+            needed.update(module.parameters())
+        for parameter in self.parameters():
+            parameter.requires_grad_(parameter in needed)
 
     def _keys(self, block: nn.Module, x: Tensor) -> Tensor:
         rows = slice(self.channels, 2 * self.channels)  # queries, keys and values lie in this order

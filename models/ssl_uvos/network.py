@@ -12,7 +12,15 @@ from tqdm import tqdm
 from models.backbones import Normalise
 from models.backbones.vision_transformer import VisionTransformer
 from models.colour_views import colour_view
-from models.interface import WINDOWS, Figure, Needs, Network, Prediction, Video
+from models.interface import (
+    WINDOWS,
+    Figure,
+    Needs,
+    Network,
+    Prediction,
+    Video,
+    decay_matrices,
+)
 from models.precision import full_precision, without_autocast
 from models.ssl_uvos.attention_maps import WINDOW, AttentionMaps
 from models.ssl_uvos.block import SpatioTemporalBlock
@@ -102,11 +110,7 @@ class SSLUVOS(Network):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Matrices decay, vectors do not."""
-        parameters = list(self.block.parameters())
-        return [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
-            {"params": [p for p in parameters if p.ndim < 2]},
-        ]
+        return decay_matrices(self.block.parameters(), WEIGHT_DECAY)
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Both losses of clips (B, 3, 3, H, W), whose colours are changed as one."""

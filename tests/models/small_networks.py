@@ -10,6 +10,7 @@ from models import build_model
 SMALL = {
     "gsanet": {"channels": 32, "num_clusters": 8, "num_neighbours": 4, "num_iterations": 2},
     "dpa": {"channels": 32, "graph_neighbours": 4, "graph_rounds": 2},
+    "smtc": {"backbone": "vit_tiny_patch16_224", "semantic_slots": 6, "instance_slots": 3},
     "ssl_uvos": {"backbone": "vit_tiny_patch16_224", "key_frame_step": 2},
 }
 TWO_STREAMS = ("gsanet", "dpa")

@@ -16,7 +16,7 @@ from models.backbones.mix_transformer import MixTransformer
 from models.precision import with_weights_as
 from models.two_streams import expand
 from tests.models.fake_gpu import OneAttention, bfloat16_autocast, fake_gpu, works
-from tests.models.small_networks import TWO_STREAMS, network
+from tests.models.small_networks import TWO_STREAMS, FramesInMemory, network
 from utils.evaluation.segmenting import Segmenter
 from utils.processes import Process
 from utils.training.step import Trainer
@@ -247,3 +247,18 @@ def test_a_tensor_left_on_the_cpu_is_seen():
         preparation._buffers["mean"] = torch.empty(1, 3, 1, 1)
         with pytest.raises(RuntimeError, match="device"):
             model(*frames(motion=False))
+
+
+def test_the_losses_and_tracks_of_smtc_are_computed_on_the_gpu():
+    model = network("smtc", freeze_steps=0)
+    shape = (3, SIZE, SIZE)
+    with fake_gpu(model), bfloat16_autocast():
+        keys = torch.empty(2, 4, 16, 192, dtype=torch.bfloat16, device="cuda")
+        terms = model.loss_of_features(keys, keys.clone(), (4, 4))
+        image = torch.empty(shape, dtype=torch.uint8, device="cuda")
+        video = FramesInMemory([{"image": image}] * 5)
+        for model.discovery in ("tracks", "release"):
+            with torch.no_grad():
+                results = [prediction.logits[0] for prediction in model.eval().segment_video(video)]
+            assert {x.device.type for x in (*terms.values(), *results)} == {"cuda"}
+            assert {x.dtype for x in (*terms.values(), *results)} == {torch.float32}

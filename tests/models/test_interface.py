@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import MODELS, ModelError
-from models.interface import REFERENCES, STILLS, WINDOWS, Loaded, Network, fill
+from models.interface import REFERENCES, STILLS, WINDOWS, Loaded, Network, decay_matrices, fill
 from models.two_streams import expand, uniform_references
 from tests.models.small_networks import (
     SMALL,
@@ -257,8 +257,18 @@ def test_every_network_keeps_the_contracts_names_and_defaults(name):
     assert all(p.annotation is bool for p in arguments.values() if isinstance(p.default, bool))
     model = network(name)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
+    model.before_step(0)
     model.after_step(1)
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+def test_only_matrices_decay_and_not_those_that_are_named():
+    layer, other = torch.nn.Linear(2, 3), torch.nn.Parameter(torch.zeros(2, 2))
+    groups = decay_matrices([*layer.parameters(), other], 0.1, [other], rate=0.5)
+    assert groups[0] == {"params": [layer.weight], "weight_decay": 0.1, "rate": 0.5}
+    (bias, last) = groups[1]["params"]
+    assert bias is layer.bias and last is other
+    assert groups[1].keys() == {"params", "rate"}
 
 
 def test_a_network_that_says_nothing_is_trained_whole_in_one_stage():
@@ -278,6 +288,8 @@ def test_a_network_that_says_nothing_is_trained_whole_in_one_stage():
     (group,) = model.parameter_groups()
     assert list(map(id, group["params"])) == list(map(id, model.parameters()))
     assert model.maps_by_iteration(None) == [] and model.parts() == {}
+    assert not model.skips_parameters
+    model.before_step(2)
     model.after_step(3)
     model.compile_for_inference(None)
     for call in (lambda: model.needs, lambda: model.loss({}), lambda: model.segment_video(None)):

@@ -52,6 +52,23 @@ def test_images_are_resized_to_whole_patches_and_never_cut():
     torch.testing.assert_close(tokens.keys, model(resized).keys)
 
 
+@pytest.mark.parametrize("block", [-1, 4])
+def test_what_is_trained_for_the_keys_alone_is_what_they_depend_on(block):
+    model = encoder(block=block)
+    model(torch.randn(1, 3, 48, 80), class_token=False).keys.square().sum().backward()
+    reached = {name for name, p in model.named_parameters() if p.grad is not None}
+    model.train_keys_alone()
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == reached
+    assert 0 < len(reached) < len(list(model.parameters()))
+
+
+def test_stochastic_depth_is_for_training_alone():
+    images = torch.randn(2, 3, 48, 80)
+    model, plain = encoder(drop_path=0.9), encoder()
+    torch.testing.assert_close(model(images).keys, plain(images).keys)
+    assert not torch.allclose(model.train()(images).keys, plain.train()(images).keys)
+
+
 def cubic(distance):
     """The bicubic kernel with a = -0.75."""
     d, a = abs(distance), -0.75

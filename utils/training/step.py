@@ -93,6 +93,7 @@ class Trainer:
         rate = self.learning_rate(self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("rate", 1.0)
+        self.network.before_step(self.steps)
         if self.buffers:  # a bad step must not change the statistics of norms
             torch._foreach_copy_(self.buffers_before, self.buffers)
 
@@ -179,8 +180,9 @@ def _shared(network: Network, process: Process) -> nn.Module:
     """The network's loss, with gradients that all processes share."""
     if process.world_size == 1:
         return LossOf(network)
+    unused = {"find_unused_parameters": network.skips_parameters}
     if process.device.type == "cuda":
         # timm's function: torch's would lose the activations in timm's norms.
         loss = LossOf(convert_sync_batchnorm(network))
-        return DistributedDataParallel(loss, device_ids=[process.device.index])
-    return DistributedDataParallel(LossOf(network))
+        return DistributedDataParallel(loss, device_ids=[process.device.index], **unused)
+    return DistributedDataParallel(LossOf(network), **unused)

@@ -1,0 +1,1 @@
+"""SMTC (arXiv 2308.09951): semantic slots, and instance slots inside each, without masks."""
