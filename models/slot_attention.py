@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks import feed_forward
+from models.precision import without_weight_cache
 
 
 class SlotAttention(nn.Module):
@@ -70,11 +71,12 @@ class SlotAttention(nn.Module):
         Arguments and results are those of ``step``.
         """
         first = slots
-        for number in range(rounds):
-            if 0 < number == rounds - 1:
-                slots = first + (slots - first).detach()
-            slots, logits = self.step(slots, keys, values, keep, groups)
-        return slots, logits
+        with torch.no_grad(), without_weight_cache():
+            for _ in range(rounds - 1):
+                slots, _ = self.step(slots, keys, values, keep, groups)
+        if rounds > 1:
+            slots = first + (slots - first).detach()
+        return self.step(slots, keys, values, keep, groups)
 
     def step(
         self,
