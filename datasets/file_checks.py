@@ -1,32 +1,29 @@
-"""Checking the files of frames without decoding them."""
+"""Checking the files of frames."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from datasets.layout import Frame
-from datasets.masks import palette_levels
-from datasets.pictures import open_picture
+from datasets.masks import read_labels
+from datasets.pictures import read_image, read_size
 from datasets.problems import DatasetError, Kind, Problems, add_problems, format_problems
 from datasets.progress import progress_bar
 
 _THREADS = 8  # more than cores: they wait for the disk
 
 _UNUSABLE = "file that cannot be used", "replace it, or remove its frame"
-_OTHER_SIZE = {
-    "mask": ("mask of another size than its image", "resize it"),
-    "flow map": (
-        "flow map of another size than its image",
-        "resize it, or make all anew: python -m datasets.flow with --overwrite",
-    ),
-}
+_OTHER_SIZE = (
+    "mask or flow map of another size than its image",
+    "resize the mask; make flow maps anew: python -m datasets.flow with --overwrite",
+)
 
 
 def check_files(frames: Iterable[Frame], *, progress: bool = True) -> None:
     """Check every image, mask and flow map without decoding it.
 
     Raises:
-        DatasetError: files are missing, empty, neither JPEG nor PNG, or cut off, masks have a
-            palette that ``read_labels`` refuses, or partners differ in size. The message has all.
+        DatasetError: files are missing, empty, neither JPEG nor PNG, or cut off, or partners differ
+            in size. The message has all.
     """
     frames = list(frames)
     problems: Problems = {}
@@ -41,28 +38,28 @@ def check_files(frames: Iterable[Frame], *, progress: bool = True) -> None:
         raise DatasetError(format_problems(f"the files of {len(frames)} frames", problems))
 
 
-def check_frame(frame: Frame) -> tuple[dict[str, tuple[int, int]], list[tuple[Kind, str]]]:
-    """Check the files of one frame, as :func:`check_files` does.
+def check_frame(
+    frame: Frame, deep: bool = False
+) -> tuple[tuple[int, int] | None, list[tuple[Kind, str]]]:
+    """Check the files of one frame, as :func:`check_files` does; with ``deep`` decode them.
 
     Returns:
-        (width, height) in pixels of those of "image", "mask" and "flow map" that can be used, and
-        (kind of problem, file concerned) for everything that is wrong.
+        The image's height and width in pixels, None if it cannot be used, and (kind of problem,
+        file concerned) for everything that is wrong.
     """
     found: list[tuple[Kind, str]] = []
-    sizes: dict[str, tuple[int, int]] = {}
-    for part, path in (("image", frame.image), ("mask", frame.mask), ("flow map", frame.flow)):
-        if path is None:
-            continue
+    size = None
+    for path in filter(None, (frame.image, frame.mask, frame.flow)):
         try:
-            with open_picture(path) as picture:
-                if part == "mask":
-                    palette_levels(path, picture)
-                sizes[part] = picture.size
+            height, width = read_size(path)
+            if deep:
+                (read_labels if path == frame.mask else read_image)(path)
         except DatasetError as error:
             found.append((_UNUSABLE, str(error)))
             continue
-        if part != "image" and "image" in sizes and sizes[part] != sizes["image"]:
-            (width, height), (image_width, image_height) = sizes[part], sizes["image"]
-            item = f"{path}: {width} x {height}, its image {image_width} x {image_height}"
-            found.append((_OTHER_SIZE[part], item))
-    return sizes, found
+        if path == frame.image:
+            size = height, width
+        elif size and size != (height, width):
+            item = f"{path}: {width} x {height}, its image {size[1]} x {size[0]}"
+            found.append((_OTHER_SIZE, item))
+    return size, found

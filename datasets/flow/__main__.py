@@ -6,8 +6,7 @@ The flow of a frame is its motion to the next image of the video: its image in t
 the next frame of the set. The flow of the last frame is its motion to the frame before, negated.
 
 The program can be stopped and started again. Maps that are there are kept unless `--overwrite` is
-given. A map holds checksums of the two images that it was made from, as a JPEG comment, and is made
-anew when they have changed. Maps without a comment were made elsewhere and are kept.
+given.
 
 Several processes, on one machine or more that see the same folder, share a set's frames:
 
@@ -23,7 +22,7 @@ from pathlib import Path
 
 from datasets.flow.estimators import FlowError, build_estimator
 from datasets.flow.making import check_set, convert_flo, make_share
-from datasets.flow.origin import begin_origin, flow_origin, origin_in_words, set_origin
+from datasets.flow.origin import begin_origin, origin_in_words, set_origin
 from datasets.layout import video_sequences
 from datasets.problems import DatasetError
 from datasets.progress import print_any_name
@@ -33,23 +32,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command with arguments as in `sys.argv[1:]`. Returns its exit code."""
     options = _parse(arguments)
     print_any_name()
-    rank = 0
     try:
-        rank, processes = _join()
         if options.from_flo:
-            if rank == 0:
-                written, kept = convert_flo(options.data_root, options.set, options.overwrite)
-                print(
-                    f"{options.set}: {written} flow maps written from .flo files, {kept} were "
-                    "there already"
-                )
+            written, kept = convert_flo(options.data_root, options.set, options.overwrite)
+            print(f"{options.set}: {written} flow maps written from .flo files, {kept} kept")
         else:
-            _make_flow(options, rank, processes)
+            _make_flow(options)
     except (DatasetError, FlowError, OSError) as error:
         if isinstance(error, OSError):
             error = f"{error}; mend that and start again, which keeps all maps that are finished"
-        # Not at the end of the line that the first process's progress bar is on.
-        print(f"\n{error}" if rank > 0 else error, file=sys.stderr)
+        print(f"\n{error}", file=sys.stderr)  # not at the end of a progress bar's line
         return 1
     except KeyboardInterrupt:
         return 130
@@ -90,8 +82,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _make_flow(options: argparse.Namespace, rank: int, processes: int) -> None:
+def _make_flow(options: argparse.Namespace) -> None:
     """Make this process's share of the flow maps. The first process checks, notes and reports."""
+    rank, processes = _join()
     folder = options.data_root / options.set
     made_by = origin_in_words(options.estimator, options.remove_camera_motion)
     if rank > 0:
@@ -106,37 +99,27 @@ def _make_flow(options: argparse.Namespace, rank: int, processes: int) -> None:
     if rank == 0:
         begin_origin(folder, made_by, sequences, options.overwrite)
         _add_up(0, processes=processes)
-    share, title = (rank, processes), f"{options.set} flow"
-    counts = make_share(sequences, estimator, options.overwrite, share, title)
-    written, kept, renewed = _add_up(*counts, processes=processes)
-    if rank > 0:
-        return
-    if options.overwrite:  # until now the set was a mixture
-        set_origin(folder, made_by)
-    print(f"{options.set}: {written} flow maps written, {kept} were there already")
-    if written and kept and flow_origin(options.data_root, options.set) is None:
-        print(f"note: those that were there were made elsewhere, the new ones by {made_by}")
-    if renewed:
-        print(f"  {renewed} of those written replace maps of other images than are there now")
+    counts = make_share(
+        sequences, estimator, options.overwrite, (rank, processes), f"{options.set} flow"
+    )
+    written, kept = _add_up(*counts, processes=processes)
+    if rank == 0:
+        if options.overwrite:  # until now the set was a mixture
+            set_origin(folder, made_by)
+        print(f"{options.set}: {written} flow maps written, {kept} were there already")
 
 
 def _join() -> tuple[int, int]:
     """Meet the other processes that torchrun has started. Returns this one's rank, and how many."""
     if "LOCAL_RANK" not in os.environ:
         return 0, 1
-    try:
-        rank, processes, _ = (int(os.environ[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        if processes > 1:
-            import torch.distributed
+    rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if processes > 1:
+        import torch.distributed
 
-            # The slowest process may take days. When one fails, torchrun ends them all.
-            torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
-            atexit.register(torch.distributed.destroy_process_group)  # ends the group's threads
-    except (KeyError, ValueError) as error:
-        raise FlowError(
-            f"the environment has LOCAL_RANK, but does not describe several processes: {error}. "
-            "torchrun sets all variables; unset LOCAL_RANK to make flow maps in one process"
-        ) from error
+        # The slowest process may take days. When one fails, torchrun ends them all.
+        torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
+        atexit.register(torch.distributed.destroy_process_group)  # ends the group's threads
     return rank, processes
 
 

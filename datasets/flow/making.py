@@ -10,14 +10,9 @@ import numpy as np
 from datasets.files import write_bytes
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator, FlowError
-from datasets.flow.origin import (
-    flow_origin,
-    image_record,
-    is_of_other_images,
-    set_origin,
-    stale_flow,
-)
-from datasets.flow.pairs import image_pairs, images_of, sequence_problems
+from datasets.flow.origin import set_origin
+from datasets.flow.pairs import image_pairs, sequence_problems
+from datasets.known_sets import is_still_set
 from datasets.layout import Frame, Sequence, video_sequences
 from datasets.pictures import read_image, read_size
 from datasets.problems import DatasetError, Problems, add_problems, format_problems
@@ -33,7 +28,7 @@ _RUN = 8  # neighbouring frames that one process makes; each image is then read 
 
 def make_flow(
     data_root: Path, set_name: str, estimator: Estimator, overwrite: bool = False
-) -> tuple[int, int, int]:
+) -> tuple[int, int]:
     """Write the flow map of every frame of a video set as `FLOW/<frame>.jpg`.
 
     The set needs no masks. With `overwrite` flow maps that are there already are made anew,
@@ -50,18 +45,20 @@ def check_set(folder: Path, sequences: list[Sequence], overwrite: bool) -> None:
     Sequences that keep all their flow maps are not checked.
 
     Raises:
-        DatasetError: a sequence has a single frame, or an image is unreadable or of another size
-            than the others of its sequence.
+        DatasetError: it is a published set of still images, a sequence has a single frame, or an
+            image is unreadable or of another size than the others of its sequence.
     """
+    if is_still_set(folder.name):
+        raise DatasetError(f"{folder} is a set of still images, which need no flow")
     problems: Problems = {}
     with ThreadPoolExecutor() as pool:
-        for sequence, stale in zip(sequences, pool.map(stale_flow, sequences)):
-            if overwrite or stale or any(frame.flow is None for frame in sequence.frames):
-                images = images_of(sequence)
-                sizes = zip(images, pool.map(read_size, images))
-                for kind, item in sequence_problems(
-                    sequence, {path: size[::-1] for path, size in sizes}
-                ):
+        for sequence in sequences:
+            if overwrite or any(frame.flow is None for frame in sequence.frames):
+                images = [
+                    x for frame in sequence.frames for x in (frame.image, frame.following) if x
+                ]
+                sizes = dict(zip(images, pool.map(read_size, images)))
+                for kind, item in sequence_problems(sequence, sizes):
                     add_problems(problems, kind, item)
     if problems:
         raise DatasetError(format_problems(folder, problems))
@@ -73,7 +70,7 @@ def make_share(
     overwrite: bool,
     share: tuple[int, int] = (0, 1),
     title: str = "flow",
-) -> tuple[int, int, int]:
+) -> tuple[int, int]:
     """Write the flow maps of one process's share of the frames, checked with `check_set`.
 
     Args:
@@ -82,8 +79,7 @@ def make_share(
         title: of the progress bar.
 
     Returns:
-        The numbers of flow maps that were written, that were kept, and of those written that took
-        the place of a map of other images.
+        The numbers of flow maps that were written and that were kept.
 
     Raises:
         DatasetError: an image cannot be read.
@@ -92,23 +88,18 @@ def make_share(
     rank, processes = share
     pairs = [pair for sequence in sequences for pair in image_pairs(sequence)]
     mine = [pair for number, pair in enumerate(pairs) if number // _RUN % processes == rank]
-    if processes > 1:
-        title += f", share 1 of {processes}"
-    written = kept = renewed = 0
+    written = 0
     read = lru_cache(maxsize=2)(read_image)  # neighbouring pairs share an image
     for frame, other, sign in progress_bar(mine, desc=title, unit="frame", shown=rank == 0):
         if frame.flow is not None and not overwrite:
-            if not is_of_other_images(frame, other):
-                kept += 1
-                continue
-            renewed += 1
+            continue
         try:
             flow = sign * estimator(read(frame.image), read(other))
         except FlowError as error:
             raise FlowError(f"{frame.image}: {error}") from error
-        _replace_map(frame, flow, image_record(frame.image, other))
+        _replace_map(frame, flow)
         written += 1
-    return written, kept, renewed
+    return written, len(mine) - written
 
 
 def convert_flo(data_root: Path, set_name: str, overwrite: bool = False) -> tuple[int, int]:
@@ -118,65 +109,43 @@ def convert_flo(data_root: Path, set_name: str, overwrite: bool = False) -> tupl
     flow maps that were written and that were kept.
 
     Raises:
-        DatasetError: no frame has such a file, one cannot be read or is of another size than its
-            frame, or flow maps that something else made would be kept.
+        DatasetError: no frame has such a file, or one cannot be read or is of another size than its
+            frame.
     """
     folder = data_root / set_name
     sequences = video_sequences(data_root, set_name, masks="none", flow=False)
-    frames = {
-        frame.image.parent.parent / "FLOW" / f"{frame.name}.flo": frame
+    frames = [
+        frame
         for sequence in sequences
         for frame in sequence.frames
-    }
-    frames = {path: frame for path, frame in frames.items() if path.is_file()}
+        if _map_of(frame, ".flo").is_file()
+    ]
     if not frames:
         raise DatasetError(
             f"{folder} has no .flo files: expected FLOW/<frame>.flo, or <sequence>/FLOW/<frame>.flo"
         )
-    kept = 0 if overwrite else sum(frame.flow is not None for frame in frames.values())
-    if kept and (known := flow_origin(data_root, set_name)):
-        raise DatasetError(
-            f"{folder}: it has flow maps of another kind ({known}); pass --overwrite to replace "
-            "them by those of the .flo files"
-        )
+    new = [frame for frame in frames if overwrite or frame.flow is None]
     set_origin(folder, None)  # their origin is unknown
-    for path, frame in progress_bar(frames.items(), desc=f"{set_name} flow", unit="frame"):
-        if frame.flow is not None and not overwrite:
-            continue
-        flow = read_flo(path)
-        if flow.shape[:2] != read_size(frame.image):
+    for frame in progress_bar(new, desc=f"{set_name} flow", unit="frame"):
+        path = _map_of(frame, ".flo")
+        flow = cv2.readOpticalFlow(str(path))
+        if flow is None or flow.shape[:2] != read_size(frame.image):
             raise DatasetError(
-                f"{path}: {flow.shape[1]} x {flow.shape[0]}, but its frame {frame.image} has "
-                "another size; make it anew at the frame's size"
+                f"{path}: no whole .flo file (Middlebury's format) of its image's size"
             )
-        _replace_map(frame, flow)
-    return len(frames) - kept, kept
+        unknown = np.abs(flow).max(axis=2, keepdims=True) > 1e9
+        _replace_map(frame, np.where(unknown, np.float32(0), flow))
+    return len(new), len(frames) - len(new)
 
 
-def read_flo(path: Path) -> np.ndarray:
-    """Read a flow map in Middlebury's format (Baker et al., IJCV 2011).
-
-    Returns:
-        (H, W, 2) float32 motion in pixels, x to the right and y down; 0 where it is unknown.
-
-    Raises:
-        DatasetError: the file has another format, or is cut off.
-    """
-    content = path.read_bytes()
-    width, height = np.frombuffer(content[4:12].ljust(8, b"\0"), "<i4").tolist()
-    if content[:4] != b"PIEH" or min(width, height) < 1 or len(content) != 12 + 8 * width * height:
-        raise DatasetError(f"{path}: no whole .flo file (Middlebury's format); replace this file")
-    flow = np.frombuffer(content, "<f4", offset=12).reshape(height, width, 2)
-    return np.where(np.abs(flow).max(axis=2, keepdims=True) < 1e9, flow, np.float32(0))
+def _map_of(frame: Frame, suffix: str = ".jpg") -> Path:
+    return frame.image.parent.parent / "FLOW" / f"{frame.name}{suffix}"
 
 
-def _replace_map(frame: Frame, flow: np.ndarray, comment: bytes = b"") -> None:
+def _replace_map(frame: Frame, flow: np.ndarray) -> None:
     """Write a frame's flow map, in the place of the one that may be there."""
-    path = frame.image.parent.parent / "FLOW" / f"{frame.name}.jpg"
+    path = _map_of(frame)
     if frame.flow not in (None, path):
         frame.flow.unlink()  # two flow maps of one frame would be an error in the layout
     picture = cv2.cvtColor(flow_to_picture(flow), cv2.COLOR_RGB2BGR)
-    jpeg = cv2.imencode(".jpg", picture, _JPEG)[1].tobytes()
-    if comment:  # the first segment after the file's start
-        jpeg = jpeg[:2] + b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment + jpeg[2:]
-    write_bytes(path, jpeg)
+    write_bytes(path, cv2.imencode(".jpg", picture, _JPEG)[1].tobytes())

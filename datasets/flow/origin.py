@@ -1,20 +1,13 @@
-"""The origin of flow maps: the estimator of a set's maps, and the two images of each map."""
+"""The origin of a set's flow maps: the estimator, and whether camera motion was removed."""
 
 import json
-import os
-import zlib
 from pathlib import Path
 
 from datasets.files import write_text
-from datasets.flow.pairs import image_pairs
-from datasets.layout import Frame, Sequence
+from datasets.layout import Sequence
 from datasets.problems import DatasetError
 
 _ORIGIN = ".flow.json"  # in the set's folder
-
-# Begins the JPEG comment of a flow map. The sizes and checksums of its two images follow.
-_RECORD = b"flow between images "
-_TAIL = 8192  # bytes at a file's end; with the file's size they tell one image from another
 
 
 def flow_origin(data_root: Path, set_name: str) -> str | None:
@@ -33,8 +26,8 @@ def origin_in_words(estimator: str, remove_camera_motion: bool) -> str:
 def begin_origin(folder: Path, made_by: str, sequences: list[Sequence], overwrite: bool) -> None:
     """Note the origin of a set's flow maps, before the first of them is written.
 
-    While maps are overwritten, the note says that the set is a mixture; call `set_origin` after the
-    last one. If the origin of the maps that are kept is unknown, nothing is noted.
+    Nothing is noted while maps are overwritten; call `set_origin` after the last one. If the origin
+    of the maps that are kept is unknown, it stays unknown.
 
     Raises:
         DatasetError: maps that something else made would be kept.
@@ -42,13 +35,13 @@ def begin_origin(folder: Path, made_by: str, sequences: list[Sequence], overwrit
     known = flow_origin(folder.parent, folder.name)
     if not any(frame.flow for sequence in sequences for frame in sequence.frames):
         set_origin(folder, made_by)
+    elif overwrite:
+        set_origin(folder, None)
     elif known not in (None, made_by):
-        if not overwrite:
-            raise DatasetError(
-                f"{folder}: its flow maps are of another kind ({known}) than those that are to be "
-                f"made ({made_by}); pass --overwrite to make all of them anew"
-            )
-        set_origin(folder, f"{known}, in part replaced by {made_by}")
+        raise DatasetError(
+            f"{folder}: its flow maps are of another kind ({known}) than those that are to be "
+            f"made ({made_by}); pass --overwrite to make all of them anew"
+        )
 
 
 def set_origin(folder: Path, made_by: str | None) -> None:
@@ -58,39 +51,3 @@ def set_origin(folder: Path, made_by: str | None) -> None:
         path.unlink(missing_ok=True)
     else:
         write_text(path, json.dumps({"made_by": made_by}) + "\n")
-
-
-def image_record(*images: Path) -> bytes:
-    """The comment of a flow map that is made from these images. It does not hold their names."""
-    identities = []
-    for path in images:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL))
-            identities.append(f"{size}-{zlib.crc32(file.read()):08x}")
-    return _RECORD + " ".join(identities).encode()
-
-
-def is_of_other_images(frame: Frame, other: Path) -> bool:
-    """Whether the record in a frame's flow map names other images than these two.
-
-    Maps without a record were made elsewhere, and count as right.
-    """
-    if not all(path.is_file() for path in (frame.flow, frame.image, other)):
-        return False  # a pipe would be waited for; the fault is reported where the file is used
-    try:
-        with frame.flow.open("rb") as file:
-            head = file.read(256)
-        return _RECORD in head and image_record(frame.image, other) not in head
-    except OSError:
-        return False
-
-
-def stale_flow(sequence: Sequence) -> list[Path]:
-    """Flow maps of a sequence that were made from other images than those that are there now."""
-    return [
-        frame.flow
-        for frame, other, _ in image_pairs(sequence)
-        # The last frame may be shown the map of the frame before.
-        if frame.flow and frame.flow.stem == frame.name and is_of_other_images(frame, other)
-    ]

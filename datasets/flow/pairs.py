@@ -13,12 +13,9 @@ Item = TypeVar("Item")
 
 _SINGLE = (
     "sequence of a single frame, which has no flow",
-    "add the frames that follow, or remove it; photographs need no flow",
+    "add the frames that follow, or remove it",
 )
-_SIZES_DIFFER = (
-    "frame of another size than most of its sequence",
-    "bring them to the same size; photographs are no sequence and need no flow",
-)
+_SIZES_DIFFER = "frame of another size than most of its sequence", "bring them to the same size"
 
 
 def motion_pairs(frames: Iterable[Item]) -> Iterator[tuple[Item, Item, int]]:
@@ -36,16 +33,10 @@ def motion_pairs(frames: Iterable[Item]) -> Iterator[tuple[Item, Item, int]]:
 def image_pairs(sequence: Sequence) -> Iterator[tuple[Frame, Path, int]]:
     """Pairs each frame of a sequence with another image, as `motion_pairs` does.
 
-    A frame's `following` image takes the place of the next frame. A sequence of a single frame
-    gives no pair.
+    A frame's `following` image takes the place of the next frame.
     """
-    for frame, other, sign in motion_pairs(sequence.frames) if len(sequence.frames) > 1 else ():
+    for frame, other, sign in motion_pairs(sequence.frames):
         yield (frame, frame.following, 1) if frame.following else (frame, other.image, sign)
-
-
-def images_of(sequence: Sequence) -> list[Path]:
-    """All images that a sequence's flow maps are made from."""
-    return [path for frame in sequence.frames for path in (frame.image, frame.following) if path]
 
 
 def sequence_problems(
@@ -53,14 +44,16 @@ def sequence_problems(
 ) -> Iterator[tuple[Kind, str]]:
     """Tells why no flow maps can be made for a sequence: (kind of problem, image concerned).
 
-    ``sizes`` are (width, height) by image; images of unknown size are missing or have None.
+    ``sizes`` are (height, width) by image; images of unknown size are missing or have None.
     """
-    if len(sequence.frames) == 1 and sequence.frames[0].flow is None:
-        yield _SINGLE, str(sequence.frames[0].image)
-    known = {path: size for path in images_of(sequence) if (size := sizes.get(path)) is not None}
-    if len(set(known.values())) > 1:
-        ((usual, _),) = Counter(known.values()).most_common(1)
-        for path, size in known.items():
-            if size != usual:
-                item = f"{path}: {size[0]} x {size[1]}, most {usual[0]} x {usual[1]}"
-                yield _SIZES_DIFFER, item
+    images = [path for frame in sequence.frames for path in (frame.image, frame.following) if path]
+    if len(sequence.frames) == 1:
+        yield _SINGLE, str(images[0])
+    known = {path: size for path in images if (size := sizes.get(path)) is not None}
+    usual = Counter(known.values()).most_common(1)
+    for path, (height, width) in known.items():
+        if (height, width) != usual[0][0]:
+            yield (
+                _SIZES_DIFFER,
+                f"{path}: {width} x {height}, most {usual[0][0][1]} x {usual[0][0][0]}",
+            )

@@ -12,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from datasets.known_sets import is_still_set
 from datasets.layout import flow_command
 from datasets.prepare.sources import SOURCES
 from datasets.prepare.writing import prepare
@@ -47,18 +48,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     for result in results:
         known = _in_words(description.known[result.set_name])
-        files = {how: result.files[how] for how in ("linked", "copied", "converted", "kept")}
         print(f"{result.set_name}: {_in_words(result.counts)} (known: {known})")
-        print(f"  files: {_in_words(files)}")
-    for result in results if description.video else ():
-        print(f"next: {flow_command(options.data_root, result.set_name)}")
-    if not description.video:
-        print("next: python pretrain.py (still images need no flow maps)")
+        print(f"  files: {_in_words(result.files)}")
+        if not is_still_set(result.set_name):
+            print(f"next: {flow_command(options.data_root, result.set_name)}")
     return 0
 
 
 def _in_words(counts: dict[str, int]) -> str:
-    return ", ".join(f"{number:,} {what}" for what, number in counts.items())
+    return ", ".join(f"{number:,} {name}" for name, number in counts.items())
 
 
 if __name__ == "__main__":

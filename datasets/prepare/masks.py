@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from datasets.masks import VOID, one_object, read_labels
+from datasets.masks import VOID, one_object, read_label_map, read_labels
 from datasets.pictures import open_picture, read_size
-from datasets.problems import DatasetError
 
 
 def convert_void(image: Path, mask: Path, grey: bool = False) -> np.ndarray | None:
@@ -24,7 +23,7 @@ def convert_void(image: Path, mask: Path, grey: bool = False) -> np.ndarray | No
         palette = picture.mode == "P"
     if not (palette or grey):
         return None
-    labels = read_labels(mask, void=True)
+    labels = read_label_map(mask)
     if not (labels == VOID).any():
         return None
     if not one_object(labels).any():
@@ -38,21 +37,6 @@ def convert_size(image: Path, mask: Path) -> np.ndarray | None:
     if read_size(mask) == (height, width):
         return None
     return cv2.resize(read_labels(mask), (width, height), interpolation=cv2.INTER_NEAREST)
-
-
-def refuse_several_objects(image: Path, mask: Path) -> None:
-    """Refuse a mask that has a palette and several objects, or an object and void.
-
-    Raises:
-        DatasetError: it is such a mask.
-    """
-    with open_picture(mask) as picture:
-        several = picture.mode == "P" and len(picture.getcolors()) > 2
-    if several:
-        raise DatasetError(
-            f"{mask}: mask of several objects or with a void label, as DAVIS 2017 has them; if "
-            "this is that archive, prepare it as davis2017 or davis2016_from_2017"
-        )
 
 
 def mask_picture(labels: np.ndarray) -> Image.Image:

@@ -11,7 +11,14 @@ import cv2
 import numpy as np
 
 from datasets.layout import Frame, Sequence, frame_label
-from datasets.masks import VOID, NotBinaryError, one_object, read_binary_mask, read_labels
+from datasets.masks import (
+    VOID,
+    NotBinaryError,
+    one_object,
+    read_binary_mask,
+    read_label_map,
+    read_labels,
+)
 from datasets.pictures import read_size
 from datasets.problems import DatasetError, format_problems
 from datasets.progress import progress_bar
@@ -81,7 +88,7 @@ def read_result(path: Path, protocol: Protocol, binarize: bool = False) -> np.nd
     half. For others its values are the numbers of proposals, which may have gaps.
     """
     if protocol.per_object and not binarize:
-        labels = read_labels(path, void=True)
+        labels = read_label_map(path)
         # A mask of 0 and 255 has one object; elsewhere 255 is a number like any other.
         alone = not one_object(labels).any()
         return (labels == VOID).astype(np.uint8) if alone else labels

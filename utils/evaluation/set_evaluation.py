@@ -14,8 +14,8 @@ import numpy as np
 
 from datasets.files import write_picture, write_text
 from datasets.flow.origin import flow_origin
+from datasets.known_sets import published_sequences
 from datasets.layout import Frame, Sequence, frame_label, video_sequences
-from datasets.prepare.sources import published_sequences
 from datasets.problems import DatasetError
 from datasets.progress import progress_bar
 from utils.evaluation.protocols import Protocol, choose_protocol
@@ -33,7 +33,7 @@ from utils.evaluation.trained_network import TrainedNetwork
 from utils.processes import Process, gather, num_cores, wait_for_all
 from utils.reports.pages import write_report
 from utils.reports.pictures import draw_frame, write_mask
-from utils.scripts import check_data, compare_flow, frames_of, note_flow
+from utils.scripts import check_data, compare_flow, frames_of
 from utils.settings import Settings
 from utils.training.record import fingerprint
 from utils.training.run_folder import locked
@@ -127,8 +127,6 @@ def read_set(set_name: str, settings: Settings, process: Process, flow: bool) ->
     sequences = video_sequences(root, set_name, masks="none", flow=flow)
     annotated = [frame.mask is not None for frame in frames_of(sequences)]
     protocol, reason = choose_protocol(set_name, settings.protocol, all(annotated))
-    if process.is_main and flow:
-        note_flow(set_name, sequences)
     if not any(annotated):
         return VideoSet(set_name, root, sequences, protocol)
     if process.is_main:
