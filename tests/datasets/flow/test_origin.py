@@ -44,5 +44,3 @@ def test_flow_maps_of_unknown_origin_are_not_said_to_be_of_a_new_one(flat: Path)
     assert flow_origin(flat, "DAVIS_train") is None
     assert main(command(flat, "--overwrite")) == 0
     assert flow_origin(flat, "DAVIS_train") == "dis, camera motion kept"
-
-

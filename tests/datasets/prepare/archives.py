@@ -134,3 +134,4 @@ def write_mixed(source: Path) -> None:
     write_davis(source, {"bear": [objects(255), objects(1)] * 2}, palette=True)
     write_davis(source, {"dog": [objects(255)] * 2}, palette=True)
     write_lists(source, "2016", train="bear\n", val="dog\n")
+    write_lists(source, "2017", train="bear\n", val="dog\n")

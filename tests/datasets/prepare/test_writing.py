@@ -47,7 +47,7 @@ def test_duts_from_the_command_line(source: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "DUTS_train: 2 images, 2 masks (known: 10,553 images, 10,553 masks)" in result.stdout
-    assert "files: 4 linked, 0 copied, 0 converted, 0 kept" in result.stdout
+    assert "files: 4 linked" in result.stdout
     assert "writing files" in result.stderr  # the progress bar
     assert tree(source) == before
     assert sorted(p.name for p in data_root(source).iterdir()) == ["DUTS_test", "DUTS_train"]
@@ -91,7 +91,7 @@ def test_a_full_disk_is_said_with_the_file(source: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match=r"No space left on device: .*GT/\w+\.png"):
-        run("davis2016_from_2017", source)
+        run("davis2016", source)
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -101,7 +101,7 @@ def test_second_run_changes_nothing(
     write_mixed(source)
     if not links:
         monkeypatch.setattr(os, "link", no_links)
-    first = run("davis2016_from_2017", source)
+    first = run("davis2016", source)
     assert sum(p.files["converted"] for p in first) == 4
     assert (sum(p.files["linked"] for p in first), sum(p.files["copied"] for p in first)) == (
         (8, 0) if links else (0, 8)
@@ -112,7 +112,7 @@ def test_second_run_changes_nothing(
     assert original.read_bytes() == written.read_bytes()
 
     before = tree(data_root(source))
-    second = run("davis2016_from_2017", source)
+    second = run("davis2016", source)
     assert tree(data_root(source)) == before
     assert [p.files["kept"] for p in second] == [4, 8]
     assert [p.files["linked"] + p.files["copied"] + p.files["converted"] for p in second] == [0, 0]
@@ -148,10 +148,10 @@ def test_stopped_and_started_again(
         patch.setattr(os, "link", no_links)
         patch.setattr(os, name, stopped)
         with pytest.raises(KeyboardInterrupt):
-            run("davis2016_from_2017", source)
+            run("davis2016", source)
     written = {name: entry for name, entry in tree(data_root(source)).items() if not entry[0]}
 
-    prepared = run("davis2016_from_2017", source)
+    prepared = run("davis2016", source)
     assert sum(p.files["kept"] for p in prepared) == len(written) < 12
     complete = tree(data_root(source))
     assert len([name for name in complete if not complete[name][0]]) == 12
@@ -167,7 +167,7 @@ def test_wrong_folder_is_explained(source: Path, capsys: pytest.CaptureFixture) 
     for name, expected in (
         ("duts", "DUTS-TR-Image, neither in"),
         ("davis2016", "JPEGImages/480p, neither in"),
-        ("davis2016_from_2017", "JPEGImages/480p, neither in"),
+        ("davis2017", "JPEGImages/480p, neither in"),
         ("youtube_vos", "Annotations, neither in"),
         ("fbms", "Testset, neither in"),
         ("youtube_objects", "aeroplane/data or JPEGImages/aeroplane, neither in"),
@@ -178,22 +178,10 @@ def test_wrong_folder_is_explained(source: Path, capsys: pytest.CaptureFixture) 
             captured = capsys.readouterr()
             assert captured.out == ""
             assert expected in captured.err
-            assert "Found there: holiday/" in captured.err
+            assert "Folders there: holiday" in captured.err
     assert main(command("duts", source / "nowhere")) == 1
     assert "no such folder" in capsys.readouterr().err
     assert not data_root(source).exists()
-
-
-def test_a_broken_link_in_the_place_of_a_video_is_no_missing_part(
-    source: Path, capsys: pytest.CaptureFixture
-) -> None:
-    for t in range(2):
-        write(source / f"JPEGImages/rat/{t}.jpg", image(t))
-        write(source / f"Annotations/rat/{t}.png", objects(1))
-    (source / "JPEGImages/dressage").symlink_to(source / "elsewhere")
-    assert main(command("long_videos", source, "--partial")) == 1
-    message = capsys.readouterr().err
-    assert "1 x broken link" in message and str(source / "JPEGImages/dressage") in message
 
 
 def test_incomplete_source_is_listed_and_can_be_accepted(
@@ -207,10 +195,9 @@ def test_incomplete_source_is_listed_and_can_be_accepted(
     assert main(command("davis2016", source)) == 1
     message = capsys.readouterr().err
     for part in (
-        "JPEGImages/480p/swing, named in",
-        "JPEGImages/480p/goat, named in",
-        "image without mask",
-        "JPEGImages/480p/bear/00001.jpg",
+        "JPEGImages/480p/swing: no images",
+        "JPEGImages/480p/goat: no images",
+        "JPEGImages/480p/bear/00001.jpg: image without mask",
         "DAVIS_train: 1 sequences, 30 are known",
         "DAVIS_test: 2 images, 1,376 are known",
         "--partial",
@@ -236,22 +223,22 @@ def test_images_and_masks_that_do_not_pair_up(source: Path, capsys: pytest.Captu
         run("duts", source)
     message = str(error.value)
     assert message.startswith("2 problems in")
-    assert "image without mask" in message and "sun_TR1.jpg" in message
-    assert "mask without image" in message and "other.png" in message
+    assert "sun_TR1.jpg: image without mask" in message
+    assert "other.png: mask without image" in message
     capsys.readouterr()
     prepared = run("duts", source, accept_partial=True)
     (train,) = [one for one in prepared if one.set_name == "DUTS_train"]
     kept = {frame.name for frame in still_images(data_root(source), "DUTS_train")}
     assert "sun_TR1" not in kept and train.counts["images"] == len(kept) > 0
     printed = capsys.readouterr().out
-    assert "left out: 1 x image without mask" in printed and "sun_TR1.jpg" in printed
-    assert "left out: 1 x mask without image" in printed and "other.png" in printed
+    assert "left out: 2 problems" in printed
+    assert "sun_TR1.jpg: image without mask" in printed and "other.png: mask without" in printed
 
 
 def test_folder_that_is_there_twice(source: Path) -> None:
     write_duts(source)
     shutil.copytree(source / "DUTS-TR", source / "copy")
-    with pytest.raises(DatasetError, match=r"2 x folder found twice(.|\n)*copy/DUTS-TR-Image"):
+    with pytest.raises(DatasetError, match=r"-Image, both in .*DUTS-TR and in .*copy; give one"):
         run("duts", source)
 
 
@@ -271,7 +258,7 @@ def test_damaged_files_and_masks_of_another_size_stop_before_anything_is_written
     mask = write(source / "DAVIS/Annotations/480p/bear/00000.png", objects(1, 255), True, (8, 6))
     (source / "DAVIS/Annotations/480p/dog/00001.png").write_bytes(b"")
     with pytest.raises(DatasetError) as error:
-        run("davis2016_from_2017", source)
+        run("davis2016", source)
     assert f"{mask}: 8 x 6, its image 16 x 12" in str(error.value)
     assert "dog/00001.png: empty" in str(error.value)
     assert not data_root(source).exists()
@@ -285,7 +272,7 @@ def test_files_of_another_origin_are_listed_and_kept(source: Path) -> None:
     write(test / "dog/GT/dog_00000.png", objects(0))  # what would be written
     before = tree(data_root(source))
     with pytest.raises(DatasetError) as error:
-        run("davis2016_from_2017", source)
+        run("davis2016", source)
     assert str(error.value).startswith("2 problems in")
     for path in ("RGB/bear_00000.jpg", "GT/bear_00000.png"):
         assert str(train / path) in str(error.value)
