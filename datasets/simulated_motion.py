@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 
-from datasets.augmentation import affine_field, resize
+from datasets.augmentation import resize
 from datasets.flow.colour_wheel import flow_to_picture
 
 NODES = 17  # a side of the grid that motion is computed on
@@ -51,7 +51,7 @@ class MotionSimulation:
         """A random pseudo-clip of an image, uint8 RGB (S, S, 3), with a mask, bool (S, S)."""
         size = len(image)
         camera_rng, object_rng, clip_rng = rng.spawn(3)
-        pan = affine_field(camera_rng, NODES, NODES)
+        pan = affine_field(camera_rng)
         pan *= self.camera * size * camera_rng.uniform(0.1, 1) / np.linalg.norm(pan, axis=2).max()
         relief = self.parallax * smooth_noise(camera_rng, cells=3)[..., None]
         nearness = 1 + self.parallax * camera_rng.uniform(0, 1)
@@ -63,12 +63,13 @@ class MotionSimulation:
         background = fill_behind(image, mask, clip_rng)
         # The object is drawn as wide as the filled hole: without motion, the image is whole.
         drawn = cv2.dilate(mask.astype(np.float32), np.ones((5, 5)))
-        extent = mask.astype(np.float32)
         return PseudoClip(
             image=image,
             layers=[
-                Layer(background, None, None, far),
-                Layer(image, soft(drawn), soft(extent), with_camera, own, bend),
+                Layer(background, (far,)),
+                Layer(
+                    image, (with_camera, own, bend), _soft(drawn), _soft(mask.astype(np.float32))
+                ),
             ],
             removed=pan if self.camera_removed else np.zeros_like(pan),
             acceleration=clip_rng.uniform(-1, 1, size=2) * _HASTE / self.span,
@@ -113,22 +114,18 @@ class MotionSimulation:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A part of the image that moves together; motion is (NODES, NODES, 2) in pixels."""
+    """A part of the image that moves together."""
 
     picture: np.ndarray  # uint8 RGB (S, S, 3)
-    alpha: np.ndarray | None  # its opacity (S, S) in [0, 1], float32; None is opaque
-    extent: np.ndarray | None  # its opacity in flow maps, likewise
-    with_camera: np.ndarray  # motion per unit of the camera's time
-    own: np.ndarray | None = None  # motion per unit of the object's time
-    bend: np.ndarray | None = None  # motion per unit of its deformation's time
+    # By the camera, of its own, and by deformation, (NODES, NODES, 2) in pixels per unit of each
+    # one's time; the background has the first alone.
+    motions: tuple[np.ndarray, ...]
+    alpha: np.ndarray | None = None  # its opacity (S, S) in [0, 1], float32; None is opaque
+    extent: np.ndarray | None = None  # its opacity in flow maps, likewise
 
     def moved(self, times: np.ndarray) -> np.ndarray:
         """Motion after these times of camera, object and deformation, (NODES, NODES, 2)."""
-        motion = times[0] * self.with_camera
-        for time, part in zip(times[1:], (self.own, self.bend)):
-            if part is not None:
-                motion = motion + time * part
-        return motion
+        return sum(time * motion for time, motion in zip(times, self.motions))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,11 +151,10 @@ class PseudoClip:
             moved = cv2.remap(
                 layer.picture, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
             )
-            if layer.alpha is None:
-                result = moved
-                continue
-            alpha = _shifted(layer.alpha, where)
-            result = cv2.blendLinear(moved, result, alpha, 1 - alpha)
+            if layer.alpha is not None:
+                alpha = _shifted(layer.alpha, where)
+                moved = cv2.blendLinear(moved, result, alpha, 1 - alpha)
+            result = moved
         return result
 
     def flow(
@@ -259,6 +255,19 @@ def _weights(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(weights.astype(np.float32)), torch.from_numpy(both.astype(np.float32))
 
 
+def affine_field(rng: np.random.Generator) -> np.ndarray:
+    """A random affine motion (NODES, NODES, 2), float32, of about unit length at most.
+
+    A camera's pan, zoom and roll move a distant background so.
+    """
+    direction = rng.uniform(0, 2 * np.pi)
+    pan = np.array([np.cos(direction), np.sin(direction)]) * rng.uniform(0, 1)
+    change = rng.uniform(-0.4, 0.4, size=(2, 2))
+    y, x = np.mgrid[-1 : 1 : NODES * 1j, -1 : 1 : NODES * 1j]
+    field = pan + np.stack([x, y], axis=-1) @ change.T
+    return field.astype(np.float32)
+
+
 def smooth_noise(rng: np.random.Generator, cells: int) -> np.ndarray:
     """Random values (NODES, NODES), float32, mostly in [-1, 1], from a grid of that many cells."""
     coarse = rng.uniform(-1, 1, size=(cells + 1, cells + 1)).astype(np.float32)
@@ -278,7 +287,7 @@ def flatness(image: np.ndarray) -> np.ndarray:
     return 1 / (1 + contrast / max(float(contrast.mean()), 1e-3))
 
 
-def soft(mask: np.ndarray) -> np.ndarray:
+def _soft(mask: np.ndarray) -> np.ndarray:
     """A mask (S, S) float32 with edges a pixel wide."""
     return cv2.GaussianBlur(mask, (3, 3), 0)
 

@@ -20,8 +20,6 @@ _PURE = ((255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (2
 _DIRECTIONS = 8192
 _HUES = 4096
 
-_ROUNDING = 1e-5  # the squared length of a turned unit vector exceeds 1 by no more than this
-
 
 def _wheel() -> np.ndarray:
     """The 55 colours of the rim, (55, 3) in 0..255, from red by way of yellow back towards red."""
@@ -84,55 +82,30 @@ def picture_to_flow(picture: np.ndarray) -> np.ndarray:
 
     Returns (H, W, 2) float32. Length 1 is the frame's largest motion.
     """
-    return _read(picture, _VECTORS)
+    index, spread = _hues(picture)
+    flow = np.take(_VECTORS, index, axis=0, mode="clip")
+    flow *= (spread * np.float32(1 / 255))[..., None]
+    return flow
 
 
-def change_motion(
-    picture: np.ndarray, linear: np.ndarray, added: np.ndarray | None = None
-) -> np.ndarray:
-    """Change the motion that a colour-wheel picture shows, pixel by pixel; no pixel is moved.
+def change_motion(picture: np.ndarray, linear: np.ndarray) -> np.ndarray:
+    """Turn, mirror or shorten the motion that a colour-wheel picture shows; no pixel is moved.
 
-    For augmentation: mirroring and rotation also change motion, and a moving camera adds to it. If
-    the largest motion then exceeds 1, all motion is divided by it.
+    For augmentation: mirroring and rotation of a picture also change its motion. All colours of a
+    hue change as its full colour at the rim does.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
-        linear: (2, 2) matrix that every motion vector (x, y) is multiplied by.
-        added: (H, W, 2) motion that is added afterwards, in units of the picture's largest motion.
-
-    Raises:
-        ValueError: the new motion is not finite.
-    """
-    # The matrix is applied to the table, which is smaller than the picture.
-    vectors = (_VECTORS @ np.asarray(linear).T).astype(np.float32)
-    if added is None and np.square(vectors).sum(axis=1).max() <= 1 + _ROUNDING:
-        return _recolour(picture, vectors)
-    flow = _read(picture, vectors)
-    if added is not None:
-        flow += added
-    return flow_to_picture(flow, at_least=1.0)
-
-
-def _recolour(picture: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Picture of `_read`'s motion, where none of the `vectors` is longer than 1.
-
-    No motion is shortened then: all colours of a hue change as its full colour at the rim does.
+        linear: (2, 2) matrix for every motion vector (x, y); it makes none longer.
     """
     index, spread = _hues(picture)
+    vectors = (_VECTORS @ np.asarray(linear).T).astype(np.float32)
     rim = np.zeros((_HUES, 4), np.uint8)
     rim[:, :3] = 255 - flow_to_picture(vectors[None], at_least=1.0)[0]
     # NumPy looks up numbers of four bytes several times as fast as rows of three.
     ink = np.take(rim.view(np.uint32)[:, 0], index, mode="clip")
     ink = cv2.cvtColor(ink.view(np.uint8).reshape(*ink.shape, 4), cv2.COLOR_RGBA2RGB)
     return cv2.bitwise_not(cv2.multiply(ink, cv2.merge([spread] * 3), scale=1 / 255))
-
-
-def _read(picture: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Motion of a picture, with `vectors` as the motion that each fully saturated hue shows."""
-    index, spread = _hues(picture)
-    flow = np.take(vectors, index, axis=0, mode="clip")
-    flow *= (spread * np.float32(1 / 255))[..., None]
-    return flow
 
 
 def _hues(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
