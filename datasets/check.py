@@ -14,14 +14,11 @@ be annotated on some frames only.
 """
 
 import argparse
-import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-from datasets.file_checks import check_frame
+from datasets.file_checks import find_faults
 from datasets.flow.pairs import sequence_problems
 from datasets.layout import (
     Frame,
@@ -33,7 +30,7 @@ from datasets.layout import (
     video_sequences,
 )
 from datasets.problems import DatasetError, Problems, add_problems, format_problems
-from datasets.progress import print_any_name, progress_bar
+from datasets.progress import print_any_name
 
 STILLS, FLAT, NESTED = "stills", "video, flat", "video, nested"  # kinds of set
 
@@ -62,16 +59,8 @@ def check_set(data_root: Path, name: str, *, deep: bool = False, shown: bool = T
     """
     problems: Problems = {}
     kind, frames, sequences = _list_set(data_root, name, problems)
-    sizes = {}
-    # Threads are enough: decoders give other threads way, and headers are waited for.
-    with ThreadPoolExecutor((os.cpu_count() or 1) if deep else 8) as pool:
-        results = pool.map(partial(check_frame, deep=deep), frames)
-        title = f"{'decoding' if deep else 'checking'} {name}"
-        results = progress_bar(results, total=len(frames), desc=title, unit="frame", shown=shown)
-        for (size, found), frame in zip(results, frames):
-            sizes[frame.image] = size
-            for problem, item in found:
-                add_problems(problems, problem, item)
+    title = f"{'decoding' if deep else 'checking'} {name}"
+    sizes = find_faults(frames, problems, title, deep=deep, shown=shown)
     for sequence in sequences:
         for problem, item in sequence_problems(sequence, sizes):
             add_problems(problems, problem, item)

@@ -53,7 +53,6 @@ class Clip:
     count: int  # of its frames, at least 2
     size: tuple[int, int]  # (H, W) in pixels, upright
     rate: Fraction  # frames per second; the mean if it varies
-    aspect: Fraction = Fraction(1)  # width of a pixel over its height, upright
     turns: int = 0  # quarter turns to the left that make a file's frames upright
     pictures: tuple[Path, ...] = ()  # of a folder, in order
 
@@ -127,16 +126,15 @@ def _check_file(path: Path) -> Clip:
                 size, turns = (frame.height, frame.width), frame.rotation // 90 % 4
             _check_size(f"frame {len(times)}", (frame.height, frame.width), size, path)
             times.append(frame.pts)
-        aspect, rate = stream.sample_aspect_ratio or Fraction(1), _rate(stream, times)
-        codec = stream.codec_context.name
+        rate, codec = _rate(stream, times), stream.codec_context.name
     if size is None:
         raise VideoError(
             f"{path}: no frame of it can be decoded ({codec}): get a whole copy, or convert it to "
             "MP4 or to a folder of PNG pictures with another program"
         )
     if turns % 2:
-        size, aspect = size[::-1], 1 / aspect
-    return Clip(path, len(times), size, rate, aspect, turns)
+        size = size[::-1]
+    return Clip(path, len(times), size, rate, turns)
 
 
 def _decode(stream: av.VideoStream, path: Path) -> Iterator[av.VideoFrame]:

@@ -1,15 +1,16 @@
 """Checking the files of frames."""
 
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 from datasets.layout import Frame
 from datasets.masks import read_labels
 from datasets.pictures import read_image, read_size
 from datasets.problems import DatasetError, Kind, Problems, add_problems, format_problems
 from datasets.progress import progress_bar
-
-_THREADS = 8  # more than cores: they wait for the disk
 
 _UNUSABLE = "file that cannot be used", "replace it, or remove its frame"
 _OTHER_SIZE = (
@@ -25,28 +26,34 @@ def check_files(frames: Iterable[Frame], *, progress: bool = True) -> None:
         DatasetError: files are missing, empty, neither JPEG nor PNG, or cut off, or partners differ
             in size. The message has all.
     """
-    frames = list(frames)
-    problems: Problems = {}
-    with ThreadPoolExecutor(_THREADS) as pool:
-        results = pool.map(check_frame, frames)
-        for _, found in progress_bar(
-            results, total=len(frames), desc="checking files", unit="frame", shown=progress
-        ):
-            for kind, item in found:
-                add_problems(problems, kind, item)
+    frames, problems = list(frames), {}
+    find_faults(frames, problems, "checking files", shown=progress)
     if problems:
         raise DatasetError(format_problems(f"the files of {len(frames)} frames", problems))
 
 
-def check_frame(
-    frame: Frame, deep: bool = False
-) -> tuple[tuple[int, int] | None, list[tuple[Kind, str]]]:
-    """Check the files of one frame, as :func:`check_files` does; with ``deep`` decode them.
+def find_faults(
+    frames: list[Frame], problems: Problems, title: str, *, deep: bool = False, shown: bool = True
+) -> dict[Path, tuple[int, int] | None]:
+    """Add the faults of frames' files to ``problems``; with ``deep`` all files are decoded.
 
-    Returns:
-        The image's height and width in pixels, None if it cannot be used, and (kind of problem,
-        file concerned) for everything that is wrong.
+    Returns each image's height and width in pixels, None if it cannot be used. ``title`` is that of
+    the progress bar.
     """
+    sizes = {}
+    # Threads are enough: decoders give other threads way, and the disk is waited for.
+    with ThreadPoolExecutor((os.cpu_count() or 1) if deep else 8) as pool:
+        results = pool.map(partial(_check_frame, deep), frames)
+        results = progress_bar(results, total=len(frames), desc=title, unit="frame", shown=shown)
+        for (size, found), frame in zip(results, frames):
+            sizes[frame.image] = size
+            for kind, item in found:
+                add_problems(problems, kind, item)
+    return sizes
+
+
+def _check_frame(deep: bool, frame: Frame) -> tuple[tuple[int, int] | None, list[tuple[Kind, str]]]:
+    """The image's size, and (kind of problem, file concerned) for everything that is wrong."""
     found: list[tuple[Kind, str]] = []
     size = None
     for path in filter(None, (frame.image, frame.mask, frame.flow)):

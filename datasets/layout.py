@@ -6,9 +6,7 @@ There are three layouts, ``<ext>`` being jpg, jpeg or png in any case:
 - flat video set (:func:`video_sequences`): ``<set>/{RGB,GT,FLOW}/<sequence>_<frame>.<ext>``;
 - nested video set (likewise): ``<set>/<sequence>/{RGB,GT,FLOW}/<sequence>_<frame>.<ext>``.
 
-An image, its mask (GT) and its flow map (FLOW) have the same name up to the suffix. A video set may
-also have a folder NEXT beside RGB, which only ``datasets.flow`` reads. It holds, under a frame's
-name, the image that follows the frame in the video, if that is no frame of the set. Hidden files
+An image, its mask (GT) and its flow map (FLOW) have the same name up to the suffix. Hidden files
 and files that are no pictures are ignored.
 """
 
@@ -50,7 +48,6 @@ class Frame:
     image: Path
     mask: Path | None
     flow: Path | None
-    following: Path | None = None  # the next image of the video, where no next frame has it
 
 
 @dataclass(frozen=True)
@@ -213,7 +210,7 @@ def _tell(found: Problems, folder: Path, problems: Problems | None) -> None:
 
 def _read_folder(folder: Path, masks: str, problems: Problems) -> list[Frame]:
     """Frames of a folder that holds RGB and other parts; masks as for `video_sequences`."""
-    images, truths, *others = (list_pictures(folder / part, problems) for part in (*PARTS, "NEXT"))
+    images, truths, flow = (list_pictures(folder / part, problems) for part in PARTS)
     for part, files in {"RGB": images, "GT": truths}.items():
         if not files and (part == "RGB" or masks != "none"):
             state = "without pictures" if (folder / part).is_dir() else "missing"
@@ -223,10 +220,7 @@ def _read_folder(folder: Path, masks: str, problems: Problems) -> list[Frame]:
         if masks == "all":
             add_problems(problems, _IMAGE_ALONE, *(images[x] for x in images if x not in truths))
         add_problems(problems, _MASK_ALONE, *(truths[x] for x in truths if x not in images))
-    partners = (truths, *others)
-    return [
-        Frame(stem, path, *(files.get(stem) for files in partners)) for stem, path in images.items()
-    ]
+    return [Frame(stem, path, truths.get(stem), flow.get(stem)) for stem, path in images.items()]
 
 
 def list_pictures(folder: Path, problems: Problems) -> dict[str, Path]:

@@ -46,12 +46,7 @@ class Scene:
 
 
 def make_scene(
-    rng: np.random.Generator,
-    shape: str,
-    motion: str | None,
-    frames: int,
-    height: int,
-    width: int,
+    rng: np.random.Generator, shape: str, motion: str | None, frames: int, height: int, width: int
 ) -> Scene:
     """Draw a random scene, to be rendered with ``render_frame``.
 
@@ -65,7 +60,7 @@ def make_scene(
     size = np.array([width, height]) * SUPERSAMPLING
     unit = SUPERSAMPLING * height / REFERENCE_HEIGHT
     side = SUPERSAMPLING * height
-    object_path, world_path = (path * unit for path in _paths(rng, motion, frames))
+    object_path, world_path = _paths(rng, motion, frames) * unit
     camera, world_size = _camera(rng, world_path, size)
     silhouette = _silhouette(rng, shape, side)
     area = rng.uniform(0.11, 0.24) * size.prod()
@@ -127,12 +122,10 @@ def render_frame(scene: Scene, frame: int) -> tuple[np.ndarray, np.ndarray]:
     return cv2.resize(picture, target, interpolation=cv2.INTER_AREA), coverage
 
 
-def _paths(
-    rng: np.random.Generator, motion: str | None, frames: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Paths of object and background in the picture around zero, each (T, 2)."""
+def _paths(rng: np.random.Generator, motion: str | None, frames: int) -> np.ndarray:
+    """Paths of object and background in the picture around zero, (2, T, 2)."""
     if motion is None:
-        return np.zeros((frames, 2)), np.zeros((frames, 2))
+        return np.zeros((2, frames, 2))
     ranges = MOTIONS[motion]
     # Both turn at the same rate, so that their velocities always differ by the same amount.
     start, way, turn = rng.uniform(0, 6.3), rng.choice([-1, 1]), rng.uniform(0.08, 0.24)
@@ -145,7 +138,7 @@ def _paths(
     ]:
         path = speed * np.cumsum(np.stack([np.cos(direction), np.sin(direction)], axis=1), axis=0)
         paths.append(path - path.mean(axis=0))
-    return paths[0], paths[1]
+    return np.stack(paths)
 
 
 def _camera(
@@ -231,12 +224,10 @@ def _object_coordinates(
     scene: Scene, frame: int, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Places on the object's canvas of the picture's samples, deformed by two waves."""
-    a = scene.pose[frame].astype(np.float32)
-    column = np.arange(width, dtype=np.float32)[None]
-    row = np.arange(height, dtype=np.float32)[:, None]
-    x = a[0, 0] * column + a[0, 1] * row + a[0, 2]
-    y = a[1, 0] * column + a[1, 1] * row + a[1, 2]
-    amplitude, length = (np.float32(value) for value in scene.wave)
+    row, column = np.ogrid[:height, :width]
+    a, row, column = (value.astype(np.float32) for value in (scene.pose[frame], row, column))
+    x, y = (one[0] * column + one[1] * row + one[2] for one in a)
+    amplitude, length = np.float32(scene.wave)
     turn = np.float32(2 * np.pi) / length
     phase = scene.wobble[frame].astype(np.float32)
     return x + amplitude * np.sin(turn * y + phase[0]), y + amplitude * np.sin(turn * x + phase[1])

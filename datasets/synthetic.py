@@ -54,16 +54,12 @@ def write_synthetic(
         overwrite: delete the sets that an earlier call wrote there, with their flow maps.
 
     Raises:
-        ValueError: the seed is negative.
         FileExistsError: a set is there already and ``overwrite`` is off, or it was not written by
             this function, so that real data is never deleted.
     """
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; expected at least 0.")
     _clear(data_root, overwrite)
     data_root.mkdir(parents=True, exist_ok=True)
     (data_root / MARKER).write_text(json.dumps({"seed": seed}) + "\n")
-
     counts = (stills, train_sequences, test_sequences)
     videos = [(kind, index) for kind, count in enumerate(counts) for index in range(count)]
     total = stills + (train_sequences + test_sequences) * frames
@@ -87,16 +83,11 @@ def write_synthetic(
 def _clear(data_root: Path, overwrite: bool) -> None:
     """Make room for the sets, or say why that is not done."""
     found = [data_root / name for name in SETS if (data_root / name).exists()]
-    names = ", ".join(map(str, found))
-    if found and not (data_root / MARKER).is_file():
+    if found and not (overwrite and (data_root / MARKER).is_file()):
         raise FileExistsError(
-            f"{names}: already there, and not written by datasets.synthetic ({data_root / MARKER} "
-            "is missing). Choose another data root."
-        )
-    if found and not overwrite:
-        raise FileExistsError(
-            f"{names}: already there. Use --overwrite to delete the synthetic sets in {data_root} "
-            "and write them anew, or choose another data root."
+            f"{', '.join(map(str, found))}: already there. Choose another data root, or use "
+            f"--overwrite, which deletes sets that were written by this program ({MARKER} beside "
+            "them says so)."
         )
     for path in found:
         shutil.rmtree(path)
@@ -113,10 +104,8 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         write_synthetic(arguments.data_root, arguments.seed, overwrite=arguments.overwrite)
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         parser.exit(1, f"{error}\n")
-    except OSError as error:
-        parser.exit(1, f"{error}; mend that and start again with --overwrite\n")
 
 
 if __name__ == "__main__":

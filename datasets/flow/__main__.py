@@ -2,8 +2,8 @@
 
     python -m datasets.flow --data-root data --set DAVIS_train --estimator raft
 
-The flow of a frame is its motion to the next image of the video: its image in the folder NEXT, or
-the next frame of the set. The flow of the last frame is its motion to the frame before, negated.
+The flow of a frame is its motion to the next frame of the set. The flow of the last frame is its
+motion to the frame before, negated.
 
 The program can be stopped and started again. Maps that are there are kept unless `--overwrite` is
 given.
@@ -52,34 +52,24 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m datasets.flow", description="Write the flow maps (FLOW/) of a video set."
     )
-    parser.add_argument("--data-root", type=Path, required=True, help="folder that holds the sets")
-    parser.add_argument("--set", required=True, help="a video set in it, such as DAVIS_train")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--data-root", type=Path, required=True, help="folder that holds the sets")
+    add("--set", required=True, help="a video set in it, such as DAVIS_train")
+    add(
         "--estimator",
         choices=("raft", "dis"),
         default="raft",
-        help="raft (default): the paper's choice, wants weights and a GPU; dis: OpenCV's, "
-        "needs neither",
+        help="raft (default): the paper's choice, wants weights and a GPU; dis: OpenCV's, needs "
+        "neither",
     )
-    parser.add_argument("--overwrite", action="store_true", help="make existing flow maps anew")
-    parser.add_argument(
-        "--from-flo",
-        action="store_true",
-        help="make the pictures from Middlebury files FLOW/<frame>.flo, and estimate nothing",
-    )
-    parser.add_argument(
-        "--weights", type=Path, help="raft: state-dict file, in place of a download"
-    )
-    parser.add_argument(
-        "--remove-camera-motion",
-        action="store_true",
-        help="show motion relative to a robust affine fit of the whole frame's",
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="raft: default is a GPU if any")
-    options = parser.parse_args(arguments)
-    if options.estimator == "dis" and (options.weights or options.device):
-        parser.error("--weights and --device are for --estimator raft")
-    return options
+    add("--overwrite", action="store_true", help="make existing flow maps anew")
+    text = "make the pictures from Middlebury files FLOW/<frame>.flo, and estimate nothing"
+    add("--from-flo", action="store_true", help=text)
+    add("--weights", type=Path, help="raft: state-dict file, in place of a download")
+    text = "show motion relative to a robust affine fit of the whole frame's"
+    add("--remove-camera-motion", action="store_true", help=text)
+    add("--device", choices=("cpu", "cuda"), help="raft: default is a GPU if any")
+    return parser.parse_args(arguments)
 
 
 def _make_flow(options: argparse.Namespace) -> None:

@@ -1,7 +1,6 @@
 """Optical flow: DIS, RAFT, and the removal of the camera's motion."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -31,13 +30,8 @@ def build_estimator(
     device: str | None = None,
     remove_camera_motion: bool = False,
 ) -> Estimator:
-    """An estimator by its name, "raft" or "dis"; `raft_estimator` takes the weights and the device.
-
-    Raises:
-        FlowError: it cannot be set up.
-    """
-    makers = {"dis": dis_estimator, "raft": partial(raft_estimator, weights, device)}
-    estimator = makers[name]()
+    """The estimator "raft", which takes weights and device, or "dis". Raises FlowError."""
+    estimator = dis_estimator() if name == "dis" else raft_estimator(weights, device)
     if not remove_camera_motion:
         return estimator
     return lambda first, second: without_camera_motion(estimator(first, second))
@@ -69,13 +63,7 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
     import torch
     from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
-    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    device = device or ("cuda" if num_gpus else "cpu")
-    if device.startswith("cuda") and (torch.device(device).index or 0) >= num_gpus:
-        raise FlowError(
-            f"there is no device {device!r}: torch finds {num_gpus or 'no'} GPU(s); start as many "
-            "processes (torchrun's --nproc-per-node), or use --device cpu"
-        )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     url = Raft_Large_Weights.DEFAULT.url
     try:
         model = raft_large(weights=None if weights else Raft_Large_Weights.DEFAULT)
@@ -87,7 +75,10 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
             f"the weights of torchvision's raft_large cannot be loaded from {weights or url} "
             f"({reason}): give a copy of {url}, or use DIS, which needs none. {_FLAGS}"
         ) from error
-    model.to(device).eval()
+    try:
+        model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise FlowError(f"there is no device {device!r} for RAFT ({error})") from error
 
     @torch.inference_mode()
     def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -124,7 +115,7 @@ def _of_any_size(estimator: Estimator, smallest: int, multiple: int = 1) -> Esti
     """Lets an estimator take frames of any size, and gives equal frames no motion.
 
     Frames are padded with their border to at least `smallest` pixels and to a multiple of
-    `multiple`. The estimator raises FlowError if the motion is not finite.
+    `multiple`. FlowError is raised if the motion is not finite.
     """
 
     def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from datasets.files import write_bytes
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator, FlowError
 from datasets.flow.origin import set_origin
-from datasets.flow.pairs import image_pairs, sequence_problems
+from datasets.flow.pairs import motion_pairs, sequence_problems
 from datasets.known_sets import is_still_set
 from datasets.layout import Frame, Sequence, video_sequences
 from datasets.pictures import read_image, read_size
@@ -54,9 +54,7 @@ def check_set(folder: Path, sequences: list[Sequence], overwrite: bool) -> None:
     with ThreadPoolExecutor() as pool:
         for sequence in sequences:
             if overwrite or any(frame.flow is None for frame in sequence.frames):
-                images = [
-                    x for frame in sequence.frames for x in (frame.image, frame.following) if x
-                ]
+                images = [frame.image for frame in sequence.frames]
                 sizes = dict(zip(images, pool.map(read_size, images)))
                 for kind, item in sequence_problems(sequence, sizes):
                     add_problems(problems, kind, item)
@@ -86,7 +84,7 @@ def make_share(
         FlowError: the estimator gives motion that is not finite.
     """
     rank, processes = share
-    pairs = [pair for sequence in sequences for pair in image_pairs(sequence)]
+    pairs = [pair for sequence in sequences for pair in motion_pairs(sequence.frames)]
     mine = [pair for number, pair in enumerate(pairs) if number // _RUN % processes == rank]
     written = 0
     read = lru_cache(maxsize=2)(read_image)  # neighbouring pairs share an image
@@ -94,7 +92,7 @@ def make_share(
         if frame.flow is not None and not overwrite:
             continue
         try:
-            flow = sign * estimator(read(frame.image), read(other))
+            flow = sign * estimator(read(frame.image), read(other.image))
         except FlowError as error:
             raise FlowError(f"{frame.image}: {error}") from error
         _replace_map(frame, flow)

@@ -1,4 +1,4 @@
-"""The two images that each flow map of a video is made from."""
+"""The two frames that each flow map of a video is made from."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-from datasets.layout import Frame, Sequence
+from datasets.layout import Sequence
 from datasets.problems import Kind
 
 Item = TypeVar("Item")
@@ -30,15 +30,6 @@ def motion_pairs(frames: Iterable[Item]) -> Iterator[tuple[Item, Item, int]]:
     yield pair[1], pair[0], -1
 
 
-def image_pairs(sequence: Sequence) -> Iterator[tuple[Frame, Path, int]]:
-    """Pairs each frame of a sequence with another image, as `motion_pairs` does.
-
-    A frame's `following` image takes the place of the next frame.
-    """
-    for frame, other, sign in motion_pairs(sequence.frames):
-        yield (frame, frame.following, 1) if frame.following else (frame, other.image, sign)
-
-
 def sequence_problems(
     sequence: Sequence, sizes: Mapping[Path, tuple[int, int] | None]
 ) -> Iterator[tuple[Kind, str]]:
@@ -46,14 +37,11 @@ def sequence_problems(
 
     ``sizes`` are (height, width) by image; images of unknown size are missing or have None.
     """
-    images = [path for frame in sequence.frames for path in (frame.image, frame.following) if path]
-    if len(sequence.frames) == 1:
+    images = [frame.image for frame in sequence.frames]
+    if len(images) == 1:
         yield _SINGLE, str(images[0])
     known = {path: size for path in images if (size := sizes.get(path)) is not None}
-    usual = Counter(known.values()).most_common(1)
-    for path, (height, width) in known.items():
-        if (height, width) != usual[0][0]:
-            yield (
-                _SIZES_DIFFER,
-                f"{path}: {width} x {height}, most {usual[0][0][1]} x {usual[0][0][0]}",
-            )
+    for usual, _ in Counter(known.values()).most_common(1):
+        for path, size in known.items():
+            if size != usual:
+                yield _SIZES_DIFFER, f"{path}: {size[1]} x {size[0]}, most {usual[1]} x {usual[0]}"

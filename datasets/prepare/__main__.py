@@ -5,14 +5,14 @@
 Files become hard links where the file system has them, and copies elsewhere. Only masks that this
 project would not read rightly are converted. Sequences of a single frame have no flow: they are
 left out and named. The source is checked before anything is written and is never changed. The
-program can be stopped and started again. A file with other content is never replaced.
+program can be stopped and started again. A file that is there already is kept.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from datasets.known_sets import is_still_set
+from datasets.known_sets import KNOWN_SETS, is_still_set
 from datasets.layout import flow_command
 from datasets.prepare.sources import SOURCES
 from datasets.prepare.writing import prepare
@@ -36,18 +36,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     print_any_name()
-    description = SOURCES[options.name]
+    description, partial = SOURCES[options.name], options.partial
     try:
-        results = prepare(
-            options.source, options.data_root, description, accept_partial=options.partial
-        )
+        results = prepare(options.source, options.data_root, description, accept_partial=partial)
     except (DatasetError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     for result in results:
-        known = _in_words(description.known[result.set_name])
+        known = _in_words(KNOWN_SETS[result.set_name])
         print(f"{result.set_name}: {_in_words(result.counts)} (known: {known})")
         print(f"  files: {_in_words(result.files)}")
         if not is_still_set(result.set_name):

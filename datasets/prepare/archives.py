@@ -29,7 +29,6 @@ class SourceFrame:
     image: Path
     mask: Path | None
     convert: Convert | None = None
-    following: Path | None = None  # the next image of the video, where no next frame has it
 
     @property
     def set_name(self) -> str:

@@ -5,13 +5,12 @@ entry. The archives themselves were not at hand. The facts are from public code 
 which the functions below name.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
-from datasets.known_sets import KNOWN_SETS, YOUTUBE_OBJECTS_CLASSES
+from datasets.known_sets import YOUTUBE_OBJECTS_CLASSES
 from datasets.masks import one_object, read_label_map
 from datasets.prepare.archives import (
     WRONG,
@@ -20,7 +19,6 @@ from datasets.prepare.archives import (
     folders,
     frames_of,
     locate,
-    numbered,
     paired,
     pictures,
 )
@@ -37,8 +35,7 @@ class Source:
     """
 
     read: Callable[[Path, Problems], list[SourceFrame]]
-    known: dict[str, dict[str, int]]  # of its sets, as in KNOWN_SETS
-    optional: str = ""  # the set that the source need not hold
+    sets: tuple[str, ...]  # their names in KNOWN_SETS
 
 
 def _read_duts(source: Path, problems: Problems) -> list[SourceFrame]:
@@ -96,65 +93,44 @@ def _listed(path: Path) -> list[str]:
 def _read_youtube_vos(source: Path, problems: Problems) -> list[SourceFrame]:
     """YouTube-VOS (Xu et al., 2018 or 2019), the `train` archive: palette masks, a label an object.
 
-    Every fifth image of a video is there and is annotated while an object is in view. The archive
-    `train_all_frames` has all images. Annotated images become frames. Flow is the motion to the
-    next image of the two archives, annotated or not. 3,471 videos:
-    https://youtube-vos.org/dataset/vos/.
+    Every fifth image of a video is there and is annotated while an object is in view. Annotated
+    images become frames. 3,471 videos: https://youtube-vos.org/dataset/vos/.
     """
     # Beside train there often are valid and test, which have an Annotations folder too.
     above = locate(source, ["train/Annotations"], problems, required=False)
     root = above / "train" if above else locate(source, ["Annotations"], problems)
-    if root is None:
-        return []
-    all_root = locate(source, ["train_all_frames/JPEGImages"], problems, required=False)
     frames = []
-    for video in folders(root / "Annotations"):
+    for video in folders(root / "Annotations") if root else ():
         parts = root / "JPEGImages" / video, root / "Annotations" / video
         images, masks = paired(*parts, problems)
-        annotated = {number: path for number, path in images.items() if number in masks}
-        every = images
-        if all_root is not None:
-            every = numbered(all_root / "train_all_frames/JPEGImages" / video) | images
-        after = dict(pairwise(sorted(every)))
-        found = frames_of("YTVOS_train", video, annotated, masks)
-        for number, frame in zip(sorted(annotated), found):
-            if after.get(number, number) not in annotated:
-                frame = replace(frame, following=every[after[number]])
-            frames.append(frame)
+        images = {number: path for number, path in images.items() if number in masks}
+        frames += frames_of("YTVOS_train", video, images, masks)
     return frames
 
 
 def _read_youtube_objects(source: Path, problems: Problems) -> list[SourceFrame]:
-    """YouTube-Objects with the masks of Jain and Grauman (ECCV 2014), in one of two forms.
+    """YouTube-Objects with the masks of Jain and Grauman (ECCV 2014), as in youtube_masks.
 
-    In youtube_masks, masks are <number>.jpg. Images are <number>.png, the annotated frames alone,
-    or in a full form frame<number>.jpg, every frame. Some are twice as large as the masks, which
-    are then enlarged (YoutubeObjectsFull_oneshot.py of OnAVOS, a copy in MSiam/motion_adaptation,
-    datasets/YoutubeObjects). The other form is that of dataset/ytobj.py of suhwan-cho/TMO.
+    Masks are <number>.jpg. Images are <number>.png, the annotated frames alone, or in a full form
+    frame<number>.jpg, every frame. Some are twice as large as the masks, which are then enlarged
+    (YoutubeObjectsFull_oneshot.py of OnAVOS, a copy in MSiam/motion_adaptation,
+    datasets/YoutubeObjects).
 
     126 sequences of 10 classes; two of them, cow 0019 and motorbike 0007, with a single mask.
     """
-    names = [f for name in YOUTUBE_OBJECTS_CLASSES for f in (f"{name}/data", f"JPEGImages/{name}")]
-    root = locate(source, names, problems)
+    root = locate(source, [f"{name}/data" for name in YOUTUBE_OBJECTS_CLASSES], problems)
     frames = []
-    for sequence, *parts in _youtube_objects_videos(root) if root else ():
-        folder = f"YTOBJ_test/{sequence}"
-        frames += frames_of(folder, sequence, *paired(*parts, problems), convert_size)
-    return frames
-
-
-def _youtube_objects_videos(root: Path) -> Iterator[tuple[str, Path, Path]]:
-    """Sequences of either form, each with its folders of images and masks."""
-    for name in YOUTUBE_OBJECTS_CLASSES:
-        for video in folders(root / "JPEGImages" / name):
-            parts = (root / part / name / video for part in ("JPEGImages", "Annotations"))
-            yield f"{name}_{video}", *parts
+    for name in YOUTUBE_OBJECTS_CLASSES if root else ():
         for video in folders(root / name / "data"):
             shots = root / name / "data" / video / "shots"
             for shot in folders(shots):
-                if (shots / shot / "labels").is_dir():  # shots without masks are not annotated
+                parts = shots / shot / "images", shots / shot / "labels"
+                if parts[1].is_dir():  # shots without masks are not annotated
                     sequence = f"{name}_{video}" if shot == "001" else f"{name}_{video}-{shot}"
-                    yield sequence, shots / shot / "images", shots / shot / "labels"
+                    images, masks = paired(*parts, problems)
+                    folder = f"YTOBJ_test/{sequence}"
+                    frames += frames_of(folder, sequence, images, masks, convert_size)
+    return frames
 
 
 def _read_long_videos(source: Path, problems: Problems) -> list[SourceFrame]:
@@ -181,26 +157,21 @@ def _read_long_videos(source: Path, problems: Problems) -> list[SourceFrame]:
     return frames
 
 
-def _known(*names: str) -> dict[str, dict[str, int]]:
-    return {name: KNOWN_SETS[name] for name in names}
-
-
 _MASKS_2016 = "Annotations", "Annotations_unsupervised"
 _DAVIS_2016 = "DAVIS_train", "DAVIS_test"
 _DAVIS_2017 = "DAVIS17_train", "DAVIS17_val"
 
 SOURCES: dict[str, Source] = {
-    "duts": Source(_read_duts, _known("DUTS_train", "DUTS_test"), optional="DUTS_test"),
+    "duts": Source(_read_duts, ("DUTS_train", "DUTS_test")),
     "davis2016": Source(
-        partial(_read_davis, year="2016", annotations=_MASKS_2016, sets=_DAVIS_2016),
-        _known(*_DAVIS_2016),
+        partial(_read_davis, year="2016", annotations=_MASKS_2016, sets=_DAVIS_2016), _DAVIS_2016
     ),
     "davis2017": Source(
         partial(_read_davis, year="2017", annotations=_MASKS_2016[::-1], sets=_DAVIS_2017),
-        _known(*_DAVIS_2017),
+        _DAVIS_2017,
     ),
-    "youtube_vos": Source(_read_youtube_vos, _known("YTVOS_train")),
-    "fbms": Source(read_fbms, _known("FBMS_test", "FBMS_train"), optional="FBMS_train"),
-    "youtube_objects": Source(_read_youtube_objects, _known("YTOBJ_test")),
-    "long_videos": Source(_read_long_videos, _known("LongVideos_test")),
+    "youtube_vos": Source(_read_youtube_vos, ("YTVOS_train",)),
+    "fbms": Source(read_fbms, ("FBMS_test", "FBMS_train")),
+    "youtube_objects": Source(_read_youtube_objects, ("YTOBJ_test",)),
+    "long_videos": Source(_read_long_videos, ("LongVideos_test",)),
 }

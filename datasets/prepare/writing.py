@@ -1,17 +1,16 @@
 """Writing the frames of an archive in this project's layout."""
 
-import filecmp
 import io
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from datasets.files import write_bytes
-from datasets.known_sets import is_still_set
+from datasets.known_sets import KNOWN_SETS, is_still_set
 from datasets.pictures import read_size
 from datasets.prepare.archives import INCOMPLETE, SourceFrame, folders
 from datasets.prepare.masks import mask_picture
@@ -20,10 +19,6 @@ from datasets.problems import DatasetError, Problems, add_problems, format_probl
 from datasets.progress import progress_bar
 
 _UNUSABLE = ("file that cannot be used", "if it is damaged, unpack the archive again")
-_OTHER_FILE = (
-    "file that is there with another content",
-    "move it away, or choose another data root",
-)
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class _File:
 def prepare(
     source: Path, data_root: Path, description: Source, *, accept_partial: bool = False
 ) -> list[Prepared]:
-    """Write a data set in this project's layout.
+    """Write a data set in this project's layout. Files that are there already are kept.
 
     Args:
         source: the unpacked archive, or a folder above it.
@@ -56,33 +51,31 @@ def prepare(
         accept_partial: print what is missing, and take the rest.
 
     Raises:
-        DatasetError: the source is not as described, a file in it cannot be used, or the data root
-            holds other files where these should go; nothing has been written then.
+        DatasetError: the source is not as described, or a file in it cannot be used; nothing has
+            been written then.
         OSError: a file cannot be written.
     """
     if not source.is_dir():
         raise DatasetError(f"{source}: no such folder; give the unpacked archive as --source")
     frames = _read(source, description, accept_partial)
     files = _plan(frames, data_root)
-    _check_others(files, data_root)
     names = sorted({frame.set_name for frame in frames})
     done = {name: Counter() for name in names}
     for file in progress_bar(files, desc="writing files", unit="file"):
         done[file.destination.relative_to(data_root).parts[0]][_write(file)] += 1
-    return [Prepared(name, count(name, frames), done[name]) for name in names]
+    return [Prepared(name, _count(name, frames), done[name]) for name in names]
 
 
 def _read(source: Path, description: Source, accept_partial: bool) -> list[SourceFrame]:
     """Frames of the source; DatasetError if there are none, or something is wrong with it."""
     problems: Problems = {}
     frames = description.read(source, problems)
-    for set_name, known in description.known.items():
-        found = count(set_name, frames)
-        if found["images"] or not (problems or set_name == description.optional):
-            for what, number in known.items():
-                if found.get(what, 0) < number:
-                    item = f"{set_name}: {found.get(what, 0):,} {what}, {number:,} are known"
-                    add_problems(problems, INCOMPLETE, item)
+    for set_name in description.sets:
+        found = _count(set_name, frames)
+        for what, known in KNOWN_SETS[set_name].items() if found["images"] else ():
+            if found[what] < known:
+                item = f"{set_name}: {found[what]:,} {what}, {known:,} are known"
+                add_problems(problems, INCOMPLETE, item)
     if accept_partial and (missing := problems.pop(INCOMPLETE, None)):
         print(f"left out: {format_problems(source, {INCOMPLETE: missing})}")
     lengths = Counter((frame.folder, frame.sequence) for frame in frames if frame.sequence)
@@ -90,7 +83,7 @@ def _read(source: Path, description: Source, accept_partial: bool) -> list[Sourc
     if single:
         names = ", ".join(frame.name for frame in single[:3])
         print(f"left out: {len(single)} x sequence of a single frame, which has no flow: {names}")
-    frames = [frame for frame in frames if lengths[frame.folder, frame.sequence] != 1]
+        frames = [frame for frame in frames if lengths[frame.folder, frame.sequence] != 1]
     if problems or not frames:
         message = format_problems(source, problems) if problems else f"No frames in {source}."
         found = ", ".join(folders(source)[:10]) or "none"
@@ -101,7 +94,7 @@ def _read(source: Path, description: Source, accept_partial: bool) -> list[Sourc
     return frames
 
 
-def count(set_name: str, frames: Iterable[SourceFrame]) -> dict[str, int]:
+def _count(set_name: str, frames: list[SourceFrame]) -> dict[str, int]:
     """Sequences, images and masks of a set."""
     frames = [frame for frame in frames if frame.set_name == set_name]
     counts = {"images": len(frames), "masks": sum(frame.mask is not None for frame in frames)}
@@ -112,55 +105,38 @@ def count(set_name: str, frames: Iterable[SourceFrame]) -> dict[str, int]:
 
 def _plan(frames: list[SourceFrame], data_root: Path) -> list[_File]:
     """Every file that the sets should hold. Reads all headers, and masks that may be converted."""
-
-    def plan(frame: SourceFrame) -> tuple[list[_File], str]:
-        try:
-            return _plan_frame(frame, data_root / frame.folder), ""
-        except DatasetError as error:
-            return [], str(error)
-
+    problems: Problems = {}
     with ThreadPoolExecutor() as pool:
-        planned = pool.map(plan, frames)
+        planned = pool.map(partial(_plan_frame, data_root, problems), frames)
         bar = progress_bar(planned, total=len(frames), desc="reading source", unit="frame")
-        found, errors = zip(*bar)
-    if any(errors):
-        raise DatasetError(format_problems("the source", {_UNUSABLE: list(filter(None, errors))}))
-    return [file for files in found for file in files]
+        files = [file for of_frame in bar for file in of_frame]
+    if problems:
+        raise DatasetError(format_problems("the source", problems))
+    return files
 
 
-def _plan_frame(frame: SourceFrame, folder: Path) -> list[_File]:
-    """The files that a frame becomes; DatasetError if one cannot be used."""
-    files = [
-        _File(path, folder / part / f"{frame.name}{path.suffix}")
-        for part, path in (("RGB", frame.image), ("NEXT", frame.following), ("GT", frame.mask))
-        if path is not None
-    ]
-    size, *_ = [read_size(path) for path in (frame.image, frame.following) if path is not None]
-    if frame.mask is not None:
+def _plan_frame(data_root: Path, problems: Problems, frame: SourceFrame) -> list[_File]:
+    """The files that a frame becomes."""
+    folder, content = data_root / frame.folder, None
+    image = _File(frame.image, folder / "RGB" / f"{frame.name}{frame.image.suffix}")
+    try:
+        size = read_size(frame.image)
+        if frame.mask is None:
+            return [image]
+        suffix, mask_size = frame.mask.suffix, None
         labels = frame.convert and frame.convert(frame.image, frame.mask)
         if labels is not None:
             buffer = io.BytesIO()
             mask_picture(labels).save(buffer, "PNG")
-            files[-1] = _File(frame.mask, folder / "GT" / f"{frame.name}.png", buffer.getvalue())
-        height, width = read_size(frame.mask) if labels is None else labels.shape
-        if (height, width) != size:
-            raise DatasetError(f"{frame.mask}: {width} x {height}, its image {size[1]} x {size[0]}")
-    return files
-
-
-def _check_others(files: list[_File], data_root: Path) -> None:
-    """Raise DatasetError if files with another content are in the way of any."""
-    problems: Problems = {}
-    for file in progress_bar(files, desc="comparing", unit="file"):
-        path = file.destination
-        if path.exists() and not (
-            filecmp.cmp(file.source, path)  # compares type, size and time first
-            if file.content is None
-            else path.read_bytes() == file.content
-        ):
-            add_problems(problems, _OTHER_FILE, path)
-    if problems:
-        raise DatasetError(format_problems(data_root, problems))
+            suffix, content, mask_size = ".png", buffer.getvalue(), labels.shape
+        (height, width) = mask_size or read_size(frame.mask)
+    except DatasetError as error:
+        add_problems(problems, _UNUSABLE, str(error))
+        return []
+    if (height, width) != size:
+        item = f"{frame.mask}: {width} x {height}, its image {size[1]} x {size[0]}"
+        add_problems(problems, _UNUSABLE, item)
+    return [image, _File(frame.mask, folder / "GT" / f"{frame.name}{suffix}", content)]
 
 
 def _write(file: _File) -> str:

@@ -240,12 +240,6 @@ def test_a_png_mask_that_decodes_in_spite_of_a_wrong_checksum(videos):
     assert found[0].startswith("GT/bear_00001.png: ")
 
 
-def test_a_pipe_among_the_frames_does_not_stop_the_check(videos):
-    (videos / "RGB/bear_00001.jpg").unlink()
-    os.mkfifo(videos / "RGB/bear_00001.jpg")
-    assert "not a regular file" in problems_of(videos.parent)["file that cannot be used"][0]
-
-
 # The command
 
 

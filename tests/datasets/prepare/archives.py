@@ -52,7 +52,7 @@ def tree(folder: Path) -> dict[str, tuple]:
 
 def run(name: str, source: Path, **options) -> list[Prepared]:
     """Prepare, without known counts, and check that the source stays as it is."""
-    tiny = dataclasses.replace(SOURCES[name], known={})
+    tiny = dataclasses.replace(SOURCES[name], sets=())
     before = tree(source)
     try:
         return prepare(source, source.parent / "data", tiny, **options)

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.flow.making import make_flow
+from datasets.known_sets import KNOWN_SETS
 from datasets.layout import video_sequences
 from datasets.masks import read_label_map, read_labels, read_mask
-from datasets.pictures import read_image
 from datasets.prepare.sources import SOURCES
 from datasets.prepare.writing import prepare
 from datasets.problems import DatasetError
@@ -44,13 +43,8 @@ def test_davis_2016(source: Path, inside: bool) -> None:
     ]
     write_lists(source, "480p", train="".join(train), val="dog\n\n")
     archive = source / "DAVIS" if inside else source
-    prepared = prepare(
-        archive,
-        data_root(source),
-        dataclasses.replace(
-            SOURCES["davis2016"], known={"DAVIS_train": {"sequences": 2, "images": 5, "masks": 5}}
-        ),
-    )
+    tiny = dataclasses.replace(SOURCES["davis2016"], sets=())
+    prepared = prepare(archive, data_root(source), tiny)
     assert [(p.set_name, *p.counts.values()) for p in prepared] == [
         ("DAVIS_test", 1, 2, 2),
         ("DAVIS_train", 2, 5, 5),
@@ -124,32 +118,6 @@ def test_youtube_vos_takes_annotated_frames_of_all_objects(source: Path) -> None
     assert [f.name for f in video.frames] == [f"003234408d_{t:05d}" for t in (0, 5, 10)]
     for frame, labels in zip(video.frames, [(1,), (2, 1, 6), ()]):
         np.testing.assert_array_equal(read_labels(frame.mask), objects(*labels))
-
-
-@pytest.mark.parametrize("every", [False, True])
-def test_flow_of_youtube_vos_belongs_to_the_next_image(source: Path, every: bool) -> None:
-    """Images 0 to 20 by fives, of which 10 is not annotated, and with `every` those between."""
-    for t in range(0, 25, 5):
-        write(source / f"train/JPEGImages/aa/{t:05d}.jpg", image(t))
-    for t in (0, 5, 15, 20):
-        write(source / f"train/Annotations/aa/{t:05d}.png", objects(1))
-    write(source / "train/JPEGImages/b/00000.jpg", image())
-    write(source / "train/Annotations/b/00000.png", objects(1))
-    for t in range(22) if every else ():
-        write(source / f"train_all_frames/JPEGImages/aa/{t:05d}.jpg", image(t))
-    (prepared,) = run("youtube_vos", source)
-    assert (prepared.counts["sequences"], prepared.counts["images"]) == (1, 4)
-    pairs = []
-
-    def estimator(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        pairs.append(tuple(round(float(x.mean()), 3) for x in (first, second)))
-        return np.zeros((*SIZE, 2), np.float32)
-
-    make_flow(data_root(source), "YTVOS_train", estimator)
-    folder = source / ("train_all_frames" if every else "train") / "JPEGImages/aa"
-    means = {int(x.stem): round(float(read_image(x).mean()), 3) for x in folder.iterdir()}
-    after = {0: 1, 5: 6, 15: 16, 20: 21} if every else {0: 5, 5: 10, 15: 20, 20: 15}
-    assert pairs == [(means[frame], means[other]) for frame, other in after.items()]
 
 
 def test_fbms_by_definition_file(source: Path) -> None:
@@ -241,19 +209,6 @@ def test_youtube_objects_with_all_frames_and_smaller_masks(source: Path) -> None
         assert read_mask(sequence.frames[2].mask).all()
 
 
-def test_youtube_objects_as_tmo_has_it(source: Path) -> None:
-    for t in (0, 10):
-        write(source / f"JPEGImages/train/0004/{t:05d}.jpg", image(t))
-    write(source / "Annotations/train/0004/00010.png", objects(255))
-    # A sequence of one frame has no flow.
-    write(source / "JPEGImages/cow/0019/00000.jpg", image(0))
-    write(source / "Annotations/cow/0019/00000.png", objects(255))
-    run("youtube_objects", source)
-    (train,) = video_sequences(data_root(source), "YTOBJ_test", masks="some", flow=False)
-    assert [f.name for f in train.frames] == ["train_0004_00000", "train_0004_00010"]
-    np.testing.assert_array_equal(read_mask(train.frames[1].mask), objects(1) != 0)
-
-
 @pytest.mark.parametrize("palette", [True, False])
 @pytest.mark.parametrize("between", ["", "480p"])
 def test_long_videos(source: Path, between: str, palette: bool) -> None:
@@ -289,7 +244,7 @@ def test_long_videos_whose_objects_are_white(source: Path) -> None:
 
 def test_known_counts_add_up_to_those_of_the_whole_data_sets() -> None:
     def total(name: str, what: str) -> int:
-        return sum(known[what] for known in SOURCES[name].known.values())
+        return sum(KNOWN_SETS[one][what] for one in SOURCES[name].sets)
 
     assert total("davis2016", "images") == total("davis2016", "masks") == 3455
     assert total("davis2016", "sequences") == 50
