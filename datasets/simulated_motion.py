@@ -103,9 +103,8 @@ class MotionSimulation:
         It goes on for ``longest`` frames, by default for ``span`` at the highest speed.
         """
         steepest = max(np.abs(np.diff(motion, axis=axis)).max() for axis in (0, 1))
-        if longest is None:
-            longest = self.span * (1 + _HASTE / 2)
-        change = longest * steepest * (NODES - 1) / (size - 1)
+        frames = longest or self.span * (1 + _HASTE / 2)
+        change = frames * steepest * (NODES - 1) / (size - 1)
         if change <= _BEND:
             return motion
         mean = motion.mean(axis=(0, 1))
@@ -158,7 +157,7 @@ class PseudoClip:
         return result
 
     def flow(
-        self, time: float, size: int, blur: float = 0.0, displacement: np.ndarray | None = None
+        self, time: float, size: int, blur: float = 0.0, displacement: np.ndarray | float = 0.0
     ) -> np.ndarray:
         """Motion from the frame at a time to the one a frame later, (size, size, 2) in its pixels.
 
@@ -167,21 +166,20 @@ class PseudoClip:
         """
         full = len(self.image)
         step = self._times(time + 1) - self._times(time)
-        result = None
+        result = camera = None
         for layer in self.layers:
             origin = self._origin(layer, time)
             motion = interpolate(layer.moved(step), origin, full)
-            if layer.extent is None:
+            if camera is None:
                 camera = interpolate(step[0] * self.removed, origin, full)
-                result = dense(motion - camera, size)
-                continue
-            where = dense(origin, size)
-            if displacement is not None:
-                where += displacement * np.float32(full / size)
-            extent = _shifted(layer.extent, where)
-            if blur > 0:
-                extent = cv2.GaussianBlur(extent, (0, 0), blur)
-            result += extent[..., None] * (dense(motion - camera, size) - result)
+            motion = dense(motion - camera, size)
+            if layer.extent is not None:
+                where = dense(origin, size) + displacement * np.float32(full / size)
+                extent = _shifted(layer.extent, where)
+                if blur > 0:
+                    extent = cv2.GaussianBlur(extent, (0, 0), blur)
+                motion = result + extent[..., None] * (motion - result)
+            result = motion
         return result * np.float32(size / full)
 
     def flow_picture(self, rng: np.random.Generator, time: float) -> np.ndarray:
@@ -206,10 +204,8 @@ class PseudoClip:
     def _origin(self, layer: Layer, time: float) -> np.ndarray:
         """Places in the layer's picture of the points of a frame's grid: (NODES, NODES, 2)."""
         places = origin = node_places(len(self.image))
-        if time == 0:
-            return places
         motion = layer.moved(self._times(time))
-        for _ in range(_INVERSIONS):
+        for _ in range(_INVERSIONS if time else 0):
             origin = places - interpolate(motion, origin, len(self.image))
         return origin
 
@@ -303,21 +299,18 @@ def fill_behind(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -
         return image
     size = len(image)
     around = resize(_spread(image, hole), size, size)
+    filled = np.where(hole[..., None] > 0, around, image)
     *_, width, height = cv2.boundingRect(hole)
     shifts = np.array([(width, 0), (-width, 0), (0, height), (0, -height)])
-    best, covered = None, 0
-    for shift in rng.permutation(shifts):
+
+    def shifted(picture: np.ndarray, shift: np.ndarray) -> np.ndarray:
         matrix = np.column_stack([np.eye(2), shift]).astype(np.float32)
-        usable = cv2.warpAffine(1 - hole, matrix, (size, size), flags=cv2.INTER_NEAREST) & hole
-        if (count := cv2.countNonZero(usable)) > covered:
-            best, covered = (matrix, usable), count
-    filled = np.where(hole[..., None] > 0, around, image)
-    if best is not None:
-        matrix, usable = best
-        shifted = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_NEAREST)
-        weight = cv2.blur(usable.astype(np.float32), (7, 7)) * usable
-        filled = cv2.blendLinear(shifted, filled, weight, 1 - weight)
-    return filled
+        return cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_NEAREST)
+
+    usable = [(shifted(1 - hole, shift) & hole, shift) for shift in rng.permutation(shifts)]
+    covered, shift = max(usable, key=lambda one: cv2.countNonZero(one[0]))
+    weight = cv2.blur(covered.astype(np.float32), (7, 7)) * covered
+    return cv2.blendLinear(shifted(image, shift), filled, weight, 1 - weight)
 
 
 def _spread(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
