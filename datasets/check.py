@@ -66,10 +66,8 @@ def check_set(data_root: Path, name: str, *, deep: bool = False, shown: bool = T
             add_problems(problems, problem, item)
     masks = sum(frame.mask is not None for frame in frames)
     flow_maps = len({frame.flow for frame in frames} - {None})
-    counts = len(sequences), len(frames), masks, flow_maps
-    if kind == STILLS:
-        counts = "-", len(frames), masks, "-"
-    report = SetReport(name, kind, *counts, problems)
+    of_video = ("-", "-") if kind == STILLS else (len(sequences), flow_maps)
+    report = SetReport(name, kind, of_video[0], len(frames), masks, of_video[1], problems)
     if frames and not flow_maps:
         video = "if it is a video set: " if kind == STILLS else ""
         report.notes.append(f"no flow maps; {video}{flow_command(data_root, name)}")

@@ -74,10 +74,8 @@ class Clip:
 def check_clip(source: Path, frame_rate: float = 24.0) -> Clip:
     """Read a clip to its end, count its frames and find its faults.
 
-    Args:
-        source: a video file that FFmpeg can read, or a folder of pictures (.jpg, .jpeg or .png),
-            in the order of the numbers in their names.
-        frame_rate: frames per second of a folder; files have their own.
+    The source is a video file that FFmpeg can read, or a folder of pictures (.jpg, .jpeg or .png)
+    in the order of the numbers in their names, to be shown at ``frame_rate`` frames per second.
 
     Raises:
         UserError: nothing is there, it is no video, it is damaged, it has a single frame, or its

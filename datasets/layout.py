@@ -23,16 +23,10 @@ PARTS = ("RGB", "GT", "FLOW")  # folders of a still set (without FLOW), a flat s
 
 _LAYOUT = "{RGB,GT,FLOW}/<sequence>_<frame>.jpg or .png"  # of a flat set, or in a sequence's folder
 _NO_SEQUENCE = "set without any sequence", f"expected {_LAYOUT}, or <sequence>/{_LAYOUT}"
-_NO_FRAME_NAME = (
-    "image whose name is not <sequence>_<frame>",
-    "rename it, as bear_00012.jpg; a set of photographs is no video set",
-)
+_NO_FRAME_NAME = "image whose name is not <sequence>_<frame>", "rename it, as bear_00012.jpg"
 _NO_MASK = "sequence without any mask", "add the masks of its annotated frames"
 _IMAGE_ALONE = "image without mask", "add it, or remove the image"
-_MASK_ALONE = (
-    "mask without image",
-    "give it its image's name, add the image to RGB, or remove it",
-)
+_MASK_ALONE = "mask without image", "give it its image's name, or remove it"
 _ADVICE = {
     "RGB": "put the images there, as .jpg, .jpeg or .png",
     "GT": "put the masks there, named as their images",
@@ -88,17 +82,9 @@ def is_flat(folder: Path) -> bool:
 def still_images(data_root: Path, set_name: str, problems: Problems | None = None) -> list[Frame]:
     """Images of a set of still images, as DUTS_train, sorted by name, each with a mask.
 
-    Args:
-        data_root: folder that holds the sets.
-        set_name: name of the set's folder.
-        problems: gets the set's problems, which are raised otherwise.
-
-    Raises:
-        DatasetError: there is no such set, a folder is missing or empty, images and masks do not
-            pair up, or two files share a name.
+    Arguments and errors are those of :func:`video_sequences`.
     """
-    folder = _set_folder(Path(data_root), set_name)
-    found: Problems = {}
+    folder, found = _set_folder(data_root, set_name), {}
     frames = _read_folder(folder, "all", found)
     _tell(found, folder, problems)
     return sorted(frames, key=lambda frame: frame.name)
@@ -135,8 +121,7 @@ def video_sequences(
             the masks or flow maps that are asked for, two files share a name, or a name in a flat
             set is not ``<sequence>_<frame>``.
     """
-    folder = _set_folder(Path(data_root), set_name)
-    found: Problems = {}
+    folder, found = _set_folder(data_root, set_name), {}
     if is_flat(folder):
         frames_of = _split(_read_folder(folder, masks, found), found)
     else:

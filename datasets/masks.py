@@ -108,9 +108,8 @@ def read_binary_mask(path: Path, binarize: bool = False) -> np.ndarray:
     if (foreground | (values == 0)).all():
         return foreground & (largest > 0)
     number = len(np.unique(values))
-    if half is None:
-        raise NotBinaryError(f"{path}: {number} labels or colours")
-    raise NotBinaryError(f"{path}: {number} values from {values.min()} to {largest}")
+    found = "labels or colours" if half is None else f"values from {values.min()} to {largest}"
+    raise NotBinaryError(f"{path}: {number} {found}")
 
 
 def _without_void(labels: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Reading pictures from JPEG and PNG files.
 
 EXIF orientation is ignored everywhere, so that images, masks and flow maps stay aligned. A file
-that is cut off or damaged is refused.
+that is missing, cut off, damaged or no picture raises a DatasetError.
 """
 
 import os
@@ -24,11 +24,7 @@ _JPEG_MARKERS = b"\xff\xda", b"\xff\xd9"
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image or a flow map: uint8 RGB (H, W, 3), without transparency.
-
-    Raises:
-        DatasetError: the file is missing, cut off, damaged or no picture.
-    """
+    """Read an image or a flow map: uint8 RGB (H, W, 3), without transparency."""
     with open_picture(path) as picture:
         if picture.format != "PNG":
             return decode_jpeg(path, picture)
@@ -42,11 +38,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Height and width of a picture in pixels, from its header.
-
-    Raises:
-        DatasetError: the file is missing, cut off or no picture.
-    """
+    """Height and width of a picture in pixels, from its header."""
     with open_picture(path) as picture:
         return picture.height, picture.width
 
@@ -72,9 +64,6 @@ def decode_jpeg(path: Path, picture: Image.Image) -> np.ndarray:
     """uint8 RGB (H, W, 3) of an opened JPEG.
 
     Other decoders fill damaged parts with something and report nothing.
-
-    Raises:
-        DatasetError: it is damaged inside.
     """
     try:
         return simplejpeg.decode_jpeg(path.read_bytes(), "RGB")
@@ -85,7 +74,7 @@ def decode_jpeg(path: Path, picture: Image.Image) -> np.ndarray:
 
 
 def verify_png(path: Path) -> None:
-    """Compare the checksums of a PNG, which decoders do not; DatasetError if one is wrong."""
+    """Compare the checksums of a PNG, which decoders do not."""
     try:
         with Image.open(path, formats=("PNG",)) as picture:
             picture.verify()

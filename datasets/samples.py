@@ -1,7 +1,7 @@
 """Samples: the tensors that the training loop and the evaluation get of each frame.
 
 A data set is indexed by a key: (epoch, index), or (epoch, index, size) for another size in pixels.
-A sample depends on the seed and its key alone.
+A sample depends on the seed and its key alone. Files that cannot be read raise DatasetErrors.
 """
 
 from collections.abc import Sequence as Items
@@ -55,9 +55,6 @@ class StillImages(Dataset):
         """``image`` uint8 RGB (3, S, S) and ``labels`` uint8 (S, S), 0 background and 1 the object.
 
         With simulated motion also what :class:`VideoFrames` gives.
-
-        Raises:
-            DatasetError: a file cannot be read.
         """
         epoch, index, size = (*key, self.size)[:3]
         rng = np.random.default_rng([self.seed, epoch, index])
@@ -89,13 +86,9 @@ class VideoFrames(Dataset):
     seed: int = 0  # of references and augmentation
 
     def __post_init__(self) -> None:
-        self.targets = [
-            (sequence, position)
-            for sequences in self.sets
-            for sequence in sequences
-            for position in range(len(sequence.frames))
-        ]
-        self.set_sizes = [sum(len(s.frames) for s in sequences) for sequences in self.sets]
+        targets = [[(s, i) for s in videos for i in range(len(s.frames))] for videos in self.sets]
+        self.targets = [target for of_set in targets for target in of_set]
+        self.set_sizes = [len(of_set) for of_set in targets]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -110,9 +103,6 @@ class VideoFrames(Dataset):
 
         The first two are uint8 RGB (3, S, S), those of references (R, 3, S, S). The labels are
         uint8 (S, S), 0 background and 1 the object.
-
-        Raises:
-            DatasetError: a file cannot be read.
         """
         epoch, index, size = (*key, self.size)[:3]
         rng = np.random.default_rng([self.seed, epoch, index])
@@ -169,11 +159,7 @@ class VideoWindows(Dataset):
         return self.windows[index][0].name
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        """``image`` uint8 RGB (T, 3, S, S), ``flow`` likewise and ``labels`` uint8 (T, S, S).
-
-        Raises:
-            DatasetError: a file cannot be read.
-        """
+        """``image`` uint8 RGB (T, 3, S, S), ``flow`` likewise and ``labels`` uint8 (T, S, S)."""
         epoch, index, size = (*key, self.size)[:3]
         pictures = []
         for number, frame in enumerate(self.windows[index]):
@@ -206,7 +192,7 @@ class TestFrames(Dataset):
         return len(self.frames)
 
     def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
-        """For each view what ``show`` gives. Raises DatasetError if a file cannot be read."""
+        """For each view what ``show`` gives."""
         image, flow, _ = _read_frame(self.frames[index], labels=False, flow=self.flow)
         return [show(image, flow, view, self.recolour_flow) for view in self.views]
 

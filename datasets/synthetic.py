@@ -6,12 +6,9 @@
 - ``DAVIS_train/{RGB,GT}``: videos, as ``<sequence>_<frame>.jpg`` and ``.png``;
 - ``DAVIS_test/<sequence>/{RGB,GT}``: other videos, with the same file names.
 
-Each video shows one textured object that deforms and moves, in a textured world that rests and is
-seen by a moving camera. The world also holds distractors, which have the object's colours and
-pattern but rest, and in some videos an occluder. Appearance therefore finds the object and the
-distractors, and only motion tells them apart. In most videos the background moves in the picture as
-much as the object or more, so that the largest flow does not find the object either. A pixel of a
-mask is foreground where more than half of it shows the object.
+The videos are those of ``datasets.scenes``: only motion tells the object from distractors that look
+alike, and the background often moves as much as the object. A pixel of a mask is foreground where
+more than half of it shows the object.
 """
 
 import argparse
@@ -43,15 +40,8 @@ def write_synthetic(
     """Write the three sets below ``data_root``, which is made if it is missing.
 
     The same arguments give the same bytes. A still or a sequence depends on the seed and its index,
-    not on the number of others.
-
-    Args:
-        data_root: folder for the sets.
-        seed: of everything random, not negative.
-        stills, train_sequences, test_sequences: number of images or videos in each set.
-        frames: number of frames in each video, at least 2.
-        height, width: of every picture in pixels, at least 32.
-        overwrite: delete the sets that an earlier call wrote there, with their flow maps.
+    not on the number of others. Videos have at least 2 ``frames``, pictures at least 32 x 32
+    pixels. ``overwrite`` deletes the sets that an earlier call wrote there, with their flow maps.
 
     Raises:
         FileExistsError: a set is there already and ``overwrite`` is off, or it was not written by

@@ -4,9 +4,6 @@ The wheel (Baker et al., IJCV 2011) shows the direction of motion as a hue and i
 saturation: white is no motion, a full colour is the largest motion of the frame. Every colour at
 the wheel's rim has one channel at 255 and one at 0. The spread of a colour's channels therefore
 gives the length. Motion vectors are (x, y), x to the right and y down.
-
-`torchvision.utils.flow_to_image` rounds a third of the values the other way and takes about ten
-times as long.
 """
 
 import cv2

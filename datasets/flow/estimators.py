@@ -12,10 +12,7 @@ from errors import UserError
 # pixels, x to the right and y down.
 Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-_FLAGS = (
-    "The flags are --weights FILE and --estimator dis for datasets.flow, --flow-weights FILE and "
-    "--flow-estimator dis for evaluate.py."
-)
+_FLAGS = "(flags: --weights, --estimator; in evaluate.py --flow-weights, --flow-estimator)"
 _RAFT_SMALLEST = 128  # pixels; below, RAFT's coarsest correlation map would be empty
 _DIS_SMALLEST = 32  # pixels; below, OpenCV fails or crashes, depending on the width
 
@@ -73,7 +70,7 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
         reason = str(error).strip().split("\n")[0]
         raise FlowError(
             f"the weights of torchvision's raft_large cannot be loaded from {weights or url} "
-            f"({reason}): give a copy of {url}, or use DIS, which needs none. {_FLAGS}"
+            f"({reason}): give a copy of {url}, or use DIS, which needs none {_FLAGS}"
         ) from error
     try:
         model.to(device).eval()
@@ -93,8 +90,7 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
 def without_camera_motion(flow: np.ndarray) -> np.ndarray:
     """Subtract a robust affine fit of the whole frame's motion; (H, W, 2) float32 in pixels.
 
-    The paper's flow maps keep the camera's motion. Without it, resting parts of the scene are
-    nearly white in a flow map.
+    Resting parts of the scene are then nearly white in a flow map.
     """
     height, width = flow.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
@@ -132,7 +128,7 @@ def _of_any_size(estimator: Estimator, smallest: int, multiple: int = 1) -> Esti
         if not np.isfinite(flow).all():
             raise FlowError(
                 f"the motion between frames of {width} x {height} pixels is not finite: look at "
-                f"the frames, and use other weights or DIS. {_FLAGS}"
+                f"the frames, and use other weights or DIS {_FLAGS}"
             )
         return flow
 

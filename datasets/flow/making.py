@@ -71,13 +71,8 @@ def make_share(
 ) -> tuple[int, int]:
     """Write the flow maps of one process's share of the frames, checked with `check_set`.
 
-    Args:
-        sequences, estimator, overwrite: as for `make_flow`.
-        share: which process this is, from 0, and how many there are. The first shows its progress.
-        title: of the progress bar.
-
-    Returns:
-        The numbers of flow maps that were written and that were kept.
+    ``share`` is which process this is, from 0, and how many there are; the first shows its progress
+    under a ``title``. Returns the numbers of flow maps that were written and that were kept.
 
     Raises:
         DatasetError: an image cannot be read.
@@ -112,12 +107,8 @@ def convert_flo(data_root: Path, set_name: str, overwrite: bool = False) -> tupl
     """
     folder = data_root / set_name
     sequences = video_sequences(data_root, set_name, masks="none", flow=False)
-    frames = [
-        frame
-        for sequence in sequences
-        for frame in sequence.frames
-        if _map_of(frame, ".flo").is_file()
-    ]
+    frames = [frame for sequence in sequences for frame in sequence.frames]
+    frames = [frame for frame in frames if _map_of(frame, ".flo").is_file()]
     if not frames:
         raise DatasetError(
             f"{folder} has no .flo files: expected FLOW/<frame>.flo, or <sequence>/FLOW/<frame>.flo"

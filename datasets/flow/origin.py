@@ -26,11 +26,8 @@ def origin_in_words(estimator: str, remove_camera_motion: bool) -> str:
 def begin_origin(folder: Path, made_by: str, sequences: list[Sequence], overwrite: bool) -> None:
     """Note the origin of a set's flow maps, before the first of them is written.
 
-    Nothing is noted while maps are overwritten; call `set_origin` after the last one. If the origin
-    of the maps that are kept is unknown, it stays unknown.
-
-    Raises:
-        DatasetError: maps that something else made would be kept.
+    Nothing is noted while maps are overwritten; call `set_origin` after the last one. An unknown
+    origin of maps that are kept stays unknown. Raises DatasetError for maps of another kind.
     """
     known = flow_origin(folder.parent, folder.name)
     if not any(frame.flow for sequence in sequences for frame in sequence.frames):

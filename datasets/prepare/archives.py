@@ -76,12 +76,12 @@ def pictures(folder: Path) -> dict[str, Path]:
 
 def numbered(folder: Path) -> dict[int, Path]:
     """Pictures of a folder by the number at the end of their names."""
-    return {int(_digits(stem)): path for stem, path in pictures(folder).items() if _digits(stem)}
+    return {int(digits(stem)): path for stem, path in pictures(folder).items() if digits(stem)}
 
 
-def number_of(stem: str) -> int | None:
-    """The number at the end of a name."""
-    return int(_digits(stem)) if _digits(stem) else None
+def digits(stem: str) -> str:
+    """The digits at the end of a name."""
+    return re.search(r"\d*$", stem).group()
 
 
 def paired(
@@ -93,18 +93,17 @@ def paired(
 ) -> tuple[dict, dict]:
     """Images and masks of two folders, by number or by stem.
 
-    Masks without an image are problems, and with `every` images without a mask.
+    Masks without an image are problems. With `every` images without a mask are problems, too, and
+    are left out.
     """
     images, masks = by(images_folder), by(masks_folder)
     if not images:
         add_problems(problems, INCOMPLETE, f"{images_folder}: no images")
-    orphans = sorted(masks.keys() - images.keys()) if images else ()
-    add_problems(problems, INCOMPLETE, *(f"{masks[key]}: mask without image" for key in orphans))
-    if every:
-        without = sorted(images.keys() - masks.keys())
-        items = (f"{images[key]}: image without mask" for key in without)
-        add_problems(problems, INCOMPLETE, *items)
-    return images, masks
+        return {}, {}
+    orphans = [f"{masks[key]}: mask without image" for key in masks if key not in images]
+    without = [f"{images[key]}: image without mask" for key in images if key not in masks]
+    add_problems(problems, INCOMPLETE, *orphans, *(without if every else ()))
+    return {key: images[key] for key in sorted(images) if key in masks or not every}, masks
 
 
 def frames_of(
@@ -115,13 +114,8 @@ def frames_of(
     convert: Convert | None = None,
 ) -> list[SourceFrame]:
     """Frames of a sequence in their order in time, named <sequence>_<number as in the source>."""
+    names = {number: f"{sequence}_{digits(path.stem)}" for number, path in images.items()}
     return [
-        SourceFrame(
-            folder, sequence, f"{sequence}_{_digits(path.stem)}", path, masks.get(number), convert
-        )
+        SourceFrame(folder, sequence, names[number], path, masks.get(number), convert)
         for number, path in sorted(images.items())
     ]
-
-
-def _digits(stem: str) -> str:
-    return re.search(r"\d*$", stem).group()

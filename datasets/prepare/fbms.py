@@ -20,10 +20,10 @@ from datasets.prepare.archives import (
     INCOMPLETE,
     WRONG,
     SourceFrame,
+    digits,
     folders,
     frames_of,
     locate,
-    number_of,
     numbered,
 )
 from datasets.problems import DatasetError, Problems, add_problems
@@ -59,14 +59,14 @@ def _masks_by_number(
     masks: dict[int, Path] = {}
     for index, name in named:
         path = definition.with_name(name)
-        number = number_of(path.stem.removesuffix("_gt"))
-        if number not in images:
-            number = dict(enumerate(sorted(images))).get(index)
-        if number is None or not path.is_file():
+        number = int(digits(path.stem.removesuffix("_gt")) or -1)
+        if number not in images and index < len(images):
+            number = sorted(images)[index]
+        if number in images and path.is_file():
+            masks[number] = path
+        else:
             item = f"{path}, named in {definition.name}, or its image"
             add_problems(problems, INCOMPLETE, item)
-        else:
-            masks[number] = path
     return masks
 
 

@@ -50,8 +50,9 @@ def _read_duts(source: Path, problems: Problems) -> list[SourceFrame]:
         if root is not None:
             parts = root / f"DUTS-{part}-Image", root / f"DUTS-{part}-Mask"
             images, masks = paired(*parts, problems, every=True, by=pictures)
-            stems = sorted(images.keys() & masks.keys())
-            frames += [SourceFrame(set_name, "", stem, images[stem], masks[stem]) for stem in stems]
+            frames += [
+                SourceFrame(set_name, "", stem, images[stem], masks[stem]) for stem in images
+            ]
     return frames
 
 
@@ -74,7 +75,6 @@ def _read_davis(
         for sequence in _listed(split_list) if split_list else ():
             folder = root / "JPEGImages/480p" / sequence
             images, masks = paired(folder, masks_root / sequence, problems, every=True)
-            images = {number: path for number, path in images.items() if number in masks}
             goal = set_name if split == "train" else f"{set_name}/{sequence}"
             frames += frames_of(goal, sequence, images, masks, convert)
     return frames
