@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from datasets.flow.colour_wheel import change_motion
 
@@ -35,7 +36,7 @@ class Augmentation:
 
     def __call__(
         self,
-        rng: np.random.Generator,
+        rng: Generator,
         size: Size,
         image: np.ndarray,
         flow: np.ndarray | None = None,
@@ -43,12 +44,8 @@ class Augmentation:
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """One random version of a frame, at the given size.
 
-        Args:
-            rng: source of all random choices; as many are drawn with a flow map as without.
-            size: of the result.
-            image: uint8 RGB (H, W, 3).
-            flow: flow picture of the same view, uint8 RGB, of any size.
-            labels: label map, uint8 (H, W).
+        Takes an image and a flow picture of any size, uint8 RGB (H, W, 3), and a label map, uint8
+        (H, W). As many random numbers are drawn with a flow map as without.
         """
         geometry = self._draw_geometry(rng, size)
         factors = [
@@ -72,7 +69,7 @@ class Augmentation:
         (rest if flip_first else first)["flip_probability"] = 0.0
         return replace(self, **first), replace(self, **rest)
 
-    def _draw_geometry(self, rng: np.random.Generator, size: Size) -> "Geometry":
+    def _draw_geometry(self, rng: Generator, size: Size) -> "Geometry":
         flip = rng.random() < self.flip_probability
         shares = rng.uniform(self.crop_scale, 1, size=2)
         corner = rng.random(2) * (1 - shares)
@@ -81,9 +78,7 @@ class Augmentation:
             angle = 0.0
         return Geometry(size, flip, tuple(shares), tuple(corner), angle)
 
-    def _change_flow(
-        self, rng: np.random.Generator, geometry: "Geometry", flow: np.ndarray
-    ) -> np.ndarray:
+    def _change_flow(self, rng: Generator, geometry: "Geometry", flow: np.ndarray) -> np.ndarray:
         linear = geometry.linear if self.recolour_flow else np.eye(2)
         linear = rotation(np.deg2rad(rng.uniform(-1, 1) * self.flow_turn)) @ linear
         return flow if np.allclose(linear, np.eye(2)) else change_motion(flow, linear)

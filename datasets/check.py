@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets.file_checks import find_faults
-from datasets.flow.pairs import sequence_problems
+from datasets.flow.pairs import check_sequence
 from datasets.layout import (
     Frame,
     Sequence,
@@ -29,7 +29,7 @@ from datasets.layout import (
     subfolders,
     video_sequences,
 )
-from datasets.problems import DatasetError, Problems, add_problems, format_problems
+from datasets.problems import DatasetError, Problems, format_problems
 from datasets.progress import print_any_name
 
 STILLS, FLAT, NESTED = "stills", "video, flat", "video, nested"  # kinds of set
@@ -54,16 +54,14 @@ class SetReport:
 def check_set(data_root: Path, name: str, *, deep: bool = False, shown: bool = True) -> SetReport:
     """Check a set: its folders, then every file; with `deep` every file is decoded.
 
-    Raises:
-        DatasetError: there is no such set.
+    Raises DatasetError if there is no such set.
     """
     problems: Problems = {}
     kind, frames, sequences = _list_set(data_root, name, problems)
     title = f"{'decoding' if deep else 'checking'} {name}"
     sizes = find_faults(frames, problems, title, deep=deep, shown=shown)
     for sequence in sequences:
-        for problem, item in sequence_problems(sequence, sizes):
-            add_problems(problems, problem, item)
+        check_sequence(sequence, sizes, problems)
     masks = sum(frame.mask is not None for frame in frames)
     flow_maps = len({frame.flow for frame in frames} - {None})
     of_video = ("-", "-") if kind == STILLS else (len(sequences), flow_maps)
@@ -102,23 +100,16 @@ def _list_set(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command with arguments as in `sys.argv[1:]`.
-
-    Returns:
-        Exit code: 0; 1 if something is wrong with a set or there is none; 130 after Ctrl-C.
-    """
+    """Run the command with arguments as in `sys.argv[1:]`. Returns its exit code."""
     print_any_name()
     parser = argparse.ArgumentParser(
         prog="python -m datasets.check",
         description="Check the sets of a data root: their contents, missing and damaged files.",
     )
-    parser.add_argument("--data-root", type=Path, required=True, help="folder that holds the sets")
-    parser.add_argument(
-        "--set", nargs="+", metavar="NAME", help="sets to check (default: all folders of the root)"
-    )
-    parser.add_argument(
-        "--deep", action="store_true", help="decode every file, not only its header"
-    )
+    add = parser.add_argument
+    add("--data-root", type=Path, required=True, help="folder that holds the sets")
+    add("--set", nargs="+", metavar="NAME", help="sets to check (default: all folders of the root)")
+    add("--deep", action="store_true", help="decode every file, not only its header")
     options = parser.parse_args(arguments)
     try:
         names = options.set or subfolders(options.data_root)

@@ -57,11 +57,7 @@ class Clip:
     pictures: tuple[Path, ...] = ()  # of a folder, in order
 
     def frames(self) -> Iterator[ClipFrame]:
-        """All frames in order. A frame is converted when its image is asked for.
-
-        Raises:
-            UserError: the clip cannot be read any more.
-        """
+        """All frames in order. A frame is converted when its image is asked for."""
         for path in self.pictures:
             yield ClipFrame(path.stem, partial(read_image, path))
         if not self.pictures:
@@ -128,7 +124,7 @@ def _check_file(path: Path) -> Clip:
     if size is None:
         raise VideoError(
             f"{path}: no frame of it can be decoded ({codec}): get a whole copy, or convert it to "
-            "MP4 or to a folder of PNG pictures with another program"
+            "MP4 with another program"
         )
     if turns % 2:
         size = size[::-1]

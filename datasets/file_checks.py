@@ -22,9 +22,8 @@ _OTHER_SIZE = (
 def check_files(frames: Iterable[Frame], *, progress: bool = True) -> None:
     """Check every image, mask and flow map without decoding it.
 
-    Raises:
-        DatasetError: files are missing, empty, neither JPEG nor PNG, or cut off, or partners differ
-            in size. The message has all.
+    Raises DatasetError with all files that are missing, empty, neither JPEG nor PNG, or cut off,
+    and all partners that differ in size.
     """
     frames, problems = list(frames), {}
     find_faults(frames, problems, "checking files", shown=progress)

@@ -27,10 +27,7 @@ _NO_FRAME_NAME = "image whose name is not <sequence>_<frame>", "rename it, as be
 _NO_MASK = "sequence without any mask", "add the masks of its annotated frames"
 _IMAGE_ALONE = "image without mask", "add it, or remove the image"
 _MASK_ALONE = "mask without image", "give it its image's name, or remove it"
-_ADVICE = {
-    "RGB": "put the images there, as .jpg, .jpeg or .png",
-    "GT": "put the masks there, named as their images",
-}
+_ADVICE = "put the files there, as .jpg, .jpeg or .png; masks are named as their images"
 _SAME_NAME = "file with the same name as another but for the suffix", "keep one of the two"
 
 
@@ -98,7 +95,7 @@ def video_sequences(
     flow: bool = True,
     problems: Problems | None = None,
 ) -> list[Sequence]:
-    """Sequences of a video set, flat as DAVIS_train or nested as DAVIS_test.
+    """Sequences of a video set, flat as DAVIS_train or nested as DAVIS_test, sorted by name.
 
     A set is flat if it holds RGB, GT or FLOW itself, otherwise each of its folders is a sequence.
     In a flat set everything before the last underscore of a name is the sequence's name. Frames are
@@ -112,9 +109,6 @@ def video_sequences(
         flow: every image must have a flow map. Only the last frame of a sequence may lack it: it
             gets the map of the frame before. If False, flow maps are returned where there are any.
         problems: gets the set's problems, which are raised otherwise.
-
-    Returns:
-        The sequences sorted by name, each with at least one frame.
 
     Raises:
         DatasetError: there is no such set, a folder is missing or empty, images do not pair up with
@@ -199,7 +193,7 @@ def _read_folder(folder: Path, masks: str, problems: Problems) -> list[Frame]:
     for part, files in {"RGB": images, "GT": truths}.items():
         if not files and (part == "RGB" or masks != "none"):
             state = "without pictures" if (folder / part).is_dir() else "missing"
-            add_problems(problems, (f"{part} folder {state}", _ADVICE[part]), folder / part)
+            add_problems(problems, (f"{part} folder {state}", _ADVICE), folder / part)
     # A missing or empty folder is one problem, not one for each file of the other.
     if images and truths:
         if masks == "all":

@@ -39,11 +39,7 @@ def read_labels(path: Path) -> np.ndarray:
     black or whose labels are not all below 32. Transparency does not count. In JPEG values below 64
     are 0.
 
-    Returns:
-        uint8 (H, W).
-
-    Raises:
-        DatasetError: the file is missing, damaged, no picture, or is refused.
+    Returns uint8 (H, W). Raises DatasetError.
     """
     values, half = _mask_values(path)
     if half is None:
@@ -92,11 +88,8 @@ def read_binary_mask(path: Path, binarize: bool = False) -> np.ndarray:
     """Read a result's mask, which holds 0 and at most one other value: bool (H, W).
 
     Palettes, void and colours are understood as in :func:`read_labels`. With ``binarize`` grey
-    masks are probabilities: values above the middle of the range are foreground.
-
-    Raises:
-        DatasetError: the file is missing, damaged or no picture.
-        NotBinaryError: it holds more than two values, and is not grey or not to be cut.
+    masks are probabilities: values above the middle of the range are foreground. Raises
+    NotBinaryError if there are more values otherwise.
     """
     values, half = _mask_values(path)
     if binarize and half is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -121,9 +122,7 @@ class VideoWindows(Dataset):
     """Windows of neighbouring frames, for networks that learn from a video's continuity.
 
     The augmentation's geometry is the same for all frames of a window, the rest is drawn anew.
-
-    Raises:
-        DatasetError: no sequence is long enough for a window.
+    Raises DatasetError if no sequence is long enough for a window.
     """
 
     sets: Items[Items[Sequence]]  # for each training set its sequences
@@ -219,7 +218,7 @@ def to_tensor(picture: np.ndarray) -> Tensor:
     return torch.from_numpy(picture).movedim(-1, -3).contiguous()
 
 
-def random_references(length: int, target: int, count: int, rng: np.random.Generator) -> list[int]:
+def random_references(length: int, target: int, count: int, rng: Generator) -> list[int]:
     """``count`` random frames of a sequence other than the target; repeats only if too few."""
     others = [position for position in range(length) if position != target] or [target]
     return rng.choice(others, size=count, replace=len(others) < count).tolist()
@@ -246,7 +245,7 @@ def _read_frame(frame: Frame, labels: bool, flow: bool, merge: bool = True) -> P
 
 
 def _augmented(
-    pictures: Pictures, size: Size, augmentation: Augmentation | None, rng: np.random.Generator
+    pictures: Pictures, size: Size, augmentation: Augmentation | None, rng: Generator
 ) -> Pictures:
     """A frame at the network's size, uint8 (S, S, 3) and (S, S), from pictures of any sizes."""
     image, flow, labels = pictures

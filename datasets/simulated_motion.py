@@ -11,6 +11,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import torch
+from numpy.random import Generator
 
 from datasets.augmentation import resize
 from datasets.flow.colour_wheel import flow_to_picture
@@ -42,12 +43,12 @@ class MotionSimulation:
     span: float = 8.0  # largest distance of reference frames, in frames
     camera_removed: bool = False
 
-    def draw_times(self, rng: np.random.Generator, count: int) -> list[float]:
+    def draw_times(self, rng: Generator, count: int) -> list[float]:
         """Random times of reference frames, from 1 to ``span`` frames before or after the image."""
         distances = rng.uniform(1, max(1, self.span), size=count)
         return (distances * rng.choice([-1, 1], size=count)).tolist()
 
-    def draw(self, rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> "PseudoClip":
+    def draw(self, rng: Generator, image: np.ndarray, mask: np.ndarray) -> "PseudoClip":
         """A random pseudo-clip of an image, uint8 RGB (S, S, 3), with a mask, bool (S, S)."""
         size = len(image)
         camera_rng, object_rng, clip_rng = rng.spawn(3)
@@ -78,13 +79,8 @@ class MotionSimulation:
             simulation=self,
         )
 
-    def _object_motion(
-        self, rng: np.random.Generator, mask: np.ndarray, rate: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The object's own motion and its largest deformation, (NODES, NODES, 2) both.
-
-        ``rate`` is that of the deformation to and fro, in radians per frame.
-        """
+    def _object_motion(self, rng: Generator, mask: np.ndarray, rate: float) -> list[np.ndarray]:
+        """The object's own motion, and its largest deformation to and fro at a rate."""
         size = len(mask)
         sums = cv2.moments(mask.astype(np.uint8))
         area = sums["m00"]
@@ -94,8 +90,8 @@ class MotionSimulation:
         linear = rng.uniform(-1, 1, size=(2, 2)) * length / size
         motion = shift + (node_places(size) - centre) @ linear.T
         bend = self.deformation * length * smooth_vectors(rng, cells=rng.integers(3, 7))
-        motion = self._unfolded(motion.astype(np.float32), size)
-        return motion, self._unfolded(bend, size, 2 / rate)
+        motion = motion.astype(np.float32)
+        return [self._unfolded(motion, size), self._unfolded(bend, size, 2 / rate)]
 
     def _unfolded(self, motion: np.ndarray, size: int, longest: float | None = None) -> np.ndarray:
         """The motion, more even if points would come close to overtaking others.
@@ -161,8 +157,7 @@ class PseudoClip:
     ) -> np.ndarray:
         """Motion from the frame at a time to the one a frame later, (size, size, 2) in its pixels.
 
-        The layers' edges are blurred with the standard deviation ``blur`` and moved by the
-        ``displacement`` (size, size, 2), both in pixels.
+        Errors are the blur of the layers' edges and their displacement (size, size, 2), in pixels.
         """
         full = len(self.image)
         step = self._times(time + 1) - self._times(time)
@@ -182,7 +177,7 @@ class PseudoClip:
             result = motion
         return result * np.float32(size / full)
 
-    def flow_picture(self, rng: np.random.Generator, time: float) -> np.ndarray:
+    def flow_picture(self, rng: Generator, time: float) -> np.ndarray:
         """The flow map at a time with errors, uint8 RGB, square, FLOW_SHARE of the frame's side."""
         errors = self.simulation
         size = max(1, round(FLOW_SHARE * len(self.image)))
@@ -211,7 +206,7 @@ class PseudoClip:
 
 
 def _shifted(alpha: np.ndarray, where: np.ndarray) -> np.ndarray:
-    # An object that the frame cuts off goes on outside.
+    """An object's opacity; an object that the frame cuts off goes on outside."""
     return cv2.remap(alpha, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
@@ -241,21 +236,15 @@ def dense(nodes: np.ndarray, size: int) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _weights(size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights of the nodes at the pixels of a column (size, NODES) and of a row (2 NODES, 2 size).
-
-    In a row x and y of a vector are neighbours.
-    """
+    """Weights of the nodes in a column (size, NODES) and in a row (2 NODES, 2 size) of pixels."""
     position = np.linspace(0, NODES - 1, size)
     weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(NODES)))
     both = np.kron(weights.T, np.eye(2))
     return torch.from_numpy(weights.astype(np.float32)), torch.from_numpy(both.astype(np.float32))
 
 
-def affine_field(rng: np.random.Generator) -> np.ndarray:
-    """A random affine motion (NODES, NODES, 2), float32, of about unit length at most.
-
-    A camera's pan, zoom and roll move a distant background so.
-    """
+def affine_field(rng: Generator) -> np.ndarray:
+    """A camera's random pan, zoom and roll (NODES, NODES, 2), float32, of about unit length."""
     direction = rng.uniform(0, 2 * np.pi)
     pan = np.array([np.cos(direction), np.sin(direction)]) * rng.uniform(0, 1)
     change = rng.uniform(-0.4, 0.4, size=(2, 2))
@@ -264,13 +253,13 @@ def affine_field(rng: np.random.Generator) -> np.ndarray:
     return field.astype(np.float32)
 
 
-def smooth_noise(rng: np.random.Generator, cells: int) -> np.ndarray:
+def smooth_noise(rng: Generator, cells: int) -> np.ndarray:
     """Random values (NODES, NODES), float32, mostly in [-1, 1], from a grid of that many cells."""
     coarse = rng.uniform(-1, 1, size=(cells + 1, cells + 1)).astype(np.float32)
     return cv2.resize(coarse, (NODES, NODES), interpolation=cv2.INTER_CUBIC)
 
 
-def smooth_vectors(rng: np.random.Generator, cells: int) -> np.ndarray:
+def smooth_vectors(rng: Generator, cells: int) -> np.ndarray:
     """The same for vectors, (NODES, NODES, 2)."""
     return cv2.merge([smooth_noise(rng, cells) for _ in range(2)])
 
@@ -288,7 +277,7 @@ def _soft(mask: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(mask, (3, 3), 0)
 
 
-def fill_behind(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def fill_behind(image: np.ndarray, mask: np.ndarray, rng: Generator) -> np.ndarray:
     """The image, uint8 RGB (S, S, 3), with texture from beside the object in its place.
 
     The image is shifted by the object's size to the side that covers most of it. Pixels that are

@@ -88,13 +88,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the demo's synthetic data set.")
     parser.add_argument("--data-root", type=Path, required=True, help="folder for the sets")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="delete synthetic sets that are there already"
-    )
+    text = "delete synthetic sets that are there already"
+    parser.add_argument("--overwrite", action="store_true", help=text)
     arguments = parser.parse_args()
     try:
         write_synthetic(arguments.data_root, arguments.seed, overwrite=arguments.overwrite)
-    except (ValueError, OSError) as error:
+    except OSError as error:
         parser.exit(1, f"{error}\n")
 
 

@@ -3,10 +3,8 @@
     python -m datasets.flow --data-root data --set DAVIS_train --estimator raft
 
 The flow of a frame is its motion to the next frame of the set. The flow of the last frame is its
-motion to the frame before, negated.
-
-The program can be stopped and started again. Maps that are there are kept unless `--overwrite` is
-given.
+motion to the frame before, negated. The program can be stopped and started again. Maps that are
+there are kept unless `--overwrite` is given.
 
 Several processes, on one machine or more that see the same folder, share a set's frames:
 
@@ -39,8 +37,6 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             _make_flow(options)
     except (DatasetError, FlowError, OSError) as error:
-        if isinstance(error, OSError):
-            error = f"{error}; mend that and start again, which keeps all maps that are finished"
         print(f"\n{error}", file=sys.stderr)  # not at the end of a progress bar's line
         return 1
     except KeyboardInterrupt:

@@ -55,10 +55,8 @@ _VECTORS = _vectors_of_hues()
 def flow_to_picture(flow: np.ndarray, at_least: float = 0.0) -> np.ndarray:
     """Draw a flow map (H, W, 2) in pixels with the colour wheel: uint8 RGB (H, W, 3).
 
-    It is normalised by its largest motion, or by `at_least` pixels, if that is more.
-
-    Raises:
-        ValueError: a value is not finite.
+    It is normalised by its largest motion, or by `at_least` pixels, if that is more. Raises
+    ValueError if a value is not finite.
     """
     x, y = cv2.split(np.ascontiguousarray(flow, dtype=np.float32))
     length, angle = cv2.cartToPolar(x, y)
@@ -75,10 +73,7 @@ def flow_to_picture(flow: np.ndarray, at_least: float = 0.0) -> np.ndarray:
 
 
 def picture_to_flow(picture: np.ndarray) -> np.ndarray:
-    """Read a colour-wheel picture, uint8 RGB (H, W, 3): the inverse of `flow_to_picture`.
-
-    Returns (H, W, 2) float32. Length 1 is the frame's largest motion.
-    """
+    """The inverse of `flow_to_picture`: (H, W, 2) float32, 1 being the frame's largest motion."""
     index, spread = _hues(picture)
     flow = np.take(_VECTORS, index, axis=0, mode="clip")
     flow *= (spread * np.float32(1 / 255))[..., None]
@@ -88,12 +83,9 @@ def picture_to_flow(picture: np.ndarray) -> np.ndarray:
 def change_motion(picture: np.ndarray, linear: np.ndarray) -> np.ndarray:
     """Turn, mirror or shorten the motion that a colour-wheel picture shows; no pixel is moved.
 
-    For augmentation: mirroring and rotation of a picture also change its motion. All colours of a
-    hue change as its full colour at the rim does.
-
-    Args:
-        picture: (H, W, 3) uint8 RGB.
-        linear: (2, 2) matrix for every motion vector (x, y); it makes none longer.
+    For augmentation: mirroring and rotation of a picture, uint8 RGB (H, W, 3), also change its
+    motion. ``linear`` (2, 2) is multiplied with every motion vector (x, y), and makes none longer.
+    All colours of a hue change as its full colour at the rim does.
     """
     index, spread = _hues(picture)
     vectors = (_VECTORS @ np.asarray(linear).T).astype(np.float32)

@@ -49,12 +49,8 @@ def dis_estimator() -> Estimator:
 def raft_estimator(weights: Path | None = None, device: str | None = None) -> Estimator:
     """RAFT (Teed and Deng, ECCV 2020), torchvision's `raft_large`: the paper's choice (Sec. 4.1).
 
-    Args:
-        weights: file with the network's state dict; None takes torchvision's published weights.
-        device: "cpu", "cuda" or "cuda:<index>"; None takes a GPU if there is one.
-
-    Raises:
-        FlowError: there is no such device, or the weights cannot be loaded.
+    ``weights`` is a file with the network's state dict; None takes torchvision's published weights.
+    A device of None takes a GPU if there is one. Raises FlowError if one of them cannot be used.
     """
     # Imported here because it takes seconds and DIS does not need it.
     import torch

@@ -11,11 +11,11 @@ from datasets.files import write_bytes
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator, FlowError
 from datasets.flow.origin import set_origin
-from datasets.flow.pairs import motion_pairs, sequence_problems
+from datasets.flow.pairs import check_sequence, motion_pairs
 from datasets.known_sets import is_still_set
 from datasets.layout import Frame, Sequence, video_sequences
 from datasets.pictures import read_image, read_size
-from datasets.problems import DatasetError, Problems, add_problems, format_problems
+from datasets.problems import DatasetError, Problems, format_problems
 from datasets.progress import progress_bar
 
 # The direction of motion is in the chroma, which JPEG by default stores at half the resolution.
@@ -42,11 +42,9 @@ def make_flow(
 def check_set(folder: Path, sequences: list[Sequence], overwrite: bool) -> None:
     """Refuse a set whose flow maps cannot be made, before anything is written.
 
-    Sequences that keep all their flow maps are not checked.
-
-    Raises:
-        DatasetError: it is a published set of still images, a sequence has a single frame, or an
-            image is unreadable or of another size than the others of its sequence.
+    Raises DatasetError if it is a published set of still images, a sequence has a single frame, or
+    an image is unreadable or of another size than the others of its sequence. Sequences that keep
+    all their flow maps are not checked.
     """
     if is_still_set(folder.name):
         raise DatasetError(f"{folder} is a set of still images, which need no flow")
@@ -56,8 +54,7 @@ def check_set(folder: Path, sequences: list[Sequence], overwrite: bool) -> None:
             if overwrite or any(frame.flow is None for frame in sequence.frames):
                 images = [frame.image for frame in sequence.frames]
                 sizes = dict(zip(images, pool.map(read_size, images)))
-                for kind, item in sequence_problems(sequence, sizes):
-                    add_problems(problems, kind, item)
+                check_sequence(sequence, sizes, problems)
     if problems:
         raise DatasetError(format_problems(folder, problems))
 
@@ -74,9 +71,7 @@ def make_share(
     ``share`` is which process this is, from 0, and how many there are; the first shows its progress
     under a ``title``. Returns the numbers of flow maps that were written and that were kept.
 
-    Raises:
-        DatasetError: an image cannot be read.
-        FlowError: the estimator gives motion that is not finite.
+    Raises DatasetError and FlowError.
     """
     rank, processes = share
     pairs = [pair for sequence in sequences for pair in motion_pairs(sequence.frames)]
@@ -99,11 +94,8 @@ def convert_flo(data_root: Path, set_name: str, overwrite: bool = False) -> tupl
     """Write `FLOW/<frame>.jpg` for every frame that has a Middlebury file `FLOW/<frame>.flo`.
 
     Flow maps that are there already are kept, unless `overwrite` is given. Returns the numbers of
-    flow maps that were written and that were kept.
-
-    Raises:
-        DatasetError: no frame has such a file, or one cannot be read or is of another size than its
-            frame.
+    flow maps that were written and that were kept. Raises DatasetError if no frame has such a file,
+    or one cannot be read or is of another size than its frame.
     """
     folder = data_root / set_name
     sequences = video_sequences(data_root, set_name, masks="none", flow=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from datasets.layout import Sequence
-from datasets.problems import Kind
+from datasets.problems import Problems, add_problems
 
 Item = TypeVar("Item")
 
@@ -30,18 +30,19 @@ def motion_pairs(frames: Iterable[Item]) -> Iterator[tuple[Item, Item, int]]:
     yield pair[1], pair[0], -1
 
 
-def sequence_problems(
-    sequence: Sequence, sizes: Mapping[Path, tuple[int, int] | None]
-) -> Iterator[tuple[Kind, str]]:
-    """Tells why no flow maps can be made for a sequence: (kind of problem, image concerned).
+def check_sequence(
+    sequence: Sequence, sizes: Mapping[Path, tuple[int, int] | None], problems: Problems
+) -> None:
+    """Add to ``problems`` why no flow maps can be made for a sequence.
 
     ``sizes`` are (height, width) by image; images of unknown size are missing or have None.
     """
     images = [frame.image for frame in sequence.frames]
     if len(images) == 1:
-        yield _SINGLE, str(images[0])
+        add_problems(problems, _SINGLE, images[0])
     known = {path: size for path in images if (size := sizes.get(path)) is not None}
     for usual, _ in Counter(known.values()).most_common(1):
         for path, size in known.items():
             if size != usual:
-                yield _SIZES_DIFFER, f"{path}: {size[1]} x {size[0]}, most {usual[1]} x {usual[0]}"
+                item = f"{path}: {size[1]} x {size[0]}, most {usual[1]} x {usual[0]}"
+                add_problems(problems, _SIZES_DIFFER, item)

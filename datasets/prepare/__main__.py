@@ -27,13 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
         description="Bring a downloaded data set into this project's layout.",
     )
     parser.add_argument("name", metavar="NAME", choices=tuple(SOURCES), help=", ".join(SOURCES))
-    parser.add_argument(
-        "--source", type=Path, required=True, help="folder with the unpacked archive"
-    )
-    parser.add_argument("--data-root", type=Path, required=True, help="folder that holds the sets")
-    parser.add_argument(
-        "--partial", action="store_true", help="accept a data set of which a part is missing"
-    )
+    add = parser.add_argument
+    add("--source", type=Path, required=True, help="folder with the unpacked archive")
+    add("--data-root", type=Path, required=True, help="folder that holds the sets")
+    add("--partial", action="store_true", help="accept a data set of which a part is missing")
     options = parser.parse_args(arguments)
     print_any_name()
     description, partial = SOURCES[options.name], options.partial

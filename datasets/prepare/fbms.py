@@ -94,9 +94,6 @@ def convert_regions(image: Path, mask: Path, objects: tuple[int, ...]) -> np.nda
     """FBMS ground truth as a label map, 1 for the regions with the given labels.
 
     Labels that the definition file does not know are background, as in the authors' evaluation.
-
-    Raises:
-        DatasetError: the file cannot be decoded.
     """
     try:
         with Image.open(mask) as picture:

@@ -29,12 +29,9 @@ from datasets.problems import Problems, add_problems
 
 @dataclass(frozen=True)
 class Source:
-    """Description of one data set.
+    """Description of one data set."""
 
-    `read(source, problems)` returns the frames found below a folder, and adds to `problems`.
-    """
-
-    read: Callable[[Path, Problems], list[SourceFrame]]
+    read: Callable[[Path, Problems], list[SourceFrame]]  # the frames found below a folder
     sets: tuple[str, ...]  # their names in KNOWN_SETS
 
 
@@ -50,9 +47,8 @@ def _read_duts(source: Path, problems: Problems) -> list[SourceFrame]:
         if root is not None:
             parts = root / f"DUTS-{part}-Image", root / f"DUTS-{part}-Mask"
             images, masks = paired(*parts, problems, every=True, by=pictures)
-            frames += [
-                SourceFrame(set_name, "", stem, images[stem], masks[stem]) for stem in images
-            ]
+            for name, image in images.items():
+                frames.append(SourceFrame(set_name, "", name, image, masks[name]))
     return frames
 
 

@@ -44,16 +44,13 @@ def prepare(
 ) -> list[Prepared]:
     """Write a data set in this project's layout. Files that are there already are kept.
 
-    Args:
-        source: the unpacked archive, or a folder above it.
-        data_root: folder that holds this project's sets; made if it is missing.
-        description: of the data set, one of `datasets.prepare.sources.SOURCES`.
-        accept_partial: print what is missing, and take the rest.
+    The source is the unpacked archive, or a folder above it, and its description is one of
+    `datasets.prepare.sources.SOURCES`. With ``accept_partial`` missing parts are printed, and the
+    rest is taken.
 
     Raises:
         DatasetError: the source is not as described, or a file in it cannot be used; nothing has
             been written then.
-        OSError: a file cannot be written.
     """
     if not source.is_dir():
         raise DatasetError(f"{source}: no such folder; give the unpacked archive as --source")

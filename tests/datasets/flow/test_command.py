@@ -47,7 +47,7 @@ def test_motion_that_is_not_finite_names_the_frame(
     assert "a_cat_00000.png: the motion between frames of 100 x 96 pixels is not finite" in message
 
 
-def test_a_full_disk_is_said_with_the_file_and_a_remedy(
+def test_a_full_disk_is_said_with_the_file(
     flat: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def full(source: Path, _: Path) -> None:
@@ -56,9 +56,7 @@ def test_a_full_disk_is_said_with_the_file_and_a_remedy(
     monkeypatch.setattr(os, "replace", full)
     arguments = ["--data-root", str(flat), "--set", "DAVIS_train", "--estimator", "dis"]
     assert main(arguments) == 1
-    assert re.search(
-        r"No space left on device: .*; mend that and start again", capsys.readouterr().err
-    )
+    assert re.search(r"No space left on device: .*DAVIS_train", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("folder", ["FLOW", "bear/FLOW"])
@@ -178,7 +176,7 @@ def test_program_says_what_to_do_without_network(flat: Path, tmp_path: Path) -> 
     assert "Traceback" not in result.stderr
     message = result.stderr.strip().splitlines()[-1]
     assert Raft_Large_Weights.DEFAULT.url in message
-    assert "--weights FILE" in message
+    assert "--weights" in message
     assert not (flat / "DAVIS_train" / "FLOW").exists()
 
 
