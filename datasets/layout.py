@@ -191,7 +191,8 @@ def _read_folder(folder: Path, masks: str, problems: Problems) -> list[Frame]:
     """Frames of a folder that holds RGB and other parts; masks as for `video_sequences`."""
     images, truths, flow = (list_pictures(folder / part, problems) for part in PARTS)
     for part, files in {"RGB": images, "GT": truths}.items():
-        if not files and (part == "RGB" or masks != "none"):
+        others = any((folder / part).glob("[!.]*"))  # masks in another format, perhaps
+        if not files and (part == "RGB" or masks != "none" or others):
             state = "without pictures" if (folder / part).is_dir() else "missing"
             add_problems(problems, (f"{part} folder {state}", _ADVICE), folder / part)
     # A missing or empty folder is one problem, not one for each file of the other.
