@@ -3,10 +3,9 @@
     python -m datasets.check --data-root data
     python -m datasets.check --data-root data --set DAVIS_train DAVIS_test --deep
 
-Prints a table of the sets, notes, and all problems. Nothing is written. By default the files are
-not decoded: it finds missing files, cut files and wrong sizes, but no damage inside a file.
-`--deep` decodes every file, as training and evaluation do. It finds any damage in PNG files, which
-have checksums; in JPEG files a few changed bytes can go unnoticed.
+Prints a table of the sets, notes, and all problems. By default the files are not decoded: it finds
+missing files, cut files and wrong sizes, but no damage inside a file. `--deep` decodes every file.
+It finds any damage in PNG files; in JPEG files a few changed bytes can go unnoticed.
 
 A set is nested if it has a folder per sequence, otherwise flat. A flat set without flow maps counts
 as still images. A flat set must have a mask for every image. A nested one need not: test sets may

@@ -2,10 +2,8 @@
 
 :func:`check_clip` reads a clip once from beginning to end, so that its faults are known before
 hours of work begin; :meth:`Clip.frames` then gives its frames. No more than a few frames are in
-memory at any time.
-
-FFmpeg reads the files, by way of PyAV. Frames are turned upright as the file says. EXIF orientation
-of pictures in a folder is ignored, as in data sets.
+memory at any time. FFmpeg reads the files, by way of PyAV. Frames are turned upright as the file
+says. EXIF orientation of pictures in a folder is ignored, as in data sets.
 """
 
 from collections.abc import Callable, Iterator

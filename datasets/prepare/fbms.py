@@ -73,8 +73,7 @@ def _masks_by_number(
 def _read_definition(path: Path) -> tuple[list[int], list[tuple[int, str]]]:
     """Labels of the regions of a Def.dat, and its masks as (index of the frame, file).
 
-    Raises:
-        ValueError: it has fewer than two regions, no mask, or no number where one should be.
+    Raises ValueError if it has fewer than two regions, no mask, or no number where one should be.
     """
     text = path.read_text(errors="replace")
 

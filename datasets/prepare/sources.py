@@ -77,10 +77,7 @@ def _read_davis(
 
 
 def _listed(path: Path) -> list[str]:
-    """Sequences of a DAVIS split. A line of the list begins with a sequence or a frame's path.
-
-    As "bear" or "/JPEGImages/480p/bear/00000.jpg /Annotations/480p/bear/00000.png".
-    """
+    """Sequences of a DAVIS split, of lines as "bear" or "/JPEGImages/480p/bear/00000.jpg ..."."""
     lines = path.read_text(encoding="utf-8").splitlines()
     paths = [Path(line.split()[0]) for line in lines if line.strip()]
     return list(dict.fromkeys(path.parent.name or path.name for path in paths))
