@@ -8,8 +8,8 @@ missing files, cut files and wrong sizes, but no damage inside a file. `--deep` 
 It finds any damage in PNG files; in JPEG files a few changed bytes can go unnoticed.
 
 A set is nested if it has a folder per sequence, otherwise flat. A flat set without flow maps counts
-as still images. A flat set must have a mask for every image. A nested one need not: test sets may
-be annotated on some frames only.
+as still images, unless it has the name of a published video set. A flat set must have a mask for
+every image. A nested one need not: test sets may be annotated on some frames only.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from datasets.file_checks import find_faults
 from datasets.flow.pairs import check_sequence
+from datasets.known_sets import is_still_set, published_sequences
 from datasets.layout import (
     Frame,
     Sequence,
@@ -65,7 +66,7 @@ def check_set(data_root: Path, name: str, *, deep: bool = False, shown: bool = T
     flow_maps = len({frame.flow for frame in frames} - {None})
     of_video = ("-", "-") if kind == STILLS else (len(sequences), flow_maps)
     report = SetReport(name, kind, of_video[0], len(frames), masks, of_video[1], problems)
-    if frames and not flow_maps:
+    if frames and not flow_maps and not is_still_set(name):
         video = "if it is a video set: " if kind == STILLS else ""
         report.notes.append(f"no flow maps; {video}{flow_command(data_root, name)}")
     if kind == NESTED and masks < len(frames):
@@ -90,7 +91,7 @@ def _list_set(
     has_flow = any(frame.flow for sequence in sequences for frame in sequence.frames)
     has_masks = any(frame.mask for sequence in sequences for frame in sequence.frames)
     flat = is_flat(data_root / name)
-    if flat and not has_flow:
+    if flat and not has_flow and not published_sequences(name):
         return STILLS, still_images(data_root, name, problems), []
     masks = "all" if flat else "some" if has_masks else "none"
     sequences = video_sequences(data_root, name, masks=masks, flow=has_flow, problems=problems)

@@ -84,9 +84,8 @@ def test_table_of_a_complete_root(tiny_root, program):
         "DAVIS_train": [FLAT, "2", "10", "10", "10", "0"],
         "DUTS_train": [STILLS, "-", "6", "6", "-", "0"],
     }
-    assert "note: DUTS_train: no flow maps; if it is a video set: python -m datasets.flow" in out
-    assert out.count("note") == 1
-    assert len({len(line) for line in out.partition("note")[0].splitlines()}) == 1  # aligned
+    assert "note" not in out
+    assert len({len(line) for line in out.splitlines()}) == 1  # aligned
     assert contents(tiny_root) == before
 
 
@@ -126,6 +125,12 @@ def test_test_sets_may_be_annotated_on_some_frames_only(tmp_path, program):
 
 
 # Still set or flat video set
+
+
+def test_a_published_video_set_is_one_before_it_has_flow_maps(tmp_path):
+    for name, kind in (("YTVOS_train", FLAT), ("DUTS_test", STILLS), ("own", STILLS)):
+        write_frames(tmp_path / name, numbered("bear", 3))
+        assert check_set(tmp_path, name, shown=False).kind == kind
 
 
 def test_flow_maps_make_a_video_set_whatever_the_names(tmp_path):
