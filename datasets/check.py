@@ -112,7 +112,9 @@ def main(arguments: list[str] | None = None) -> int:
     add("--deep", action="store_true", help="decode every file, not only its header")
     options = parser.parse_args(arguments)
     try:
-        names = options.set or subfolders(options.data_root)
+        names = options.set or [
+            name for name in subfolders(options.data_root) if (options.data_root / name).is_dir()
+        ]
         reports = [check_set(options.data_root, name, deep=options.deep) for name in names]
         if not reports:
             raise DatasetError(f"{options.data_root} holds no set, which is a folder in it")

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from datasets.layout import Frame
-from datasets.masks import read_labels
-from datasets.pictures import read_image, read_size
+from datasets.masks import palette_levels, read_labels
+from datasets.pictures import open_picture, read_image
 from datasets.problems import DatasetError, Kind, Problems, add_problems, format_problems
 from datasets.progress import progress_bar
 
@@ -23,7 +23,7 @@ def check_files(frames: Iterable[Frame], *, progress: bool = True) -> None:
     """Check every image, mask and flow map without decoding it.
 
     Raises DatasetError with all files that are missing, empty, neither JPEG nor PNG, or cut off,
-    and all partners that differ in size.
+    all masks with a palette that is refused, and all partners that differ in size.
     """
     frames, problems = list(frames), {}
     find_faults(frames, problems, "checking files", shown=progress)
@@ -57,7 +57,10 @@ def _check_frame(deep: bool, frame: Frame) -> tuple[tuple[int, int] | None, list
     size = None
     for path in filter(None, (frame.image, frame.mask, frame.flow)):
         try:
-            height, width = read_size(path)
+            with open_picture(path) as picture:
+                if path == frame.mask:
+                    palette_levels(path, picture)
+                width, height = picture.size
             if deep:
                 (read_labels if path == frame.mask else read_image)(path)
         except DatasetError as error:

@@ -6,7 +6,9 @@ There are three layouts, ``<ext>`` being jpg, jpeg or png in any case:
 - flat video set (:func:`video_sequences`): ``<set>/{RGB,GT,FLOW}/<sequence>_<frame>.<ext>``;
 - nested video set (likewise): ``<set>/<sequence>/{RGB,GT,FLOW}/<sequence>_<frame>.<ext>``.
 
-An image, its mask (GT) and its flow map (FLOW) have the same name up to the suffix. Hidden files
+An image, its mask (GT) and its flow map (FLOW) have the same name up to the suffix. A video set may
+also have a folder NEXT beside RGB, which only ``datasets.flow`` reads. It holds, under a frame's
+name, the image that follows the frame in the video, if that is no frame of the set. Hidden files
 and files that are no pictures are ignored.
 """
 
@@ -16,7 +18,7 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets.pictures import IMAGE_SUFFIXES
+from datasets.pictures import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from datasets.problems import DatasetError, Problems, add_problems, format_problems
 
 PARTS = ("RGB", "GT", "FLOW")  # folders of a still set (without FLOW), a flat set or a sequence
@@ -26,9 +28,11 @@ _NO_SEQUENCE = "set without any sequence", f"expected {_LAYOUT}, or <sequence>/{
 _NO_FRAME_NAME = "image whose name is not <sequence>_<frame>", "rename it, as bear_00012.jpg"
 _NO_MASK = "sequence without any mask", "add the masks of its annotated frames"
 _IMAGE_ALONE = "image without mask", "add it, or remove the image"
-_MASK_ALONE = "mask without image", "give it its image's name, or remove it"
+_NO_IMAGE = "give it its image's name, or remove it"
 _ADVICE = "put the files there, as .jpg, .jpeg or .png; masks are named as their images"
 _SAME_NAME = "file with the same name as another but for the suffix", "keep one of the two"
+_BROKEN_LINK = "broken link", "mend it, or remove it"
+_OTHER_FORMAT = "picture of another format", "convert it to PNG, or to JPEG"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Frame:
     image: Path
     mask: Path | None
     flow: Path | None
+    following: Path | None = None  # the next image of the video, where no next frame has it
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,17 @@ def flow_command(data_root: Path, set_name: str) -> str:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, without hidden ones and those that macOS packs."""
-    hidden = (".", "__MACOSX")
-    return sorted(p.name for p in folder.iterdir() if not p.name.startswith(hidden) and p.is_dir())
+    """Names of the folders and broken links in a folder, sorted.
+
+    Hidden ones and those that macOS packs are left out.
+    """
+    shown = (path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
+    return sorted(path.name for path in shown if path.is_dir() or is_broken_link(path))
+
+
+def is_broken_link(path: Path) -> bool:
+    """Whether the path is a link to a place that is not there."""
+    return path.is_symlink() and not path.exists()
 
 
 def natural_order(name: str) -> list[str | int]:
@@ -82,7 +95,7 @@ def still_images(data_root: Path, set_name: str, problems: Problems | None = Non
     Arguments and errors are those of :func:`video_sequences`.
     """
     folder, found = _set_folder(data_root, set_name), {}
-    frames = _read_folder(folder, "all", found)
+    frames = _read_folder(folder, "all", False, found)
     _tell(found, folder, problems)
     return sorted(frames, key=lambda frame: frame.name)
 
@@ -117,10 +130,10 @@ def video_sequences(
     """
     folder, found = _set_folder(data_root, set_name), {}
     if is_flat(folder):
-        frames_of = _split(_read_folder(folder, masks, found), found)
+        frames_of = _split(_read_folder(folder, masks, flow, found), found)
     else:
         names = subfolders(folder)
-        frames_of = {name: _read_folder(folder / name, masks, found) for name in names}
+        frames_of = {name: _read_folder(folder / name, masks, flow, found) for name in names}
         if not names:
             add_problems(found, _NO_SEQUENCE, "no folder in it")
     sequences = [
@@ -135,9 +148,19 @@ def video_sequences(
         sequences = [_with_flow_of_last(sequence) for sequence in sequences]
         without = (f.image for s in sequences for f in s.frames if f.flow is None)
         remedy = f"make the flow maps: {flow_command(data_root, set_name)}"
+        if any(folder.glob("FLOW/*.flo")) or any(folder.glob("*/FLOW/*.flo")):
+            remedy += ", or with --from-flo of the .flo files there"
         add_problems(found, ("image without flow map", remedy), *without)
     _tell(found, folder, problems)
     return sequences
+
+
+def flow_note(sequences: list[Sequence]) -> str | None:
+    """Says in how many sequences the last frame is shown the flow map before; None if in none."""
+    pairs = [sequence.frames[-2:] for sequence in sequences if len(sequence.frames) > 1]
+    count = sum(last.flow is not None and last.flow == before.flow for before, last in pairs)
+    lacking = "the last frame has no flow map and is shown the one before"
+    return f"in {count} of {len(sequences)} sequences {lacking}" if count else None
 
 
 def _split(frames: list[Frame], problems: Problems) -> dict[str, list[Frame]]:
@@ -187,31 +210,38 @@ def _tell(found: Problems, folder: Path, problems: Problems | None) -> None:
         raise DatasetError(format_problems(folder, relative))
 
 
-def _read_folder(folder: Path, masks: str, problems: Problems) -> list[Frame]:
-    """Frames of a folder that holds RGB and other parts; masks as for `video_sequences`."""
-    images, truths, flow = (list_pictures(folder / part, problems) for part in PARTS)
+def _read_folder(folder: Path, masks: str, flow: bool, problems: Problems) -> list[Frame]:
+    """Frames of a folder that holds RGB and other parts; other arguments as `video_sequences`."""
+    if is_broken_link(folder):
+        add_problems(problems, _BROKEN_LINK, folder)
+        return []
+    images, truths = (list_pictures(folder / part, problems) for part in ("RGB", "GT"))
+    maps = list_pictures(folder / "FLOW", problems if flow else {})
+    following = list_pictures(folder / "NEXT", {})
     for part, files in {"RGB": images, "GT": truths}.items():
-        others = any((folder / part).glob("[!.]*"))  # masks in another format, perhaps
-        if not files and (part == "RGB" or masks != "none" or others):
+        if not files and (part == "RGB" or masks != "none"):
             state = "without pictures" if (folder / part).is_dir() else "missing"
             add_problems(problems, (f"{part} folder {state}", _ADVICE), folder / part)
     # A missing or empty folder is one problem, not one for each file of the other.
-    if images and truths:
-        if masks == "all":
-            add_problems(problems, _IMAGE_ALONE, *(images[x] for x in images if x not in truths))
-        add_problems(problems, _MASK_ALONE, *(truths[x] for x in truths if x not in images))
-    return [Frame(stem, path, truths.get(stem), flow.get(stem)) for stem, path in images.items()]
+    if images and truths and masks == "all":
+        add_problems(problems, _IMAGE_ALONE, *(images[x] for x in images if x not in truths))
+    for partner, files in {"mask": truths, "flow map": maps if flow else {}}.items():
+        kind = f"{partner} without image", _NO_IMAGE
+        add_problems(problems, kind, *(files[x] for x in files if images and x not in images))
+    partners = (truths, maps, following)
+    return [Frame(x, path, *(files.get(x) for files in partners)) for x, path in images.items()]
 
 
 def list_pictures(folder: Path, problems: Problems) -> dict[str, Path]:
     """Pictures in a folder by stem, sorted; none if there is no such folder."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else ()
+    shown = [folder / name for name in names if not name.startswith(".")]
     files: dict[str, Path] = {}
-    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-        path = folder / name
-        if name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        if files.setdefault(path.stem, path) != path:
+    for path in shown:
+        if path.suffix.lower() in IMAGE_SUFFIXES and files.setdefault(path.stem, path) != path:
             add_problems(problems, _SAME_NAME, f"{path} beside {files[path.stem].name}")
+    others = [path for path in shown if path.suffix.lower() in OTHER_SUFFIXES]
+    add_problems(problems, _OTHER_FORMAT, *(path for path in others if path.stem not in files))
     return files
 
 

@@ -8,6 +8,7 @@ of one object.
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from datasets.pictures import decode_jpeg, open_picture, verify_png
 from datasets.problems import DatasetError
@@ -36,8 +37,8 @@ def read_labels(path: Path) -> np.ndarray:
       32 and one greater value, has two meanings and is refused.
 
     A colour picture with equal channels is grey. So is a palette of greys whose first entry is not
-    black or whose labels are not all below 32. Transparency does not count. In JPEG values below 64
-    are 0.
+    black or whose labels are not all below 32. A palette with colours whose first entry is not
+    black is refused. Transparency does not count. In JPEG values below 64 are 0.
 
     Returns uint8 (H, W). Raises DatasetError.
     """
@@ -105,6 +106,25 @@ def read_binary_mask(path: Path, binarize: bool = False) -> np.ndarray:
     raise NotBinaryError(f"{path}: {number} {found}")
 
 
+def palette_levels(path: Path, picture: Image.Image) -> np.ndarray | None:
+    """Grey levels (256,) of a palette of greys; None for other palettes and without one.
+
+    Raises DatasetError if the palette has colours and its first entry, the background, is not
+    black.
+    """
+    if picture.mode != "P" or picture.palette is None:
+        return None
+    colours = np.frombuffer(picture.palette.getdata()[1], np.uint8).reshape(-1, 3)
+    if (colours == colours[:, :1]).all():
+        return np.pad(colours[:, 0], (0, 256 - len(colours)))
+    if colours[0].any():
+        raise DatasetError(
+            f"{path}: its palette begins with the colour {tuple(colours[0].tolist())}; expected "
+            "black, as label 0 is the background; write the mask anew, with 0 and 255"
+        )
+    return None
+
+
 def _without_void(labels: np.ndarray) -> np.ndarray:
     return labels * (labels != VOID)
 
@@ -115,11 +135,7 @@ def _mask_values(path: Path) -> tuple[np.ndarray, int | None]:
     Labels are uint8. Colours are int32: 65536 B + 256 G + R.
     """
     with open_picture(path) as picture:
-        levels = None
-        if picture.mode == "P":
-            colours = np.frombuffer(picture.palette.getdata()[1], np.uint8).reshape(-1, 3)
-            if (colours == colours[:, :1]).all():  # a palette of greys
-                levels = np.pad(colours[:, 0], (0, 256 - len(colours)))
+        levels = palette_levels(path, picture)
         if picture.format == "PNG":
             verify_png(path)
             values = np.asarray(picture)

@@ -5,6 +5,7 @@ that is missing, cut off, damaged or no picture raises a DatasetError.
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,11 @@ from PIL import Image, UnidentifiedImageError
 from datasets.problems import DatasetError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# Pictures that are not read. They are reported, because frames would be left out in silence.
+OTHER_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl"),
+    *(".pbm", ".pgm", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
 # The beginning of the pixels and the end of the file.
 _PNG_MARKERS = b"IDAT", b"IEND\xae\x42\x60\x82"
 _JPEG_MARKERS = b"\xff\xda", b"\xff\xd9"
@@ -47,12 +53,15 @@ def read_size(path: Path) -> tuple[int, int]:
 def open_picture(path: Path) -> Iterator[Image.Image]:
     """A complete JPEG or PNG, not yet decoded. Its faults become DatasetErrors."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
+            raise DatasetError(f"{path}: not a regular file; replace it by a JPEG or PNG")
         with path.open("rb") as file, Image.open(file, formats=("JPEG", "PNG")) as picture:
             if not _is_complete(file, _PNG_MARKERS if picture.format == "PNG" else _JPEG_MARKERS):
                 raise DatasetError(f"{path}: truncated, its end is missing; replace this file")
             yield picture
     except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file") from None
+        fault = "a link to a file that is not there" if path.is_symlink() else "no such file"
+        raise DatasetError(f"{path}: {fault}") from None
     except UnidentifiedImageError:
         fault = "not a JPEG or PNG, or cut off early" if path.stat().st_size else "empty (0 bytes)"
         raise DatasetError(f"{path}: {fault}; replace this file") from None

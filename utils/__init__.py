@@ -1,1 +1,3 @@
 """What serves the scripts: settings, training loop, checkpoints, metrics, losses, pictures."""
+
+import datasets  # noqa: F401  before all that takes time, for the sake of Ctrl-C

@@ -1,5 +1,7 @@
 """Checking the files of frames without decoding them."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -90,6 +92,15 @@ def test_missing_and_foreign_files_are_named(tmp_path):
     for path in (missing, bitmap, folder):
         assert str(path) in complaint(read_image, path)
         assert str(path) in complaint(read_mask, path)
+
+
+def test_pipes_are_not_waited_for_and_broken_links_are_called_so(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "gone.jpg")
+    frames = [frame_of(tmp_path / "pipe.jpg"), frame_of(tmp_path / "link.jpg")]
+    message = complaint(check_files, frames, progress=False)
+    assert f"{tmp_path / 'pipe.jpg'}: not a regular file" in message
+    assert f"{tmp_path / 'link.jpg'}: a link to a file that is not there" in message
 
 
 def test_partners_of_another_size_are_counted_with_both_sizes(tmp_path):

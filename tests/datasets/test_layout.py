@@ -2,7 +2,7 @@
 
 import pytest
 
-from datasets.layout import Frame, still_images, video_sequences
+from datasets.layout import Frame, flow_note, still_images, video_sequences
 from tests.datasets.folders import complaint, make_flat, make_nested, names_of, noise, write
 
 
@@ -102,9 +102,11 @@ def test_masks_and_flow_that_are_not_needed_are_returned_but_never_missed(tmp_pa
 @pytest.mark.parametrize("make", [make_flat, lambda root, names: make_nested(root, {"a": names})])
 def test_the_last_frame_alone_may_lack_its_flow_map(tmp_path, make):
     folder = make(tmp_path, ["a_0", "a_1", "a_2"])
+    assert flow_note(video_sequences(tmp_path, "videos")) is None
     next(folder.rglob("FLOW/a_2.*")).unlink()
     (sequence,) = video_sequences(tmp_path, "videos")
     assert [frame.flow.stem for frame in sequence.frames] == ["a_0", "a_1", "a_1"]
+    assert "in 1 of 1 sequences" in flow_note([sequence])
     (sequence,) = video_sequences(tmp_path, "videos", flow=False)
     assert sequence.frames[2].flow is None
     next(folder.rglob("FLOW/a_1.*")).unlink()
@@ -118,6 +120,13 @@ def test_sequences_without_any_flow_map_are_missed(tmp_path):
         (folder / f"FLOW/{name}.jpg").unlink()
     message = complaint(video_sequences, tmp_path, "videos")
     assert "3 x image without flow map" in message and "RGB/c_0.jpg" in message
+
+
+@pytest.mark.parametrize("make", [make_flat, lambda root, names: make_nested(root, {"a": names})])
+def test_flo_files_in_the_place_of_flow_maps_name_the_way_to_convert_them(tmp_path, make):
+    path = next(make(tmp_path, ["a_0"]).rglob("FLOW/a_0.*"))
+    path.rename(path.with_suffix(".flo"))
+    assert "--from-flo" in complaint(video_sequences, tmp_path, "videos")
 
 
 def test_missing_set_says_what_is_there_and_how_to_set_the_root(tmp_path):
@@ -192,19 +201,21 @@ def test_all_kinds_of_unpaired_files_come_in_one_message(tmp_path):
     (folder / "GT/a_1.png").unlink()
     (folder / "FLOW/a_2.jpg").unlink()
     write(folder / "GT/z_0.png")
+    write(folder / "FLOW/y_0.png")
     write(folder / "RGB/a_3.png")
     write(folder / "GT/a_4.JPG")
     for part in ("RGB", "GT", "FLOW"):
         for name in ("portrait", "_00001", "bear_"):
             write(folder / part / f"{name}.png")
     message = complaint(video_sequences, tmp_path, "videos")
-    assert message.startswith(f"8 problems in {folder}:\n")
+    assert message.startswith(f"9 problems in {folder}:\n")
     # Each kind with its number, then its files.
     lines = [line.split(" (")[0] for line in message.splitlines()]
     for kind, files in {
         "1 x image without mask": ["RGB/a_1.jpg"],
         "1 x mask without image": ["GT/z_0.png"],
         "1 x image without flow map": ["RGB/a_2.jpg"],
+        "1 x flow map without image": ["FLOW/y_0.png"],
         "2 x file with the same name as another but for the suffix": [
             "RGB/a_3.png beside a_3.jpg",
             "GT/a_4.png beside a_4.JPG",
@@ -223,11 +234,11 @@ def test_all_kinds_of_unpaired_files_come_in_one_message(tmp_path):
 def test_unpaired_files_of_nested_and_still_sets_are_reported(tmp_path):
     folder = make_nested(tmp_path, {"a": ["a_0", "a_1"], "b": ["b_0"]})
     (folder / "a/GT/a_1.png").unlink()
-    write(folder / "b/GT/b_1.png")
+    write(folder / "b/FLOW/b_1.png")
     message = complaint(video_sequences, tmp_path, "videos")
     assert message.startswith("2 problems ")
     assert "1 x image without mask" in message and "    a/RGB/a_1.png" in message
-    assert "1 x mask without image" in message and "    b/GT/b_1.png" in message
+    assert "1 x flow map without image" in message and "    b/FLOW/b_1.png" in message
 
     for name in ("a.jpg", "a.png", "b.jpg", "d.jpg"):
         write(tmp_path / "stills/RGB" / name)
@@ -279,6 +290,22 @@ def test_masks_of_no_frame_are_named_whatever_is_asked_for(tmp_path, masks):
     video_sequences(tmp_path, "videos", masks=masks, flow=False, problems=problems)
     assert {kind: items for (kind, _), items in problems.items()} == {
         "mask without image": [f"Dog/GT/{name}" for name in left]
+    }
+
+
+@pytest.mark.parametrize("part", ["RGB", "GT", "FLOW"])
+def test_pictures_of_another_format_and_broken_links_are_named(tmp_path, part):
+    folder = make_nested(tmp_path, {"a": ["a_0", "a_1"]})
+    for name in ("a_2.webp", "a_3.TIF", "a_1.bmp"):  # a_1 is there as PNG
+        (folder / "a" / part / name).touch()
+    (folder / "b").symlink_to(tmp_path / "unplugged")
+    (folder / ".c").symlink_to(tmp_path / "unplugged")
+    problems = {}
+    masks = "none" if part == "GT" else "all"
+    video_sequences(tmp_path, "videos", masks=masks, problems=problems)
+    assert {kind: items for (kind, _), items in problems.items()} == {
+        "broken link": ["b"],
+        "picture of another format": [f"a/{part}/a_2.webp", f"a/{part}/a_3.TIF"],
     }
 
 

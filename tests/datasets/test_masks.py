@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.file_checks import check_files
 from datasets.masks import (
     NotBinaryError,
     one_object,
@@ -15,7 +16,7 @@ from datasets.masks import (
     read_labels,
     read_mask,
 )
-from tests.datasets.folders import HEIGHT, WIDTH, complaint, write
+from tests.datasets.folders import HEIGHT, WIDTH, complaint, frame_of, write
 
 OBJECT = np.zeros((HEIGHT, WIDTH), bool)
 OBJECT[3:8, 5:15] = True
@@ -90,6 +91,15 @@ def test_palettes_of_black_and_white_are_read_by_their_colours(tmp_path, method)
     assert first.getpalette()[:3] == [255 * white_first] * 3
     for read in (read_mask, read_binary_mask):
         np.testing.assert_array_equal(read(tmp_path / "mask.png"), OBJECT)
+
+
+def test_palettes_of_colours_that_do_not_begin_with_black_are_refused(tmp_path):
+    path = write_palette(tmp_path / "mask.png", OBJECT, [200, 220, 210, 0, 0, 0])
+    for read in (read_mask, read_label_map, read_binary_mask):
+        assert "begins with the colour (200, 220, 210); expected black" in complaint(read, path)
+    image = write(tmp_path / "image.png")
+    assert "expected black" in complaint(check_files, [frame_of(image, path)], progress=False)
+    check_files([frame_of(path, image, path)], progress=False)  # an image may have any palette
 
 
 def test_255_is_void_in_a_palette_beside_other_labels(tmp_path):
