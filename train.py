@@ -13,7 +13,7 @@ from datasets.flow.origin import flow_origin
 from datasets.layout import video_sequences
 from models import build_model, model_class
 from utils.evaluation.validation import validate_videos
-from utils.scripts import check_data, compare_flow, frames_of, run_script, start_training
+from utils.scripts import check_data, compare_flow, frames_of, note_flow, run_script, start_training
 from utils.training.checkpoints import CheckpointError, check_same_network, load_checkpoint
 from utils.training.dry_run import count_parameters
 from utils.training.samples import augmentation_from, network_name, training_sequences, videos_of
@@ -68,6 +68,8 @@ def main() -> None:
         if process.is_main:
             print(f"stage 1 from {settings.stage1_checkpoint}: {loaded}")
             compare_flow(checkpoint.get("flow"), made_by)
+    for name, sequences in sets.items() if process.is_main and needs.flow else ():
+        note_flow(name, sequences)
     run.train(
         network,
         arguments,

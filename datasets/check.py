@@ -18,22 +18,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets.file_checks import find_faults
+from datasets.flow.origin import stale_flow
 from datasets.flow.pairs import check_sequence
 from datasets.known_sets import is_still_set, published_sequences
 from datasets.layout import (
     Frame,
     Sequence,
     flow_command,
+    flow_note,
     is_flat,
     still_images,
     subfolders,
     video_sequences,
 )
-from datasets.problems import DatasetError, Problems, format_problems
+from datasets.pictures import IMAGE_SUFFIXES
+from datasets.problems import DatasetError, Problems, add_problems, format_problems
 from datasets.progress import print_any_name
 
 STILLS, FLAT, NESTED = "stills", "video, flat", "video, nested"  # kinds of set
 
+_STALE = (
+    "flow map of other images than are there now",
+    "run python -m datasets.flow, which makes it anew",
+)
 _ROW = "{:<20}  {:<13}  {:>9}  {:>8}  {:>8}  {:>9}  {:>8}"
 
 
@@ -62,6 +69,7 @@ def check_set(data_root: Path, name: str, *, deep: bool = False, shown: bool = T
     sizes = find_faults(frames, problems, title, deep=deep, shown=shown)
     for sequence in sequences:
         check_sequence(sequence, sizes, problems)
+        add_problems(problems, _STALE, *stale_flow(sequence))
     masks = sum(frame.mask is not None for frame in frames)
     flow_maps = len({frame.flow for frame in frames} - {None})
     of_video = ("-", "-") if kind == STILLS else (len(sequences), flow_maps)
@@ -69,6 +77,8 @@ def check_set(data_root: Path, name: str, *, deep: bool = False, shown: bool = T
     if frames and not flow_maps and not is_still_set(name):
         video = "if it is a video set: " if kind == STILLS else ""
         report.notes.append(f"no flow maps; {video}{flow_command(data_root, name)}")
+    if note := flow_note(sequences):
+        report.notes.append(note)
     if kind == NESTED and masks < len(frames):
         report.notes.append(f"masks for {masks} of {len(frames)} frames; only those are scored")
     return report
@@ -88,9 +98,11 @@ def _list_set(
 ) -> tuple[str, list[Frame], list[Sequence]]:
     """A set's kind, frames and sequences, from its folders."""
     sequences = video_sequences(data_root, name, masks="none", flow=False, problems={})
-    has_flow = any(frame.flow for sequence in sequences for frame in sequence.frames)
-    has_masks = any(frame.mask for sequence in sequences for frame in sequence.frames)
     flat = is_flat(data_root / name)
+    # Flow maps that fit no frame count, so that they are reported.
+    flow_maps = (data_root / name).glob("FLOW/[!.]*" if flat else "*/FLOW/[!.]*")
+    has_flow = any(path.suffix.lower() in IMAGE_SUFFIXES for path in flow_maps)
+    has_masks = any(frame.mask for sequence in sequences for frame in sequence.frames)
     if flat and not has_flow and not published_sequences(name):
         return STILLS, still_images(data_root, name, problems), []
     masks = "all" if flat else "some" if has_masks else "none"

@@ -17,6 +17,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from datasets.containers import is_cut_off
 from datasets.layout import list_pictures, natural_order
 from datasets.pictures import read_image
 from datasets.problems import Problems, format_problems
@@ -51,6 +52,7 @@ class Clip:
     count: int  # of its frames, at least 2
     size: tuple[int, int]  # (H, W) in pixels, upright
     rate: Fraction  # frames per second; the mean if it varies
+    aspect: Fraction = Fraction(1)  # width of a pixel over its height, upright
     turns: int = 0  # quarter turns to the left that make a file's frames upright
     pictures: tuple[Path, ...] = ()  # of a folder, in order
 
@@ -111,6 +113,9 @@ def _check_file(path: Path) -> Clip:
     size, turns = None, 0
     # Without frame threads every decoding error is seen, also those at the end.
     with _open_video(path, threads="SLICE") as stream:
+        if is_cut_off(path, stream):
+            raise VideoError(f"{path}: cut off, its end is missing; {_REPAIR}")
+        aspect = stream.sample_aspect_ratio or Fraction(1)
         stream.codec_context.options = {"err_detect": "explode"}  # conceal nothing
         frames, total = _decode(stream, path), stream.frames or None
         for frame in progress_bar(frames, total=total, desc="checking", unit="frame"):
@@ -125,8 +130,8 @@ def _check_file(path: Path) -> Clip:
             "MP4 with another program"
         )
     if turns % 2:
-        size = size[::-1]
-    return Clip(path, len(times), size, rate, turns)
+        size, aspect = size[::-1], 1 / aspect
+    return Clip(path, len(times), size, rate, aspect, turns)
 
 
 def _decode(stream: av.VideoStream, path: Path) -> Iterator[av.VideoFrame]:
@@ -167,7 +172,8 @@ def _open_video(path: Path, threads: str) -> Iterator[av.VideoStream]:
         # The prefix keeps a colon in a name from being taken for a protocol.
         with av.open(f"file:{path}", metadata_errors="replace") as container:
             stream = container.streams.best("video")
-            if stream is None or stream.codec_context is None:
+            is_text = container.format.name == "tty"  # FFmpeg reads text as a film
+            if stream is None or stream.codec_context is None or is_text:
                 raise VideoError(
                     f"{path}: no video stream that FFmpeg can decode; expected a video file or a "
                     "folder of pictures"

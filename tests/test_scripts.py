@@ -24,6 +24,9 @@ import pretrain
 import train
 import utils.ablate
 from datasets.augmentation import whole_frame
+from datasets.files import write_picture
+from datasets.flow.estimators import build_estimator
+from datasets.flow.making import make_flow
 from datasets.layout import still_images, video_sequences
 from datasets.masks import read_mask
 from datasets.pictures import read_image
@@ -37,7 +40,7 @@ from utils.evaluation import validation
 from utils.evaluation.segmenting import Segmenter, to_labels
 from utils.evaluation.validation import validate_stills, validate_videos
 from utils.processes import Process
-from utils.scripts import compare_flow, run_script
+from utils.scripts import compare_flow, note_flow, run_script
 from utils.settings import load_settings, read_settings_file, write_settings
 from utils.training.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
 from utils.training.samples import augmentation_from, network_arguments, stills_of
@@ -667,17 +670,14 @@ def test_a_set_without_masks_is_segmented_and_not_scored(chain, call, tiny_root,
     assert call(evaluate, *flags).splitlines()[-1] == chain.evaluate.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    ("name", "fault"),
-    [("{}_mask.png", "00000_mask.png"), ("{}.bmp", "GT folder without pictures")],
-)
-def test_masks_that_fit_no_frame_are_an_error(name, fault, chain, refusal, tiny_root, tmp_path):
+@pytest.mark.parametrize("name", ["{}_mask.png", "{}.bmp"])
+def test_masks_that_fit_no_frame_are_an_error(name, chain, refusal, tiny_root, tmp_path):
     shutil.copytree(tiny_root / "DAVIS_test", tmp_path / "data/own")
     for path in (tmp_path / "data/own").glob("*/GT/*"):
         path.rename(path.with_name(name.format(path.stem)))
     flags = ("--config", chain.settings, "--data-root", tmp_path / "data", "--set", "own")
     message = refusal(evaluate, *flags, "--checkpoint", chain.stage2, "--output", tmp_path / "out")
-    assert "GT" in message and fault in message
+    assert "GT" in message and name.format("00000") in message
     assert not (tmp_path / "out").exists()
 
 
@@ -954,6 +954,18 @@ def test_flow_maps_of_another_kind_are_noted(trained_on, given, noted, capsys):
     printed = capsys.readouterr().out
     assert bool(printed) == noted
     assert not noted or (trained_on in printed and given in printed)
+
+
+def test_flow_maps_of_other_images_are_noted(tmp_path, capsys):
+    folder = tmp_path / "DAVIS_test/bear"
+    for number in range(3):
+        write_picture(folder / f"RGB/bear_{number}.png", np.full((40, 50, 3), number, np.uint8))
+    make_flow(tmp_path, "DAVIS_test", build_estimator("dis"))
+    note_flow("DAVIS_test", video_sequences(tmp_path, "DAVIS_test", masks="none"))
+    assert capsys.readouterr().out == ""
+    write_picture(folder / "RGB/bear_2.png", np.full((40, 50, 3), 99, np.uint8))
+    note_flow("DAVIS_test", video_sequences(tmp_path, "DAVIS_test", masks="none"))
+    assert "note: DAVIS_test: 2 flow maps are of other images" in capsys.readouterr().out
 
 
 def test_evaluating_a_missing_or_a_damaged_checkpoint_is_refused(chain, refusal, tmp_path):

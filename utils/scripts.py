@@ -4,6 +4,7 @@ import errno
 import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from datasets.file_checks import check_files
-from datasets.layout import Frame, Sequence
+from datasets.flow.origin import stale_flow
+from datasets.layout import Frame, Sequence, flow_note
 from datasets.progress import print_any_name
 from errors import UserError
 from models.interface import Network
@@ -168,6 +170,19 @@ def check_data(frames: list[Frame], process: Process | None = None, flow: bool =
     """
     if process is None or process.is_main:
         check_files(frames if flow else [replace(frame, flow=None) for frame in frames])
+
+
+def note_flow(set_name: str, sequences: list[Sequence]) -> None:
+    """Say which sequences of a set lack a flow map, and which maps are of other images."""
+    if note := flow_note(sequences):
+        print(f"note: {set_name}: {note}")
+    with ThreadPoolExecutor() as pool:
+        stale = [path for paths in pool.map(stale_flow, sequences) for path in paths]
+    if stale:
+        print(
+            f"note: {set_name}: {len(stale)} flow maps are of other images than are there now, "
+            f"such as {stale[0]}; python -m datasets.flow makes them anew"
+        )
 
 
 def frames_of(sequences: list[Sequence]) -> list[Frame]:

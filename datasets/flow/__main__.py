@@ -2,9 +2,12 @@
 
     python -m datasets.flow --data-root data --set DAVIS_train --estimator raft
 
-The flow of a frame is its motion to the next frame of the set. The flow of the last frame is its
-motion to the frame before, negated. The program can be stopped and started again. Maps that are
-there are kept unless `--overwrite` is given.
+The flow of a frame is its motion to the next image of the video: its image in the folder NEXT, or
+the next frame of the set. The flow of the last frame is its motion to the frame before, negated.
+
+The program can be stopped and started again. Maps that are there are kept unless `--overwrite` is
+given. A map holds checksums of the two images that it was made from, as a JPEG comment, and is made
+anew when they have changed. Maps without a comment were made elsewhere and are kept.
 
 Several processes, on one machine or more that see the same folder, share a set's frames:
 
@@ -20,7 +23,7 @@ from pathlib import Path
 
 from datasets.flow.estimators import FlowError, build_estimator
 from datasets.flow.making import check_set, convert_flo, make_share
-from datasets.flow.origin import begin_origin, origin_in_words, set_origin
+from datasets.flow.origin import begin_origin, flow_origin, origin_in_words, set_origin
 from datasets.layout import video_sequences
 from datasets.problems import DatasetError
 from datasets.progress import print_any_name
@@ -37,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             _make_flow(options)
     except (DatasetError, FlowError, OSError) as error:
+        if isinstance(error, OSError):
+            error = f"{error}; mend that and start again, which keeps all maps that are finished"
         print(f"\n{error}", file=sys.stderr)  # not at the end of a progress bar's line
         return 1
     except KeyboardInterrupt:
@@ -88,24 +93,35 @@ def _make_flow(options: argparse.Namespace) -> None:
     counts = make_share(
         sequences, estimator, options.overwrite, (rank, processes), f"{options.set} flow"
     )
-    written, kept = _add_up(*counts, processes=processes)
-    if rank == 0:
-        if options.overwrite:  # until now the set was a mixture
-            set_origin(folder, made_by)
-        print(f"{options.set}: {written} flow maps written, {kept} were there already")
+    written, kept, renewed = _add_up(*counts, processes=processes)
+    if rank > 0:
+        return
+    if options.overwrite:  # until now the set was a mixture
+        set_origin(folder, made_by)
+    print(f"{options.set}: {written} flow maps written, {kept} were there already")
+    if written and kept and flow_origin(options.data_root, options.set) is None:
+        print(f"note: those that were there were made elsewhere, the new ones by {made_by}")
+    if renewed:
+        print(f"  {renewed} of those written replace maps of other images than are there now")
 
 
 def _join() -> tuple[int, int]:
     """Meet the other processes that torchrun has started. Returns this one's rank, and how many."""
     if "LOCAL_RANK" not in os.environ:
         return 0, 1
-    rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if processes > 1:
-        import torch.distributed
+    try:
+        rank, processes, _ = (int(os.environ[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        if processes > 1:
+            import torch.distributed
 
-        # The slowest process may take days. When one fails, torchrun ends them all.
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
-        atexit.register(torch.distributed.destroy_process_group)  # ends the group's threads
+            # The slowest process may take days. When one fails, torchrun ends them all.
+            torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
+            atexit.register(torch.distributed.destroy_process_group)  # ends the group's threads
+    except (KeyError, ValueError) as error:
+        raise FlowError(
+            f"the environment has LOCAL_RANK, but does not describe several processes: {error}. "
+            "torchrun sets all variables; unset LOCAL_RANK to make flow maps in one process"
+        ) from error
     return rank, processes
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from datasets.files import write_bytes
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator, FlowError
-from datasets.flow.origin import set_origin
-from datasets.flow.pairs import check_sequence, motion_pairs
+from datasets.flow.origin import flow_origin, image_record, is_stale, set_origin, stale_flow
+from datasets.flow.pairs import check_sequence, image_pairs, images_of
 from datasets.known_sets import is_still_set
 from datasets.layout import Frame, Sequence, video_sequences
 from datasets.pictures import read_image, read_size
@@ -28,7 +28,7 @@ _RUN = 8  # neighbouring frames that one process makes; each image is then read 
 
 def make_flow(
     data_root: Path, set_name: str, estimator: Estimator, overwrite: bool = False
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Write the flow map of every frame of a video set as `FLOW/<frame>.jpg`.
 
     The set needs no masks. With `overwrite` flow maps that are there already are made anew,
@@ -50,9 +50,9 @@ def check_set(folder: Path, sequences: list[Sequence], overwrite: bool) -> None:
         raise DatasetError(f"{folder} is a set of still images, which need no flow")
     problems: Problems = {}
     with ThreadPoolExecutor() as pool:
-        for sequence in sequences:
-            if overwrite or any(frame.flow is None for frame in sequence.frames):
-                images = [frame.image for frame in sequence.frames]
+        for sequence, stale in zip(sequences, pool.map(stale_flow, sequences)):
+            if overwrite or stale or any(frame.flow is None for frame in sequence.frames):
+                images = images_of(sequence)
                 sizes = dict(zip(images, pool.map(read_size, images)))
                 check_sequence(sequence, sizes, problems)
     if problems:
@@ -65,29 +65,30 @@ def make_share(
     overwrite: bool,
     share: tuple[int, int] = (0, 1),
     title: str = "flow",
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Write the flow maps of one process's share of the frames, checked with `check_set`.
 
     ``share`` is which process this is, from 0, and how many there are; the first shows its progress
-    under a ``title``. Returns the numbers of flow maps that were written and that were kept.
-
-    Raises DatasetError and FlowError.
+    under a ``title``. Returns the numbers of flow maps that were written, that were kept, and of
+    those written that took the place of a map of other images. Raises DatasetError and FlowError.
     """
     rank, processes = share
-    pairs = [pair for sequence in sequences for pair in motion_pairs(sequence.frames)]
+    pairs = [pair for sequence in sequences for pair in image_pairs(sequence)]
     mine = [pair for number, pair in enumerate(pairs) if number // _RUN % processes == rank]
-    written = 0
+    written = renewed = 0
     read = lru_cache(maxsize=2)(read_image)  # neighbouring pairs share an image
     for frame, other, sign in progress_bar(mine, desc=title, unit="frame", shown=rank == 0):
-        if frame.flow is not None and not overwrite:
+        stale = not overwrite and is_stale(frame, other)
+        if frame.flow is not None and not (overwrite or stale):
             continue
         try:
-            flow = sign * estimator(read(frame.image), read(other.image))
+            flow = sign * estimator(read(frame.image), read(other))
         except FlowError as error:
             raise FlowError(f"{frame.image}: {error}") from error
-        _replace_map(frame, flow)
+        _replace_map(frame, flow, image_record(frame.image, other))
         written += 1
-    return written, len(mine) - written
+        renewed += stale
+    return written, len(mine) - written, renewed
 
 
 def convert_flo(data_root: Path, set_name: str, overwrite: bool = False) -> tuple[int, int]:
@@ -95,7 +96,7 @@ def convert_flo(data_root: Path, set_name: str, overwrite: bool = False) -> tupl
 
     Flow maps that are there already are kept, unless `overwrite` is given. Returns the numbers of
     flow maps that were written and that were kept. Raises DatasetError if no frame has such a file,
-    or one cannot be read or is of another size than its frame.
+    one cannot be read or is of another size than its frame, or maps of another kind would be kept.
     """
     folder = data_root / set_name
     sequences = video_sequences(data_root, set_name, masks="none", flow=False)
@@ -106,27 +107,46 @@ def convert_flo(data_root: Path, set_name: str, overwrite: bool = False) -> tupl
             f"{folder} has no .flo files: expected FLOW/<frame>.flo, or <sequence>/FLOW/<frame>.flo"
         )
     new = [frame for frame in frames if overwrite or frame.flow is None]
+    if len(new) < len(frames) and (known := flow_origin(data_root, set_name)):
+        raise DatasetError(
+            f"{folder}: it has flow maps of another kind ({known}); pass --overwrite to replace "
+            "them by those of the .flo files"
+        )
     set_origin(folder, None)  # their origin is unknown
     for frame in progress_bar(new, desc=f"{set_name} flow", unit="frame"):
-        path = _map_of(frame, ".flo")
-        flow = cv2.readOpticalFlow(str(path))
-        if flow is None or flow.shape[:2] != read_size(frame.image):
-            raise DatasetError(
-                f"{path}: no whole .flo file (Middlebury's format) of its image's size"
-            )
-        unknown = np.abs(flow).max(axis=2, keepdims=True) > 1e9
-        _replace_map(frame, np.where(unknown, np.float32(0), flow))
+        _replace_map(frame, read_flo(_map_of(frame, ".flo"), read_size(frame.image)))
     return len(new), len(frames) - len(new)
+
+
+def read_flo(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Read a flow map of this (height, width) in Middlebury's format (Baker et al., IJCV 2011).
+
+    Returns (H, W, 2) float32 motion in pixels, x to the right and y down; 0 where it is unknown.
+    Raises DatasetError if the file has another format or size, or is cut off.
+    """
+    height, width = size
+    content = path.read_bytes()  # OpenCV fails at names that are not UTF-8
+    header = b"PIEH" + np.array([width, height], "<i4").tobytes()
+    if content[:12] != header or len(content) != 12 + 8 * width * height:
+        raise DatasetError(
+            f"{path}: no whole .flo file (Middlebury's format) of its image's size, {width} x "
+            f"{height}; make it anew at that size"
+        )
+    flow = np.frombuffer(content, "<f4", offset=12).reshape(height, width, 2)
+    return np.where(np.abs(flow).max(axis=2, keepdims=True) < 1e9, flow, np.float32(0))
 
 
 def _map_of(frame: Frame, suffix: str = ".jpg") -> Path:
     return frame.image.parent.parent / "FLOW" / f"{frame.name}{suffix}"
 
 
-def _replace_map(frame: Frame, flow: np.ndarray) -> None:
+def _replace_map(frame: Frame, flow: np.ndarray, comment: bytes = b"") -> None:
     """Write a frame's flow map, in the place of the one that may be there."""
     path = _map_of(frame)
     if frame.flow not in (None, path):
         frame.flow.unlink()  # two flow maps of one frame would be an error in the layout
     picture = cv2.cvtColor(flow_to_picture(flow), cv2.COLOR_RGB2BGR)
-    write_bytes(path, cv2.imencode(".jpg", picture, _JPEG)[1].tobytes())
+    jpeg = cv2.imencode(".jpg", picture, _JPEG)[1].tobytes()
+    if comment:  # the first segment after the file's start
+        jpeg = jpeg[:2] + b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment + jpeg[2:]
+    write_bytes(path, jpeg)

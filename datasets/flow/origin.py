@@ -1,13 +1,20 @@
-"""The origin of a set's flow maps: the estimator, and whether camera motion was removed."""
+"""The origin of flow maps: the estimator of a set's maps, and the two images of each map."""
 
 import json
+import os
+import zlib
 from pathlib import Path
 
 from datasets.files import write_text
-from datasets.layout import Sequence
+from datasets.flow.pairs import image_pairs
+from datasets.layout import Frame, Sequence
 from datasets.problems import DatasetError
 
 _ORIGIN = ".flow.json"  # in the set's folder
+
+# Begins the JPEG comment of a flow map. The sizes and checksums of its two images follow.
+_RECORD = b"flow between images "
+_TAIL = 8192  # bytes at a file's end; with the file's size they tell one image from another
 
 
 def flow_origin(data_root: Path, set_name: str) -> str | None:
@@ -26,19 +33,20 @@ def origin_in_words(estimator: str, remove_camera_motion: bool) -> str:
 def begin_origin(folder: Path, made_by: str, sequences: list[Sequence], overwrite: bool) -> None:
     """Note the origin of a set's flow maps, before the first of them is written.
 
-    Nothing is noted while maps are overwritten; call `set_origin` after the last one. An unknown
-    origin of maps that are kept stays unknown. Raises DatasetError for maps of another kind.
+    While maps are overwritten, the note says that the set is a mixture; call `set_origin` after the
+    last one. An unknown origin of maps that are there stays unknown. Raises DatasetError if maps of
+    another kind would be kept.
     """
     known = flow_origin(folder.parent, folder.name)
     if not any(frame.flow for sequence in sequences for frame in sequence.frames):
         set_origin(folder, made_by)
-    elif overwrite:
-        set_origin(folder, None)
     elif known not in (None, made_by):
-        raise DatasetError(
-            f"{folder}: its flow maps are of another kind ({known}) than those that are to be "
-            f"made ({made_by}); pass --overwrite to make all of them anew"
-        )
+        if not overwrite:
+            raise DatasetError(
+                f"{folder}: its flow maps are of another kind ({known}) than those that are to be "
+                f"made ({made_by}); pass --overwrite to make all of them anew"
+            )
+        set_origin(folder, f"{known}, in part replaced by {made_by}")
 
 
 def set_origin(folder: Path, made_by: str | None) -> None:
@@ -48,3 +56,37 @@ def set_origin(folder: Path, made_by: str | None) -> None:
         path.unlink(missing_ok=True)
     else:
         write_text(path, json.dumps({"made_by": made_by}) + "\n")
+
+
+def image_record(*images: Path) -> bytes:
+    """The comment of a flow map that is made from these images. It does not hold their names."""
+    identities = []
+    for path in images:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL))
+            identities.append(f"{size}-{zlib.crc32(file.read()):08x}")
+    return _RECORD + " ".join(identities).encode()
+
+
+def is_stale(frame: Frame, other: Path) -> bool:
+    """Whether a frame's flow map records that it was made from other images than these two.
+
+    Maps without a record were made elsewhere, and count as right.
+    """
+    # The last frame may be shown the map of the frame before.
+    if frame.flow is None or frame.flow.stem != frame.name:
+        return False
+    if not all(path.is_file() for path in (frame.flow, frame.image, other)):
+        return False  # a pipe would be waited for; the fault is reported where the file is used
+    try:
+        with frame.flow.open("rb") as file:
+            head = file.read(256)
+        return _RECORD in head and image_record(frame.image, other) not in head
+    except OSError:
+        return False
+
+
+def stale_flow(sequence: Sequence) -> list[Path]:
+    """Flow maps of a sequence that were made from other images than those that are there now."""
+    return [frame.flow for frame, other, _ in image_pairs(sequence) if is_stale(frame, other)]

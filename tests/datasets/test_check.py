@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from datasets.check import FLAT, NESTED, STILLS, check_set, main
+from datasets.flow.making import make_flow
 
 ROOT = Path(__file__).parents[2]
 HEIGHT, WIDTH = 24, 32
@@ -205,6 +206,26 @@ def test_sequence_of_one_frame(tmp_path):
     }
 
 
+def test_flow_maps_of_other_images_and_maps_missing_for_last_frames(tmp_path):
+    rgb = tmp_path / "videos/RGB"
+    write_frames(tmp_path / "videos", numbered("bear", 3), ("RGB", "GT"))
+    make_flow(tmp_path, "videos", lambda a, b: np.zeros((*a.shape[:2], 2), np.float32))
+    assert problems_of(tmp_path) == {}
+    (rgb / "bear_00002.jpg").rename(rgb / "bear_00003.jpg")
+    (tmp_path / "videos/GT/bear_00002.png").rename(tmp_path / "videos/GT/bear_00003.png")
+    (tmp_path / "videos/FLOW/bear_00002.jpg").unlink()
+    assert problems_of(tmp_path) == {}  # the same images under other names
+    Image.fromarray(255 - np.asarray(Image.open(rgb / "bear_00003.jpg"))).save(
+        rgb / "bear_00003.jpg"
+    )
+    assert problems_of(tmp_path) == {
+        "flow map of other images than are there now": ["FLOW/bear_00001.jpg"]
+    }
+    report = check_set(tmp_path, "videos", shown=False)
+    assert report.flow_maps == 2
+    assert "in 1 of 1 sequences the last frame has no flow map" in report.notes[0]
+
+
 def damage(path: Path, replacement: bytes) -> None:
     """Replace bytes in the middle of a file."""
     content = path.read_bytes()
@@ -243,6 +264,23 @@ def test_a_png_mask_that_decodes_in_spite_of_a_wrong_checksum(videos):
         assert np.asarray(picture).shape == (HEIGHT, WIDTH)
     found = problems_of(videos.parent, deep=True)["file that cannot be used"]
     assert found[0].startswith("GT/bear_00001.png: ")
+
+
+def test_masks_and_flow_maps_whose_names_fit_no_frame(tmp_path):
+    write_frames(tmp_path / "test/bear", numbered("bear", 4), ("RGB",))
+    write_frames(tmp_path / "test/bear", [f"{n}_mask" for n in numbered("bear", 4)], ("GT",))
+    write_frames(tmp_path / "test/bear", [n.upper() for n in numbered("bear", 4)], ("FLOW",))
+    assert {kind: len(items) for kind, items in problems_of(tmp_path, "test").items()} == {
+        "mask without image": 4,
+        "flow map without image": 4,
+        "image without flow map": 4,
+    }
+
+
+def test_a_pipe_among_the_frames_does_not_stop_the_check(videos):
+    (videos / "RGB/bear_00001.jpg").unlink()
+    os.mkfifo(videos / "RGB/bear_00001.jpg")
+    assert "not a regular file" in problems_of(videos.parent)["file that cannot be used"][0]
 
 
 # The command

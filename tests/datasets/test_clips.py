@@ -35,12 +35,14 @@ def write_clip(
     pix_fmt="yuv420p",
     times=None,
     time_base=None,
+    aspect=None,
     container_options=None,
+    container_format=None,
     **options,
 ):
     """A clip of ``count`` pictures; ``times`` in units of ``time_base`` for a variable rate."""
     options_of_it = container_options or {}
-    with av.open(str(path), "w", options=options_of_it) as container:
+    with av.open(str(path), "w", format=container_format, options=options_of_it) as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = size
         stream.pix_fmt = pix_fmt
@@ -49,6 +51,8 @@ def write_clip(
             stream.options = {"bf": "0", "crf": "10", "g": "6", **stream.options}
         if time_base is not None:
             stream.codec_context.time_base = stream.time_base = time_base
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         for number in range(count):
             frame = av.VideoFrame.from_ndarray(picture(number, *size), format="rgb24")
             if times is not None:
@@ -89,7 +93,7 @@ def open_files() -> int:
 def test_a_file_of_constant_rate_has_exactly_that_rate_and_all_frames(tmp_path, rate, suffix):
     path = write_clip(tmp_path / f"clip.{suffix}", 40, rate=rate)
     clip = check_clip(path)
-    assert (clip.count, clip.size) == (40, (HEIGHT, WIDTH))
+    assert (clip.count, clip.size, clip.aspect) == (40, (HEIGHT, WIDTH), 1)
     assert clip.rate == rate
     frames = list(clip.frames())
     assert [frame.name for frame in frames] == [f"{i:05d}" for i in range(40)]
@@ -157,10 +161,11 @@ def test_a_stream_without_times_has_the_rate_that_it_states(tmp_path):
     ],
 )
 def test_frames_are_upright_however_the_phone_was_held(tmp_path, matrix, upright):
-    path = turn(write_clip(tmp_path / "clip.mp4", 3), *matrix)
+    path = turn(write_clip(tmp_path / "clip.mp4", 3, aspect=Fraction(4, 3)), *matrix)
     clip = check_clip(path)
     turned = matrix[0] == 0
     assert clip.size == ((WIDTH, HEIGHT) if turned else (HEIGHT, WIDTH))
+    assert clip.aspect == (Fraction(3, 4) if turned else Fraction(4, 3))
     for frame, stored in zip(clip.frames(), decoded(path), strict=True):
         np.testing.assert_array_equal(frame.image, upright(stored))
         assert frame.image.flags.c_contiguous
@@ -181,6 +186,32 @@ def test_frames_with_exif_are_upright_too(tmp_path, orientation):
 
 FAST = {"container_options": {"movflags": "+faststart"}}
 FRAGMENTS = {"container_options": {"movflags": "+frag_keyframe+empty_moov"}}
+Y4M = {"codec": "wrapped_avframe", "container_format": "yuv4mpegpipe"}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("mkv", {}),
+        ("webm", {"codec": "libvpx"}),
+        ("webm", {"codec": "libvpx-vp9", "container_options": {"live": "1"}}),
+        ("ts", {}),
+        ("m2ts", {}),
+        ("gif", {"codec": "gif", "pix_fmt": "rgb8"}),
+        ("y4m", Y4M),
+        ("y4m", {"pix_fmt": "gray", "size": (HEIGHT - 1, WIDTH - 1), **Y4M}),
+        ("ogv", {"codec": "libvpx", "container_format": "ogg"}),
+        ("wmv", {"codec": "wmv2", "container_format": "asf"}),
+    ],
+)
+def test_a_file_that_is_cut_off_anywhere_is_found_out(tmp_path, suffix, options):
+    path = write_clip(tmp_path / f"clip.{suffix}", 40, **options)
+    assert check_clip(path).count == 40
+    whole = path.read_bytes()
+    for end in (len(whole) * 7 // 10, len(whole) * 9 // 10 + 1, -101, -7, -1):
+        path.write_bytes(whole[:end])
+        with pytest.raises(VideoError, match=r"clip\.\w+: cut off, its end.*whole copy.*ffmpeg -i"):
+            check_clip(path)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +257,20 @@ def test_a_raw_stream_that_is_cut_off_within_a_frame_is_found_out(tmp_path):
         check_clip(path)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "options", "more"),
+    [
+        ("mkv", {}, bytes(100)),
+        ("ogv", {"codec": "libvpx", "container_format": "ogg"}, b"\xff" * 100),
+        ("gif", {"codec": "gif", "pix_fmt": "rgb8"}, b"\0\r\n"),
+    ],
+)
+def test_data_after_the_end_are_no_fault(tmp_path, suffix, options, more):
+    path = write_clip(tmp_path / f"clip.{suffix}", 5, **options)
+    path.write_bytes(path.read_bytes() + more)
+    assert check_clip(path).count == 5
+
+
 def test_an_mp4_without_its_index_is_found_out(tmp_path):
     path = write_clip(tmp_path / "clip.mp4")
     with pytest.raises(VideoError, match="no video, cut off or damaged"):
@@ -249,7 +294,8 @@ def test_what_is_no_clip_is_told_so(tmp_path):
         assert str(tmp_path / name) in str(error.value)
         return str(error.value)
 
-    (tmp_path / "text.mp4").write_text("This is no video.\n" * 50)
+    for name in ("text.mp4", "text.txt"):
+        (tmp_path / name).write_text("This is no video.\n" * 50)
     os.mkfifo(tmp_path / "pipe.mp4")
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "folder/RGB").mkdir(parents=True)
@@ -264,6 +310,7 @@ def test_what_is_no_clip_is_told_so(tmp_path):
     assert "neither a file nor a folder" in message("missing.mp4")
     assert "neither a file nor a folder" in message("pipe.mp4")
     assert "no video" in message("text.mp4")
+    assert "no video stream" in message("text.txt")
     assert "no video" in message("empty.mp4")
     assert "no pictures" in message("folder")
     assert "no video stream that FFmpeg can decode" in message("sound.wav")
@@ -338,6 +385,15 @@ def test_what_is_wrong_with_a_folder_is_told_with_the_file(tmp_path):
     cut(folder / "2.jpg", 0.9)
     with pytest.raises(UserError, match=r"2\.jpg: truncated"):
         check_clip(folder)
+    (folder / "2.jpg").unlink()
+    (folder / "2.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(UserError, match=r"2\.jpg: a link to a file that is not there"):
+        check_clip(folder)
+    Image.fromarray(picture(1)).save(folder / "2.webp")  # of the name of one that counts
+    Image.fromarray(picture(4)).save(folder / "5.WebP", format="WEBP")
+    with pytest.raises(VideoError, match=r"1 x picture of another format(.|\n)*5\.WebP"):
+        check_clip(folder)
+    (folder / "5.WebP").unlink()
     (folder / "1.jpg").write_bytes((folder / "1.png").read_bytes())
     with pytest.raises(VideoError, match=r"same name(.|\n)*1\.png beside 1\.jpg"):
         check_clip(folder)

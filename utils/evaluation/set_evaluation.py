@@ -33,7 +33,7 @@ from utils.evaluation.trained_network import TrainedNetwork
 from utils.processes import Process, gather, num_cores, wait_for_all
 from utils.reports.pages import write_report
 from utils.reports.pictures import draw_frame, write_mask
-from utils.scripts import check_data, compare_flow, frames_of
+from utils.scripts import check_data, compare_flow, frames_of, note_flow
 from utils.settings import Settings
 from utils.training.record import fingerprint
 from utils.training.run_folder import locked
@@ -127,6 +127,8 @@ def read_set(set_name: str, settings: Settings, process: Process, flow: bool) ->
     sequences = video_sequences(root, set_name, masks="none", flow=flow)
     annotated = [frame.mask is not None for frame in frames_of(sequences)]
     protocol, reason = choose_protocol(set_name, settings.protocol, all(annotated))
+    if process.is_main and flow:
+        note_flow(set_name, sequences)
     if not any(annotated):
         return VideoSet(set_name, root, sequences, protocol)
     if process.is_main:

@@ -19,8 +19,8 @@ _LIMITED = 1  # of the range 16 to 235
 def open_film(path: Path, clip: Clip) -> Iterator[Callable[[np.ndarray], None]]:
     """A function that adds a picture, uint8 RGB (H, W, 3), to a film.
 
-    The film is upright and without sound, and has the clip's rate. H.264 in yuv420p needs even
-    sides, so an odd side is repeated once at the right or bottom.
+    The film is upright and without sound, and has the clip's rate and shape of pixels. H.264 in
+    yuv420p needs even sides, so an odd side is repeated once at the right or bottom.
     """
     height, width = clip.size
     with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as film:
@@ -30,6 +30,7 @@ def open_film(path: Path, clip: Clip) -> Iterator[Callable[[np.ndarray], None]]:
         stream.options = {"crf": "20", "preset": "veryfast"}
         codec = stream.codec_context
         codec.time_base = stream.time_base = 1 / clip.rate
+        codec.sample_aspect_ratio = clip.aspect
         codec.color_range = _LIMITED
         codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
         numbers = count()

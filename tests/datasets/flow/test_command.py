@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.models.optical_flow import Raft_Large_Weights
 
 from datasets.files import write_picture
@@ -47,7 +48,18 @@ def test_motion_that_is_not_finite_names_the_frame(
     assert "a_cat_00000.png: the motion between frames of 100 x 96 pixels is not finite" in message
 
 
-def test_a_full_disk_is_said_with_the_file(
+def test_the_program_tells_of_maps_that_it_made_anew(
+    flat: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["--data-root", str(flat), "--set", "DAVIS_train", "--estimator", "dis"]
+    main(arguments)
+    write_frames(flat / "DAVIS_train" / "RGB", "dog-run", moving_frames(5))
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "2 flow maps written, 6 were there already\n  1 of those" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_said_with_the_file_and_a_remedy(
     flat: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def full(source: Path, _: Path) -> None:
@@ -56,7 +68,8 @@ def test_a_full_disk_is_said_with_the_file(
     monkeypatch.setattr(os, "replace", full)
     arguments = ["--data-root", str(flat), "--set", "DAVIS_train", "--estimator", "dis"]
     assert main(arguments) == 1
-    assert re.search(r"No space left on device: .*DAVIS_train", capsys.readouterr().err)
+    message = capsys.readouterr().err
+    assert re.search(r"No space left on device: .*DAVIS_train.*; mend that and start", message)
 
 
 @pytest.mark.parametrize("folder", ["FLOW", "bear/FLOW"])
@@ -103,10 +116,11 @@ def test_flo_files_replace_other_maps_only_when_told_to_and_fit_their_frames(
         cv2.writeOpticalFlow(
             str(folder / f"FLOW/bear_{number}.flo"), np.ones((24, 40, 2), np.float32)
         )
+    (tmp_path / "set/.flow.json").write_text('{"made_by": "dis"}')
     arguments = ["--data-root", str(tmp_path), "--set", "set", "--from-flo"]
     before = {path: path.read_bytes() for path in (tmp_path / "set").rglob("*") if path.is_file()}
-    assert main(arguments) == 0
-    assert "0 flow maps written from .flo files, 2 kept" in capsys.readouterr().out
+    assert main(arguments) == 1
+    assert "flow maps of another kind (dis); pass --overwrite" in capsys.readouterr().err
     after = {path: path.read_bytes() for path in (tmp_path / "set").rglob("*") if path.is_file()}
     assert after == before
     assert main([*arguments, "--overwrite"]) == 0
@@ -115,6 +129,48 @@ def test_flo_files_replace_other_maps_only_when_told_to_and_fit_their_frames(
     cv2.writeOpticalFlow(str(folder / "FLOW/bear_1.flo"), np.ones((12, 20, 2), np.float32))
     assert main([*arguments, "--overwrite"]) == 1
     assert "bear_1.flo: no whole .flo file" in capsys.readouterr().err
+
+
+def test_maps_that_complete_those_made_elsewhere_are_mentioned(
+    flat: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["--data-root", str(flat), "--set", "DAVIS_train", "--estimator", "dis"]
+    assert main(arguments) == 0
+    (flat / "DAVIS_train/.flow.json").unlink()
+    next((flat / "DAVIS_train/FLOW").iterdir()).unlink()
+    capsys.readouterr()
+    assert main(arguments) == 0
+    expected = "note: those that were there were made elsewhere, the new ones by dis, camera"
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [({"LOCAL_RANK": "0"}, "'RANK'"), ({"LOCAL_RANK": "x", "RANK": "0", "WORLD_SIZE": "2"}, "'x'")],
+)
+def test_an_environment_that_describes_no_processes_is_refused(
+    flat: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    variables: dict[str, str],
+    message: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main(["--data-root", str(flat), "--set", "DAVIS_train", "--estimator", "dis"]) == 1
+    error = capsys.readouterr().err
+    assert "does not describe several processes" in error and message in error
+
+
+def test_names_that_are_not_utf8_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "set" / "FLOW" / os.fsdecode(b"b\xffr_00000.flo")
+    image = path.parent.parent / "RGB" / path.with_suffix(".jpg").name
+    write_picture(image, np.zeros((3, 4, 3), np.uint8))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PIEH" + np.int32([4, 3]).tobytes() + bytes(8 * 4 * 3))
+    assert main(["--data-root", str(tmp_path), "--set", "set", "--from-flo"]) == 0
+    with path.with_suffix(".jpg").open("rb") as file:
+        assert (np.asarray(Image.open(file)) == 255).all()
 
 
 def test_photographs_are_refused_before_anything_is_written(
@@ -127,6 +183,7 @@ def test_photographs_are_refused_before_anything_is_written(
     assert main(["--data-root", str(flat), "--set", "photos", "--estimator", "dis"]) == 1
     message = capsys.readouterr().err
     assert "n02_00000.png" in message and "n01_00002.png: 60 x 50, most 144 x 90" in message
+    assert message.count("need no flow") == 2
     assert not (flat / "photos" / "FLOW").exists()
 
 

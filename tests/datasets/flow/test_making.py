@@ -19,7 +19,7 @@ from tests.datasets.flow.frames import STEP, moving_frames, names, to_the_right,
 
 
 def test_every_frame_of_a_flat_set_gets_the_motion_that_it_has(flat: Path) -> None:
-    assert make_flow(flat, "DAVIS_train", dis_estimator()) == (7, 0)
+    assert make_flow(flat, "DAVIS_train", dis_estimator()) == (7, 0, 0)
     sequences = video_sequences(flat, "DAVIS_train", masks="none")
     assert [len(sequence.frames) for sequence in sequences] == [3, 4]
     assert len(names(flat / "DAVIS_train" / "FLOW")) == 7
@@ -49,7 +49,7 @@ def test_which_frames_are_compared(flat: Path) -> None:
 def test_nested_set(tmp_path: Path) -> None:
     for sequence in ("swan", "bmx-trees"):
         write_frames(tmp_path / "DAVIS_test" / sequence / "RGB", sequence, moving_frames(2))
-    assert make_flow(tmp_path, "DAVIS_test", to_the_right) == (4, 0)
+    assert make_flow(tmp_path, "DAVIS_test", to_the_right) == (4, 0, 0)
     for sequence in ("swan", "bmx-trees"):
         folder = tmp_path / "DAVIS_test" / sequence / "FLOW"
         assert names(folder) == [f"{sequence}_00000.jpg", f"{sequence}_00001.jpg"]
@@ -75,10 +75,10 @@ def test_existing_maps_of_any_extension_are_kept(flat: Path) -> None:
     cv2.imwrite(str(folder / "dog-run_00001.png"), np.zeros((128, 144, 3), np.uint8))
     cv2.imwrite(str(folder / "dog-run_00003.JPEG"), np.zeros((128, 144, 3), np.uint8))
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    assert make_flow(flat, "DAVIS_train", to_the_right) == (5, 2)
+    assert make_flow(flat, "DAVIS_train", to_the_right) == (5, 2, 0)
     assert all(path.read_bytes() == content for path, content in before.items())
     assert len(names(folder)) == 7
-    assert make_flow(flat, "DAVIS_train", to_the_right) == (0, 7)
+    assert make_flow(flat, "DAVIS_train", to_the_right) == (0, 7, 0)
 
 
 def test_overwrite_replaces_maps_of_any_extension(flat: Path) -> None:
@@ -86,7 +86,7 @@ def test_overwrite_replaces_maps_of_any_extension(flat: Path) -> None:
     folder.mkdir()
     for name in ("dog-run_00001.png", "dog-run_00002.jpg"):
         cv2.imwrite(str(folder / name), np.zeros((128, 144, 3), np.uint8))
-    assert make_flow(flat, "DAVIS_train", to_the_right, overwrite=True) == (7, 0)
+    assert make_flow(flat, "DAVIS_train", to_the_right, overwrite=True) == (7, 0, 0)
     assert all(name.endswith(".jpg") for name in names(folder))
     assert len(names(folder)) == 7
     for t in (1, 2):
@@ -147,7 +147,7 @@ def test_stopped_while_writing_and_started_again(
     assert len(found) == (7 if overwrite else 4)
     changed = [name for name in found if found[name] != before.get(name)]
     assert sorted(changed) == [*(f"a_cat_0000{t}.jpg" for t in range(3)), "dog-run_00000.jpg"]
-    assert make_flow(flat, "DAVIS_train", to_the_left) == ((0, 7) if overwrite else (3, 4))
+    assert make_flow(flat, "DAVIS_train", to_the_left) == ((0, 7, 0) if overwrite else (3, 4, 0))
     assert len(names(folder)) == 7
 
 
@@ -165,7 +165,7 @@ def test_shares_make_the_files_of_one_process(tmp_path: Path, processes: int) ->
         share = (rank, processes)
         written.append(make_share(sequences, estimator, False, share)[0])
         sequences = video_sequences(tmp_path, "DAVIS_train", masks="none", flow=False)
-        assert make_share(sequences, estimator, False, share) == (0, written[-1])
+        assert make_share(sequences, estimator, False, share) == (0, written[-1], 0)
     assert sum(written) == 33 and max(written) - min(written) <= 8
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
 

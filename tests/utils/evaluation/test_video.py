@@ -192,6 +192,21 @@ def test_odd_sizes_are_kept_in_masks_and_made_even_in_the_overlay(tmp_path, size
     assert np.abs(frame[-1, -1].astype(int) - (10, 30, 50)).max() < 10
 
 
+def test_the_shape_of_pixels_is_kept(tmp_path):
+    source = tmp_path / "clip.mp4"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(16, 11)
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    run(source, tmp_path)
+    with av.open(str(tmp_path / "overlay.mp4")) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
+
+
 def test_a_folder_keeps_its_names_and_has_the_rate_that_is_given(tmp_path):
     frames = tmp_path / "frames"
     frames.mkdir()
