@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.layout import list_pictures, subfolders
+from datasets.layout import is_broken_link, list_pictures, subfolders
 from datasets.problems import Problems, add_problems
 
 # Kinds of problem.
@@ -29,15 +29,19 @@ class SourceFrame:
     image: Path
     mask: Path | None
     convert: Convert | None = None
+    following: Path | None = None  # the next image of the video, where no next frame has it
 
     @property
     def set_name(self) -> str:
         return self.folder.partition("/")[0]
 
 
-def folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; none where it is missing."""
-    return subfolders(folder) if folder.is_dir() else []
+def folders(folder: Path, problems: Problems) -> list[str]:
+    """Names of the folders in a folder, sorted; none where it is missing. Notes broken links."""
+    names = subfolders(folder) if folder.is_dir() else []
+    broken = [name for name in names if is_broken_link(folder / name)]
+    add_problems(problems, WRONG, *(f"{folder / name}: broken link" for name in broken))
+    return [name for name in names if name not in broken]
 
 
 def locate(
@@ -49,7 +53,7 @@ def locate(
         found = [folder for folder in level if any((folder / name).is_dir() for name in names)]
         if found:
             break
-        level = [folder / name for folder in level for name in folders(folder)]
+        level = [folder / name for folder in level for name in folders(folder, {})]
     wanted = " or ".join(names[:2])
     if len(found) > 1:
         item = f"{wanted}, both in {found[0]} and in {found[1]}; give one of them as --source"

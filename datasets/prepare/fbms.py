@@ -34,7 +34,7 @@ def read_fbms(source: Path, problems: Problems) -> list[SourceFrame]:
     frames = []
     for part, set_name in (("Testset", "FBMS_test"), ("Trainingset", "FBMS_train")):
         root = locate(source, [part], problems, required=part == "Testset")
-        for sequence in folders(root / part) if root is not None else ():
+        for sequence in folders(root / part, problems) if root else ():
             folder = root / part / sequence
             images = numbered(folder)
             try:

@@ -6,8 +6,9 @@ which the functions below name.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from datasets.known_sets import YOUTUBE_OBJECTS_CLASSES
@@ -19,6 +20,7 @@ from datasets.prepare.archives import (
     folders,
     frames_of,
     locate,
+    numbered,
     paired,
     pictures,
 )
@@ -68,7 +70,7 @@ def _read_davis(
     for split, set_name in zip(("train", "val"), sets):
         lists = [f"ImageSets/{folder}/{split}.txt" for folder in (year, "480p")]
         split_list = masks_root and first(root, lists, problems)
-        for sequence in _listed(split_list) if split_list else ():
+        for sequence in _listed(split_list, problems) if split_list else ():
             folder = root / "JPEGImages/480p" / sequence
             images, masks = paired(folder, masks_root / sequence, problems, every=True)
             goal = set_name if split == "train" else f"{set_name}/{sequence}"
@@ -76,9 +78,13 @@ def _read_davis(
     return frames
 
 
-def _listed(path: Path) -> list[str]:
+def _listed(path: Path, problems: Problems) -> list[str]:
     """Sequences of a DAVIS split, of lines as "bear" or "/JPEGImages/480p/bear/00000.jpg ..."."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        add_problems(problems, WRONG, f"{path}: list that is not UTF-8 text")
+        return []
     paths = [Path(line.split()[0]) for line in lines if line.strip()]
     return list(dict.fromkeys(path.parent.name or path.name for path in paths))
 
@@ -86,18 +92,26 @@ def _listed(path: Path) -> list[str]:
 def _read_youtube_vos(source: Path, problems: Problems) -> list[SourceFrame]:
     """YouTube-VOS (Xu et al., 2018 or 2019), the `train` archive: palette masks, a label an object.
 
-    Every fifth image of a video is there and is annotated while an object is in view. Annotated
-    images become frames. 3,471 videos: https://youtube-vos.org/dataset/vos/.
+    Every fifth image of a video is there and is annotated while an object is in view. The archive
+    `train_all_frames` has all images. Annotated images become frames. Flow is the motion to the
+    next image of the two archives, annotated or not. 3,471 videos:
+    https://youtube-vos.org/dataset/vos/.
     """
     # Beside train there often are valid and test, which have an Annotations folder too.
     above = locate(source, ["train/Annotations"], problems, required=False)
     root = above / "train" if above else locate(source, ["Annotations"], problems)
+    all_root = locate(source, ["train_all_frames/JPEGImages"], problems, required=False)
     frames = []
-    for video in folders(root / "Annotations") if root else ():
+    for video in folders(root / "Annotations", problems) if root else ():
         parts = root / "JPEGImages" / video, root / "Annotations" / video
         images, masks = paired(*parts, problems)
+        every = numbered(all_root / "train_all_frames/JPEGImages" / video) if all_root else {}
+        every |= images
+        after = dict(pairwise(sorted(every)))
         images = {number: path for number, path in images.items() if number in masks}
-        frames += frames_of("YTVOS_train", video, images, masks)
+        for number, frame in zip(images, frames_of("YTVOS_train", video, images, masks)):
+            is_frame = after.get(number, number) in images  # the last image has none after it
+            frames.append(frame if is_frame else replace(frame, following=every[after[number]]))
     return frames
 
 
@@ -114,9 +128,9 @@ def _read_youtube_objects(source: Path, problems: Problems) -> list[SourceFrame]
     root = locate(source, [f"{name}/data" for name in YOUTUBE_OBJECTS_CLASSES], problems)
     frames = []
     for name in YOUTUBE_OBJECTS_CLASSES if root else ():
-        for video in folders(root / name / "data"):
+        for video in folders(root / name / "data", problems):
             shots = root / name / "data" / video / "shots"
-            for shot in folders(shots):
+            for shot in folders(shots, problems):
                 parts = shots / shot / "images", shots / shot / "labels"
                 if parts[1].is_dir():  # shots without masks are not annotated
                     sequence = f"{name}_{video}" if shot == "001" else f"{name}_{video}-{shot}"
@@ -139,7 +153,7 @@ def _read_long_videos(source: Path, problems: Problems) -> list[SourceFrame]:
     images_root, masks_root = root / "JPEGImages" / inner, root / "Annotations" / inner
     convert = partial(convert_void, grey=True)
     frames = []
-    for video in folders(images_root):
+    for video in folders(images_root, problems):
         parts = images_root / video, masks_root / video
         folder = f"LongVideos_test/{video}"
         found = frames_of(folder, video, *paired(*parts, problems), convert)

@@ -83,7 +83,7 @@ def _read(source: Path, description: Source, accept_partial: bool) -> list[Sourc
         frames = [frame for frame in frames if lengths[frame.folder, frame.sequence] != 1]
     if problems or not frames:
         message = format_problems(source, problems) if problems else f"No frames in {source}."
-        found = ", ".join(folders(source)[:10]) or "none"
+        found = ", ".join(folders(source, {})[:10]) or "none"
         raise DatasetError(
             f"{message}\nFolders there: {found}. docs/data.md says what is expected there, or one "
             "or two folders below."
@@ -115,11 +115,15 @@ def _plan(frames: list[SourceFrame], data_root: Path) -> list[_File]:
 def _plan_frame(data_root: Path, problems: Problems, frame: SourceFrame) -> list[_File]:
     """The files that a frame becomes."""
     folder, content = data_root / frame.folder, None
-    image = _File(frame.image, folder / "RGB" / f"{frame.name}{frame.image.suffix}")
+    files = [
+        _File(path, folder / part / f"{frame.name}{path.suffix}")
+        for part, path in (("RGB", frame.image), ("NEXT", frame.following))
+        if path is not None
+    ]
     try:
-        size = read_size(frame.image)
+        size, *_ = [read_size(file.source) for file in files]
         if frame.mask is None:
-            return [image]
+            return files
         suffix, mask_size = frame.mask.suffix, None
         labels = frame.convert and frame.convert(frame.image, frame.mask)
         if labels is not None:
@@ -133,7 +137,7 @@ def _plan_frame(data_root: Path, problems: Problems, frame: SourceFrame) -> list
     if (height, width) != size:
         item = f"{frame.mask}: {width} x {height}, its image {size[1]} x {size[0]}"
         add_problems(problems, _UNUSABLE, item)
-    return [image, _File(frame.mask, folder / "GT" / f"{frame.name}{suffix}", content)]
+    return [*files, _File(frame.mask, folder / "GT" / f"{frame.name}{suffix}", content)]
 
 
 def _write(file: _File) -> str:

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.flow.making import make_flow
 from datasets.known_sets import KNOWN_SETS
 from datasets.layout import video_sequences
 from datasets.masks import read_label_map, read_labels, read_mask
+from datasets.pictures import read_image
 from datasets.prepare.sources import SOURCES
 from datasets.prepare.writing import prepare
 from datasets.problems import DatasetError
@@ -118,6 +120,40 @@ def test_youtube_vos_takes_annotated_frames_of_all_objects(source: Path) -> None
     assert [f.name for f in video.frames] == [f"003234408d_{t:05d}" for t in (0, 5, 10)]
     for frame, labels in zip(video.frames, [(1,), (2, 1, 6), ()]):
         np.testing.assert_array_equal(read_labels(frame.mask), objects(*labels))
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_flow_of_youtube_vos_belongs_to_the_next_image(source: Path, every: bool) -> None:
+    """Images 0 to 20 by fives, of which 10 is not annotated, and with `every` those between."""
+    for t in range(0, 25, 5):
+        write(source / f"train/JPEGImages/aa/{t:05d}.jpg", image(t))
+    for t in (0, 5, 15, 20):
+        write(source / f"train/Annotations/aa/{t:05d}.png", objects(1))
+    write(source / "train/JPEGImages/b/00000.jpg", image())
+    write(source / "train/Annotations/b/00000.png", objects(1))
+    for t in range(22) if every else ():
+        write(source / f"train_all_frames/JPEGImages/aa/{t:05d}.jpg", image(t))
+    (prepared,) = run("youtube_vos", source)
+    assert (prepared.counts["sequences"], prepared.counts["images"]) == (1, 4)
+    pairs = []
+
+    def estimator(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        pairs.append(tuple(round(float(x.mean()), 3) for x in (first, second)))
+        return np.zeros((*SIZE, 2), np.float32)
+
+    make_flow(data_root(source), "YTVOS_train", estimator)
+    folder = source / ("train_all_frames" if every else "train") / "JPEGImages/aa"
+    means = {int(x.stem): round(float(read_image(x).mean()), 3) for x in folder.iterdir()}
+    after = {0: 1, 5: 6, 15: 16, 20: 21} if every else {0: 5, 5: 10, 15: 20, 20: 15}
+    assert pairs == [(means[frame], means[other]) for frame, other in after.items()]
+
+
+def test_a_list_that_is_not_utf_8_is_named(source: Path) -> None:
+    write_davis(source, {"bear": [objects(255)] * 2})
+    write_lists(source, "480p", train="bear", val="bear")
+    (source / "DAVIS/ImageSets/480p/val.txt").write_bytes(b"b\xe4r")
+    with pytest.raises(DatasetError, match=r"val\.txt: list that is not UTF-8"):
+        run("davis2016", source)
 
 
 def test_fbms_by_definition_file(source: Path) -> None:

@@ -184,6 +184,18 @@ def test_wrong_folder_is_explained(source: Path, capsys: pytest.CaptureFixture) 
     assert not data_root(source).exists()
 
 
+def test_a_broken_link_in_the_place_of_a_video_is_no_missing_part(
+    source: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for t in range(2):
+        write(source / f"JPEGImages/rat/{t}.jpg", image(t))
+        write(source / f"Annotations/rat/{t}.png", objects(1))
+    (source / "JPEGImages/dressage").symlink_to(source / "elsewhere")
+    assert main(command("long_videos", source, "--partial")) == 1
+    message = capsys.readouterr().err
+    assert f"{source / 'JPEGImages/dressage'}: broken link" in message
+
+
 def test_incomplete_source_is_listed_and_can_be_accepted(
     source: Path, capsys: pytest.CaptureFixture
 ) -> None:
