@@ -66,7 +66,6 @@ BRIGHTNESS: share = 0.5  # image brightness is multiplied by 1 +- at most this
 CONTRAST: share = 0.5  # image contrast, likewise
 SATURATION: share = 1.0  # image saturation, likewise
 SHARPNESS: number(0) = 0.0  # image sharpness, likewise, but by no less than 0
-CAMERA_MOTION: number(0) = 0.0  # random affine motion added to flow, in units of its largest motion
 FLOW_TURN: number(0, 180) = 0.0  # flow directions are turned as one by at most this many degrees
 
 # Stage 1's motion

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from datasets.flow.colour_wheel import change_motion
 
@@ -31,12 +32,11 @@ class Augmentation:
     saturation: float = 1.0
     sharpness: float = 0.0
     recolour_flow: bool = True
-    camera_motion: float = 0.0
     flow_turn: float = 0.0
 
     def __call__(
         self,
-        rng: np.random.Generator,
+        rng: Generator,
         size: Size,
         image: np.ndarray,
         flow: np.ndarray | None = None,
@@ -44,12 +44,8 @@ class Augmentation:
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """One random version of a frame, at the given size.
 
-        Args:
-            rng: source of all random choices; as many are drawn with a flow map as without.
-            size: of the result.
-            image: uint8 RGB (H, W, 3).
-            flow: flow picture of the same view, uint8 RGB, of any size.
-            labels: label map, uint8 (H, W).
+        Takes an image and a flow picture of any size, uint8 RGB (H, W, 3), and a label map, uint8
+        (H, W). As many random numbers are drawn with a flow map as without.
         """
         geometry = self._draw_geometry(rng, size)
         factors = [
@@ -68,19 +64,12 @@ class Augmentation:
 
     def in_two(self, flip_first: bool = False) -> "tuple[Augmentation, Augmentation]":
         """Crop and rotation, then all the rest. With ``flip_first`` the first also mirrors."""
-        flip = self.flip_probability
-        where = Augmentation(
-            flip if flip_first else 0.0,
-            self.crop_scale,
-            self.rotation_probability,
-            self.rotation_degrees,
-            **dict.fromkeys(("brightness", "contrast", "saturation"), 0.0),
-            recolour_flow=self.recolour_flow,
-        )
-        rest = replace(self, crop_scale=1.0, rotation_probability=0.0)
-        return where, replace(rest, flip_probability=0.0 if flip_first else flip)
+        first = dict.fromkeys(("brightness", "contrast", "saturation", "sharpness", "flow_turn"), 0)
+        rest = {"crop_scale": 1.0, "rotation_probability": 0.0}
+        (rest if flip_first else first)["flip_probability"] = 0.0
+        return replace(self, **first), replace(self, **rest)
 
-    def _draw_geometry(self, rng: np.random.Generator, size: Size) -> "Geometry":
+    def _draw_geometry(self, rng: Generator, size: Size) -> "Geometry":
         flip = rng.random() < self.flip_probability
         shares = rng.uniform(self.crop_scale, 1, size=2)
         corner = rng.random(2) * (1 - shares)
@@ -89,19 +78,10 @@ class Augmentation:
             angle = 0.0
         return Geometry(size, flip, tuple(shares), tuple(corner), angle)
 
-    def _change_flow(
-        self, rng: np.random.Generator, geometry: "Geometry", flow: np.ndarray
-    ) -> np.ndarray:
+    def _change_flow(self, rng: Generator, geometry: "Geometry", flow: np.ndarray) -> np.ndarray:
         linear = geometry.linear if self.recolour_flow else np.eye(2)
-        turn = np.deg2rad(rng.uniform(-1, 1) * self.flow_turn)
-        linear = rotation(turn) @ linear
-        added = None
-        if self.camera_motion > 0:
-            strength = rng.uniform(0, self.camera_motion)
-            added = affine_field(rng, flow.shape[0], flow.shape[1]) * np.float32(strength)
-        if added is None and np.allclose(linear, np.eye(2)):
-            return flow
-        return change_motion(flow, linear, added)
+        linear = rotation(np.deg2rad(rng.uniform(-1, 1) * self.flow_turn)) @ linear
+        return flow if np.allclose(linear, np.eye(2)) else change_motion(flow, linear)
 
 
 @dataclass(frozen=True)
@@ -227,16 +207,3 @@ def rotation(radians: float) -> np.ndarray:
     """Matrix (2, 2) of a rotation, clockwise as seen in a picture (x right, y down)."""
     cosine, sine = np.cos(radians), np.sin(radians)
     return np.array([[cosine, -sine], [sine, cosine]])
-
-
-def affine_field(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A random affine motion field (height, width, 2), float32, of about unit length at most.
-
-    A camera's pan, zoom and roll move a distant background so.
-    """
-    direction = rng.uniform(0, 2 * np.pi)
-    pan = np.array([np.cos(direction), np.sin(direction)]) * rng.uniform(0, 1)
-    change = rng.uniform(-0.4, 0.4, size=(2, 2))
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    field = pan + np.stack([x, y], axis=-1) @ change.T
-    return field.astype(np.float32)

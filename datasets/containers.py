@@ -5,48 +5,37 @@ within an element, even where every frame that is left can be decoded.
 """
 
 from collections.abc import Callable
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import av
 
 _HEADER = 27 + 255  # bytes; the longest header of an element, an Ogg page's
-_TS_PACKETS = (188, 204)  # bytes; of the latter the last 16 are for error correction
 
 
 def is_cut_off(path: Path, stream: av.VideoStream) -> bool:
-    """Whether a file surely lacks its end.
+    """Whether a file, of which this is the opened video, surely lacks its end.
 
-    Args:
-        path: the file.
-        stream: its video, opened.
-
-    Returns:
-        True if the file ends within an element, or without its end marker. False also where that
-        cannot be known: in other containers, or if the chain holds something unknown.
+    False also where that cannot be known: in other containers, or if the chain holds something
+    unknown.
     """
-    container, size = stream.container.format.name, path.stat().st_size
-    with path.open("rb") as file:
-        if container in ("gif", "mpegts"):
-            file.seek(max(0, size - max(_TS_PACKETS)))
-            end = file.read()
-            if container == "gif":  # an image ends with a block of length 0, the file with ";"
-                return not end.rstrip(b"\0\r\n").endswith(b"\0;")
-            return all(end[-length : 1 - length] != b"\x47" for length in _TS_PACKETS)
+    container, position = stream.container.format.name, 0
+    length_of = _LENGTHS.get(container)
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        if container == "gif":  # an image ends with a block of length 0, the file with ";"
+            return not data[-_HEADER:].rstrip(b"\0\r\n").endswith(b"\0;")
+        if container == "mpegts":  # packets of 188 bytes, or with 16 more for error correction
+            return all(data[-length : 1 - length] != b"\x47" for length in (188, 204))
         if container == "yuv4mpegpipe":
-            frame = len("FRAME\n") + sum(
-                plane.width * plane.height * -(-plane.bits // 8)
-                for plane in stream.format.components
-            )
-            return (size - len(file.readline())) % frame > 0
-        length_of = _LENGTHS.get(container)
-        position = 0
-        while length_of and position < size:
-            file.seek(position)
-            length = length_of(file.read(_HEADER))
+            planes = stream.format.components
+            frame = sum(plane.width * plane.height * -(-plane.bits // 8) for plane in planes)
+            return (len(data) - data.find(b"\n") - 1) % (len("FRAME\n") + frame) > 0
+        while length_of and position < len(data):
+            length = length_of(data[position : position + _HEADER])
             if not length:
                 return False
             position += length
-    return position > size
+        return position > len(data)
 
 
 def _ebml_element(header: bytes) -> int:

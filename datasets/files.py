@@ -14,10 +14,7 @@ import numpy as np
 def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
     """Open a file that takes the place of ``path`` when it is complete; makes the folder.
 
-    Args:
-        path: at any time the old file or the new one.
-        durable: the content is on the disk before it takes the place, so that no power failure
-            loses it.
+    With ``durable`` the content is on the disk before, so that no power failure loses it.
 
     Raises:
         OSError: the file could not be written, as on a full disk. Its ``filename`` is ``path``.

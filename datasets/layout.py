@@ -9,8 +9,7 @@ There are three layouts, ``<ext>`` being jpg, jpeg or png in any case:
 An image, its mask (GT) and its flow map (FLOW) have the same name up to the suffix. A video set may
 also have a folder NEXT beside RGB, which only ``datasets.flow`` reads. It holds, under a frame's
 name, the image that follows the frame in the video, if that is no frame of the set. Hidden files
-and files that are no pictures are ignored. The functions named ``find_...`` return a set's problems
-beside its frames; the others raise them as one :class:`DatasetError`.
+and files that are no pictures are ignored.
 """
 
 import os
@@ -25,17 +24,13 @@ from datasets.problems import DatasetError, Problems, add_problems, format_probl
 
 PARTS = ("RGB", "GT", "FLOW")  # folders of a still set (without FLOW), a flat set or a sequence
 
-_STILL_LAYOUT = "{RGB,GT}/<name>.jpg or .png"
-_FLAT_LAYOUT = "{RGB,GT,FLOW}/<sequence>_<frame>.jpg or .png"
-_NESTED_LAYOUT = "<sequence>/{RGB,GT,FLOW}/<sequence>_<frame>.jpg or .png"
-
-_NO_SEQUENCE = "set without any sequence", f"expected {_FLAT_LAYOUT}, or {_NESTED_LAYOUT}"
-_NO_FRAME_NAME = (
-    "image whose name is not <sequence>_<frame>",
-    "rename it, as bear_00012.jpg; a set of photographs is no video set",
-)
+_LAYOUT = "{RGB,GT,FLOW}/<sequence>_<frame>.jpg or .png"  # of a flat set, or in a sequence's folder
+_NO_SEQUENCE = "set without any sequence", f"expected {_LAYOUT}, or <sequence>/{_LAYOUT}"
+_NO_FRAME_NAME = "image whose name is not <sequence>_<frame>", "rename it, as bear_00012.jpg"
 _NO_MASK = "sequence without any mask", "add the masks of its annotated frames"
-_NO_IMAGE = "give it its image's name, add the image to RGB, or remove it"
+_IMAGE_ALONE = "image without mask", "add it, or remove the image"
+_NO_IMAGE = "give it its image's name, or remove it"
+_ADVICE = "put the files there, as .jpg, .jpeg or .png; masks are named as their images"
 _SAME_NAME = "file with the same name as another but for the suffix", "keep one of the two"
 _BROKEN_LINK = "broken link", "mend it, or remove it"
 _OTHER_FORMAT = "picture of another format", "convert it to PNG, or to JPEG"
@@ -77,10 +72,17 @@ def flow_command(data_root: Path, set_name: str) -> str:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, without hidden ones and those that macOS packs."""
-    hidden = (".", "__MACOSX")
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if not e.name.startswith(hidden) and e.is_dir())
+    """Names of the folders and broken links in a folder, sorted.
+
+    Hidden ones and those that macOS packs are left out.
+    """
+    shown = (path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
+    return sorted(path.name for path in shown if path.is_dir() or is_broken_link(path))
+
+
+def is_broken_link(path: Path) -> bool:
+    """Whether the path is a link to a place that is not there."""
+    return path.is_symlink() and not path.exists()
 
 
 def natural_order(name: str) -> list[str | int]:
@@ -88,30 +90,31 @@ def natural_order(name: str) -> list[str | int]:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
-def still_images(data_root: Path, set_name: str) -> list[Frame]:
+def is_flat(folder: Path) -> bool:
+    """Whether a set's folder holds RGB, GT or FLOW itself, and not in a folder per sequence."""
+    return not set(PARTS).isdisjoint(subfolders(folder))
+
+
+def still_images(data_root: Path, set_name: str, problems: Problems | None = None) -> list[Frame]:
     """Images of a set of still images, as DUTS_train, sorted by name, each with a mask.
 
-    Raises:
-        DatasetError: a folder is missing or empty, images and masks do not pair up, or two files
-            share a name.
+    Arguments and errors are those of :func:`video_sequences`.
     """
-    frames, problems = find_still_images(data_root, set_name)
-    _raise_if_any(data_root, set_name, problems)
-    return frames
-
-
-def find_still_images(data_root: Path, set_name: str) -> tuple[list[Frame], Problems]:
-    """As :func:`still_images`, and the problems. Raises DatasetError if there is no such set."""
-    folder = _set_folder(Path(data_root), set_name, [_STILL_LAYOUT])
-    problems: Problems = {}
-    frames = _read_folder(folder, {"RGB": "all", "GT": "all"}, "", problems)
-    return sorted(frames, key=lambda frame: frame.name), _relative(problems, folder)
+    folder, found = _set_folder(data_root, set_name), {}
+    frames = _read_folder(folder, "all", False, found)
+    _tell(found, folder, problems)
+    return sorted(frames, key=lambda frame: frame.name)
 
 
 def video_sequences(
-    data_root: Path, set_name: str, *, masks: str = "all", flow: bool = True
+    data_root: Path,
+    set_name: str,
+    *,
+    masks: str = "all",
+    flow: bool = True,
+    problems: Problems | None = None,
 ) -> list[Sequence]:
-    """Sequences of a video set, flat as DAVIS_train or nested as DAVIS_test.
+    """Sequences of a video set, flat as DAVIS_train or nested as DAVIS_test, sorted by name.
 
     A set is flat if it holds RGB, GT or FLOW itself, otherwise each of its folders is a sequence.
     In a flat set everything before the last underscore of a name is the sequence's name. Frames are
@@ -124,69 +127,46 @@ def video_sequences(
             ``"none"``. Masks that are there are returned.
         flow: every image must have a flow map. Only the last frame of a sequence may lack it: it
             gets the map of the frame before. If False, flow maps are returned where there are any.
-
-    Returns:
-        The sequences sorted by name, each with at least one frame.
+        problems: gets the set's problems, which are raised otherwise.
 
     Raises:
-        DatasetError: a folder is missing or empty, images do not pair up with the masks or flow
-            maps that are asked for, two files share a name, or a name in a flat set is not
-            ``<sequence>_<frame>``.
+        DatasetError: there is no such set, a folder is missing or empty, images do not pair up with
+            the masks or flow maps that are asked for, two files share a name, or a name in a flat
+            set is not ``<sequence>_<frame>``.
     """
-    sequences, problems = find_video_sequences(data_root, set_name, masks=masks, flow=flow)
-    _raise_if_any(data_root, set_name, problems)
-    return sequences
-
-
-def find_video_sequences(
-    data_root: Path, set_name: str, *, masks: str = "all", flow: bool = True
-) -> tuple[list[Sequence], Problems]:
-    """As :func:`video_sequences`, and the problems. Raises DatasetError if there is no such set."""
-    folder = _set_folder(Path(data_root), set_name, [_FLAT_LAYOUT, _NESTED_LAYOUT])
-    make_flow = f"make the flow maps: {flow_command(data_root, set_name)}"
-    problems: Problems = {}
-    # Which frames lack a flow map is told below.
-    needs = {"RGB": "all", "GT": masks, "FLOW": "some" if flow else "none", "NEXT": "none"}
-    folders = subfolders(folder)
-    flat = not set(PARTS).isdisjoint(folders)
-    if flat:
-        sequences = _split(_read_folder(folder, needs, make_flow, problems), problems)
+    folder, found = _set_folder(data_root, set_name), {}
+    if is_flat(folder):
+        frames_of = _split(_read_folder(folder, masks, flow, found), found)
     else:
-        sequences = {
-            name: _read_folder(folder / name, needs, make_flow, problems) for name in folders
-        }
-        broken = sorted(p for p in folder.glob("[!.]*") if p.is_symlink() and not p.exists())
-        add_problems(problems, _BROKEN_LINK, *broken)
-        if not folders:
-            add_problems(problems, _NO_SEQUENCE, "no folder in it")
-    if masks == "some" and not problems:
-        without = (name for name in sorted(sequences) if not any(f.mask for f in sequences[name]))
-        add_problems(problems, _NO_MASK, *without)
-    found = [
+        names = subfolders(folder)
+        frames_of = {name: _read_folder(folder / name, masks, flow, found) for name in names}
+        if not names:
+            add_problems(found, _NO_SEQUENCE, "no folder in it")
+    sequences = [
         Sequence(name, tuple(sorted(frames, key=_time_order)))
-        for name, frames in sorted(sequences.items())
+        for name, frames in sorted(frames_of.items())
         if frames
     ]
+    if masks == "some" and not found:
+        without = (s.name for s in sequences if not any(frame.mask for frame in s.frames))
+        add_problems(found, _NO_MASK, *without)
     if flow:
-        kind = "image without flow map", make_flow
-        found = [_with_flow_of_last(sequence) for sequence in found]
-        groups = [[f for s in found for f in s.frames]] if flat else [s.frames for s in found]
-        for frames in groups:
-            if any(frame.flow for frame in frames):  # folders without any were reported as such
-                add_problems(problems, kind, *(f.image for f in frames if f.flow is None))
-    return found, _relative(problems, folder)
+        sequences = [_with_flow_of_last(sequence) for sequence in sequences]
+        without = (f.image for s in sequences for f in s.frames if f.flow is None)
+        remedy = f"make the flow maps: {flow_command(data_root, set_name)}"
+        if any(folder.glob("FLOW/*.flo")) or any(folder.glob("*/FLOW/*.flo")):
+            remedy += ", or with --from-flo of the .flo files there"
+        add_problems(found, ("image without flow map", remedy), *without)
+    _tell(found, folder, problems)
+    return sequences
 
 
 def flow_note(sequences: list[Sequence]) -> str | None:
     """Says in how many sequences the last frame is shown the flow map before; None if in none."""
     pairs = [sequence.frames[-2:] for sequence in sequences if len(sequence.frames) > 1]
     count = sum(last.flow is not None and last.flow == before.flow for before, last in pairs)
-    if not count:
-        return None
-    return (
-        f"in {count} of {len(sequences)} sequences the last frame has no flow map and is shown the "
-        "one before"
-    )
+    lacking = "the last frame has no flow map and is shown the one before"
+    return f"in {count} of {len(sequences)} sequences {lacking}" if count else None
 
 
 def _split(frames: list[Frame], problems: Problems) -> dict[str, list[Frame]]:
@@ -209,91 +189,65 @@ def _with_flow_of_last(sequence: Sequence) -> Sequence:
     return Sequence(sequence.name, (*others, last))
 
 
-def _set_folder(data_root: Path, set_name: str, layouts: list[str]) -> Path:
+def _set_folder(data_root: Path, set_name: str) -> Path:
     """The set's folder, which must exist."""
     folder = data_root / set_name
     if folder.is_dir():
         return folder
-    if not data_root.is_dir():
-        found = f"{data_root} is not a folder."
-    else:
-        names = subfolders(data_root)
-        more = ", ..." if len(names) > 10 else ""
-        found = f"{data_root} holds: {', '.join(names[:10]) or 'no folders'}{more}."
-    expected = " or ".join(str(folder / layout) for layout in layouts)
+    found = "is not a folder"
+    if data_root.is_dir():
+        found = f"holds: {', '.join(subfolders(data_root)[:10]) or 'no folders'}"
     raise DatasetError(
-        f"Data set {set_name} not found. {found} Expected {expected}. Set DATA_ROOT in config.py "
-        "(or --data-root) to the folder that holds the sets, or correct the set's name."
+        f"Data set {set_name} not found. {data_root} {found}. Expected {folder} with "
+        f"{{RGB,GT}}/<name>.jpg or .png of still images, with {_LAYOUT} of video, or with "
+        f"<sequence>/{_LAYOUT}. Set DATA_ROOT in config.py (or --data-root) to the folder that "
+        "holds the sets, or correct the set's name."
     )
 
 
-def _relative(problems: Problems, folder: Path) -> Problems:
-    """The problems with paths relative to the set's folder."""
-    return {
-        kind: [item.replace(f"{folder}/", "") for item in items] for kind, items in problems.items()
+def _tell(found: Problems, folder: Path, problems: Problems | None) -> None:
+    """Add a set's problems to ``problems``, with paths relative to its folder, or raise them."""
+    relative = {
+        kind: [item.replace(f"{folder}/", "") for item in items] for kind, items in found.items()
     }
+    if problems is not None:
+        problems.update(relative)
+    elif relative:
+        raise DatasetError(format_problems(folder, relative))
 
 
-def _raise_if_any(data_root: Path, set_name: str, problems: Problems) -> None:
-    if problems:
-        raise DatasetError(format_problems(Path(data_root) / set_name, problems))
-
-
-def _read_folder(
-    folder: Path, needs: dict[str, str], make_flow: str, problems: Problems
-) -> list[Frame]:
-    """Frames of a folder that holds RGB and other parts.
-
-    ``needs`` says for each part of which images it must have a file: "all", "some" or "none".
-    """
-    advice = {
-        "RGB": "put the images there, as .jpg, .jpeg or .png",
-        "GT": "put the masks there, named as their images",
-        "FLOW": make_flow,
-    }
-    files: dict[str, dict[str, Path]] = {}
-    for part, need in needs.items():
-        # Masks are checked even where none is needed: one without image would not be scored.
-        told = problems if need != "none" or part == "GT" else {}
-        files[part] = _list_files(folder / part, told)
-        if need != "none" and not files[part]:
+def _read_folder(folder: Path, masks: str, flow: bool, problems: Problems) -> list[Frame]:
+    """Frames of a folder that holds RGB and other parts; other arguments as `video_sequences`."""
+    if is_broken_link(folder):
+        add_problems(problems, _BROKEN_LINK, folder)
+        return []
+    images, truths = (list_pictures(folder / part, problems) for part in ("RGB", "GT"))
+    maps = list_pictures(folder / "FLOW", problems if flow else {})
+    following = list_pictures(folder / "NEXT", {})
+    for part, files in {"RGB": images, "GT": truths}.items():
+        if not files and (part == "RGB" or masks != "none"):
             state = "without pictures" if (folder / part).is_dir() else "missing"
-            what_to_do = advice[part]
-            if part == "FLOW" and any((folder / part).glob("*.flo")):
-                what_to_do += ", or with --from-flo of the .flo files there"
-            add_problems(problems, (f"{part} folder {state}", what_to_do), folder / part)
-        # A missing or empty folder is one problem, not one for each file of the other.
-        elif part != "RGB" and files["RGB"] and files[part]:
-            partner = "mask" if part == "GT" else "flow map"
-            without = sorted(files["RGB"].keys() - files[part].keys())
-            if need == "all":
-                kind = f"image without {partner}", "add it, or remove the image"
-                add_problems(told, kind, *(files["RGB"][stem] for stem in without))
-            orphans = sorted(files[part].keys() - files["RGB"].keys())
-            kind = f"{partner} without image", _NO_IMAGE
-            add_problems(told, kind, *(files[part][stem] for stem in orphans))
-    return [
-        Frame(stem, path, *(files.get(part, {}).get(stem) for part in ("GT", "FLOW", "NEXT")))
-        for stem, path in files["RGB"].items()
-    ]
+            add_problems(problems, (f"{part} folder {state}", _ADVICE), folder / part)
+    # A missing or empty folder is one problem, not one for each file of the other.
+    if images and truths and masks == "all":
+        add_problems(problems, _IMAGE_ALONE, *(images[x] for x in images if x not in truths))
+    for partner, files in {"mask": truths, "flow map": maps if flow else {}}.items():
+        kind = f"{partner} without image", _NO_IMAGE
+        add_problems(problems, kind, *(files[x] for x in files if images and x not in images))
+    partners = (truths, maps, following)
+    return [Frame(x, path, *(files.get(x) for files in partners)) for x, path in images.items()]
 
 
-def _list_files(folder: Path, problems: Problems) -> dict[str, Path]:
+def list_pictures(folder: Path, problems: Problems) -> dict[str, Path]:
     """Pictures in a folder by stem, sorted; none if there is no such folder."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else ()
+    shown = [folder / name for name in names if not name.startswith(".")]
     files: dict[str, Path] = {}
-    others: dict[str, Path] = {}
-    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-        stem, suffix = os.path.splitext(name)
-        if name.startswith("."):
-            continue
-        if suffix.lower() in OTHER_SUFFIXES:
-            others[stem] = folder / name
-        elif suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        elif files.setdefault(stem, folder / name).name != name:
-            add_problems(problems, _SAME_NAME, f"{folder / name} beside {files[stem].name}")
-    unread = sorted(others.keys() - files.keys())
-    add_problems(problems, _OTHER_FORMAT, *(others[stem] for stem in unread))
+    for path in shown:
+        if path.suffix.lower() in IMAGE_SUFFIXES and files.setdefault(path.stem, path) != path:
+            add_problems(problems, _SAME_NAME, f"{path} beside {files[path.stem].name}")
+    others = [path for path in shown if path.suffix.lower() in OTHER_SUFFIXES]
+    add_problems(problems, _OTHER_FORMAT, *(path for path in others if path.stem not in files))
     return files
 
 

@@ -1,4 +1,9 @@
-"""Reading masks as label maps: 0 is the background, 1 to K are objects, 255 is void."""
+"""Reading masks as label maps: 0 is the background, 1 to K are objects, 255 is void.
+
+There is a reader for each kind of mask: :func:`read_labels` for the true masks of data sets,
+:func:`read_label_map` for maps in which each value is a label, :func:`read_binary_mask` for results
+of one object.
+"""
 
 from pathlib import Path
 
@@ -19,8 +24,8 @@ class NotBinaryError(DatasetError):
     """A mask with more than two values; the message says which and how many."""
 
 
-def read_labels(path: Path, void: bool = False) -> np.ndarray:
-    """Read a mask as a label map.
+def read_labels(path: Path) -> np.ndarray:
+    """Read a true mask as a label map.
 
     - One bit, or a palette: the labels as they are stored. In a palette 255 is void if there are
       other labels beside it, as in DAVIS 2017. Alone it is object 1.
@@ -35,23 +40,13 @@ def read_labels(path: Path, void: bool = False) -> np.ndarray:
     black or whose labels are not all below 32. A palette with colours whose first entry is not
     black is refused. Transparency does not count. In JPEG values below 64 are 0.
 
-    With ``void``, for data sets whose masks are labels in any format, grey values are labels too,
-    and 255, in colours white, is always void.
-
-    Returns:
-        uint8 (H, W).
-
-    Raises:
-        DatasetError: the file is missing, damaged, no picture, or is refused.
+    Returns uint8 (H, W). Raises DatasetError.
     """
     values, half = _mask_values(path)
     if half is None:
-        if values.dtype == np.uint8 and (void or _without_void(values).any()):
+        if values.dtype == np.uint8 and _without_void(values).any():
             return values
-        labels = (values != 0).astype(np.uint8)  # colours do not number their objects
-        return np.where(void & (values == _WHITE), VOID, labels)
-    if void:
-        return values.astype(np.uint8)
+        return (values != 0).astype(np.uint8)  # colours do not number their objects
     large = values >= _MOST_OBJECTS
     if not large.any():
         return values.astype(np.uint8)
@@ -69,13 +64,24 @@ def read_labels(path: Path, void: bool = False) -> np.ndarray:
     return foreground.astype(np.uint8)
 
 
+def read_label_map(path: Path) -> np.ndarray:
+    """Read a mask whose values are labels in any format, uint8 (H, W); 255 is always void.
+
+    In colours white is void, and any other colour but black is object 1. Raises DatasetError.
+    """
+    values, _ = _mask_values(path)
+    if values.dtype == np.int32:
+        return np.where(values == _WHITE, VOID, values != 0).astype(np.uint8)
+    return values.astype(np.uint8)
+
+
 def one_object(labels: np.ndarray) -> np.ndarray:
     """All objects of a label map as one, bool (H, W); void counts as background."""
     return (labels != 0) & (labels != VOID)
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """The mask of a benchmark of one object, bool (H, W): ``one_object`` of ``read_labels``."""
+    """The true mask of a benchmark of one object, bool (H, W)."""
     return one_object(read_labels(path))
 
 
@@ -83,11 +89,8 @@ def read_binary_mask(path: Path, binarize: bool = False) -> np.ndarray:
     """Read a result's mask, which holds 0 and at most one other value: bool (H, W).
 
     Palettes, void and colours are understood as in :func:`read_labels`. With ``binarize`` grey
-    masks are probabilities: values above the middle of the range are foreground.
-
-    Raises:
-        DatasetError: the file is missing, damaged, no picture, or is refused.
-        NotBinaryError: it holds more than two values, and is not grey or not to be cut.
+    masks are probabilities: values above the middle of the range are foreground. Raises
+    NotBinaryError if there are more values otherwise.
     """
     values, half = _mask_values(path)
     if binarize and half is not None:
@@ -99,17 +102,15 @@ def read_binary_mask(path: Path, binarize: bool = False) -> np.ndarray:
     if (foreground | (values == 0)).all():
         return foreground & (largest > 0)
     number = len(np.unique(values))
-    if half is None:
-        raise NotBinaryError(f"{path}: {number} labels or colours")
-    hint = ", perhaps the numbers of objects" if largest < _MOST_OBJECTS else ""
-    raise NotBinaryError(f"{path}: {number} values from {values.min()} to {largest}{hint}")
+    found = "labels or colours" if half is None else f"values from {values.min()} to {largest}"
+    raise NotBinaryError(f"{path}: {number} {found}")
 
 
 def palette_levels(path: Path, picture: Image.Image) -> np.ndarray | None:
     """Grey levels (256,) of a palette of greys; None for other palettes and without one.
 
-    Raises:
-        DatasetError: the palette has colours, and its first entry, the background, is not black.
+    Raises DatasetError if the palette has colours and its first entry, the background, is not
+    black.
     """
     if picture.mode != "P" or picture.palette is None:
         return None
@@ -131,7 +132,7 @@ def _without_void(labels: np.ndarray) -> np.ndarray:
 def _mask_values(path: Path) -> tuple[np.ndarray, int | None]:
     """Values (H, W) of a mask, and one half of the range if they are grey.
 
-    Labels are uint8. Colours have a wider type: 65536 B + 256 G + R.
+    Labels are uint8. Colours are int32: 65536 B + 256 G + R.
     """
     with open_picture(path) as picture:
         levels = palette_levels(path, picture)
@@ -152,5 +153,5 @@ def _mask_values(path: Path) -> tuple[np.ndarray, int | None]:
         colours = values[..., : sum(band != "A" for band in bands)]
         values = colours[..., 0]
         if (colours != values[..., None]).any():
-            return colours.astype(np.int32) @ (1, 256, 65536), None
+            return colours.astype(np.int32) @ np.int32([1, 256, 65536]), None
     return values, (65535 if mode.startswith("I") else 255) // 2

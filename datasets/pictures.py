@@ -1,7 +1,7 @@
 """Reading pictures from JPEG and PNG files.
 
 EXIF orientation is ignored everywhere, so that images, masks and flow maps stay aligned. A file
-that is cut off or damaged is refused.
+that is missing, cut off, damaged or no picture raises a DatasetError.
 """
 
 import os
@@ -24,18 +24,13 @@ OTHER_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl"),
     *(".pbm", ".pgm", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
-
 # The beginning of the pixels and the end of the file.
 _PNG_MARKERS = b"IDAT", b"IEND\xae\x42\x60\x82"
 _JPEG_MARKERS = b"\xff\xda", b"\xff\xd9"
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image or a flow map: uint8 RGB (H, W, 3), without transparency.
-
-    Raises:
-        DatasetError: the file is missing, cut off, damaged or no picture.
-    """
+    """Read an image or a flow map: uint8 RGB (H, W, 3), without transparency."""
     with open_picture(path) as picture:
         if picture.format != "PNG":
             return decode_jpeg(path, picture)
@@ -49,11 +44,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Height and width of a picture in pixels, from its header.
-
-    Raises:
-        DatasetError: the file is missing, cut off or no picture.
-    """
+    """Height and width of a picture in pixels, from its header."""
     with open_picture(path) as picture:
         return picture.height, picture.width
 
@@ -68,8 +59,6 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
             if not _is_complete(file, _PNG_MARKERS if picture.format == "PNG" else _JPEG_MARKERS):
                 raise DatasetError(f"{path}: truncated, its end is missing; replace this file")
             yield picture
-    except DatasetError:
-        raise
     except FileNotFoundError:
         fault = "a link to a file that is not there" if path.is_symlink() else "no such file"
         raise DatasetError(f"{path}: {fault}") from None
@@ -84,9 +73,6 @@ def decode_jpeg(path: Path, picture: Image.Image) -> np.ndarray:
     """uint8 RGB (H, W, 3) of an opened JPEG.
 
     Other decoders fill damaged parts with something and report nothing.
-
-    Raises:
-        DatasetError: it is damaged inside.
     """
     try:
         return simplejpeg.decode_jpeg(path.read_bytes(), "RGB")
@@ -97,11 +83,7 @@ def decode_jpeg(path: Path, picture: Image.Image) -> np.ndarray:
 
 
 def verify_png(path: Path) -> None:
-    """Compare the checksums of a PNG, which decoders do not do for pixels.
-
-    Raises:
-        DatasetError: one is wrong.
-    """
+    """Compare the checksums of a PNG, which decoders do not."""
     try:
         with Image.open(path, formats=("PNG",)) as picture:
             picture.verify()

@@ -22,10 +22,7 @@ def add_problems(problems: Problems, kind: Kind, *items: str | Path) -> None:
 
 
 def format_problems(where: str | Path, problems: Mapping[Kind, list[str]]) -> str:
-    """The message about all problems found at one place, several lines.
-
-    Each kind is listed with its number, its advice and its first ten entries.
-    """
+    """The message about all problems at one place: each kind with its advice and ten entries."""
     total = sum(len(items) for items in problems.values())
     lines = [f"{total} {'problem' if total == 1 else 'problems'} in {where}:"]
     for (kind, advice), items in problems.items():

@@ -1,15 +1,15 @@
 """Samples: the tensors that the training loop and the evaluation get of each frame.
 
 A data set is indexed by a key: (epoch, index), or (epoch, index, size) for another size in pixels.
-A sample depends on the seed and its key alone.
+A sample depends on the seed and its key alone. Files that cannot be read raise DatasetErrors.
 """
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -29,8 +29,8 @@ Pictures = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]  # image, flo
 class StillImages(Dataset):
     """Stage 1's samples: still images with masks (Sec. 4.3), alone or as pseudo-clips.
 
-    The frames of a pseudo-clip are cropped and rotated alike, before anything moves, so that
-    references are resampled only once. All other changes are drawn anew for each of them.
+    The frames of a pseudo-clip are cropped and rotated alike, before anything moves. All other
+    changes are drawn anew for each of them.
     """
 
     frames: Items[Frame]  # with masks
@@ -41,7 +41,8 @@ class StillImages(Dataset):
     num_references: int = 3  # N_R, frames of the pseudo-clip at random times
 
     def __post_init__(self) -> None:
-        self._of_clips, self._of_frames = _in_two(self.augmentation)
+        augmentation = self.augmentation
+        self._of_clips, self._of_frames = augmentation.in_two() if augmentation else (None, None)
         self.set_sizes = [len(self.frames)]
 
     def __len__(self) -> int:
@@ -55,9 +56,6 @@ class StillImages(Dataset):
         """``image`` uint8 RGB (3, S, S) and ``labels`` uint8 (S, S), 0 background and 1 the object.
 
         With simulated motion also what :class:`VideoFrames` gives.
-
-        Raises:
-            DatasetError: a file cannot be read.
         """
         epoch, index, size = (*key, self.size)[:3]
         rng = np.random.default_rng([self.seed, epoch, index])
@@ -65,17 +63,13 @@ class StillImages(Dataset):
         if self.simulation is None:
             image, _, labels = _augmented(pictures, size, self.augmentation, rng)
             return {"image": to_tensor(image), "labels": torch.from_numpy(labels)}
-        image, _, labels = _augmented((pictures[0], None, pictures[2]), size, self._of_clips, rng)
+        image, _, labels = _augmented(pictures, size, self._of_clips, rng)
         clip = self.simulation.draw(rng, image, labels > 0)
         times = self.simulation.draw_times(rng, self.num_references)
-        target, *references = (
-            _augmented(pictures, size, self._of_frames, rng)
-            for pictures in [
-                (image, clip.flow_picture(rng, 0), labels),
-                *((clip.frame(time), clip.flow_picture(rng, time), None) for time in times),
-            ]
-        )
-        return _sample(target, references)
+        frames = [(image, clip.flow_picture(rng, 0), labels)]
+        for time in times:
+            frames.append((clip.frame(time), clip.flow_picture(rng, time), None))
+        return _sample([_augmented(frame, size, self._of_frames, rng) for frame in frames])
 
 
 @dataclass(eq=False, repr=False)
@@ -93,13 +87,9 @@ class VideoFrames(Dataset):
     seed: int = 0  # of references and augmentation
 
     def __post_init__(self) -> None:
-        self.targets = [
-            (sequence, position)
-            for sequences in self.sets
-            for sequence in sequences
-            for position in range(len(sequence.frames))
-        ]
-        self.set_sizes = [sum(len(s.frames) for s in sequences) for sequences in self.sets]
+        targets = [[(s, i) for s in videos for i in range(len(s.frames))] for videos in self.sets]
+        self.targets = [target for of_set in targets for target in of_set]
+        self.set_sizes = [len(of_set) for of_set in targets]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -114,21 +104,17 @@ class VideoFrames(Dataset):
 
         The first two are uint8 RGB (3, S, S), those of references (R, 3, S, S). The labels are
         uint8 (S, S), 0 background and 1 the object.
-
-        Raises:
-            DatasetError: a file cannot be read.
         """
         epoch, index, size = (*key, self.size)[:3]
         rng = np.random.default_rng([self.seed, epoch, index])
         sequence, position = self.targets[index]
         frames = sequence.frames
         pictures = _read_frame(frames[position], labels=True, flow=True)
-        target = _augmented(pictures, size, self.augmentation, rng)
-        references = [
-            _augmented(_read_frame(frames[other], False, flow=True), size, self.augmentation, rng)
-            for other in random_references(len(frames), position, self.num_references, rng)
-        ]
-        return _sample(target, references)
+        samples = [_augmented(pictures, size, self.augmentation, rng)]
+        for other in random_references(len(frames), position, self.num_references, rng):
+            pictures = _read_frame(frames[other], labels=False, flow=True)
+            samples.append(_augmented(pictures, size, self.augmentation, rng))
+        return _sample(samples)
 
 
 @dataclass(eq=False, repr=False)
@@ -136,9 +122,7 @@ class VideoWindows(Dataset):
     """Windows of neighbouring frames, for networks that learn from a video's continuity.
 
     The augmentation's geometry is the same for all frames of a window, the rest is drawn anew.
-
-    Raises:
-        DatasetError: no sequence is long enough for a window.
+    Raises DatasetError if no sequence is long enough for a window.
     """
 
     sets: Items[Items[Sequence]]  # for each training set its sequences
@@ -156,7 +140,9 @@ class VideoWindows(Dataset):
         if not self.windows:
             raise DatasetError(f"no sequence has the {self.frames} frames that a window needs")
         self.set_sizes = [len(of_set) for of_set in windows]
-        self._of_windows, self._of_frames = _in_two(self.augmentation, flip_first=True)
+        self._of_windows = self._of_frames = None
+        if self.augmentation is not None:
+            self._of_windows, self._of_frames = self.augmentation.in_two(flip_first=True)
 
     def _windows(self, sequence: Sequence) -> list[tuple[Frame, ...]]:
         gap = max(1, min(self.gap, (len(sequence.frames) - 1) // max(1, self.frames - 1)))
@@ -172,11 +158,7 @@ class VideoWindows(Dataset):
         return self.windows[index][0].name
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        """``image`` uint8 RGB (T, 3, S, S), ``flow`` likewise and ``labels`` uint8 (T, S, S).
-
-        Raises:
-            DatasetError: a file cannot be read.
-        """
+        """``image`` uint8 RGB (T, 3, S, S), ``flow`` likewise and ``labels`` uint8 (T, S, S)."""
         epoch, index, size = (*key, self.size)[:3]
         pictures = []
         for number, frame in enumerate(self.windows[index]):
@@ -209,7 +191,7 @@ class TestFrames(Dataset):
         return len(self.frames)
 
     def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
-        """For each view what ``show`` gives. Raises DatasetError if a file cannot be read."""
+        """For each view what ``show`` gives."""
         image, flow, _ = _read_frame(self.frames[index], labels=False, flow=self.flow)
         return [show(image, flow, view, self.recolour_flow) for view in self.views]
 
@@ -236,7 +218,7 @@ def to_tensor(picture: np.ndarray) -> Tensor:
     return torch.from_numpy(picture).movedim(-1, -3).contiguous()
 
 
-def random_references(length: int, target: int, count: int, rng: np.random.Generator) -> list[int]:
+def random_references(length: int, target: int, count: int, rng: Generator) -> list[int]:
     """``count`` random frames of a sequence other than the target; repeats only if too few."""
     others = [position for position in range(length) if position != target] or [target]
     return rng.choice(others, size=count, replace=len(others) < count).tolist()
@@ -252,20 +234,18 @@ def _read_frame(frame: Frame, labels: bool, flow: bool, merge: bool = True) -> P
     truth = read_labels(frame.mask) if labels else None
     for path, partner in ((frame.flow, motion), (frame.mask, truth)):
         if partner is not None and partner.shape[:2] != image.shape[:2]:
-            raise _size_error(frame.image, image, path, partner)
+            sizes = [f"{x.shape[1]} x {x.shape[0]}" for x in (partner, image)]
+            raise DatasetError(
+                f"{path} has {sizes[0]} pixels, but {frame.image} has {sizes[1]}; they must be of "
+                "one size"
+            )
     if truth is not None and merge:
         truth = one_object(truth).view(np.uint8)
     return image, motion, truth
 
 
-def _in_two(
-    augmentation: Augmentation | None, flip_first: bool = False
-) -> tuple[Augmentation | None, Augmentation | None]:
-    return (None, None) if augmentation is None else augmentation.in_two(flip_first)
-
-
 def _augmented(
-    pictures: Pictures, size: Size, augmentation: Augmentation | None, rng: np.random.Generator
+    pictures: Pictures, size: Size, augmentation: Augmentation | None, rng: Generator
 ) -> Pictures:
     """A frame at the network's size, uint8 (S, S, 3) and (S, S), from pictures of any sizes."""
     image, flow, labels = pictures
@@ -276,22 +256,13 @@ def _augmented(
     return view.apply(image), flow, None if labels is None else view.apply_labels(labels)
 
 
-def _sample(target: Pictures, references: list[Pictures]) -> dict[str, Tensor]:
-    """The tensors of a target and its references."""
-    image, flow, labels = target
+def _sample(frames: list[Pictures]) -> dict[str, Tensor]:
+    """The tensors of a target, which is the first frame, and its references."""
+    images, flows, labels = zip(*frames)
     return {
-        "image": to_tensor(image),
-        "flow": to_tensor(flow),
-        "reference_images": to_tensor(np.stack([reference[0] for reference in references])),
-        "reference_flows": to_tensor(np.stack([reference[1] for reference in references])),
-        "labels": torch.from_numpy(labels),
+        "image": to_tensor(images[0]),
+        "flow": to_tensor(flows[0]),
+        "reference_images": to_tensor(np.stack(images[1:])),
+        "reference_flows": to_tensor(np.stack(flows[1:])),
+        "labels": torch.from_numpy(labels[0]),
     }
-
-
-def _size_error(
-    image_path: Path, image: np.ndarray, path: Path, partner: np.ndarray
-) -> DatasetError:
-    return DatasetError(
-        f"{path} has {partner.shape[1]} x {partner.shape[0]} pixels, but {image_path} has "
-        f"{image.shape[1]} x {image.shape[0]}; they must be of one size"
-    )

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.random import Generator
+
+from datasets.augmentation import rotation
 
 SUPERSAMPLING = 3  # samples per pixel side; odd, so that the majority is never a tie
 REFERENCE_HEIGHT = 128  # lengths and speeds below are in pixels of a picture of this height
@@ -46,26 +49,17 @@ class Scene:
 
 
 def make_scene(
-    rng: np.random.Generator,
-    shape: str,
-    motion: str | None,
-    frames: int,
-    height: int,
-    width: int,
+    rng: Generator, shape: str, motion: str | None, frames: int, height: int, width: int
 ) -> Scene:
     """Draw a random scene, to be rendered with ``render_frame``.
 
-    Args:
-        rng: source of all randomness.
-        shape: one of ``SHAPES``.
-        motion: one of ``MOTIONS``; None for a still image, without distractors and occluder.
-        frames: number of frames T.
-        height, width: of the picture in pixels.
+    ``shape`` is one of ``SHAPES``. ``motion`` is one of ``MOTIONS``; None gives a still image,
+    without distractors and occluder.
     """
     size = np.array([width, height]) * SUPERSAMPLING
     unit = SUPERSAMPLING * height / REFERENCE_HEIGHT
     side = SUPERSAMPLING * height
-    object_path, world_path = (path * unit for path in _paths(rng, motion, frames))
+    object_path, world_path = _paths(rng, motion, frames) * unit
     camera, world_size = _camera(rng, world_path, size)
     silhouette = _silhouette(rng, shape, side)
     area = rng.uniform(0.11, 0.24) * size.prod()
@@ -106,11 +100,9 @@ def make_scene(
 
 
 def render_frame(scene: Scene, frame: int) -> tuple[np.ndarray, np.ndarray]:
-    """Render one frame of a scene.
+    """One frame, (H, W, 3) uint8 RGB, and the share of each pixel that shows the object.
 
-    Returns:
-        The picture, (H, W, 3) uint8 RGB, and the share of each pixel that shows the object,
-        (H, W) float32 in [0, 1].
+    The latter is (H, W) float32 in [0, 1].
     """
     height, width = (side * SUPERSAMPLING for side in scene.size)
     camera = scene.camera[frame]
@@ -127,12 +119,10 @@ def render_frame(scene: Scene, frame: int) -> tuple[np.ndarray, np.ndarray]:
     return cv2.resize(picture, target, interpolation=cv2.INTER_AREA), coverage
 
 
-def _paths(
-    rng: np.random.Generator, motion: str | None, frames: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Paths of object and background in the picture around zero, each (T, 2)."""
+def _paths(rng: Generator, motion: str | None, frames: int) -> np.ndarray:
+    """Paths of object and background in the picture around zero, (2, T, 2)."""
     if motion is None:
-        return np.zeros((frames, 2)), np.zeros((frames, 2))
+        return np.zeros((2, frames, 2))
     ranges = MOTIONS[motion]
     # Both turn at the same rate, so that their velocities always differ by the same amount.
     start, way, turn = rng.uniform(0, 6.3), rng.choice([-1, 1]), rng.uniform(0.08, 0.24)
@@ -145,17 +135,16 @@ def _paths(
     ]:
         path = speed * np.cumsum(np.stack([np.cos(direction), np.sin(direction)], axis=1), axis=0)
         paths.append(path - path.mean(axis=0))
-    return paths[0], paths[1]
+    return np.stack(paths)
 
 
 def _camera(
-    rng: np.random.Generator, path: np.ndarray, size: np.ndarray
+    rng: Generator, path: np.ndarray, size: np.ndarray
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Maps from picture to world (T, 2, 3) where the background follows ``path``; world's size."""
     zoom, turn = 0.04 * _swing(rng, len(path)), 0.04 * _swing(rng, len(path))
-    camera = np.stack(
-        [_similarity(size / 2, -path[t], 1 + zoom[t], turn[t]) for t in range(len(path))]
-    )
+    maps = [_similarity(size / 2, *one) for one in zip(-path, 1 + zoom, turn)]
+    camera = np.stack(maps)
     corners = np.array([[0, 0, 1], [size[0], 0, 1], [0, size[1], 1], [*size, 1]])
     seen = camera @ corners.T  # (T, 2, 4)
     camera[:, :, 2] -= seen.min(axis=(0, 2))
@@ -163,29 +152,27 @@ def _camera(
     return camera, (int(height), int(width))
 
 
-def _pose(rng: np.random.Generator, centre: np.ndarray, side: int, scale: float) -> np.ndarray:
+def _pose(rng: Generator, centre: np.ndarray, side: int, scale: float) -> np.ndarray:
     """Maps from picture to the object's canvas (T, 2, 3); the object is at ``centre`` (T, 2)."""
     zoom, turn = 0.05 * _swing(rng, len(centre)), 0.15 * _swing(rng, len(centre))
     turn += rng.uniform(0, 6.3)
-    middle = np.full(2, side / 2)
-    return np.stack(
-        [_similarity(centre[t], middle, scale * (1 + zoom[t]), turn[t]) for t in range(len(centre))]
-    )
+    middle, scales = np.full(2, side / 2), scale * (1 + zoom)
+    return np.stack([_similarity(at, middle, *one) for at, *one in zip(centre, scales, turn)])
 
 
-def _swing(rng: np.random.Generator, frames: int) -> np.ndarray:
+def _swing(rng: Generator, frames: int) -> np.ndarray:
     """A slow sine over the frames, (T,) in [-1, 1]."""
     return np.sin(rng.uniform(0, 6.3) + rng.uniform(0.1, 0.25) * np.arange(frames))
 
 
 def _paint_distractor(
-    rng: np.random.Generator,
+    rng: Generator,
     world: np.ndarray,
     place: np.ndarray,
     shape: str,
     area: float,
     unit: float,
-    look: tuple[np.ndarray, str],
+    look: tuple,
 ) -> None:
     """Paint a new object of the given look into the world, in place."""
     height, width = world.shape[:2]
@@ -198,9 +185,7 @@ def _paint_distractor(
     world[inside] = _warp(texture, onto, width, height)[inside]
 
 
-def _draw_post(
-    rng: np.random.Generator, occluders: np.ndarray, place: np.ndarray, thickness: int
-) -> None:
+def _draw_post(rng: Generator, occluders: np.ndarray, place: np.ndarray, thickness: int) -> None:
     """Draw a straight bar through ``place``, from border to border, in place."""
     angle = rng.uniform(0, np.pi)
     reach = np.array([np.cos(angle), np.sin(angle)]) * sum(occluders.shape)
@@ -212,7 +197,7 @@ def _similarity(
     source: np.ndarray, destination: np.ndarray, scale: float, angle: float
 ) -> np.ndarray:
     """Affine map (2, 3) that takes ``source`` to ``destination`` and scales and turns around it."""
-    linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    linear = scale * rotation(angle)
     return np.concatenate([linear, (destination - linear @ source)[:, None]], axis=1)
 
 
@@ -231,24 +216,22 @@ def _object_coordinates(
     scene: Scene, frame: int, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Places on the object's canvas of the picture's samples, deformed by two waves."""
-    a = scene.pose[frame].astype(np.float32)
-    column = np.arange(width, dtype=np.float32)[None]
-    row = np.arange(height, dtype=np.float32)[:, None]
-    x = a[0, 0] * column + a[0, 1] * row + a[0, 2]
-    y = a[1, 0] * column + a[1, 1] * row + a[1, 2]
-    amplitude, length = (np.float32(value) for value in scene.wave)
+    row, column = np.ogrid[:height, :width]
+    a, row, column = (value.astype(np.float32) for value in (scene.pose[frame], row, column))
+    x, y = (one[0] * column + one[1] * row + one[2] for one in a)
+    amplitude, length = np.float32(scene.wave)
     turn = np.float32(2 * np.pi) / length
     phase = scene.wobble[frame].astype(np.float32)
     return x + amplitude * np.sin(turn * y + phase[0]), y + amplitude * np.sin(turn * x + phase[1])
 
 
-def _free_place(rng: np.random.Generator, size: np.ndarray, taken: np.ndarray) -> np.ndarray:
+def _free_place(rng: Generator, size: np.ndarray, taken: np.ndarray) -> np.ndarray:
     """A point of the picture that is far from ``taken``: the farthest of a few random ones."""
     candidates = rng.uniform(0.0, 1.0, (4, 2)) * size
     return candidates[np.argmax(np.linalg.norm(candidates - taken, axis=1))]
 
 
-def _silhouette(rng: np.random.Generator, shape: str, side: int) -> np.ndarray:
+def _silhouette(rng: Generator, shape: str, side: int) -> np.ndarray:
     """A random shape on a (side, side) canvas, uint8, soft at its border and above 127 inside."""
     canvas = np.zeros((side, side), np.uint8)
     centre, radius = side / 2, 0.27 * side
@@ -277,7 +260,7 @@ def _silhouette(rng: np.random.Generator, shape: str, side: int) -> np.ndarray:
     return cv2.GaussianBlur(canvas, (0, 0), 0.02 * side)
 
 
-def _palette(rng: np.random.Generator, vivid: bool) -> np.ndarray:
+def _palette(rng: Generator, vivid: bool) -> np.ndarray:
     """Two RGB colours of related hue in [0, 255], (2, 3) float32: a dark and a light one."""
     hue = (rng.uniform(0, 360) + np.array([0, rng.uniform(-40, 40)])) % 360
     saturation = rng.uniform(0.6, 0.95, 2) if vivid else rng.uniform(0.0, 0.3, 2)
@@ -287,7 +270,7 @@ def _palette(rng: np.random.Generator, vivid: bool) -> np.ndarray:
 
 
 def _texture(
-    rng: np.random.Generator, size: tuple[int, int], unit: float, palette: np.ndarray, pattern: str
+    rng: Generator, size: tuple[int, int], unit: float, palette: np.ndarray, pattern: str
 ) -> np.ndarray:
     """A random texture, (height, width, 3) uint8; ``unit`` is samples per pixel."""
     height, width = size
@@ -308,7 +291,7 @@ def _texture(
     return np.clip(colour, 0, 255).astype(np.uint8)
 
 
-def _noise(rng: np.random.Generator, height: int, width: int, length: float) -> np.ndarray:
+def _noise(rng: Generator, height: int, width: int, length: float) -> np.ndarray:
     """Smooth noise of about unit variance and the given length of detail, (height, width)."""
     rows, columns = (int(side / length) + 3 for side in (height, width))
     grid = rng.standard_normal((rows, columns)).astype(np.float32)

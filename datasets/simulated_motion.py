@@ -11,8 +11,9 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import torch
+from numpy.random import Generator
 
-from datasets.augmentation import affine_field, resize
+from datasets.augmentation import resize
 from datasets.flow.colour_wheel import flow_to_picture
 
 NODES = 17  # a side of the grid that motion is computed on
@@ -42,16 +43,16 @@ class MotionSimulation:
     span: float = 8.0  # largest distance of reference frames, in frames
     camera_removed: bool = False
 
-    def draw_times(self, rng: np.random.Generator, count: int) -> list[float]:
+    def draw_times(self, rng: Generator, count: int) -> list[float]:
         """Random times of reference frames, from 1 to ``span`` frames before or after the image."""
         distances = rng.uniform(1, max(1, self.span), size=count)
         return (distances * rng.choice([-1, 1], size=count)).tolist()
 
-    def draw(self, rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> "PseudoClip":
+    def draw(self, rng: Generator, image: np.ndarray, mask: np.ndarray) -> "PseudoClip":
         """A random pseudo-clip of an image, uint8 RGB (S, S, 3), with a mask, bool (S, S)."""
         size = len(image)
         camera_rng, object_rng, clip_rng = rng.spawn(3)
-        pan = affine_field(camera_rng, NODES, NODES)
+        pan = affine_field(camera_rng)
         pan *= self.camera * size * camera_rng.uniform(0.1, 1) / np.linalg.norm(pan, axis=2).max()
         relief = self.parallax * smooth_noise(camera_rng, cells=3)[..., None]
         nearness = 1 + self.parallax * camera_rng.uniform(0, 1)
@@ -63,12 +64,13 @@ class MotionSimulation:
         background = fill_behind(image, mask, clip_rng)
         # The object is drawn as wide as the filled hole: without motion, the image is whole.
         drawn = cv2.dilate(mask.astype(np.float32), np.ones((5, 5)))
-        extent = mask.astype(np.float32)
         return PseudoClip(
             image=image,
             layers=[
-                Layer(background, None, None, far),
-                Layer(image, soft(drawn), soft(extent), with_camera, own, bend),
+                Layer(background, (far,)),
+                Layer(
+                    image, (with_camera, own, bend), _soft(drawn), _soft(mask.astype(np.float32))
+                ),
             ],
             removed=pan if self.camera_removed else np.zeros_like(pan),
             acceleration=clip_rng.uniform(-1, 1, size=2) * _HASTE / self.span,
@@ -77,13 +79,8 @@ class MotionSimulation:
             simulation=self,
         )
 
-    def _object_motion(
-        self, rng: np.random.Generator, mask: np.ndarray, rate: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The object's own motion and its largest deformation, (NODES, NODES, 2) both.
-
-        ``rate`` is that of the deformation to and fro, in radians per frame.
-        """
+    def _object_motion(self, rng: Generator, mask: np.ndarray, rate: float) -> list[np.ndarray]:
+        """The object's own motion, and its largest deformation to and fro at a rate."""
         size = len(mask)
         sums = cv2.moments(mask.astype(np.uint8))
         area = sums["m00"]
@@ -93,8 +90,8 @@ class MotionSimulation:
         linear = rng.uniform(-1, 1, size=(2, 2)) * length / size
         motion = shift + (node_places(size) - centre) @ linear.T
         bend = self.deformation * length * smooth_vectors(rng, cells=rng.integers(3, 7))
-        motion = self._unfolded(motion.astype(np.float32), size)
-        return motion, self._unfolded(bend, size, 2 / rate)
+        motion = motion.astype(np.float32)
+        return [self._unfolded(motion, size), self._unfolded(bend, size, 2 / rate)]
 
     def _unfolded(self, motion: np.ndarray, size: int, longest: float | None = None) -> np.ndarray:
         """The motion, more even if points would come close to overtaking others.
@@ -102,9 +99,8 @@ class MotionSimulation:
         It goes on for ``longest`` frames, by default for ``span`` at the highest speed.
         """
         steepest = max(np.abs(np.diff(motion, axis=axis)).max() for axis in (0, 1))
-        if longest is None:
-            longest = self.span * (1 + _HASTE / 2)
-        change = longest * steepest * (NODES - 1) / (size - 1)
+        frames = longest or self.span * (1 + _HASTE / 2)
+        change = frames * steepest * (NODES - 1) / (size - 1)
         if change <= _BEND:
             return motion
         mean = motion.mean(axis=(0, 1))
@@ -113,22 +109,18 @@ class MotionSimulation:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A part of the image that moves together; motion is (NODES, NODES, 2) in pixels."""
+    """A part of the image that moves together."""
 
     picture: np.ndarray  # uint8 RGB (S, S, 3)
-    alpha: np.ndarray | None  # its opacity (S, S) in [0, 1], float32; None is opaque
-    extent: np.ndarray | None  # its opacity in flow maps, likewise
-    with_camera: np.ndarray  # motion per unit of the camera's time
-    own: np.ndarray | None = None  # motion per unit of the object's time
-    bend: np.ndarray | None = None  # motion per unit of its deformation's time
+    # By the camera, of its own, and by deformation, (NODES, NODES, 2) in pixels per unit of each
+    # one's time; the background has the first alone.
+    motions: tuple[np.ndarray, ...]
+    alpha: np.ndarray | None = None  # its opacity (S, S) in [0, 1], float32; None is opaque
+    extent: np.ndarray | None = None  # its opacity in flow maps, likewise
 
     def moved(self, times: np.ndarray) -> np.ndarray:
         """Motion after these times of camera, object and deformation, (NODES, NODES, 2)."""
-        motion = times[0] * self.with_camera
-        for time, part in zip(times[1:], (self.own, self.bend)):
-            if part is not None:
-                motion = motion + time * part
-        return motion
+        return sum(time * motion for time, motion in zip(times, self.motions))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,41 +146,38 @@ class PseudoClip:
             moved = cv2.remap(
                 layer.picture, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
             )
-            if layer.alpha is None:
-                result = moved
-                continue
-            alpha = _shifted(layer.alpha, where)
-            result = cv2.blendLinear(moved, result, alpha, 1 - alpha)
+            if layer.alpha is not None:
+                alpha = _shifted(layer.alpha, where)
+                moved = cv2.blendLinear(moved, result, alpha, 1 - alpha)
+            result = moved
         return result
 
     def flow(
-        self, time: float, size: int, blur: float = 0.0, displacement: np.ndarray | None = None
+        self, time: float, size: int, blur: float = 0.0, displacement: np.ndarray | float = 0.0
     ) -> np.ndarray:
         """Motion from the frame at a time to the one a frame later, (size, size, 2) in its pixels.
 
-        The layers' edges are blurred with the standard deviation ``blur`` and moved by the
-        ``displacement`` (size, size, 2), both in pixels.
+        Errors are the blur of the layers' edges and their displacement (size, size, 2), in pixels.
         """
         full = len(self.image)
         step = self._times(time + 1) - self._times(time)
-        result = None
+        result = camera = None
         for layer in self.layers:
             origin = self._origin(layer, time)
             motion = interpolate(layer.moved(step), origin, full)
-            if layer.extent is None:
+            if camera is None:
                 camera = interpolate(step[0] * self.removed, origin, full)
-                result = dense(motion - camera, size)
-                continue
-            where = dense(origin, size)
-            if displacement is not None:
-                where += displacement * np.float32(full / size)
-            extent = _shifted(layer.extent, where)
-            if blur > 0:
-                extent = cv2.GaussianBlur(extent, (0, 0), blur)
-            result += extent[..., None] * (dense(motion - camera, size) - result)
+            motion = dense(motion - camera, size)
+            if layer.extent is not None:
+                where = dense(origin, size) + displacement * np.float32(full / size)
+                extent = _shifted(layer.extent, where)
+                if blur > 0:
+                    extent = cv2.GaussianBlur(extent, (0, 0), blur)
+                motion = result + extent[..., None] * (motion - result)
+            result = motion
         return result * np.float32(size / full)
 
-    def flow_picture(self, rng: np.random.Generator, time: float) -> np.ndarray:
+    def flow_picture(self, rng: Generator, time: float) -> np.ndarray:
         """The flow map at a time with errors, uint8 RGB, square, FLOW_SHARE of the frame's side."""
         errors = self.simulation
         size = max(1, round(FLOW_SHARE * len(self.image)))
@@ -210,16 +199,14 @@ class PseudoClip:
     def _origin(self, layer: Layer, time: float) -> np.ndarray:
         """Places in the layer's picture of the points of a frame's grid: (NODES, NODES, 2)."""
         places = origin = node_places(len(self.image))
-        if time == 0:
-            return places
         motion = layer.moved(self._times(time))
-        for _ in range(_INVERSIONS):
+        for _ in range(_INVERSIONS if time else 0):
             origin = places - interpolate(motion, origin, len(self.image))
         return origin
 
 
 def _shifted(alpha: np.ndarray, where: np.ndarray) -> np.ndarray:
-    # An object that the frame cuts off goes on outside.
+    """An object's opacity; an object that the frame cuts off goes on outside."""
     return cv2.remap(alpha, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
@@ -249,23 +236,30 @@ def dense(nodes: np.ndarray, size: int) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _weights(size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights of the nodes at the pixels of a column (size, NODES) and of a row (2 NODES, 2 size).
-
-    In a row x and y of a vector are neighbours.
-    """
+    """Weights of the nodes in a column (size, NODES) and in a row (2 NODES, 2 size) of pixels."""
     position = np.linspace(0, NODES - 1, size)
     weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(NODES)))
     both = np.kron(weights.T, np.eye(2))
     return torch.from_numpy(weights.astype(np.float32)), torch.from_numpy(both.astype(np.float32))
 
 
-def smooth_noise(rng: np.random.Generator, cells: int) -> np.ndarray:
+def affine_field(rng: Generator) -> np.ndarray:
+    """A camera's random pan, zoom and roll (NODES, NODES, 2), float32, of about unit length."""
+    direction = rng.uniform(0, 2 * np.pi)
+    pan = np.array([np.cos(direction), np.sin(direction)]) * rng.uniform(0, 1)
+    change = rng.uniform(-0.4, 0.4, size=(2, 2))
+    y, x = np.mgrid[-1 : 1 : NODES * 1j, -1 : 1 : NODES * 1j]
+    field = pan + np.stack([x, y], axis=-1) @ change.T
+    return field.astype(np.float32)
+
+
+def smooth_noise(rng: Generator, cells: int) -> np.ndarray:
     """Random values (NODES, NODES), float32, mostly in [-1, 1], from a grid of that many cells."""
     coarse = rng.uniform(-1, 1, size=(cells + 1, cells + 1)).astype(np.float32)
     return cv2.resize(coarse, (NODES, NODES), interpolation=cv2.INTER_CUBIC)
 
 
-def smooth_vectors(rng: np.random.Generator, cells: int) -> np.ndarray:
+def smooth_vectors(rng: Generator, cells: int) -> np.ndarray:
     """The same for vectors, (NODES, NODES, 2)."""
     return cv2.merge([smooth_noise(rng, cells) for _ in range(2)])
 
@@ -278,12 +272,12 @@ def flatness(image: np.ndarray) -> np.ndarray:
     return 1 / (1 + contrast / max(float(contrast.mean()), 1e-3))
 
 
-def soft(mask: np.ndarray) -> np.ndarray:
+def _soft(mask: np.ndarray) -> np.ndarray:
     """A mask (S, S) float32 with edges a pixel wide."""
     return cv2.GaussianBlur(mask, (3, 3), 0)
 
 
-def fill_behind(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def fill_behind(image: np.ndarray, mask: np.ndarray, rng: Generator) -> np.ndarray:
     """The image, uint8 RGB (S, S, 3), with texture from beside the object in its place.
 
     The image is shifted by the object's size to the side that covers most of it. Pixels that are
@@ -294,21 +288,18 @@ def fill_behind(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -
         return image
     size = len(image)
     around = resize(_spread(image, hole), size, size)
+    filled = np.where(hole[..., None] > 0, around, image)
     *_, width, height = cv2.boundingRect(hole)
     shifts = np.array([(width, 0), (-width, 0), (0, height), (0, -height)])
-    best, covered = None, 0
-    for shift in rng.permutation(shifts):
+
+    def shifted(picture: np.ndarray, shift: np.ndarray) -> np.ndarray:
         matrix = np.column_stack([np.eye(2), shift]).astype(np.float32)
-        usable = cv2.warpAffine(1 - hole, matrix, (size, size), flags=cv2.INTER_NEAREST) & hole
-        if (count := cv2.countNonZero(usable)) > covered:
-            best, covered = (matrix, usable), count
-    filled = np.where(hole[..., None] > 0, around, image)
-    if best is not None:
-        matrix, usable = best
-        shifted = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_NEAREST)
-        weight = cv2.blur(usable.astype(np.float32), (7, 7)) * usable
-        filled = cv2.blendLinear(shifted, filled, weight, 1 - weight)
-    return filled
+        return cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_NEAREST)
+
+    usable = [(shifted(1 - hole, shift) & hole, shift) for shift in rng.permutation(shifts)]
+    covered, shift = max(usable, key=lambda one: cv2.countNonZero(one[0]))
+    weight = cv2.blur(covered.astype(np.float32), (7, 7)) * covered
+    return cv2.blendLinear(shifted(image, shift), filled, weight, 1 - weight)
 
 
 def _spread(image: np.ndarray, hole: np.ndarray) -> np.ndarray:

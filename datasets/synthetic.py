@@ -6,12 +6,9 @@
 - ``DAVIS_train/{RGB,GT}``: videos, as ``<sequence>_<frame>.jpg`` and ``.png``;
 - ``DAVIS_test/<sequence>/{RGB,GT}``: other videos, with the same file names.
 
-Each video shows one textured object that deforms and moves, in a textured world that rests and is
-seen by a moving camera. The world also holds distractors, which have the object's colours and
-pattern but rest, and in some videos an occluder. Appearance therefore finds the object and the
-distractors, and only motion tells them apart. In most videos the background moves in the picture as
-much as the object or more, so that the largest flow does not find the object either. A pixel of a
-mask is foreground where more than half of it shows the object.
+The videos are those of ``datasets.scenes``: only motion tells the object from distractors that look
+alike, and the background often moves as much as the object. A pixel of a mask is foreground where
+more than half of it shows the object.
 """
 
 import argparse
@@ -43,27 +40,16 @@ def write_synthetic(
     """Write the three sets below ``data_root``, which is made if it is missing.
 
     The same arguments give the same bytes. A still or a sequence depends on the seed and its index,
-    not on the number of others.
-
-    Args:
-        data_root: folder for the sets.
-        seed: of everything random, not negative.
-        stills, train_sequences, test_sequences: number of images or videos in each set.
-        frames: number of frames in each video, at least 2.
-        height, width: of every picture in pixels, at least 32.
-        overwrite: delete the sets that an earlier call wrote there, with their flow maps.
+    not on the number of others. Videos have at least 2 ``frames``, pictures at least 32 x 32
+    pixels. ``overwrite`` deletes the sets that an earlier call wrote there, with their flow maps.
 
     Raises:
-        ValueError: the seed is negative.
         FileExistsError: a set is there already and ``overwrite`` is off, or it was not written by
             this function, so that real data is never deleted.
     """
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; expected at least 0.")
     _clear(data_root, overwrite)
     data_root.mkdir(parents=True, exist_ok=True)
     (data_root / MARKER).write_text(json.dumps({"seed": seed}) + "\n")
-
     counts = (stills, train_sequences, test_sequences)
     videos = [(kind, index) for kind, count in enumerate(counts) for index in range(count)]
     total = stills + (train_sequences + test_sequences) * frames
@@ -87,16 +73,11 @@ def write_synthetic(
 def _clear(data_root: Path, overwrite: bool) -> None:
     """Make room for the sets, or say why that is not done."""
     found = [data_root / name for name in SETS if (data_root / name).exists()]
-    names = ", ".join(map(str, found))
-    if found and not (data_root / MARKER).is_file():
+    if found and not (overwrite and (data_root / MARKER).is_file()):
         raise FileExistsError(
-            f"{names}: already there, and not written by datasets.synthetic ({data_root / MARKER} "
-            "is missing). Choose another data root."
-        )
-    if found and not overwrite:
-        raise FileExistsError(
-            f"{names}: already there. Use --overwrite to delete the synthetic sets in {data_root} "
-            "and write them anew, or choose another data root."
+            f"{', '.join(map(str, found))}: already there. Choose another data root, or use "
+            f"--overwrite, which deletes sets that were written by this program ({MARKER} beside "
+            "them says so)."
         )
     for path in found:
         shutil.rmtree(path)
@@ -107,16 +88,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the demo's synthetic data set.")
     parser.add_argument("--data-root", type=Path, required=True, help="folder for the sets")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="delete synthetic sets that are there already"
-    )
+    text = "delete synthetic sets that are there already"
+    parser.add_argument("--overwrite", action="store_true", help=text)
     arguments = parser.parse_args()
     try:
         write_synthetic(arguments.data_root, arguments.seed, overwrite=arguments.overwrite)
-    except (ValueError, FileExistsError) as error:
-        parser.exit(1, f"{error}\n")
     except OSError as error:
-        parser.exit(1, f"{error}; mend that and start again with --overwrite\n")
+        parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":

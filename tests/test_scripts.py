@@ -1005,7 +1005,7 @@ def test_training_needs_flow_maps_and_the_message_says_how_to_make_them(chain, t
         tmp_path, ROOT / "train.py", "--config", chain.settings, "--data-root", root, "--gpu", "0"
     )
     assert result.returncode == 1
-    assert "FLOW folder missing" in result.stderr
+    assert "10 x image without flow map" in result.stderr
     assert f"python -m datasets.flow --data-root {root} --set DAVIS_train" in result.stderr
     assert "Traceback" not in result.stderr
     assert "using the CPU" in result.stdout

@@ -22,7 +22,7 @@ from datasets.files import write_text
 from utils.kinds import KINDS, Kind, SettingsError
 
 # Settings files of older runs have them; they have no effect.
-FORMER = ("BAD_FILE_SHARE", "EMA_DECAY", "KMEANS", "NUM_SLOTS")
+FORMER = ("BAD_FILE_SHARE", "CAMERA_MOTION", "EMA_DECAY", "KMEANS", "NUM_SLOTS")
 
 
 @dataclass(frozen=True)

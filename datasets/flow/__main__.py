@@ -33,23 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command with arguments as in `sys.argv[1:]`. Returns its exit code."""
     options = _parse(arguments)
     print_any_name()
-    rank = 0
     try:
-        rank, processes = _join()
         if options.from_flo:
-            if rank == 0:
-                written, kept = convert_flo(options.data_root, options.set, options.overwrite)
-                print(
-                    f"{options.set}: {written} flow maps written from .flo files, {kept} were "
-                    "there already"
-                )
+            written, kept = convert_flo(options.data_root, options.set, options.overwrite)
+            print(f"{options.set}: {written} flow maps written from .flo files, {kept} kept")
         else:
-            _make_flow(options, rank, processes)
+            _make_flow(options)
     except (DatasetError, FlowError, OSError) as error:
         if isinstance(error, OSError):
             error = f"{error}; mend that and start again, which keeps all maps that are finished"
-        # Not at the end of the line that the first process's progress bar is on.
-        print(f"\n{error}" if rank > 0 else error, file=sys.stderr)
+        print(f"\n{error}", file=sys.stderr)  # not at the end of a progress bar's line
         return 1
     except KeyboardInterrupt:
         return 130
@@ -60,38 +53,29 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m datasets.flow", description="Write the flow maps (FLOW/) of a video set."
     )
-    parser.add_argument("--data-root", type=Path, required=True, help="folder that holds the sets")
-    parser.add_argument("--set", required=True, help="a video set in it, such as DAVIS_train")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--data-root", type=Path, required=True, help="folder that holds the sets")
+    add("--set", required=True, help="a video set in it, such as DAVIS_train")
+    add(
         "--estimator",
         choices=("raft", "dis"),
         default="raft",
-        help="raft (default): the paper's choice, wants weights and a GPU; dis: OpenCV's, "
-        "needs neither",
+        help="raft (default): the paper's choice, wants weights and a GPU; dis: OpenCV's, needs "
+        "neither",
     )
-    parser.add_argument("--overwrite", action="store_true", help="make existing flow maps anew")
-    parser.add_argument(
-        "--from-flo",
-        action="store_true",
-        help="make the pictures from Middlebury files FLOW/<frame>.flo, and estimate nothing",
-    )
-    parser.add_argument(
-        "--weights", type=Path, help="raft: state-dict file, in place of a download"
-    )
-    parser.add_argument(
-        "--remove-camera-motion",
-        action="store_true",
-        help="show motion relative to a robust affine fit of the whole frame's",
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="raft: default is a GPU if any")
-    options = parser.parse_args(arguments)
-    if options.estimator == "dis" and (options.weights or options.device):
-        parser.error("--weights and --device are for --estimator raft")
-    return options
+    add("--overwrite", action="store_true", help="make existing flow maps anew")
+    text = "make the pictures from Middlebury files FLOW/<frame>.flo, and estimate nothing"
+    add("--from-flo", action="store_true", help=text)
+    add("--weights", type=Path, help="raft: state-dict file, in place of a download")
+    text = "show motion relative to a robust affine fit of the whole frame's"
+    add("--remove-camera-motion", action="store_true", help=text)
+    add("--device", choices=("cpu", "cuda"), help="raft: default is a GPU if any")
+    return parser.parse_args(arguments)
 
 
-def _make_flow(options: argparse.Namespace, rank: int, processes: int) -> None:
+def _make_flow(options: argparse.Namespace) -> None:
     """Make this process's share of the flow maps. The first process checks, notes and reports."""
+    rank, processes = _join()
     folder = options.data_root / options.set
     made_by = origin_in_words(options.estimator, options.remove_camera_motion)
     if rank > 0:
@@ -106,8 +90,9 @@ def _make_flow(options: argparse.Namespace, rank: int, processes: int) -> None:
     if rank == 0:
         begin_origin(folder, made_by, sequences, options.overwrite)
         _add_up(0, processes=processes)
-    share, title = (rank, processes), f"{options.set} flow"
-    counts = make_share(sequences, estimator, options.overwrite, share, title)
+    counts = make_share(
+        sequences, estimator, options.overwrite, (rank, processes), f"{options.set} flow"
+    )
     written, kept, renewed = _add_up(*counts, processes=processes)
     if rank > 0:
         return

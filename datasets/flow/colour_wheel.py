@@ -4,9 +4,6 @@ The wheel (Baker et al., IJCV 2011) shows the direction of motion as a hue and i
 saturation: white is no motion, a full colour is the largest motion of the frame. Every colour at
 the wheel's rim has one channel at 255 and one at 0. The spread of a colour's channels therefore
 gives the length. Motion vectors are (x, y), x to the right and y down.
-
-`torchvision.utils.flow_to_image` rounds a third of the values the other way and takes about ten
-times as long.
 """
 
 import cv2
@@ -19,8 +16,6 @@ _PURE = ((255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (2
 # Table sizes, fine enough that the error of a look-up stays well below one grey level.
 _DIRECTIONS = 8192
 _HUES = 4096
-
-_ROUNDING = 1e-5  # the squared length of a turned unit vector exceeds 1 by no more than this
 
 
 def _wheel() -> np.ndarray:
@@ -60,10 +55,8 @@ _VECTORS = _vectors_of_hues()
 def flow_to_picture(flow: np.ndarray, at_least: float = 0.0) -> np.ndarray:
     """Draw a flow map (H, W, 2) in pixels with the colour wheel: uint8 RGB (H, W, 3).
 
-    It is normalised by its largest motion, or by `at_least` pixels, if that is more.
-
-    Raises:
-        ValueError: a value is not finite.
+    It is normalised by its largest motion, or by `at_least` pixels, if that is more. Raises
+    ValueError if a value is not finite.
     """
     x, y = cv2.split(np.ascontiguousarray(flow, dtype=np.float32))
     length, angle = cv2.cartToPolar(x, y)
@@ -80,59 +73,28 @@ def flow_to_picture(flow: np.ndarray, at_least: float = 0.0) -> np.ndarray:
 
 
 def picture_to_flow(picture: np.ndarray) -> np.ndarray:
-    """Read a colour-wheel picture, uint8 RGB (H, W, 3): the inverse of `flow_to_picture`.
-
-    Returns (H, W, 2) float32. Length 1 is the frame's largest motion.
-    """
-    return _read(picture, _VECTORS)
-
-
-def change_motion(
-    picture: np.ndarray, linear: np.ndarray, added: np.ndarray | None = None
-) -> np.ndarray:
-    """Change the motion that a colour-wheel picture shows, pixel by pixel; no pixel is moved.
-
-    For augmentation: mirroring and rotation also change motion, and a moving camera adds to it. If
-    the largest motion then exceeds 1, all motion is divided by it.
-
-    Args:
-        picture: (H, W, 3) uint8 RGB.
-        linear: (2, 2) matrix that every motion vector (x, y) is multiplied by.
-        added: (H, W, 2) motion that is added afterwards, in units of the picture's largest motion.
-
-    Raises:
-        ValueError: the new motion is not finite.
-    """
-    # The matrix is applied to the table, which is smaller than the picture.
-    vectors = (_VECTORS @ np.asarray(linear).T).astype(np.float32)
-    if added is None and np.square(vectors).sum(axis=1).max() <= 1 + _ROUNDING:
-        return _recolour(picture, vectors)
-    flow = _read(picture, vectors)
-    if added is not None:
-        flow += added
-    return flow_to_picture(flow, at_least=1.0)
+    """The inverse of `flow_to_picture`: (H, W, 2) float32, 1 being the frame's largest motion."""
+    index, spread = _hues(picture)
+    flow = np.take(_VECTORS, index, axis=0, mode="clip")
+    flow *= (spread * np.float32(1 / 255))[..., None]
+    return flow
 
 
-def _recolour(picture: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Picture of `_read`'s motion, where none of the `vectors` is longer than 1.
+def change_motion(picture: np.ndarray, linear: np.ndarray) -> np.ndarray:
+    """Turn, mirror or shorten the motion that a colour-wheel picture shows; no pixel is moved.
 
-    No motion is shortened then: all colours of a hue change as its full colour at the rim does.
+    For augmentation: mirroring and rotation of a picture, uint8 RGB (H, W, 3), also change its
+    motion. ``linear`` (2, 2) is multiplied with every motion vector (x, y), and makes none longer.
+    All colours of a hue change as its full colour at the rim does.
     """
     index, spread = _hues(picture)
+    vectors = (_VECTORS @ np.asarray(linear).T).astype(np.float32)
     rim = np.zeros((_HUES, 4), np.uint8)
     rim[:, :3] = 255 - flow_to_picture(vectors[None], at_least=1.0)[0]
     # NumPy looks up numbers of four bytes several times as fast as rows of three.
     ink = np.take(rim.view(np.uint32)[:, 0], index, mode="clip")
     ink = cv2.cvtColor(ink.view(np.uint8).reshape(*ink.shape, 4), cv2.COLOR_RGBA2RGB)
     return cv2.bitwise_not(cv2.multiply(ink, cv2.merge([spread] * 3), scale=1 / 255))
-
-
-def _read(picture: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Motion of a picture, with `vectors` as the motion that each fully saturated hue shows."""
-    index, spread = _hues(picture)
-    flow = np.take(vectors, index, axis=0, mode="clip")
-    flow *= (spread * np.float32(1 / 255))[..., None]
-    return flow
 
 
 def _hues(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

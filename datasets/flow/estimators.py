@@ -1,7 +1,6 @@
 """Optical flow: DIS, RAFT, and the removal of the camera's motion."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -13,10 +12,7 @@ from errors import UserError
 # pixels, x to the right and y down.
 Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-_FLAGS = (
-    "The flags are --weights FILE and --estimator dis for datasets.flow, --flow-weights FILE and "
-    "--flow-estimator dis for evaluate.py."
-)
+_FLAGS = "(flags: --weights, --estimator; in evaluate.py --flow-weights, --flow-estimator)"
 _RAFT_SMALLEST = 128  # pixels; below, RAFT's coarsest correlation map would be empty
 _DIS_SMALLEST = 32  # pixels; below, OpenCV fails or crashes, depending on the width
 
@@ -31,13 +27,8 @@ def build_estimator(
     device: str | None = None,
     remove_camera_motion: bool = False,
 ) -> Estimator:
-    """An estimator by its name, "raft" or "dis"; `raft_estimator` takes the weights and the device.
-
-    Raises:
-        FlowError: it cannot be set up.
-    """
-    makers = {"dis": dis_estimator, "raft": partial(raft_estimator, weights, device)}
-    estimator = makers[name]()
+    """The estimator "raft", which takes weights and device, or "dis". Raises FlowError."""
+    estimator = dis_estimator() if name == "dis" else raft_estimator(weights, device)
     if not remove_camera_motion:
         return estimator
     return lambda first, second: without_camera_motion(estimator(first, second))
@@ -58,24 +49,14 @@ def dis_estimator() -> Estimator:
 def raft_estimator(weights: Path | None = None, device: str | None = None) -> Estimator:
     """RAFT (Teed and Deng, ECCV 2020), torchvision's `raft_large`: the paper's choice (Sec. 4.1).
 
-    Args:
-        weights: file with the network's state dict; None takes torchvision's published weights.
-        device: "cpu", "cuda" or "cuda:<index>"; None takes a GPU if there is one.
-
-    Raises:
-        FlowError: there is no such device, or the weights cannot be loaded.
+    ``weights`` is a file with the network's state dict; None takes torchvision's published weights.
+    A device of None takes a GPU if there is one. Raises FlowError if one of them cannot be used.
     """
     # Imported here because it takes seconds and DIS does not need it.
     import torch
     from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
-    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    device = device or ("cuda" if num_gpus else "cpu")
-    if device.startswith("cuda") and (torch.device(device).index or 0) >= num_gpus:
-        raise FlowError(
-            f"there is no device {device!r}: torch finds {num_gpus or 'no'} GPU(s); start as many "
-            "processes (torchrun's --nproc-per-node), or use --device cpu"
-        )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     url = Raft_Large_Weights.DEFAULT.url
     try:
         model = raft_large(weights=None if weights else Raft_Large_Weights.DEFAULT)
@@ -85,9 +66,12 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
         reason = str(error).strip().split("\n")[0]
         raise FlowError(
             f"the weights of torchvision's raft_large cannot be loaded from {weights or url} "
-            f"({reason}): give a copy of {url}, or use DIS, which needs none. {_FLAGS}"
+            f"({reason}): give a copy of {url}, or use DIS, which needs none {_FLAGS}"
         ) from error
-    model.to(device).eval()
+    try:
+        model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise FlowError(f"there is no device {device!r} for RAFT ({error})") from error
 
     @torch.inference_mode()
     def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -102,8 +86,7 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
 def without_camera_motion(flow: np.ndarray) -> np.ndarray:
     """Subtract a robust affine fit of the whole frame's motion; (H, W, 2) float32 in pixels.
 
-    The paper's flow maps keep the camera's motion. Without it, resting parts of the scene are
-    nearly white in a flow map.
+    Resting parts of the scene are then nearly white in a flow map.
     """
     height, width = flow.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
@@ -124,7 +107,7 @@ def _of_any_size(estimator: Estimator, smallest: int, multiple: int = 1) -> Esti
     """Lets an estimator take frames of any size, and gives equal frames no motion.
 
     Frames are padded with their border to at least `smallest` pixels and to a multiple of
-    `multiple`. The estimator raises FlowError if the motion is not finite.
+    `multiple`. FlowError is raised if the motion is not finite.
     """
 
     def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -141,7 +124,7 @@ def _of_any_size(estimator: Estimator, smallest: int, multiple: int = 1) -> Esti
         if not np.isfinite(flow).all():
             raise FlowError(
                 f"the motion between frames of {width} x {height} pixels is not finite: look at "
-                f"the frames, and use other weights or DIS. {_FLAGS}"
+                f"the frames, and use other weights or DIS {_FLAGS}"
             )
         return flow
 

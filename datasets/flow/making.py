@@ -10,17 +10,12 @@ import numpy as np
 from datasets.files import write_bytes
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator, FlowError
-from datasets.flow.origin import (
-    flow_origin,
-    image_record,
-    is_of_other_images,
-    set_origin,
-    stale_flow,
-)
-from datasets.flow.pairs import image_pairs, images_of, sequence_problems
+from datasets.flow.origin import flow_origin, image_record, is_stale, set_origin, stale_flow
+from datasets.flow.pairs import check_sequence, image_pairs, images_of
+from datasets.known_sets import is_still_set
 from datasets.layout import Frame, Sequence, video_sequences
 from datasets.pictures import read_image, read_size
-from datasets.problems import DatasetError, Problems, add_problems, format_problems
+from datasets.problems import DatasetError, Problems, format_problems
 from datasets.progress import progress_bar
 
 # The direction of motion is in the chroma, which JPEG by default stores at half the resolution.
@@ -47,22 +42,19 @@ def make_flow(
 def check_set(folder: Path, sequences: list[Sequence], overwrite: bool) -> None:
     """Refuse a set whose flow maps cannot be made, before anything is written.
 
-    Sequences that keep all their flow maps are not checked.
-
-    Raises:
-        DatasetError: a sequence has a single frame, or an image is unreadable or of another size
-            than the others of its sequence.
+    Raises DatasetError if it is a published set of still images, a sequence has a single frame, or
+    an image is unreadable or of another size than the others of its sequence. Sequences that keep
+    all their flow maps are not checked.
     """
+    if is_still_set(folder.name):
+        raise DatasetError(f"{folder} is a set of still images, which need no flow")
     problems: Problems = {}
     with ThreadPoolExecutor() as pool:
         for sequence, stale in zip(sequences, pool.map(stale_flow, sequences)):
             if overwrite or stale or any(frame.flow is None for frame in sequence.frames):
                 images = images_of(sequence)
-                sizes = zip(images, pool.map(read_size, images))
-                for kind, item in sequence_problems(
-                    sequence, {path: size[::-1] for path, size in sizes}
-                ):
-                    add_problems(problems, kind, item)
+                sizes = dict(zip(images, pool.map(read_size, images)))
+                check_sequence(sequence, sizes, problems)
     if problems:
         raise DatasetError(format_problems(folder, problems))
 
@@ -76,103 +68,81 @@ def make_share(
 ) -> tuple[int, int, int]:
     """Write the flow maps of one process's share of the frames, checked with `check_set`.
 
-    Args:
-        sequences, estimator, overwrite: as for `make_flow`.
-        share: which process this is, from 0, and how many there are. The first shows its progress.
-        title: of the progress bar.
-
-    Returns:
-        The numbers of flow maps that were written, that were kept, and of those written that took
-        the place of a map of other images.
-
-    Raises:
-        DatasetError: an image cannot be read.
-        FlowError: the estimator gives motion that is not finite.
+    ``share`` is which process this is, from 0, and how many there are; the first shows its progress
+    under a ``title``. Returns the numbers of flow maps that were written, that were kept, and of
+    those written that took the place of a map of other images. Raises DatasetError and FlowError.
     """
     rank, processes = share
     pairs = [pair for sequence in sequences for pair in image_pairs(sequence)]
     mine = [pair for number, pair in enumerate(pairs) if number // _RUN % processes == rank]
-    if processes > 1:
-        title += f", share 1 of {processes}"
-    written = kept = renewed = 0
+    written = renewed = 0
     read = lru_cache(maxsize=2)(read_image)  # neighbouring pairs share an image
     for frame, other, sign in progress_bar(mine, desc=title, unit="frame", shown=rank == 0):
-        if frame.flow is not None and not overwrite:
-            if not is_of_other_images(frame, other):
-                kept += 1
-                continue
-            renewed += 1
+        stale = not overwrite and is_stale(frame, other)
+        if frame.flow is not None and not (overwrite or stale):
+            continue
         try:
             flow = sign * estimator(read(frame.image), read(other))
         except FlowError as error:
             raise FlowError(f"{frame.image}: {error}") from error
         _replace_map(frame, flow, image_record(frame.image, other))
         written += 1
-    return written, kept, renewed
+        renewed += stale
+    return written, len(mine) - written, renewed
 
 
 def convert_flo(data_root: Path, set_name: str, overwrite: bool = False) -> tuple[int, int]:
     """Write `FLOW/<frame>.jpg` for every frame that has a Middlebury file `FLOW/<frame>.flo`.
 
     Flow maps that are there already are kept, unless `overwrite` is given. Returns the numbers of
-    flow maps that were written and that were kept.
-
-    Raises:
-        DatasetError: no frame has such a file, one cannot be read or is of another size than its
-            frame, or flow maps that something else made would be kept.
+    flow maps that were written and that were kept. Raises DatasetError if no frame has such a file,
+    one cannot be read or is of another size than its frame, or maps of another kind would be kept.
     """
     folder = data_root / set_name
     sequences = video_sequences(data_root, set_name, masks="none", flow=False)
-    frames = {
-        frame.image.parent.parent / "FLOW" / f"{frame.name}.flo": frame
-        for sequence in sequences
-        for frame in sequence.frames
-    }
-    frames = {path: frame for path, frame in frames.items() if path.is_file()}
+    frames = [frame for sequence in sequences for frame in sequence.frames]
+    frames = [frame for frame in frames if _map_of(frame, ".flo").is_file()]
     if not frames:
         raise DatasetError(
             f"{folder} has no .flo files: expected FLOW/<frame>.flo, or <sequence>/FLOW/<frame>.flo"
         )
-    kept = 0 if overwrite else sum(frame.flow is not None for frame in frames.values())
-    if kept and (known := flow_origin(data_root, set_name)):
+    new = [frame for frame in frames if overwrite or frame.flow is None]
+    if len(new) < len(frames) and (known := flow_origin(data_root, set_name)):
         raise DatasetError(
             f"{folder}: it has flow maps of another kind ({known}); pass --overwrite to replace "
             "them by those of the .flo files"
         )
     set_origin(folder, None)  # their origin is unknown
-    for path, frame in progress_bar(frames.items(), desc=f"{set_name} flow", unit="frame"):
-        if frame.flow is not None and not overwrite:
-            continue
-        flow = read_flo(path)
-        if flow.shape[:2] != read_size(frame.image):
-            raise DatasetError(
-                f"{path}: {flow.shape[1]} x {flow.shape[0]}, but its frame {frame.image} has "
-                "another size; make it anew at the frame's size"
-            )
-        _replace_map(frame, flow)
-    return len(frames) - kept, kept
+    for frame in progress_bar(new, desc=f"{set_name} flow", unit="frame"):
+        _replace_map(frame, read_flo(_map_of(frame, ".flo"), read_size(frame.image)))
+    return len(new), len(frames) - len(new)
 
 
-def read_flo(path: Path) -> np.ndarray:
-    """Read a flow map in Middlebury's format (Baker et al., IJCV 2011).
+def read_flo(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Read a flow map of this (height, width) in Middlebury's format (Baker et al., IJCV 2011).
 
-    Returns:
-        (H, W, 2) float32 motion in pixels, x to the right and y down; 0 where it is unknown.
-
-    Raises:
-        DatasetError: the file has another format, or is cut off.
+    Returns (H, W, 2) float32 motion in pixels, x to the right and y down; 0 where it is unknown.
+    Raises DatasetError if the file has another format or size, or is cut off.
     """
-    content = path.read_bytes()
-    width, height = np.frombuffer(content[4:12].ljust(8, b"\0"), "<i4").tolist()
-    if content[:4] != b"PIEH" or min(width, height) < 1 or len(content) != 12 + 8 * width * height:
-        raise DatasetError(f"{path}: no whole .flo file (Middlebury's format); replace this file")
+    height, width = size
+    content = path.read_bytes()  # OpenCV fails at names that are not UTF-8
+    header = b"PIEH" + np.array([width, height], "<i4").tobytes()
+    if content[:12] != header or len(content) != 12 + 8 * width * height:
+        raise DatasetError(
+            f"{path}: no whole .flo file (Middlebury's format) of its image's size, {width} x "
+            f"{height}; make it anew at that size"
+        )
     flow = np.frombuffer(content, "<f4", offset=12).reshape(height, width, 2)
     return np.where(np.abs(flow).max(axis=2, keepdims=True) < 1e9, flow, np.float32(0))
 
 
+def _map_of(frame: Frame, suffix: str = ".jpg") -> Path:
+    return frame.image.parent.parent / "FLOW" / f"{frame.name}{suffix}"
+
+
 def _replace_map(frame: Frame, flow: np.ndarray, comment: bytes = b"") -> None:
     """Write a frame's flow map, in the place of the one that may be there."""
-    path = frame.image.parent.parent / "FLOW" / f"{frame.name}.jpg"
+    path = _map_of(frame)
     if frame.flow not in (None, path):
         frame.flow.unlink()  # two flow maps of one frame would be an error in the layout
     picture = cv2.cvtColor(flow_to_picture(flow), cv2.COLOR_RGB2BGR)

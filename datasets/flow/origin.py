@@ -61,10 +61,8 @@ def begin_origin(folder: Path, made_by: str, sequences: list[Sequence], overwrit
     """Note the origin of a set's flow maps, before the first of them is written.
 
     While maps are overwritten, the note says that the set is a mixture; call `set_origin` after the
-    last one. If the origin of the maps that are kept is unknown, nothing is noted.
-
-    Raises:
-        DatasetError: maps that something else made would be kept.
+    last one. An unknown origin of maps that are there stays unknown. Raises DatasetError if maps of
+    another kind would be kept.
     """
     known = flow_origin(folder.parent, folder.name)
     if not any(frame.flow for sequence in sequences for frame in sequence.frames):
@@ -98,11 +96,14 @@ def image_record(*images: Path) -> bytes:
     return _RECORD + " ".join(identities).encode()
 
 
-def is_of_other_images(frame: Frame, other: Path) -> bool:
-    """Whether the record in a frame's flow map names other images than these two.
+def is_stale(frame: Frame, other: Path) -> bool:
+    """Whether a frame's flow map records that it was made from other images than these two.
 
     Maps without a record were made elsewhere, and count as right.
     """
+    # The last frame may be shown the map of the frame before.
+    if frame.flow is None or frame.flow.stem != frame.name:
+        return False
     if not all(path.is_file() for path in (frame.flow, frame.image, other)):
         return False  # a pipe would be waited for; the fault is reported where the file is used
     try:
@@ -115,9 +116,4 @@ def is_of_other_images(frame: Frame, other: Path) -> bool:
 
 def stale_flow(sequence: Sequence) -> list[Path]:
     """Flow maps of a sequence that were made from other images than those that are there now."""
-    return [
-        frame.flow
-        for frame, other, _ in image_pairs(sequence)
-        # The last frame may be shown the map of the frame before.
-        if frame.flow and frame.flow.stem == frame.name and is_of_other_images(frame, other)
-    ]
+    return [frame.flow for frame, other, _ in image_pairs(sequence) if is_stale(frame, other)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from datasets.layout import Frame, Sequence
-from datasets.problems import Kind
+from datasets.problems import Problems, add_problems
 
 Item = TypeVar("Item")
 
@@ -48,19 +48,18 @@ def images_of(sequence: Sequence) -> list[Path]:
     return [path for frame in sequence.frames for path in (frame.image, frame.following) if path]
 
 
-def sequence_problems(
-    sequence: Sequence, sizes: Mapping[Path, tuple[int, int] | None]
-) -> Iterator[tuple[Kind, str]]:
-    """Tells why no flow maps can be made for a sequence: (kind of problem, image concerned).
+def check_sequence(
+    sequence: Sequence, sizes: Mapping[Path, tuple[int, int] | None], problems: Problems
+) -> None:
+    """Add to ``problems`` why no flow maps can be made for a sequence.
 
-    ``sizes`` are (width, height) by image; images of unknown size are missing or have None.
+    ``sizes`` are (height, width) by image; images of unknown size are missing or have None.
     """
-    if len(sequence.frames) == 1 and sequence.frames[0].flow is None:
-        yield _SINGLE, str(sequence.frames[0].image)
+    if len(sequence.frames) == 1:
+        add_problems(problems, _SINGLE, sequence.frames[0].image)
     known = {path: size for path in images_of(sequence) if (size := sizes.get(path)) is not None}
-    if len(set(known.values())) > 1:
-        ((usual, _),) = Counter(known.values()).most_common(1)
+    for usual, _ in Counter(known.values()).most_common(1):
         for path, size in known.items():
             if size != usual:
-                item = f"{path}: {size[0]} x {size[1]}, most {usual[0]} x {usual[1]}"
-                yield _SIZES_DIFFER, item
+                item = f"{path}: {size[1]} x {size[0]}, most {usual[1]} x {usual[0]}"
+                add_problems(problems, _SIZES_DIFFER, item)

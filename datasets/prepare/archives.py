@@ -1,6 +1,5 @@
 """Finding the frames and masks of an unpacked archive."""
 
-import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -8,26 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.pictures import IMAGE_SUFFIXES
+from datasets.layout import is_broken_link, list_pictures, subfolders
 from datasets.problems import Problems, add_problems
 
-# Kinds of problem. These mean that a part of a data set is missing.
-_COMPLETE = "complete the download, or take what is there with --partial"
-FEWER = ("count below the known one", _COMPLETE)
-MISSING_SEQUENCE = ("sequence without frames", _COMPLETE)
-MISSING_FRAME = ("frame or mask that a list names and that is not there", _COMPLETE)
-NO_MASK = ("image without mask", _COMPLETE)
-NO_IMAGE = ("mask without image", _COMPLETE)
-PARTIAL = {FEWER, MISSING_SEQUENCE, MISSING_FRAME, NO_MASK, NO_IMAGE}
-
-_MISSING = ("folder or file missing", "check that --source is the unpacked archive")
-UNREADABLE_LIST = ("list that is not UTF-8 text", "unpack the archive again")
-_EMPTY = ("folder without pictures", "check that --source is the unpacked archive")
-_BROKEN_LINK = ("broken link", "mend it, or remove it")
-_AMBIGUOUS = ("folder found twice", "give the one that is meant as --source")
+# Kinds of problem.
+INCOMPLETE = "part that is missing", "complete the download, or take what is there with --partial"
+WRONG = "folder or file that is not as expected", "check that --source is the unpacked archive"
 
 # Gives the label map (H, W) that an image's mask is stored as; None where the file can stay as it
-# is. Raises DatasetError for a mask that must not be used.
+# is. Raises DatasetError for a mask that cannot be used.
 Convert = Callable[[Path, Path], np.ndarray | None]
 
 
@@ -48,44 +36,31 @@ class SourceFrame:
         return self.folder.partition("/")[0]
 
 
-def entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files in a folder, sorted; none where it is missing.
-
-    Hidden entries and those that macOS adds to archives are left out.
-    """
-    _, folders, files = next(os.walk(folder), ("", [], []))
-    return tuple(
-        sorted(name for name in names if not name.startswith((".", "__MACOSX")))
-        for names in (folders, files)
-    )
-
-
-def videos(folder: Path, problems: Problems) -> list[str]:
-    """Names of the folders of videos in a folder; a broken link may stand for one."""
-    folders, files = entries(folder)
-    broken = (folder / name for name in files if not (folder / name).exists())
-    add_problems(problems, _BROKEN_LINK, *broken)
-    return list(folders)
+def folders(folder: Path, problems: Problems) -> list[str]:
+    """Names of the folders in a folder, sorted; none where it is missing. Notes broken links."""
+    names = subfolders(folder) if folder.is_dir() else []
+    broken = [name for name in names if is_broken_link(folder / name)]
+    add_problems(problems, WRONG, *(f"{folder / name}: broken link" for name in broken))
+    return [name for name in names if name not in broken]
 
 
 def locate(
     source: Path, names: Iterable[str], problems: Problems, required: bool = True
 ) -> Path | None:
     """The only folder that holds one of these folders: the source, or one or two levels below."""
-    names, level, found = list(names), [source], {}
-    for depth in range(3):
-        if depth > 0:
-            level = [folder / name for folder in level for name in entries(folder)[0]]
-        pairs = [(folder, folder / name) for folder in level for name in reversed(names)]
-        found = {folder: path for folder, path in pairs if path.is_dir()}
+    names, level, found = list(names), [source], []
+    for _ in range(3):
+        found = [folder for folder in level if any((folder / name).is_dir() for name in names)]
         if found:
             break
+        level = [folder / name for folder in level for name in folders(folder, {})]
+    wanted = " or ".join(names[:2])
     if len(found) > 1:
-        add_problems(problems, _AMBIGUOUS, *found.values())
+        item = f"{wanted}, both in {found[0]} and in {found[1]}; give one of them as --source"
+        add_problems(problems, WRONG, item)
     elif required and not found:
-        wanted = " or ".join(names[:2])
-        add_problems(problems, _MISSING, f"{wanted}, neither in {source} nor in folders of it")
-    return next(iter(found)) if len(found) == 1 else None
+        add_problems(problems, WRONG, f"{wanted}, neither in {source} nor in folders of it")
+    return found[0] if len(found) == 1 else None
 
 
 def first(root: Path, names: Iterable[str], problems: Problems) -> Path | None:
@@ -94,26 +69,23 @@ def first(root: Path, names: Iterable[str], problems: Problems) -> Path | None:
     for path in paths:
         if path.exists():
             return path
-    add_problems(problems, _MISSING, " or ".join(map(str, paths)))
+    add_problems(problems, WRONG, f"{' or '.join(map(str, paths))}: missing")
     return None
 
 
 def pictures(folder: Path) -> dict[str, Path]:
     """Pictures of a folder by stem."""
-    paths = (folder / name for name in entries(folder)[1])
-    return {path.stem: path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}
+    return list_pictures(folder, {})
 
 
 def numbered(folder: Path) -> dict[int, Path]:
     """Pictures of a folder by the number at the end of their names."""
-    found = ((number_of(stem), path) for stem, path in pictures(folder).items())
-    return {number: path for number, path in found if number is not None}
+    return {int(digits(stem)): path for stem, path in pictures(folder).items() if digits(stem)}
 
 
-def number_of(stem: str) -> int | None:
-    """The number at the end of a name."""
-    digits = _digits(stem)
-    return int(digits) if digits else None
+def digits(stem: str) -> str:
+    """The digits at the end of a name."""
+    return re.search(r"\d*$", stem).group()
 
 
 def paired(
@@ -125,20 +97,17 @@ def paired(
 ) -> tuple[dict, dict]:
     """Images and masks of two folders, by number or by stem.
 
-    Masks without an image are problems, and where `every` image must have a mask, images without a
-    mask. An empty folder is one problem, and not one for each file of the other folder.
+    Masks without an image are problems. With `every` images without a mask are problems, too, and
+    are left out.
     """
     images, masks = by(images_folder), by(masks_folder)
-    for folder, files, others in ((images_folder, images, masks), (masks_folder, masks, images)):
-        if not files and (others or every):
-            add_problems(problems, _EMPTY if folder.is_dir() else _MISSING, folder)
-            return images, masks
-    orphans = sorted(masks.keys() - images.keys())
-    add_problems(problems, NO_IMAGE, *(masks[key] for key in orphans))
-    if every:
-        without = sorted(images.keys() - masks.keys())
-        add_problems(problems, NO_MASK, *(images[key] for key in without))
-    return images, masks
+    if not images:
+        add_problems(problems, INCOMPLETE, f"{images_folder}: no images")
+        return {}, {}
+    orphans = [f"{masks[key]}: mask without image" for key in masks if key not in images]
+    without = [f"{images[key]}: image without mask" for key in images if key not in masks]
+    add_problems(problems, INCOMPLETE, *orphans, *(without if every else ()))
+    return {key: images[key] for key in sorted(images) if key in masks or not every}, masks
 
 
 def frames_of(
@@ -149,29 +118,8 @@ def frames_of(
     convert: Convert | None = None,
 ) -> list[SourceFrame]:
     """Frames of a sequence in their order in time, named <sequence>_<number as in the source>."""
+    names = {number: f"{sequence}_{digits(path.stem)}" for number, path in images.items()}
     return [
-        SourceFrame(
-            folder, sequence, f"{sequence}_{_digits(path.stem)}", path, masks.get(number), convert
-        )
+        SourceFrame(folder, sequence, names[number], path, masks.get(number), convert)
         for number, path in sorted(images.items())
     ]
-
-
-def partly_annotated(
-    set_name: str,
-    sequence: str,
-    images_folder: Path,
-    masks_folder: Path,
-    problems: Problems,
-    convert: Convert,
-) -> list[SourceFrame]:
-    """All frames of a sequence of a test set, of which some have a mask."""
-    if not entries(images_folder)[1]:
-        add_problems(problems, MISSING_SEQUENCE, images_folder)
-        return []
-    images, masks = paired(images_folder, masks_folder, problems)
-    return frames_of(f"{set_name}/{sequence}", sequence, images, masks, convert)
-
-
-def _digits(stem: str) -> str:
-    return re.search(r"\d*$", stem).group()

@@ -17,19 +17,16 @@ import numpy as np
 from PIL import Image
 
 from datasets.prepare.archives import (
-    MISSING_FRAME,
-    MISSING_SEQUENCE,
-    NO_IMAGE,
+    INCOMPLETE,
+    WRONG,
     SourceFrame,
+    digits,
+    folders,
     frames_of,
     locate,
-    number_of,
     numbered,
-    videos,
 )
 from datasets.problems import DatasetError, Problems, add_problems
-
-_NO_DEFINITION = ("definition file (Def.dat) missing or unreadable", "unpack the archive again")
 
 
 def read_fbms(source: Path, problems: Problems) -> list[SourceFrame]:
@@ -37,17 +34,15 @@ def read_fbms(source: Path, problems: Problems) -> list[SourceFrame]:
     frames = []
     for part, set_name in (("Testset", "FBMS_test"), ("Trainingset", "FBMS_train")):
         root = locate(source, [part], problems, required=part == "Testset")
-        for sequence in videos(root / part, problems) if root is not None else ():
+        for sequence in folders(root / part, problems) if root else ():
             folder = root / part / sequence
             images = numbered(folder)
-            if not images:
-                add_problems(problems, MISSING_SEQUENCE, folder)
-                continue
             try:
                 (definition,) = (folder / "GroundTruth").glob("*Def.dat")
                 labels, named = _read_definition(definition)
             except ValueError:
-                add_problems(problems, _NO_DEFINITION, folder / "GroundTruth")
+                item = f"{folder / 'GroundTruth'}: definition file (Def.dat) missing or unreadable"
+                add_problems(problems, WRONG, item)
                 continue
             background = {0, 2, 4} if sequence == "marple2" else {0}
             objects = tuple(label for i, label in enumerate(labels) if i not in background)
@@ -64,23 +59,21 @@ def _masks_by_number(
     masks: dict[int, Path] = {}
     for index, name in named:
         path = definition.with_name(name)
-        number = number_of(path.stem.removesuffix("_gt"))
-        if number not in images:
-            number = dict(enumerate(sorted(images))).get(index)
-        if not path.is_file():
-            add_problems(problems, MISSING_FRAME, f"{path}, named in {definition.name}")
-        elif number is None:
-            add_problems(problems, NO_IMAGE, path)
-        else:
+        number = int(digits(path.stem.removesuffix("_gt")) or -1)
+        if number not in images and index < len(images):
+            number = sorted(images)[index]
+        if number in images and path.is_file():
             masks[number] = path
+        else:
+            item = f"{path}, named in {definition.name}, or its image"
+            add_problems(problems, INCOMPLETE, item)
     return masks
 
 
 def _read_definition(path: Path) -> tuple[list[int], list[tuple[int, str]]]:
     """Labels of the regions of a Def.dat, and its masks as (index of the frame, file).
 
-    Raises:
-        ValueError: it has fewer than two regions, no mask, or no number where one should be.
+    Raises ValueError if it has fewer than two regions, no mask, or no number where one should be.
     """
     text = path.read_text(errors="replace")
 
@@ -100,9 +93,6 @@ def convert_regions(image: Path, mask: Path, objects: tuple[int, ...]) -> np.nda
     """FBMS ground truth as a label map, 1 for the regions with the given labels.
 
     Labels that the definition file does not know are background, as in the authors' evaluation.
-
-    Raises:
-        DatasetError: the file cannot be decoded.
     """
     try:
         with Image.open(mask) as picture:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from datasets.masks import VOID, one_object, read_labels
+from datasets.masks import VOID, one_object, read_label_map, read_labels
 from datasets.pictures import open_picture, read_size
 from datasets.problems import DatasetError
 
@@ -24,7 +24,7 @@ def convert_void(image: Path, mask: Path, grey: bool = False) -> np.ndarray | No
         palette = picture.mode == "P"
     if not (palette or grey):
         return None
-    labels = read_labels(mask, void=True)
+    labels = read_label_map(mask)
     if not (labels == VOID).any():
         return None
     if not one_object(labels).any():

@@ -2,57 +2,40 @@
 
 `SOURCES` has an entry for each data set. A new one needs a function that lists its frames, and an
 entry. The archives themselves were not at hand. The facts are from public code that reads them,
-which the functions below name; "issue" means a GitHub issue of the named repository.
+which the functions below name.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from datasets.masks import one_object, read_labels
+from datasets.known_sets import YOUTUBE_OBJECTS_CLASSES
+from datasets.masks import one_object, read_label_map
 from datasets.prepare.archives import (
-    MISSING_SEQUENCE,
-    UNREADABLE_LIST,
+    WRONG,
     Convert,
     SourceFrame,
-    entries,
     first,
+    folders,
     frames_of,
     locate,
     numbered,
     paired,
-    partly_annotated,
     pictures,
-    videos,
 )
 from datasets.prepare.fbms import read_fbms
 from datasets.prepare.masks import convert_size, convert_void, refuse_several_objects
 from datasets.problems import Problems, add_problems
 
-_ONLY_VOID = (
-    "video whose masks hold nothing but void (255)",
-    "give its objects labels of their own, from 1",
-)
-
-YOUTUBE_OBJECTS_CLASSES = tuple(
-    ["aeroplane", "bird", "boat", "car", "cat", "cow", "dog", "horse", "motorbike", "train"]
-)
-
 
 @dataclass(frozen=True)
 class Source:
-    """Description of one data set.
+    """Description of one data set."""
 
-    `read(source, problems)` returns the frames found below a folder, and adds to `problems`.
-    """
-
-    read: Callable[[Path, Problems], list[SourceFrame]]
-    # By the name of this project's set: "sequences", "images", "masks", as far as they are known.
-    known: dict[str, dict[str, int]]
-    optional: str = ""  # the set that the source need not hold
-    video: bool = True
+    read: Callable[[Path, Problems], list[SourceFrame]]  # the frames found below a folder
+    sets: tuple[str, ...]  # their names in KNOWN_SETS
 
 
 def _read_duts(source: Path, problems: Problems) -> list[SourceFrame]:
@@ -65,22 +48,22 @@ def _read_duts(source: Path, problems: Problems) -> list[SourceFrame]:
     for part, set_name in (("TR", "DUTS_train"), ("TE", "DUTS_test")):
         root = locate(source, [f"DUTS-{part}-Image"], problems, required=part == "TR")
         if root is not None:
-            folders = root / f"DUTS-{part}-Image", root / f"DUTS-{part}-Mask"
-            images, masks = paired(*folders, problems, every=True, by=pictures)
-            stems = sorted(images.keys() & masks.keys())
-            frames += [SourceFrame(set_name, "", stem, images[stem], masks[stem]) for stem in stems]
+            parts = root / f"DUTS-{part}-Image", root / f"DUTS-{part}-Mask"
+            images, masks = paired(*parts, problems, every=True, by=pictures)
+            for name, image in images.items():
+                frames.append(SourceFrame(set_name, "", name, image, masks[name]))
     return frames
 
 
 def _read_davis(
     source: Path,
     problems: Problems,
+    year: str,
     annotations: tuple[str, ...],
-    lists: tuple[str, ...],
-    convert: Convert,
-    sets: tuple[str, str] = ("DAVIS_train", "DAVIS_test"),
+    sets: tuple[str, str],
+    convert: Convert = convert_void,
 ) -> list[SourceFrame]:
-    """DAVIS 2016 and DAVIS 2017, at 480p.
+    """DAVIS 2016 or DAVIS 2017 at 480p, or the sequences of DAVIS 2016 in the archive of 2017.
 
     Folders and lists as in fperazzi/davis and davisvideochallenge/davis2017-evaluation. Masks of
     2016 are 0 and 255 (some with several channels, as bear/00077.png). Those of 2017 have a
@@ -90,29 +73,22 @@ def _read_davis(
     masks_root = root and first(root, [f"{name}/480p" for name in annotations], problems)
     frames = []
     for split, set_name in zip(("train", "val"), sets):
-        names = [f"ImageSets/{name}/{split}.txt" for name in lists]
-        split_list = root and first(root, names, problems)
-        for sequence in _listed(split_list, problems) if masks_root and split_list else ():
+        lists = [f"ImageSets/{folder}/{split}.txt" for folder in (year, "480p")]
+        split_list = masks_root and first(root, lists, problems)
+        for sequence in _listed(split_list, problems) if split_list else ():
             folder = root / "JPEGImages/480p" / sequence
-            if not folder.is_dir():
-                add_problems(problems, MISSING_SEQUENCE, f"{folder}, named in {split_list}")
-                continue
             images, masks = paired(folder, masks_root / sequence, problems, every=True)
-            images = {number: path for number, path in images.items() if number in masks}
             goal = set_name if split == "train" else f"{set_name}/{sequence}"
             frames += frames_of(goal, sequence, images, masks, convert)
     return frames
 
 
 def _listed(path: Path, problems: Problems) -> list[str]:
-    """Sequences of a DAVIS split. A line of the list begins with a sequence or a frame's path.
-
-    As "bear" or "/JPEGImages/480p/bear/00000.jpg /Annotations/480p/bear/00000.png".
-    """
+    """Sequences of a DAVIS split, of lines as "bear" or "/JPEGImages/480p/bear/00000.jpg ..."."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        add_problems(problems, UNREADABLE_LIST, path)
+        add_problems(problems, WRONG, f"{path}: list that is not UTF-8 text")
         return []
     paths = [Path(line.split()[0]) for line in lines if line.strip()]
     return list(dict.fromkeys(path.parent.name or path.name for path in paths))
@@ -129,23 +105,18 @@ def _read_youtube_vos(source: Path, problems: Problems) -> list[SourceFrame]:
     # Beside train there often are valid and test, which have an Annotations folder too.
     above = locate(source, ["train/Annotations"], problems, required=False)
     root = above / "train" if above else locate(source, ["Annotations"], problems)
-    if root is None:
-        return []
     all_root = locate(source, ["train_all_frames/JPEGImages"], problems, required=False)
     frames = []
-    for video in videos(root / "Annotations", problems):
-        folders = root / "JPEGImages" / video, root / "Annotations" / video
-        images, masks = paired(*folders, problems)
-        annotated = {number: path for number, path in images.items() if number in masks}
-        every = images
-        if all_root is not None:
-            every = numbered(all_root / "train_all_frames/JPEGImages" / video) | images
+    for video in folders(root / "Annotations", problems) if root else ():
+        parts = root / "JPEGImages" / video, root / "Annotations" / video
+        images, masks = paired(*parts, problems)
+        every = numbered(all_root / "train_all_frames/JPEGImages" / video) if all_root else {}
+        every |= images
         after = dict(pairwise(sorted(every)))
-        found = frames_of("YTVOS_train", video, annotated, masks)
-        for number, frame in zip(sorted(annotated), found):
-            if after.get(number, number) not in annotated:
-                frame = replace(frame, following=every[after[number]])
-            frames.append(frame)
+        images = {number: path for number, path in images.items() if number in masks}
+        for number, frame in zip(images, frames_of("YTVOS_train", video, images, masks)):
+            is_frame = after.get(number, number) in images  # the last image has none after it
+            frames.append(frame if is_frame else replace(frame, following=every[after[number]]))
     return frames
 
 
@@ -161,24 +132,24 @@ def _read_youtube_objects(source: Path, problems: Problems) -> list[SourceFrame]
     """
     names = [f for name in YOUTUBE_OBJECTS_CLASSES for f in (f"{name}/data", f"JPEGImages/{name}")]
     root = locate(source, names, problems)
-    frames = []
-    for sequence, *folders in _youtube_objects_videos(root, problems) if root else ():
-        frames += partly_annotated("YTOBJ_test", sequence, *folders, problems, convert_size)
-    return frames
-
-
-def _youtube_objects_videos(root: Path, problems: Problems) -> Iterator[tuple[str, Path, Path]]:
-    """Sequences of either form, each with its folders of images and masks."""
-    for name in YOUTUBE_OBJECTS_CLASSES:
-        for video in videos(root / "JPEGImages" / name, problems):
-            folders = (root / part / name / video for part in ("JPEGImages", "Annotations"))
-            yield f"{name}_{video}", *folders
-        for video in videos(root / name / "data", problems):
+    found = []  # a sequence, its folder of images, its folder of masks
+    for name in YOUTUBE_OBJECTS_CLASSES if root else ():
+        for video in folders(root / "JPEGImages" / name, problems):
+            parts = (root / part / name / video for part in ("JPEGImages", "Annotations"))
+            found.append((f"{name}_{video}", *parts))
+        for video in folders(root / name / "data", problems):
             shots = root / name / "data" / video / "shots"
-            for shot in entries(shots)[0]:
-                if (shots / shot / "labels").is_dir():  # shots without masks are not annotated
-                    sequence = f"{name}_{video}" if shot == "001" else f"{name}_{video}-{shot}"
-                    yield sequence, shots / shot / "images", shots / shot / "labels"
+            for shot in folders(shots, problems):
+                sequence = f"{name}_{video}" if shot == "001" else f"{name}_{video}-{shot}"
+                if (shots / shot / "labels").is_dir():  # others are not annotated
+                    found.append((sequence, shots / shot / "images", shots / shot / "labels"))
+    return [
+        frame
+        for sequence, *parts in found
+        for frame in frames_of(
+            f"YTOBJ_test/{sequence}", sequence, *paired(*parts, problems), convert_size
+        )
+    ]
 
 
 def _read_long_videos(source: Path, problems: Problems) -> list[SourceFrame]:
@@ -194,75 +165,43 @@ def _read_long_videos(source: Path, problems: Problems) -> list[SourceFrame]:
     images_root, masks_root = root / "JPEGImages" / inner, root / "Annotations" / inner
     convert = partial(convert_void, grey=True)
     frames = []
-    for video in videos(images_root, problems):
-        folders = images_root / video, masks_root / video
-        found = partly_annotated("LongVideos_test", video, *folders, problems, convert)
+    for video in folders(images_root, problems):
+        parts = images_root / video, masks_root / video
+        folder = f"LongVideos_test/{video}"
+        found = frames_of(folder, video, *paired(*parts, problems), convert)
         masks = [frame.mask for frame in found if frame.mask]
-        if masks and not any(one_object(read_labels(path, void=True)).any() for path in masks):
-            add_problems(problems, _ONLY_VOID, folders[1])
+        if masks and not any(one_object(read_label_map(path)).any() for path in masks):
+            add_problems(problems, WRONG, f"{parts[1]}: the masks hold nothing but void (255)")
         frames += found
     return frames
 
 
-_DAVIS_KNOWN = {
-    "DAVIS_train": {"sequences": 30, "images": 2079, "masks": 2079},
-    "DAVIS_test": {"sequences": 20, "images": 1376, "masks": 1376},
-}
+_MASKS_2017 = "Annotations_unsupervised", "Annotations"
+_DAVIS_2016 = "DAVIS_train", "DAVIS_test"
+_DAVIS_2017 = "DAVIS17_train", "DAVIS17_val"
 
 SOURCES: dict[str, Source] = {
-    "duts": Source(
-        _read_duts,
-        {
-            "DUTS_train": {"images": 10553, "masks": 10553},
-            "DUTS_test": {"images": 5019, "masks": 5019},
-        },
-        optional="DUTS_test",
-        video=False,
-    ),
+    "duts": Source(_read_duts, ("DUTS_train", "DUTS_test")),
     "davis2016": Source(
         partial(
             _read_davis,
+            year="2016",
             annotations=("Annotations",),
-            lists=("480p", "2016"),
+            sets=_DAVIS_2016,
             convert=refuse_several_objects,
         ),
-        _DAVIS_KNOWN,
+        _DAVIS_2016,
     ),
     # DAVIS 2016 by the files of 2017, whose objects count as one.
     "davis2016_from_2017": Source(
-        partial(
-            _read_davis,
-            annotations=("Annotations", "Annotations_unsupervised"),
-            lists=("2016",),
-            convert=convert_void,
-        ),
-        _DAVIS_KNOWN,
+        partial(_read_davis, year="2016", annotations=_MASKS_2017[::-1], sets=_DAVIS_2016),
+        _DAVIS_2016,
     ),
     "davis2017": Source(
-        partial(
-            _read_davis,
-            annotations=("Annotations_unsupervised", "Annotations"),
-            lists=("2017",),
-            convert=convert_void,
-            sets=("DAVIS17_train", "DAVIS17_val"),
-        ),
-        {"DAVIS17_train": {"sequences": 60}, "DAVIS17_val": {"sequences": 30}},
+        partial(_read_davis, year="2017", annotations=_MASKS_2017, sets=_DAVIS_2017), _DAVIS_2017
     ),
-    "youtube_vos": Source(_read_youtube_vos, {"YTVOS_train": {"sequences": 3471}}),
-    "fbms": Source(
-        read_fbms,
-        {"FBMS_test": {"sequences": 30}, "FBMS_train": {"sequences": 29}},
-        optional="FBMS_train",
-    ),
-    # 126 where every frame is there: of two sequences a single frame is annotated.
-    "youtube_objects": Source(_read_youtube_objects, {"YTOBJ_test": {"sequences": 124}}),
-    "long_videos": Source(_read_long_videos, {"LongVideos_test": {"sequences": 3}}),
+    "youtube_vos": Source(_read_youtube_vos, ("YTVOS_train",)),
+    "fbms": Source(read_fbms, ("FBMS_test", "FBMS_train")),
+    "youtube_objects": Source(_read_youtube_objects, ("YTOBJ_test",)),
+    "long_videos": Source(_read_long_videos, ("LongVideos_test",)),
 }
-
-
-def published_sequences(set_name: str) -> int | None:
-    """How many sequences a set of this name has as published; None if it is none of these."""
-    for source in SOURCES.values():
-        if set_name in source.known:
-            return source.known[set_name].get("sequences")
-    return None

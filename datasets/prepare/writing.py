@@ -1,31 +1,24 @@
 """Writing the frames of an archive in this project's layout."""
 
-import filecmp
 import io
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from datasets.files import write_bytes
-from datasets.masks import read_labels
+from datasets.known_sets import KNOWN_SETS, is_still_set
 from datasets.pictures import read_size
-from datasets.prepare.archives import FEWER, PARTIAL, SourceFrame, entries
+from datasets.prepare.archives import INCOMPLETE, SourceFrame, folders
 from datasets.prepare.masks import mask_picture
 from datasets.prepare.sources import Source
 from datasets.problems import DatasetError, Problems, add_problems, format_problems
 from datasets.progress import progress_bar
 
 _UNUSABLE = ("file that cannot be used", "if it is damaged, unpack the archive again")
-_OTHER_FILE = (
-    "file that is there with another content",
-    "move it away, or choose another data root",
-)
 
 
 @dataclass(frozen=True)
@@ -39,177 +32,127 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _File:
-    """One file of a set: where it is from, where it goes, and the mask it is converted to."""
+    """One file of a set."""
 
     source: Path
     destination: Path
-    frame: SourceFrame | None = None  # None: the file stays as it is
-
-    def labels(self) -> np.ndarray:
-        return self.frame.convert(self.frame.image, self.source)
+    content: bytes | None = None  # of a converted mask; None: the file stays as it is
 
 
 def prepare(
     source: Path, data_root: Path, description: Source, *, accept_partial: bool = False
 ) -> list[Prepared]:
-    """Write a data set in this project's layout.
+    """Write a data set in this project's layout. Files that are there already are kept.
 
-    Args:
-        source: the unpacked archive, or a folder above it.
-        data_root: folder that holds this project's sets; made if it is missing.
-        description: of the data set, one of `datasets.prepare.sources.SOURCES`.
-        accept_partial: accept problems of the kinds in `PARTIAL`, and print what is left out.
+    The source is the unpacked archive, or a folder above it, and its description is one of
+    `datasets.prepare.sources.SOURCES`. With ``accept_partial`` missing parts are printed, and the
+    rest is taken.
 
     Raises:
-        DatasetError: the source is not as described, a file in it cannot be used, or the data root
-            holds other files where these should go; nothing has been written then.
-        OSError: a file cannot be written.
+        DatasetError: the source is not as described, or a file in it cannot be used; nothing has
+            been written then.
     """
     if not source.is_dir():
         raise DatasetError(f"{source}: no such folder; give the unpacked archive as --source")
     frames = _read(source, description, accept_partial)
     files = _plan(frames, data_root)
-    missing = _missing(files, data_root)
-    done = dict.fromkeys((file.destination for file in files), "kept")
-    for file in progress_bar(missing, desc="writing files", unit="file"):
-        done[file.destination] = _write(file)
-    return [
-        Prepared(
-            name,
-            count(name, frames),
-            Counter(how for path, how in done.items() if path.is_relative_to(data_root / name)),
-        )
-        for name in sorted({frame.set_name for frame in frames})
-    ]
+    names = sorted({frame.set_name for frame in frames})
+    done = {name: Counter() for name in names}
+    for file in progress_bar(files, desc="writing files", unit="file"):
+        done[file.destination.relative_to(data_root).parts[0]][_write(file)] += 1
+    return [Prepared(name, _count(name, frames), done[name]) for name in names]
 
 
 def _read(source: Path, description: Source, accept_partial: bool) -> list[SourceFrame]:
     """Frames of the source; DatasetError if there are none, or something is wrong with it."""
     problems: Problems = {}
     frames = description.read(source, problems)
-    for set_name, known in description.known.items():
-        found = count(set_name, frames)
-        if found["images"] or not (problems or set_name == description.optional):
-            for what, number in known.items():
-                if found.get(what, 0) < number:
-                    item = f"{set_name}: {found.get(what, 0):,} {what}, {number:,} are known"
-                    add_problems(problems, FEWER, item)
-    if accept_partial:
-        for kind in [kind for kind in problems if kind in PARTIAL]:
-            items = problems.pop(kind)
-            if kind != FEWER:
-                _say_left_out(kind[0], items)
-    if description.video and not problems:
-        lengths = Counter((frame.folder, frame.sequence) for frame in frames)
-        single = [frame for frame in frames if lengths[frame.folder, frame.sequence] == 1]
-        if single:
-            kind = "sequence of a single frame, which has no flow"
-            _say_left_out(kind, [frame.name for frame in single])
-        frames = [frame for frame in frames if lengths[frame.folder, frame.sequence] > 1]
+    for set_name in description.sets:
+        found = _count(set_name, frames)
+        for what, known in KNOWN_SETS[set_name].items() if found["images"] else ():
+            if found[what] < known:
+                item = f"{set_name}: {found[what]:,} {what}, {known:,} are known"
+                add_problems(problems, INCOMPLETE, item)
+    if accept_partial and (missing := problems.pop(INCOMPLETE, None)):
+        print(f"left out: {format_problems(source, {INCOMPLETE: missing})}")
+    lengths = Counter((frame.folder, frame.sequence) for frame in frames if frame.sequence)
+    single = [frame for frame in frames if lengths[frame.folder, frame.sequence] == 1]
+    if single:
+        names = ", ".join(frame.name for frame in single[:3])
+        print(f"left out: {len(single)} x sequence of a single frame, which has no flow: {names}")
+        frames = [frame for frame in frames if lengths[frame.folder, frame.sequence] != 1]
     if problems or not frames:
         message = format_problems(source, problems) if problems else f"No frames in {source}."
-        folders, files = entries(source)
-        found = ", ".join([*(f"{name}/" for name in folders), *files][:10]) or "nothing"
+        found = ", ".join(folders(source, {})[:10]) or "none"
         raise DatasetError(
-            f"{message}\nFound there: {found}. docs/data.md says what is expected there, or one or "
-            "two folders below."
+            f"{message}\nFolders there: {found}. docs/data.md says what is expected there, or one "
+            "or two folders below."
         )
     return frames
 
 
-def _say_left_out(kind: str, items: list[str]) -> None:
-    more = f", ... and {len(items) - 3} more" if len(items) > 3 else ""
-    print(f"left out: {len(items)} x {kind}: {', '.join(items[:3])}{more}")
-
-
-def count(set_name: str, frames: Iterable[SourceFrame]) -> dict[str, int]:
+def _count(set_name: str, frames: list[SourceFrame]) -> dict[str, int]:
     """Sequences, images and masks of a set."""
     frames = [frame for frame in frames if frame.set_name == set_name]
-    sequences = {frame.sequence for frame in frames} - {""}
     counts = {"images": len(frames), "masks": sum(frame.mask is not None for frame in frames)}
-    return {"sequences": len(sequences), **counts} if sequences else counts
+    if is_still_set(set_name):
+        return counts
+    return {"sequences": len({frame.sequence for frame in frames}), **counts}
 
 
 def _plan(frames: list[SourceFrame], data_root: Path) -> list[_File]:
     """Every file that the sets should hold. Reads all headers, and masks that may be converted."""
-
-    def plan(frame: SourceFrame) -> tuple[list[_File], str]:
-        try:
-            return _plan_frame(frame, data_root / frame.folder), ""
-        except DatasetError as error:
-            return [], str(error)
-
+    problems: Problems = {}
     with ThreadPoolExecutor() as pool:
-        planned = pool.map(plan, frames)
+        planned = pool.map(partial(_plan_frame, data_root, problems), frames)
         bar = progress_bar(planned, total=len(frames), desc="reading source", unit="frame")
-        found, errors = zip(*bar)
-    if any(errors):
-        raise DatasetError(format_problems("the source", {_UNUSABLE: list(filter(None, errors))}))
-    return [file for files in found for file in files]
+        files = [file for of_frame in bar for file in of_frame]
+    if problems:
+        raise DatasetError(format_problems("the source", problems))
+    return files
 
 
-def _plan_frame(frame: SourceFrame, folder: Path) -> list[_File]:
-    """The files that a frame becomes; DatasetError if one cannot be used."""
+def _plan_frame(data_root: Path, problems: Problems, frame: SourceFrame) -> list[_File]:
+    """The files that a frame becomes."""
+    folder, content = data_root / frame.folder, None
     files = [
         _File(path, folder / part / f"{frame.name}{path.suffix}")
         for part, path in (("RGB", frame.image), ("NEXT", frame.following))
         if path is not None
     ]
-    sizes = [read_size(file.source) for file in files]
-    if frame.mask is not None:
-        labels = frame.convert and frame.convert(frame.image, frame.mask)
-        converted = labels is not None
-        suffix = ".png" if converted else frame.mask.suffix
-        destination = folder / "GT" / f"{frame.name}{suffix}"
-        files.append(_File(frame.mask, destination, frame if converted else None))
-        height, width = labels.shape if converted else read_size(frame.mask)
-        if (height, width) != sizes[0]:
-            raise DatasetError(
-                f"{frame.mask}: {width} x {height}, its image {sizes[0][1]} x {sizes[0][0]}"
-            )
-    return files
-
-
-def _missing(files: list[_File], data_root: Path) -> list[_File]:
-    """Files that are still to be written; DatasetError if others are in the way of any."""
-    missing = []
-    problems: Problems = {}
-    for file in progress_bar(files, desc="comparing", unit="file"):
-        if not file.destination.exists():
-            missing.append(file)
-        elif not _is_same(file):
-            add_problems(problems, _OTHER_FILE, file.destination)
-    if problems:
-        raise DatasetError(format_problems(data_root, problems))
-    return missing
-
-
-def _is_same(file: _File) -> bool:
-    """Whether the destination, which is there, has the content that would be written."""
-    if file.frame is None:
-        # Compares type, size and time first: a copy has the time of its source.
-        return filecmp.cmp(file.source, file.destination)
     try:
-        return np.array_equal(read_labels(file.destination), file.labels())
-    except DatasetError:
-        return False
+        size, *_ = [read_size(file.source) for file in files]
+        if frame.mask is None:
+            return files
+        suffix, mask_size = frame.mask.suffix, None
+        labels = frame.convert and frame.convert(frame.image, frame.mask)
+        if labels is not None:
+            buffer = io.BytesIO()
+            mask_picture(labels).save(buffer, "PNG")
+            suffix, content, mask_size = ".png", buffer.getvalue(), labels.shape
+        (height, width) = mask_size or read_size(frame.mask)
+    except DatasetError as error:
+        add_problems(problems, _UNUSABLE, str(error))
+        return []
+    if (height, width) != size:
+        item = f"{frame.mask}: {width} x {height}, its image {size[1]} x {size[0]}"
+        add_problems(problems, _UNUSABLE, item)
+    return [*files, _File(frame.mask, folder / "GT" / f"{frame.name}{suffix}", content)]
 
 
 def _write(file: _File) -> str:
     """Write a file whole or not at all. Returns how."""
-    if file.frame is not None:
-        buffer = io.BytesIO()
-        mask_picture(file.labels()).save(buffer, "PNG")
-        write_bytes(file.destination, buffer.getvalue())
+    if file.destination.exists():
+        return "kept"
+    if file.content is not None:
+        write_bytes(file.destination, file.content)
         return "converted"
     file.destination.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # A link appears at once and never replaces anything. A symbolic link in the source could
-        # point to somewhere else when seen from here, so the file that it points to is linked.
+        # A link appears at once. A symbolic link in the source could point to somewhere else when
+        # seen from here, so the file that it points to is linked.
         os.link(os.path.realpath(file.source), file.destination)
         return "linked"
-    except FileExistsError:
-        raise
     except OSError:  # another file system, or one without hard links
         write_bytes(file.destination, file.source.read_bytes())
         shutil.copystat(file.source, file.destination)

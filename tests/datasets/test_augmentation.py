@@ -25,7 +25,6 @@ OFF = {
     "saturation": 0.0,
     "sharpness": 0.0,
     "recolour_flow": True,
-    "camera_motion": 0.0,
     "flow_turn": 0.0,
 }
 SIZE = 64
@@ -262,7 +261,7 @@ def test_background_alone_stays_background():
 
 @pytest.mark.parametrize("flip_first", [False, True])
 def test_an_augmentation_in_two_does_each_change_once(flip_first):
-    whole = Augmentation(sharpness=1.0, camera_motion=0.3, flow_turn=20, recolour_flow=False)
+    whole = Augmentation(sharpness=1.0, flow_turn=20, recolour_flow=False)
     where, rest = whole.in_two(flip_first)
     assert (where.crop_scale, rest.crop_scale) == (whole.crop_scale, 1)
     assert where.rotation_probability == whole.rotation_probability
@@ -270,7 +269,7 @@ def test_an_augmentation_in_two_does_each_change_once(flip_first):
     flips = (where.flip_probability, rest.flip_probability)
     assert flips == ((whole.flip_probability, 0) if flip_first else (0, whole.flip_probability))
     assert where.recolour_flow is rest.recolour_flow is False
-    others = ("brightness", "contrast", "saturation", "sharpness", "camera_motion", "flow_turn")
+    others = ("brightness", "contrast", "saturation", "sharpness", "flow_turn")
     for name in others:
         assert getattr(where, name) == 0 and getattr(rest, name) == getattr(whole, name)
 
@@ -370,37 +369,11 @@ def test_all_directions_are_turned_by_one_random_angle_within_the_limit():
     assert -41 < min(turns) < -25 and 25 < max(turns) < 41
 
 
-def test_camera_motion_adds_a_random_affine_field_of_at_most_about_its_strength():
-    still = np.full((SIZE, SIZE, 3), 255, np.uint8)
-    y, x = np.indices((SIZE, SIZE)).reshape(2, -1)
-    affine = np.stack([np.ones_like(x), x, y], axis=1)
-    largest = []
-    for seed in range(40):
-        read = read_flow(only(camera_motion=0.4), seed, still).reshape(-1, 2)
-        fit = affine @ np.linalg.lstsq(affine, read, rcond=None)[0]
-        assert np.abs(fit - read).max() < 0.015
-        largest.append(np.linalg.norm(read, axis=1).max())
-    assert max(largest) < 0.4 * (1 + 0.8 * np.sqrt(2))
-    assert max(largest) > 0.4 > min(largest)
-    assert (only()(rng(), SIZE, noise(), still)[1] == 255).all()
-
-
-def test_camera_motion_is_added_to_the_motion_that_is_there():
-    field = 0.4 * smooth_field()
-    field[0, 0] = (1, 0)  # pictures are normalised by the largest motion
-    read = read_flow(only(camera_motion=0.5), 1, flow_to_picture(field))
-    alone = read_flow(only(camera_motion=0.5), 1, np.full((SIZE, SIZE, 3), 255, np.uint8))
-    largest = max(1, np.linalg.norm(field + alone, axis=2).max())
-    assert np.linalg.norm(alone, axis=2).max() > 0.1
-    apart = np.linalg.norm(read - (field + alone) / largest, axis=2)
-    assert np.quantile(apart, 0.99) < 0.03
-
-
 def test_changes_of_motion_leave_image_and_labels_as_they_are():
     image = noise()
     labels = (image[..., 0] > 100).astype(np.uint8)
     plain = Augmentation()(rng(5), SIZE, image, flow_to_picture(smooth_field()), labels)
-    moved = Augmentation(camera_motion=0.5, flow_turn=90, recolour_flow=False)(
+    moved = Augmentation(flow_turn=90, recolour_flow=False)(
         rng(5), SIZE, image, flow_to_picture(smooth_field()), labels
     )
     np.testing.assert_array_equal(moved[0], plain[0])
@@ -411,7 +384,7 @@ def test_changes_of_motion_leave_image_and_labels_as_they_are():
 def test_image_and_labels_do_not_depend_on_there_being_a_flow_map():
     image = noise(80, 90)
     labels = (image[..., 0] > 100).astype(np.uint8)
-    augmentation = Augmentation(camera_motion=0.5, flow_turn=90)
+    augmentation = Augmentation(flow_turn=90)
     with_flow, without = rng(3), rng(3)
     first = augmentation(with_flow, SIZE, image, image, labels)
     second = augmentation(without, SIZE, image, None, labels)
@@ -426,7 +399,7 @@ def test_the_same_generator_gives_the_same_result_and_leaves_its_input_alone():
     image, flow = noise(80, 90), noise(80, 90)[::-1].copy()
     labels = (image[..., 0] > 100).astype(np.uint8)
     given = [array.copy() for array in (image, flow, labels)]
-    augmentation = Augmentation(camera_motion=0.5, flow_turn=90)
+    augmentation = Augmentation(flow_turn=90)
     first, second, other = (augmentation(rng(s), SIZE, image, flow, labels) for s in (1, 1, 2))
     for a, b, c in zip(first, second, other):
         np.testing.assert_array_equal(a, b)
@@ -482,7 +455,7 @@ def test_sharpness_is_drawn_from_0_or_1_less_its_strength_to_1_more_and_changes_
             found.append(1 + (100 - picture[9, SIZE // 2 - 1, 0].astype(float)) / 12)
         assert abs(min(found) - lowest) < 0.15 and abs(max(found) - highest) < 0.15
         assert abs(np.mean(found) - (lowest + highest) / 2) < 0.25
-        settings = {"camera_motion": 0.3, "flow_turn": 40}
+        settings = {"flow_turn": 40}
         first, second = rng(7), rng(7)
         plain = Augmentation(**settings)(first, SIZE, image, flow, labels)
         sharp = Augmentation(**settings, sharpness=strength)(second, SIZE, image, flow, labels)

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.check import FLAT, NESTED, STILLS, check_sets, find_sets, main
+from datasets.check import FLAT, NESTED, STILLS, check_set, main
 from datasets.flow.making import make_flow
-from datasets.problems import DatasetError
 
 ROOT = Path(__file__).parents[2]
 HEIGHT, WIDTH = 24, 32
@@ -66,7 +65,7 @@ def contents(root: Path) -> dict[Path, tuple[int, bytes]]:
 
 def problems_of(root: Path, name: str = "videos", **options) -> dict[str, list[str]]:
     """Files by kind of problem."""
-    (report,) = check_sets(root, [name], progress=False, **options)
+    report = check_set(root, name, shown=False, **options)
     return {
         kind: [item.replace(f"{root / name}/", "") for item in items]
         for (kind, _), items in report.problems.items()
@@ -87,7 +86,7 @@ def test_table_of_a_complete_root(tiny_root, program):
         "DUTS_train": [STILLS, "-", "6", "6", "-", "0"],
     }
     assert "note" not in out
-    assert len({len(line) for line in out.splitlines()}) == 1  # aligned to the right
+    assert len({len(line) for line in out.splitlines()}) == 1  # aligned
     assert contents(tiny_root) == before
 
 
@@ -103,11 +102,11 @@ def test_freshly_prepared_videos_are_right_and_name_the_command(tmp_path, progra
     (root / "test/dog/FLOW").mkdir()  # as a flow run leaves it that could not begin
     code, table, out = program(root)
     assert code == 0
-    assert table["train"] == [FLAT, "2", "6", "6", "0", "0"]
+    assert table["train"] == [STILLS, "-", "6", "6", "-", "0"]
     assert table["test"] == [NESTED, "1", "3", "3", "0", "0"]
-    for name in ("train", "test"):
+    for name, video in (("train", "if it is a video set: "), ("test", "")):
         command = f"python -m datasets.flow --data-root '{root}' --set {name}"
-        assert f"note: {name}: no flow maps yet: {command}\n" in out
+        assert f"note: {name}: no flow maps; {video}{command}\n" in out
 
 
 def test_test_sets_may_be_annotated_on_some_frames_only(tmp_path, program):
@@ -119,8 +118,8 @@ def test_test_sets_may_be_annotated_on_some_frames_only(tmp_path, program):
     assert code == 0
     assert table["test"] == [NESTED, "2", "8", "2", "8", "0"]
     assert table["own"] == [NESTED, "2", "8", "0", "8", "0"]
-    assert "note: test: masks for 2 of 8 frames: it can be segmented, and scored where" in out
-    assert "note: own: masks for 0 of 8 frames: it can be segmented, but not scored" in out
+    assert "note: test: masks for 2 of 8 frames; only those are scored" in out
+    assert "note: own: masks for 0 of 8 frames" in out
 
     shutil.rmtree(tmp_path / "test/dog/GT")
     assert problems_of(tmp_path, "test") == {"GT folder missing": ["dog/GT"]}
@@ -129,42 +128,15 @@ def test_test_sets_may_be_annotated_on_some_frames_only(tmp_path, program):
 # Still set or flat video set
 
 
-PHOTO_NUMBERS = random.Random(0).sample(range(1000), 40)
-
-
-@pytest.mark.parametrize(
-    ("names", "kind"),
-    [
-        (numbered("bear", 5) + numbered("dog-2_b", 3), FLAT),
-        (numbered("0043f083b5", 6, step=5) + numbered("0044fa5fba", 4, step=5), FLAT),
-        (numbered("bear", 2) + numbered("dog", 2), FLAT),
-        (numbered("photo", 9), STILLS),
-        (["sun_ekmqudbbrseiyiht", "sun_abqchrqbjxfhpoqs", "sun_a_b"], STILLS),
-        (["0001", "0002", "0003"], STILLS),
-        ([f"ILSVRC2012_test_{n:08d}" for n in PHOTO_NUMBERS], STILLS),
-        ([f"n0{n // 100}_{n}" for n in PHOTO_NUMBERS], STILLS),
-        (["bear_1"], STILLS),
-    ],
-)
-def test_names_tell_videos_from_photos(tmp_path, names, kind):
-    write_frames(tmp_path / "set", names)
-    (report,) = check_sets(tmp_path, ["set"], progress=False)
-    assert (report.kind, report.problems) == (kind, {})
-    assert report.frames == report.masks == len(names)
-
-
-def test_one_wrong_name_does_not_make_a_video_set_a_still_set(tmp_path):
-    write_frames(tmp_path / "videos", [*numbered("bear", 4), *numbered("dog", 2), "portrait"])
-    (report,) = check_sets(tmp_path, ["videos"], progress=False)
-    assert report.kind == FLAT
-    assert problems_of(tmp_path) == {
-        "image whose name is not <sequence>_<frame>": ["RGB/portrait.jpg"]
-    }
+def test_a_published_video_set_is_one_before_it_has_flow_maps(tmp_path):
+    for name, kind in (("YTVOS_train", FLAT), ("DUTS_test", STILLS), ("own", STILLS)):
+        write_frames(tmp_path / name, numbered("bear", 3))
+        assert check_set(tmp_path, name, shown=False).kind == kind
 
 
 def test_flow_maps_make_a_video_set_whatever_the_names(tmp_path):
     write_frames(tmp_path / "videos", ["a_start", "a_x"], ("RGB", "GT", "FLOW"))
-    (report,) = check_sets(tmp_path, ["videos"], progress=False)
+    report = check_set(tmp_path, "videos", shown=False)
     assert (report.kind, report.sequences, report.problems) == (FLAT, 1, {})
 
 
@@ -178,14 +150,15 @@ def test_files_that_are_missing(videos):
         "image without mask": ["RGB/bear_00001.jpg"],
         "image without flow map": ["RGB/dog_1_00002.jpg"],
     }
-    (report,) = check_sets(videos.parent, ["videos"], progress=False)
+    report = check_set(videos.parent, "videos", shown=False)
     assert (report.frames, report.masks, report.flow_maps) == (8, 7, 7)
 
 
 def test_flow_maps_of_some_sequences_only(tmp_path):
     write_frames(tmp_path / "test/bear", numbered("bear", 2), ("RGB", "GT", "FLOW"))
     write_frames(tmp_path / "test/dog", numbered("dog", 2))
-    assert problems_of(tmp_path, "test") == {"FLOW folder missing": ["dog/FLOW"]}
+    images = [f"dog/RGB/dog_0000{i}.jpg" for i in range(2)]
+    assert problems_of(tmp_path, "test") == {"image without flow map": images}
 
 
 def test_masks_of_photos_that_are_missing(tmp_path):
@@ -208,7 +181,7 @@ def test_truncated_files_and_other_sizes_are_found_with_layout_problems(videos, 
         "file that cannot be used": [
             "RGB/bear_00000.jpg: truncated, its end is missing; replace this file"
         ],
-        "flow map of another size than its image": [
+        "mask or flow map of another size than its image": [
             "FLOW/bear_00003.jpg: 32 x 48, its image 32 x 24"
         ],
     }
@@ -224,13 +197,10 @@ def test_frames_of_another_size_than_their_sequence(videos):
             "RGB/bear_00002.jpg: 32 x 48, most 32 x 24"
         ]
     }
-    # As long as there are no flow maps it is a video set all the same.
-    shutil.rmtree(videos / "FLOW")
-    assert list(problems_of(videos.parent)) == ["frame of another size than most of its sequence"]
 
 
 def test_sequence_of_one_frame(tmp_path):
-    write_frames(tmp_path / "videos", [*numbered("bear", 4), "cat_00000"])
+    write_frames(tmp_path / "videos", [*numbered("bear", 4), "cat_00000"], ("RGB", "GT", "FLOW"))
     assert problems_of(tmp_path) == {
         "sequence of a single frame, which has no flow": ["RGB/cat_00000.jpg"]
     }
@@ -251,7 +221,7 @@ def test_flow_maps_of_other_images_and_maps_missing_for_last_frames(tmp_path):
     assert problems_of(tmp_path) == {
         "flow map of other images than are there now": ["FLOW/bear_00001.jpg"]
     }
-    (report,) = check_sets(tmp_path, ["videos"], progress=False)
+    report = check_set(tmp_path, "videos", shown=False)
     assert report.flow_maps == 2
     assert "in 1 of 1 sequences the last frame has no flow map" in report.notes[0]
 
@@ -269,8 +239,8 @@ def test_damage_inside_a_file_is_found_by_decoding_alone(videos, name, replaceme
     damage(videos / name, replacement)
     assert problems_of(videos.parent) == {}
     found = problems_of(videos.parent, deep=True)
-    assert list(found) == ["file that cannot be decoded"]
-    (item,) = found["file that cannot be decoded"]
+    assert list(found) == ["file that cannot be used"]
+    (item,) = found["file that cannot be used"]
     assert item.startswith(f"{name}: ")
     assert capfd.readouterr().err == ""  # libjpeg's messages are in the list, not between the lines
 
@@ -281,7 +251,7 @@ def test_damage_inside_a_mask_as_jpeg_and_an_image_as_png(tmp_path):
     assert problems_of(tmp_path, "set", deep=True) == {}
     damage(image, bytes([image.read_bytes()[image.stat().st_size // 2] ^ 1]))
     damage(mask, bytes(100))
-    found = problems_of(tmp_path, "set", deep=True)["file that cannot be decoded"]
+    found = problems_of(tmp_path, "set", deep=True)["file that cannot be used"]
     assert [item.split(": ")[0] for item in found] == ["RGB/a.png", "GT/a.jpg"]
 
 
@@ -292,7 +262,7 @@ def test_a_png_mask_that_decodes_in_spite_of_a_wrong_checksum(videos):
     path.write_bytes(content[:end] + bytes(4) + content[end + 4 :])
     with Image.open(path) as picture:
         assert np.asarray(picture).shape == (HEIGHT, WIDTH)
-    found = problems_of(videos.parent, deep=True)["file that cannot be decoded"]
+    found = problems_of(videos.parent, deep=True)["file that cannot be used"]
     assert found[0].startswith("GT/bear_00001.png: ")
 
 
@@ -303,6 +273,7 @@ def test_masks_and_flow_maps_whose_names_fit_no_frame(tmp_path):
     assert {kind: len(items) for kind, items in problems_of(tmp_path, "test").items()} == {
         "mask without image": 4,
         "flow map without image": 4,
+        "image without flow map": 4,
     }
 
 
@@ -337,31 +308,26 @@ def test_one_broken_set_among_several(videos, tmp_path, program):
     assert program(tmp_path, "--set", "clean", "videos")[0] == 0
 
 
-def test_folders_that_are_no_sets_are_named_and_no_problem(videos, tmp_path, program):
+def test_folders_that_are_no_sets_are_problems(videos, tmp_path, program):
     write(tmp_path / "DAVIS/JPEGImages/bear/00000.jpg")
     (tmp_path / ".cache/RGB").mkdir(parents=True)
     (tmp_path / "note.txt").touch()
     code, table, out = program(tmp_path)
-    assert code == 0
-    assert list(table) == ["set", "videos"]
-    assert "note: DAVIS: not checked" in out and "cache" not in out
-    assert find_sets(tmp_path) == (["videos"], ["DAVIS"])
-    # Asked for by name it is one.
-    assert program(tmp_path, "--set", "DAVIS")[0] == 1
+    assert code == 1
+    assert list(table)[:3] == ["set", "DAVIS", "videos"]
+    assert "RGB folder missing" in out and "cache" not in out
+    assert program(tmp_path, "--set", "videos")[0] == 0
 
 
 def test_roots_that_cannot_be_checked(tmp_path, capsys):
     for root, arguments, words in (
-        (tmp_path / "nowhere", [], "nowhere is not a folder"),
-        (tmp_path, [], "holds no set; its folders: none"),
+        (tmp_path / "nowhere", [], str(tmp_path / "nowhere")),
+        (tmp_path, [], "holds no set"),
         (tmp_path, ["--set", "DAVIS_trian"], "Data set DAVIS_trian not found"),
     ):
         assert main(["--data-root", str(root), *arguments]) == 1
         captured = capsys.readouterr()
         assert words in captured.err and captured.out == ""
-    (tmp_path / "DAVIS").mkdir()
-    with pytest.raises(DatasetError, match=r"its folders: DAVIS\. Expected .*DUTS_train"):
-        find_sets(tmp_path)
 
 
 def test_program_decodes_and_writes_nothing(videos):
@@ -375,7 +341,7 @@ def test_program_decodes_and_writes_nothing(videos):
         [*arguments, "--deep"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert result.returncode == 1, result.stderr
-    assert "1 x file that cannot be decoded" in result.stdout
+    assert "1 x file that cannot be used" in result.stdout
     assert f"    {damaged}: " in result.stdout
     assert "48/48" in result.stderr and "Traceback" not in result.stderr
     assert len(result.stderr.replace("\r", "\n").strip().splitlines()) < 6

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from datasets.clips import VideoError, check_clip
+from errors import UserError
 
 HEIGHT, WIDTH = 48, 64
 
@@ -93,10 +94,9 @@ def test_a_file_of_constant_rate_has_exactly_that_rate_and_all_frames(tmp_path, 
     path = write_clip(tmp_path / f"clip.{suffix}", 40, rate=rate)
     clip = check_clip(path)
     assert (clip.count, clip.size, clip.aspect) == (40, (HEIGHT, WIDTH), 1)
-    assert clip.constant and clip.rate == rate and clip.time_base == 1 / rate
+    assert clip.rate == rate
     frames = list(clip.frames())
     assert [frame.name for frame in frames] == [f"{i:05d}" for i in range(40)]
-    assert [frame.time for frame in frames] == list(range(40))
     for frame, expected in zip(frames, decoded(path)):
         np.testing.assert_array_equal(frame.image, expected)
         assert np.abs(frame.image.astype(int) - picture(int(frame.name))).mean() < 6
@@ -114,7 +114,7 @@ def test_a_file_of_constant_rate_has_exactly_that_rate_and_all_frames(tmp_path, 
 def test_other_formats_are_read_too_without_alpha_and_in_8_bits(tmp_path, suffix, codec, pix_fmt):
     path = write_clip(tmp_path / f"clip.{suffix}", 6, codec=codec, pix_fmt=pix_fmt)
     clip = check_clip(path)
-    assert (clip.count, clip.rate, clip.constant) == (6, 25, True)
+    assert (clip.count, clip.rate) == (6, 25)
     for number, frame in enumerate(clip.frames()):
         assert frame.image.dtype == np.uint8 and frame.image.shape == (HEIGHT, WIDTH, 3)
         assert np.abs(frame.image.astype(int) - picture(number)).mean() < 20
@@ -138,27 +138,17 @@ def test_colours_are_those_that_the_file_says(tmp_path, matrix, number, limits, 
         assert np.abs(frame.image.astype(int) - image).max() <= 4
 
 
-def test_frames_of_a_variable_rate_keep_their_times_from_zero(tmp_path):
+def test_a_variable_rate_counts_as_its_mean(tmp_path):
     times = [7, 40, 100, 110, 205, 500]
     path = write_clip(tmp_path / "clip.mkv", len(times), times=times, time_base=Fraction(1, 1000))
     clip = check_clip(path)
-    assert not clip.constant and clip.time_base == Fraction(1, 1000)
+    assert clip.count == len(list(clip.frames())) == 6
     assert clip.rate == pytest.approx(5 / 0.493, rel=1e-3)
-    assert [frame.time for frame in clip.frames()] == [time - 7 for time in times]
-
-
-def test_one_frame_that_is_dropped_makes_the_rate_variable(tmp_path):
-    times = [0, 1, 2, 4, 5, 6]
-    path = write_clip(tmp_path / "clip.mp4", len(times), times=times, time_base=Fraction(1, 25))
-    clip = check_clip(path)
-    assert not clip.constant
-    assert [frame.time * clip.time_base * 25 for frame in clip.frames()] == times
 
 
 def test_a_stream_without_times_has_the_rate_that_it_states(tmp_path):
     clip = check_clip(write_clip(tmp_path / "clip.h264", rate=30))
-    assert (clip.count, clip.rate, clip.constant) == (12, 30, True)
-    assert [frame.time for frame in clip.frames()] == list(range(12))
+    assert (clip.count, clip.rate) == (12, 30)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +273,7 @@ def test_data_after_the_end_are_no_fault(tmp_path, suffix, options, more):
 
 def test_an_mp4_without_its_index_is_found_out(tmp_path):
     path = write_clip(tmp_path / "clip.mp4")
-    with pytest.raises(VideoError, match="no video, or one without its beginning or its index"):
+    with pytest.raises(VideoError, match="no video, cut off or damaged"):
         check_clip(cut(path, 0.5))
 
 
@@ -320,10 +310,10 @@ def test_what_is_no_clip_is_told_so(tmp_path):
     assert "neither a file nor a folder" in message("missing.mp4")
     assert "neither a file nor a folder" in message("pipe.mp4")
     assert "no video" in message("text.mp4")
-    assert "no video stream;" in message("text.txt")
-    assert "0 bytes" in message("empty.mp4")
-    assert "no pictures" in message("folder") and "folder/RGB?" in message("folder")
-    assert "no video stream;" in message("sound.wav")
+    assert "no video stream" in message("text.txt")
+    assert "no video" in message("empty.mp4")
+    assert "no pictures" in message("folder")
+    assert "no video stream that FFmpeg can decode" in message("sound.wav")
     assert "1 frame; a clip needs at least two" in message("one.mp4")
     assert "1 frame;" in message("one.jpg")
     assert "no frame of it can be decoded (webp)" in message("moving.webp")
@@ -367,13 +357,6 @@ def test_files_are_closed_also_when_reading_stops_early(tmp_path):
     assert open_files() == before
 
 
-def test_a_file_that_has_changed_since_it_was_checked_is_told(tmp_path):
-    clip = check_clip(write_clip(tmp_path / "clip.mp4", 12))
-    write_clip(tmp_path / "clip.mp4", 9)
-    with pytest.raises(VideoError, match="9 frames, but 12 when it was checked"):
-        list(clip.frames())
-
-
 def folder_of(folder, names):
     folder.mkdir()
     for number, name in enumerate(names):
@@ -387,36 +370,32 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path):
     (folder / ".hidden.png").write_text("no picture")
     (folder / "notes.txt").write_text("no picture")
     clip = check_clip(folder, 29.97)
-    assert (clip.count, clip.size, clip.constant) == (5, (HEIGHT, WIDTH), True)
-    assert clip.rate == Fraction(2997, 100) and clip.time_base == 1 / clip.rate
+    assert (clip.count, clip.size, clip.rate) == (5, (HEIGHT, WIDTH), Fraction(2997, 100))
     frames = list(clip.frames())
     assert [frame.name for frame in frames] == [name.rpartition(".")[0] for name in names]
-    assert [frame.time for frame in frames] == list(range(5))
     for number, frame in enumerate(frames[:3]):
         np.testing.assert_array_equal(frame.image, picture(number))
 
 
 def test_what_is_wrong_with_a_folder_is_told_with_the_file(tmp_path):
     folder = folder_of(tmp_path / "frames", ["1.png", "2.jpg", "3.png"])
-    with pytest.raises(VideoError, match="frame rate 0"):
-        check_clip(folder, 0)
     Image.fromarray(picture(0, 40, 50)).save(folder / "4.png")
     with pytest.raises(VideoError, match=r"4\.png is 50 x 40 pixels, those before it 64 x 48"):
         check_clip(folder)
     cut(folder / "2.jpg", 0.9)
-    with pytest.raises(VideoError, match=r"2\.jpg: truncated"):
+    with pytest.raises(UserError, match=r"2\.jpg: truncated"):
         check_clip(folder)
     (folder / "2.jpg").unlink()
     (folder / "2.jpg").symlink_to("nowhere.jpg")
-    with pytest.raises(VideoError, match=r"2\.jpg: "):
+    with pytest.raises(UserError, match=r"2\.jpg: a link to a file that is not there"):
         check_clip(folder)
     Image.fromarray(picture(1)).save(folder / "2.webp")  # of the name of one that counts
     Image.fromarray(picture(4)).save(folder / "5.WebP", format="WEBP")
-    with pytest.raises(VideoError, match=r"5\.WebP: a picture of another format; convert it"):
+    with pytest.raises(VideoError, match=r"1 x picture of another format(.|\n)*5\.WebP"):
         check_clip(folder)
     (folder / "5.WebP").unlink()
     (folder / "1.jpg").write_bytes((folder / "1.png").read_bytes())
-    with pytest.raises(VideoError, match=r"1\.png and 1\.jpg would give masks of one name"):
+    with pytest.raises(VideoError, match=r"same name(.|\n)*1\.png beside 1\.jpg"):
         check_clip(folder)
     with pytest.raises(VideoError, match="1 frame;"):
         check_clip(folder_of(tmp_path / "one", ["1.png"]))
@@ -427,5 +406,5 @@ def test_a_picture_that_is_lost_after_the_check_is_a_clear_error(tmp_path):
     first, second = check_clip(folder).frames()
     assert first.image.shape == (HEIGHT, WIDTH, 3)
     (folder / "2.png").unlink()
-    with pytest.raises(VideoError, match=r"2\.png: no such file"):
+    with pytest.raises(UserError, match=r"2\.png: no such file"):
         second.image  # noqa: B018

@@ -2,14 +2,7 @@
 
 import pytest
 
-from datasets.layout import (
-    Frame,
-    find_still_images,
-    find_video_sequences,
-    flow_note,
-    still_images,
-    video_sequences,
-)
+from datasets.layout import Frame, flow_note, still_images, video_sequences
 from tests.datasets.folders import complaint, make_flat, make_nested, names_of, noise, write
 
 
@@ -129,9 +122,10 @@ def test_sequences_without_any_flow_map_are_missed(tmp_path):
     assert "3 x image without flow map" in message and "RGB/c_0.jpg" in message
 
 
-def test_flo_files_in_the_place_of_flow_maps_name_the_way_to_convert_them(tmp_path):
-    folder = make_flat(tmp_path, ["a_0"])
-    (folder / "FLOW/a_0.jpg").rename(folder / "FLOW/a_0.flo")
+@pytest.mark.parametrize("make", [make_flat, lambda root, names: make_nested(root, {"a": names})])
+def test_flo_files_in_the_place_of_flow_maps_name_the_way_to_convert_them(tmp_path, make):
+    path = next(make(tmp_path, ["a_0"]).rglob("FLOW/a_0.*"))
+    path.rename(path.with_suffix(".flo"))
     assert "--from-flo" in complaint(video_sequences, tmp_path, "videos")
 
 
@@ -140,10 +134,10 @@ def test_missing_set_says_what_is_there_and_how_to_set_the_root(tmp_path):
     (tmp_path / "note.txt").touch()
     message = complaint(video_sequences, tmp_path, "DAVIS_train")
     assert f"{tmp_path} holds: videos." in message
-    assert str(tmp_path / "DAVIS_train/{RGB,GT,FLOW}/<sequence>_<frame>") in message
-    assert str(tmp_path / "DAVIS_train/<sequence>/{RGB,GT,FLOW}") in message
+    assert f"Expected {tmp_path / 'DAVIS_train'} with" in message
+    assert "{RGB,GT,FLOW}/<sequence>_<frame>" in message and "<sequence>/{RGB,GT,FLOW}" in message
     assert "DATA_ROOT" in message and "--data-root" in message
-    assert str(tmp_path / "DUTS/{RGB,GT}/<name>") in complaint(still_images, tmp_path, "DUTS")
+    assert "{RGB,GT}/<name>" in complaint(still_images, tmp_path, "DUTS")
 
 
 def test_missing_data_root_is_named(tmp_path):
@@ -175,13 +169,12 @@ def test_missing_and_empty_flow_folders_name_the_command(tmp_path, keep_folder):
         if not keep_folder:
             (folder / sequence / "FLOW").rmdir()
     message = complaint(video_sequences, root, "videos")
-    state = "without pictures" if keep_folder else "missing"
     assert message.splitlines() == [
         f"2 problems in {folder}:",
-        f"  2 x FLOW folder {state} (make the flow maps: "
+        "  2 x image without flow map (make the flow maps: "
         f"python -m datasets.flow --data-root '{root}' --set videos)",
-        "    a/FLOW",
-        "    c/FLOW",
+        "    a/RGB/a_0.png",
+        "    c/RGB/c_0.png",
     ]
     assert video_sequences(root, "videos", flow=False)[0].frames[0].flow is None
 
@@ -266,20 +259,23 @@ def test_first_ten_are_listed_and_the_rest_counted(tmp_path):
     assert lines[2:] == [f"    RGB/a_{i:02d}.jpg" for i in range(10)] + ["    ... and 2 more"]
 
 
-def test_what_is_there_can_be_had_together_with_what_is_wrong(tmp_path):
+def test_problems_can_be_had_together_with_the_frames(tmp_path):
     folder = make_flat(tmp_path, ["a_0", "a_1", "portrait"])
     (folder / "GT/a_1.png").unlink()
-    sequences, problems = find_video_sequences(tmp_path, "videos")
+    problems = {}
+    sequences = video_sequences(tmp_path, "videos", problems=problems)
     assert names_of(sequences) == {"a": ["a_0", "a_1"]}
     assert sequences[0].frames[1].mask is None
     assert list(problems.values()) == [["RGB/a_1.jpg"], ["RGB/portrait.jpg"]]
-    frames, problems = find_still_images(tmp_path, "videos")
+    problems = {}
+    frames = still_images(tmp_path, "videos", problems)
     assert [frame.name for frame in frames] == ["a_0", "a_1", "portrait"]
     assert list(problems.values()) == [["RGB/a_1.jpg"]]
 
     make_nested(tmp_path / "nested", {"b": ["b_0"], "c": ["c_0"]})
     (tmp_path / "nested/videos/c/RGB/c_0.png").unlink()
-    sequences, problems = find_video_sequences(tmp_path / "nested", "videos")
+    problems = {}
+    sequences = video_sequences(tmp_path / "nested", "videos", problems=problems)
     assert names_of(sequences) == {"b": ["b_0"]}
     assert list(problems.values()) == [["c/RGB"]]
 
@@ -290,7 +286,8 @@ def test_masks_of_no_frame_are_named_whatever_is_asked_for(tmp_path, masks):
     left = ["Dog_100.png", "Dog_10_mask.png", "dog_1.png"]
     for name in left:
         write(folder / "Dog/GT" / name)
-    _, problems = find_video_sequences(tmp_path, "videos", masks=masks, flow=False)
+    problems = {}
+    video_sequences(tmp_path, "videos", masks=masks, flow=False, problems=problems)
     assert {kind: items for (kind, _), items in problems.items()} == {
         "mask without image": [f"Dog/GT/{name}" for name in left]
     }
@@ -303,7 +300,9 @@ def test_pictures_of_another_format_and_broken_links_are_named(tmp_path, part):
         (folder / "a" / part / name).touch()
     (folder / "b").symlink_to(tmp_path / "unplugged")
     (folder / ".c").symlink_to(tmp_path / "unplugged")
-    _, problems = find_video_sequences(tmp_path, "videos", masks="none" if part == "GT" else "all")
+    problems = {}
+    masks = "none" if part == "GT" else "all"
+    video_sequences(tmp_path, "videos", masks=masks, problems=problems)
     assert {kind: items for (kind, _), items in problems.items()} == {
         "broken link": ["b"],
         "picture of another format": [f"a/{part}/a_2.webp", f"a/{part}/a_3.TIF"],

@@ -8,7 +8,14 @@ import pytest
 from PIL import Image
 
 from datasets.file_checks import check_files
-from datasets.masks import NotBinaryError, one_object, read_binary_mask, read_labels, read_mask
+from datasets.masks import (
+    NotBinaryError,
+    one_object,
+    read_binary_mask,
+    read_label_map,
+    read_labels,
+    read_mask,
+)
 from tests.datasets.folders import HEIGHT, WIDTH, complaint, frame_of, write
 
 OBJECT = np.zeros((HEIGHT, WIDTH), bool)
@@ -88,7 +95,7 @@ def test_palettes_of_black_and_white_are_read_by_their_colours(tmp_path, method)
 
 def test_palettes_of_colours_that_do_not_begin_with_black_are_refused(tmp_path):
     path = write_palette(tmp_path / "mask.png", OBJECT, [200, 220, 210, 0, 0, 0])
-    for read in (read_mask, read_binary_mask):
+    for read in (read_mask, read_label_map, read_binary_mask):
         assert "begins with the colour (200, 220, 210); expected black" in complaint(read, path)
     image = write(tmp_path / "image.png")
     assert "expected black" in complaint(check_files, [frame_of(image, path)], progress=False)
@@ -259,9 +266,9 @@ def test_sets_of_label_maps_have_labels_and_void_in_any_format(tmp_path, palette
         path = write(tmp_path / "mask.png", np.array(labels, np.uint8))
         if palette:
             write_palette(path, np.array(labels), colours)
-        assert read_labels(path, void=True).tolist() == labels
+        assert read_label_map(path).tolist() == labels
     white = np.array([[[0, 0, 0], [200, 0, 0], [255, 255, 255]]], np.uint8)
-    assert read_labels(write(tmp_path / "mask.png", white), void=True).tolist() == [[0, 1, 255]]
+    assert read_label_map(write(tmp_path / "mask.png", white)).tolist() == [[0, 1, 255]]
     # Without it a void alone is the object.
     path = write(tmp_path / "mask.png", np.array([[0, 255]], np.uint8))
     assert read_labels(path).tolist() == [[0, 1]]

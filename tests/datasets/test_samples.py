@@ -185,7 +185,7 @@ def test_the_same_seed_epoch_and_index_give_the_same_sample_and_others_another(t
     sequences = video_sequences(tiny_root, "DAVIS_train")
     for make in (
         lambda seed: StillImages(frames, SIZE, Augmentation(), seed),
-        lambda seed: VideoFrames([sequences], SIZE, 3, Augmentation(camera_motion=0.5), seed),
+        lambda seed: VideoFrames([sequences], SIZE, 3, Augmentation(flow_turn=50), seed),
     ):
         sample = make(3)[4, 1]
         dataset = make(3)

@@ -41,11 +41,11 @@ def by_hand(camera, own, removed=(0, 0), acceleration=(0, 0), bend=(0, 0), sway=
     """A clip whose camera and object move by whole pixels."""
     image, mask = scene()
     layers = [
-        Layer(image, None, None, constant(*camera)),
+        Layer(image, (constant(*camera),)),
         Layer(
             image,
+            tuple(constant(*motion) for motion in (camera, own, bend)),
             *[mask.astype(np.float32)] * 2,
-            *(constant(*motion) for motion in (camera, own, bend)),
         ),
     ]
     flat = np.ones((NODES, NODES, 1), np.float32)
@@ -168,33 +168,34 @@ def lengths(motions):
 
 def test_camera_and_object_move_as_much_as_they_may():
     clips = drawn()
-    camera = lengths([clip.layers[0].with_camera for clip in clips])
+    camera = lengths([clip.layers[0].motions[0] for clip in clips])
     assert 0.015 < max(camera) <= 0.02 + 1e-6 and min(camera) > 0.0019
     at_centre = [
-        np.linalg.norm(interpolate(clip.layers[-1].own, np.array([[[43.0, 53.0]]]), SIZE)) / SIZE
+        np.linalg.norm(interpolate(clip.layers[-1].motions[1], np.array([[[43.0, 53.0]]]), SIZE))
+        / SIZE
         for clip in clips
     ]
     assert 0.022 < max(at_centre) <= 0.0301 and min(at_centre) > 0.0029
-    assert max(lengths([clip.layers[0].with_camera for clip in drawn(camera=0)])) == 0
-    assert max(lengths([clip.layers[-1].own for clip in drawn(object=0)])) < 1e-9
+    assert max(lengths([clip.layers[0].motions[0] for clip in drawn(camera=0)])) == 0
+    assert max(lengths([clip.layers[-1].motions[1] for clip in drawn(object=0)])) < 1e-9
     assert all(len(clip.layers) == 2 for clip in clips)
 
 
 def test_parallax_and_deformation_are_what_is_not_affine():
     plain, rich = drawn(), drawn(parallax=0.5, deformation=0.5)
     for clip in plain:
-        assert affine_rest(clip.layers[0].with_camera)[0] < 1e-4
-        rest, matrix = affine_rest(clip.layers[-1].own)
+        assert affine_rest(clip.layers[0].motions[0])[0] < 1e-4
+        rest, matrix = affine_rest(clip.layers[-1].motions[1])
         assert rest < 1e-4 and np.abs(matrix[:2]).max() > 1e-5  # it also turns and grows
-        assert not clip.layers[-1].bend.any()
-        np.testing.assert_array_equal(clip.layers[0].with_camera, clip.layers[-1].with_camera)
-    background = [affine_rest(clip.layers[0].with_camera)[0] for clip in rich]
-    bent = [affine_rest(clip.layers[-1].bend)[0] for clip in rich]
+        assert not clip.layers[-1].motions[2].any()
+        np.testing.assert_array_equal(clip.layers[0].motions[0], clip.layers[-1].motions[0])
+    background = [affine_rest(clip.layers[0].motions[0])[0] for clip in rich]
+    bent = [affine_rest(clip.layers[-1].motions[2])[0] for clip in rich]
     assert min(background) > 1e-3 and np.median(background) > 0.05
     assert min(bent) > 1e-3 and np.median(bent) > 0.05
     # The object is nearer than the ground, by up to that share.
     nearer = [
-        np.linalg.norm(clip.layers[-1].with_camera) / np.linalg.norm(one.layers[0].with_camera)
+        np.linalg.norm(clip.layers[-1].motions[0]) / np.linalg.norm(one.layers[0].motions[0])
         for clip, one in zip(rich, plain)
     ]
     assert 1 <= min(nearer) < 1.2 < max(nearer) <= 1.5
@@ -248,13 +249,13 @@ def test_deformation_is_in_frames_and_flow_maps(time):
 
 def test_deformation_is_a_share_of_the_motion_as_far_as_nothing_folds():
     def over_own(clip):
-        own = interpolate(clip.layers[-1].own, np.array([[[43.0, 53.0]]]), SIZE)
-        return np.linalg.norm(clip.layers[-1].bend, axis=2).max() / np.linalg.norm(own)
+        own = interpolate(clip.layers[-1].motions[1], np.array([[[43.0, 53.0]]]), SIZE)
+        return np.linalg.norm(clip.layers[-1].motions[2], axis=2).max() / np.linalg.norm(own)
 
     shares = [over_own(clip) for clip in drawn(deformation=0.05)]
     assert min(shares) > 0.03 and max(shares) < 0.05 * 2
     steepest = [
-        max(np.abs(np.diff(clip.layers[-1].bend, axis=axis)).max() for axis in (0, 1))
+        max(np.abs(np.diff(clip.layers[-1].motions[2], axis=axis)).max() for axis in (0, 1))
         * (2 / clip.sway[0])  # from one end to the other
         / ((SIZE - 1) / (NODES - 1))
         for clip in drawn(deformation=1)
@@ -279,7 +280,7 @@ def test_the_object_deforms_to_and_fro():
 
 def test_what_is_left_out_changes_nothing_else():
     for one, other in zip(drawn(10, parallax=0.5), drawn(10)):
-        np.testing.assert_array_equal(one.layers[-1].own, other.layers[-1].own)
+        np.testing.assert_array_equal(one.layers[-1].motions[1], other.layers[-1].motions[1])
         np.testing.assert_array_equal(one.layers[0].picture, other.layers[0].picture)
         np.testing.assert_array_equal(one.acceleration, other.acceleration)
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from datasets.known_sets import YOUTUBE_OBJECTS_CLASSES
 from datasets.layout import Frame, Sequence
-from datasets.prepare.sources import YOUTUBE_OBJECTS_CLASSES
 from utils.evaluation.metrics import Statistics, statistics
 
 # What is scored: all objects as one; each with the proposal that is assigned to it over the whole

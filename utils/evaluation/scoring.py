@@ -11,7 +11,14 @@ import cv2
 import numpy as np
 
 from datasets.layout import Frame, Sequence, frame_label
-from datasets.masks import VOID, NotBinaryError, one_object, read_binary_mask, read_labels
+from datasets.masks import (
+    VOID,
+    NotBinaryError,
+    one_object,
+    read_binary_mask,
+    read_label_map,
+    read_labels,
+)
 from datasets.pictures import read_size
 from datasets.problems import DatasetError, format_problems
 from datasets.progress import progress_bar
@@ -88,7 +95,7 @@ def read_result(path: Path, protocol: Protocol, binarize: bool = False) -> np.nd
     and one other value, or numbers of proposals below 32.
     """
     if protocol.objects != ONE and not binarize:
-        labels = read_labels(path, void=True)
+        labels = read_label_map(path)
         # A mask of 0 and 255 has one object; elsewhere 255 is a number like any other.
         alone = not one_object(labels).any()
         return (labels == VOID).astype(np.uint8) if alone else labels
@@ -198,7 +205,7 @@ def score_masks(
         try:
             truth = read_truth(frame.mask, protocol)
             if sequence in chosen:
-                labels = chosen[sequence][read_labels(path, void=True)].view(np.uint8)
+                labels = chosen[sequence][read_label_map(path)].view(np.uint8)
             else:
                 labels = read_result(path, protocol, binarize)
             several = protocol.objects == ONE and labels.max() > 1
@@ -230,7 +237,7 @@ def score_masks(
         )
         for name in several:
             masks = (
-                (read_labels(path, void=True), read_truth(frame.mask, protocol))
+                (read_label_map(path), read_truth(frame.mask, protocol))
                 for (sequence, frame), path in items
                 if sequence == name
             )

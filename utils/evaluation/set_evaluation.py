@@ -14,9 +14,9 @@ import numpy as np
 from datasets.file_checks import check_files
 from datasets.files import write_picture, write_text
 from datasets.flow.origin import compare_flow, flow_origin, note_flow
+from datasets.known_sets import published_sequences
 from datasets.layout import Frame, Sequence, frame_label, frames_of, video_sequences
 from datasets.masks import read_labels
-from datasets.prepare.sources import published_sequences
 from datasets.problems import DatasetError
 from datasets.progress import progress_bar
 from models.interface import Figure

@@ -108,7 +108,7 @@ def segment_video(
                 probability = result.probability(clip.size)
                 labels = to_labels(probability, settings.threshold, settings.stretch_masks)
                 write_mask(partial / MASKS / f"{frame.name}.png", labels, result.num_objects)
-                add_to_film(draw_overlay(frame.image, labels, result.num_objects), frame)
+                add_to_film(draw_overlay(frame.image, labels, result.num_objects))
                 bar.update()
         seconds = time.monotonic() - start
     return clip.count, clip.count / seconds

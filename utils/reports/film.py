@@ -2,59 +2,47 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 
-from datasets.clips import Clip, ClipFrame
+from datasets.clips import Clip
 
 _BT709 = 1  # FFmpeg's number of it, for matrix, primaries and transfer alike
 _LIMITED = 1  # of the range 16 to 235
 
 
 @contextmanager
-def open_film(path: Path, clip: Clip) -> Iterator[Callable[[np.ndarray, ClipFrame], None]]:
-    """A function that adds a picture, uint8 RGB (H, W, 3), with its frame's time, to a film.
+def open_film(path: Path, clip: Clip) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that adds a picture, uint8 RGB (H, W, 3), to a film.
 
-    The film is upright and without sound, and has the clip's frame times and shape of pixels. H.264
-    in yuv420p needs even sides, so an odd side is repeated once at the right or bottom.
+    The film is upright and without sound, and has the clip's rate and shape of pixels. H.264 in
+    yuv420p needs even sides, so an odd side is repeated once at the right or bottom.
     """
     height, width = clip.size
     with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as film:
         stream = film.add_stream("libx264", rate=clip.rate)
         stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
-        # Without B frames packets come in the frames' order, and the MP4 ends when its last frame
-        # does, which with a variable rate it otherwise would not.
-        stream.options = {"crf": "20", "preset": "veryfast", "bf": "0"}
+        stream.options = {"crf": "20", "preset": "veryfast"}
         codec = stream.codec_context
-        codec.time_base = stream.time_base = clip.time_base
+        codec.time_base = stream.time_base = 1 / clip.rate
         codec.sample_aspect_ratio = clip.aspect
         codec.color_range = _LIMITED
         codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
-        held: list[av.Packet] = []  # the last packet, until its duration is known
-        duration = 0
+        numbers = count()
 
-        def write(packets: list[av.Packet]) -> None:
-            held.extend(packets)
-            while len(held) > 1:
-                film.mux(held.pop(0))
-
-        def add(picture: np.ndarray, frame: ClipFrame) -> None:
-            nonlocal duration
+        def add(picture: np.ndarray) -> None:
             padding = (0, height % 2, 0, width % 2)
             picture = cv2.copyMakeBorder(picture, *padding, cv2.BORDER_REPLICATE)
             converted = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
                 format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
             )
-            converted.pts, converted.time_base = frame.time, clip.time_base
-            duration = frame.duration
-            write(stream.encode(converted))
+            converted.pts, converted.time_base = next(numbers), codec.time_base
+            film.mux(stream.encode(converted))
 
         yield add
-        write(stream.encode())
-        if duration:
-            held[0].duration = duration
-        film.mux(held)
+        film.mux(stream.encode())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from datasets.layout import find_video_sequences, frame_label
+from datasets.layout import frame_label, video_sequences
 from datasets.masks import VOID, one_object, read_labels
 from datasets.pictures import read_image
 from datasets.problems import DatasetError
@@ -70,7 +70,7 @@ def show_frames(
     first = runs[0].evaluation
     try:
         root = Path(first.data_root)
-        sequences, _ = find_video_sequences(root, first.set_name, masks="none", flow=False)
+        sequences = video_sequences(root, first.set_name, masks="none", flow=False, problems={})
     except (DatasetError, OSError):
         sequences = []
     files = {(s.name, frame_label(s.name, frame)): frame for s in sequences for frame in s.frames}

@@ -156,37 +156,10 @@ def test_change_draws_what_reading_multiplying_and_drawing_give(linear, noise) -
     assert seam.mean() < 0.2
 
 
-def test_added_motion() -> None:
-    flow = 0.5 * disc() + np.float32([0, 0.5])
-    flow /= lengths(flow).max()
-    added = np.full_like(flow, (0.2, -0.1))
-    given = added.copy()
-    expected = flow @ np.diag([-1.0, 1.0]) + added
-    expected /= max(1, lengths(expected).max())
-    read = picture_to_flow(change_motion(flow_to_picture(flow), np.diag([-1, 1]), added))
-    assert lengths(read - expected).max() < 0.02
-    np.testing.assert_array_equal(added, given)
-
-
-def test_too_large_motion_is_shortened_as_a_whole() -> None:
-    flow = disc()
-    read = picture_to_flow(change_motion(flow_to_picture(flow), np.diag([4, 2])))
-    expected = flow @ np.diag([1, 0.5])
-    assert lengths(read - expected).max() < 0.015
-
-
-def test_motion_may_grow_to_1_without_being_shortened() -> None:
-    slow = change_motion(flow_to_picture(disc()), 0.4 * np.eye(2))
-    read = picture_to_flow(change_motion(slow, 2 * np.eye(2)))
-    assert lengths(read - 0.8 * disc()).max() < 0.02
-
-
 def test_motion_that_is_not_finite_is_refused() -> None:
     for value in (np.nan, np.inf):
         with pytest.raises(ValueError, match="not finite"):
             flow_to_picture(np.full((5, 5, 2), value, np.float32))
-        with pytest.raises(ValueError, match="not finite"):
-            change_motion(np.full((5, 5, 3), (9, 200, 40), np.uint8), np.diag([value, 1]))
 
 
 def test_a_picture_may_be_normalised_by_more_than_its_largest_motion():

@@ -68,9 +68,8 @@ def test_a_full_disk_is_said_with_the_file_and_a_remedy(
     monkeypatch.setattr(os, "replace", full)
     arguments = ["--data-root", str(flat), "--set", "DAVIS_train", "--estimator", "dis"]
     assert main(arguments) == 1
-    assert re.search(
-        r"No space left on device: .*; mend that and start again", capsys.readouterr().err
-    )
+    message = capsys.readouterr().err
+    assert re.search(r"No space left on device: .*DAVIS_train.*; mend that and start", message)
 
 
 @pytest.mark.parametrize("folder", ["FLOW", "bear/FLOW"])
@@ -90,7 +89,7 @@ def test_flo_files_become_pictures(
     assert main(arguments) == 0
     assert "2 flow maps written" in capsys.readouterr().out
     assert main(arguments) == 0
-    assert "0 flow maps written from .flo files, 2 were there already" in capsys.readouterr().out
+    assert "0 flow maps written from .flo files, 2 kept" in capsys.readouterr().out
     assert flow_origin(tmp_path, "set") is None
     known = np.where(np.arange(40)[:, None] < 3, np.float32(0), flow)
     for name, motion in (("bear_00000", flow), ("bear_00001", known)):
@@ -129,7 +128,7 @@ def test_flo_files_replace_other_maps_only_when_told_to_and_fit_their_frames(
     assert maps == ["bear_0.jpg", "bear_1.jpg"]
     cv2.writeOpticalFlow(str(folder / "FLOW/bear_1.flo"), np.ones((12, 20, 2), np.float32))
     assert main([*arguments, "--overwrite"]) == 1
-    assert "bear_1.flo: 20 x 12, but its frame" in capsys.readouterr().err
+    assert "bear_1.flo: no whole .flo file" in capsys.readouterr().err
 
 
 def test_maps_that_complete_those_made_elsewhere_are_mentioned(
@@ -188,16 +187,17 @@ def test_photographs_are_refused_before_anything_is_written(
     assert not (flat / "photos" / "FLOW").exists()
 
 
-def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_has_a_gpu_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, raft_weights: Path
+) -> None:
     assert _device("cuda") == "cuda" and _device(None) is None
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert _device(None) is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [_device(wanted) for wanted in (None, "cuda", "cpu")] == ["cuda:1", "cuda:1", "cpu"]
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(FlowError, match=r"no device 'cuda:1': torch finds 1 GPU\(s\)"):
-        raft_estimator(device=_device(None))
+    with pytest.raises(FlowError, match="there is no device 'cuda:99' for RAFT"):
+        raft_estimator(raft_weights, "cuda:99")
 
 
 def test_program_with_raft_and_a_weights_file(
@@ -233,7 +233,7 @@ def test_program_says_what_to_do_without_network(flat: Path, tmp_path: Path) -> 
     assert "Traceback" not in result.stderr
     message = result.stderr.strip().splitlines()[-1]
     assert Raft_Large_Weights.DEFAULT.url in message
-    assert "--weights FILE" in message
+    assert "--weights" in message
     assert not (flat / "DAVIS_train" / "FLOW").exists()
 
 
@@ -246,9 +246,3 @@ def test_program_reports_what_is_wrong_with_the_data(
     (flat / "DAVIS_train" / "RGB" / "dog-run_00002.png").write_bytes(b"")
     assert main([*arguments, "DAVIS_train"]) == 1
     assert "dog-run_00002.png" in capsys.readouterr().err
-
-
-def test_program_refuses_raft_flags_for_dis(flat: Path, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["--data-root", str(flat), "--set", "X", "--estimator", "dis", "--weights", "w.pth"])
-    assert "--estimator raft" in capsys.readouterr().err

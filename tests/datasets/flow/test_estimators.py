@@ -91,7 +91,7 @@ def test_raft_refuses_files_that_are_not_its_weights(tmp_path: Path) -> None:
 
 def test_raft_names_a_missing_gpu(raft_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(FlowError, match="no GPU"):
+    with pytest.raises(FlowError, match="there is no device 'cuda' for RAFT"):
         raft_estimator(raft_weights, "cuda")
 
 

@@ -168,3 +168,10 @@ def test_shares_make_the_files_of_one_process(tmp_path: Path, processes: int) ->
         assert make_share(sequences, estimator, False, share) == (0, written[-1], 0)
     assert sum(written) == 33 and max(written) - min(written) <= 8
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
+
+def test_published_sets_of_still_images_are_refused(tmp_path: Path) -> None:
+    write_frames(tmp_path / "DUTS_train" / "RGB", "still", moving_frames(3))
+    with pytest.raises(DatasetError, match="DUTS_train is a set of still images"):
+        make_flow(tmp_path, "DUTS_train", to_the_right)
+    assert not (tmp_path / "DUTS_train" / "FLOW").exists()

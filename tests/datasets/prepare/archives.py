@@ -52,7 +52,7 @@ def tree(folder: Path) -> dict[str, tuple]:
 
 def run(name: str, source: Path, **options) -> list[Prepared]:
     """Prepare, without known counts, and check that the source stays as it is."""
-    tiny = dataclasses.replace(SOURCES[name], known={})
+    tiny = dataclasses.replace(SOURCES[name], sets=())
     before = tree(source)
     try:
         return prepare(source, source.parent / "data", tiny, **options)
@@ -134,3 +134,4 @@ def write_mixed(source: Path) -> None:
     write_davis(source, {"bear": [objects(255), objects(1)] * 2}, palette=True)
     write_davis(source, {"dog": [objects(255)] * 2}, palette=True)
     write_lists(source, "2016", train="bear\n", val="dog\n")
+    write_lists(source, "2017", train="bear\n", val="dog\n")

@@ -47,7 +47,7 @@ def test_duts_from_the_command_line(source: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "DUTS_train: 2 images, 2 masks (known: 10,553 images, 10,553 masks)" in result.stdout
-    assert "files: 4 linked, 0 copied, 0 converted, 0 kept" in result.stdout
+    assert "files: 4 linked" in result.stdout
     assert "writing files" in result.stderr  # the progress bar
     assert tree(source) == before
     assert sorted(p.name for p in data_root(source).iterdir()) == ["DUTS_test", "DUTS_train"]
@@ -167,7 +167,7 @@ def test_wrong_folder_is_explained(source: Path, capsys: pytest.CaptureFixture) 
     for name, expected in (
         ("duts", "DUTS-TR-Image, neither in"),
         ("davis2016", "JPEGImages/480p, neither in"),
-        ("davis2016_from_2017", "JPEGImages/480p, neither in"),
+        ("davis2017", "JPEGImages/480p, neither in"),
         ("youtube_vos", "Annotations, neither in"),
         ("fbms", "Testset, neither in"),
         ("youtube_objects", "aeroplane/data or JPEGImages/aeroplane, neither in"),
@@ -178,7 +178,7 @@ def test_wrong_folder_is_explained(source: Path, capsys: pytest.CaptureFixture) 
             captured = capsys.readouterr()
             assert captured.out == ""
             assert expected in captured.err
-            assert "Found there: holiday/" in captured.err
+            assert "Folders there: holiday" in captured.err
     assert main(command("duts", source / "nowhere")) == 1
     assert "no such folder" in capsys.readouterr().err
     assert not data_root(source).exists()
@@ -193,7 +193,7 @@ def test_a_broken_link_in_the_place_of_a_video_is_no_missing_part(
     (source / "JPEGImages/dressage").symlink_to(source / "elsewhere")
     assert main(command("long_videos", source, "--partial")) == 1
     message = capsys.readouterr().err
-    assert "1 x broken link" in message and str(source / "JPEGImages/dressage") in message
+    assert f"{source / 'JPEGImages/dressage'}: broken link" in message
 
 
 def test_incomplete_source_is_listed_and_can_be_accepted(
@@ -207,10 +207,9 @@ def test_incomplete_source_is_listed_and_can_be_accepted(
     assert main(command("davis2016", source)) == 1
     message = capsys.readouterr().err
     for part in (
-        "JPEGImages/480p/swing, named in",
-        "JPEGImages/480p/goat, named in",
-        "image without mask",
-        "JPEGImages/480p/bear/00001.jpg",
+        "JPEGImages/480p/swing: no images",
+        "JPEGImages/480p/goat: no images",
+        "JPEGImages/480p/bear/00001.jpg: image without mask",
         "DAVIS_train: 1 sequences, 30 are known",
         "DAVIS_test: 2 images, 1,376 are known",
         "--partial",
@@ -236,22 +235,22 @@ def test_images_and_masks_that_do_not_pair_up(source: Path, capsys: pytest.Captu
         run("duts", source)
     message = str(error.value)
     assert message.startswith("2 problems in")
-    assert "image without mask" in message and "sun_TR1.jpg" in message
-    assert "mask without image" in message and "other.png" in message
+    assert "sun_TR1.jpg: image without mask" in message
+    assert "other.png: mask without image" in message
     capsys.readouterr()
     prepared = run("duts", source, accept_partial=True)
     (train,) = [one for one in prepared if one.set_name == "DUTS_train"]
     kept = {frame.name for frame in still_images(data_root(source), "DUTS_train")}
     assert "sun_TR1" not in kept and train.counts["images"] == len(kept) > 0
     printed = capsys.readouterr().out
-    assert "left out: 1 x image without mask" in printed and "sun_TR1.jpg" in printed
-    assert "left out: 1 x mask without image" in printed and "other.png" in printed
+    assert "left out: 2 problems" in printed
+    assert "sun_TR1.jpg: image without mask" in printed and "other.png: mask without" in printed
 
 
 def test_folder_that_is_there_twice(source: Path) -> None:
     write_duts(source)
     shutil.copytree(source / "DUTS-TR", source / "copy")
-    with pytest.raises(DatasetError, match=r"2 x folder found twice(.|\n)*copy/DUTS-TR-Image"):
+    with pytest.raises(DatasetError, match=r"-Image, both in .*DUTS-TR and in .*copy; give one"):
         run("duts", source)
 
 
@@ -277,20 +276,17 @@ def test_damaged_files_and_masks_of_another_size_stop_before_anything_is_written
     assert not data_root(source).exists()
 
 
-def test_files_of_another_origin_are_listed_and_kept(source: Path) -> None:
+def test_files_that_are_there_are_kept(source: Path) -> None:
     write_mixed(source)
-    train, test = data_root(source) / "DAVIS_train", data_root(source) / "DAVIS_test"
+    train = data_root(source) / "DAVIS_train"
     write(train / "RGB/bear_00000.jpg", image(50))
     write(train / "GT/bear_00000.png", objects(0, 1))
-    write(test / "dog/GT/dog_00000.png", objects(0))  # what would be written
-    before = tree(data_root(source))
-    with pytest.raises(DatasetError) as error:
-        run("davis2016_from_2017", source)
-    assert str(error.value).startswith("2 problems in")
-    for path in ("RGB/bear_00000.jpg", "GT/bear_00000.png"):
-        assert str(train / path) in str(error.value)
-    assert "choose another data root" in str(error.value)
-    assert tree(data_root(source)) == before
+    before = tree(train)
+    _, prepared = run("davis2016_from_2017", source)
+    assert (prepared.files["kept"], prepared.files["linked"]) == (2, 5)
+    after = tree(train)
+    kept = [name for name in before if not before[name][0]]
+    assert len(kept) == 2 and all(after[name] == before[name] for name in kept)
 
 
 def test_symbolic_links_in_the_source_give_files(source: Path) -> None:

@@ -172,16 +172,14 @@ def test_a_rotated_source_comes_out_upright(tmp_path):
         assert (frame.height, frame.width, frame.rotation) == (WIDTH, HEIGHT, 0)
 
 
-def test_frames_of_a_variable_rate_keep_their_times(tmp_path):
+def test_a_clip_of_variable_rate_gives_a_film_of_the_same_length(tmp_path):
     times = [0, 33, 100, 110, 205, 500, 533, 900]
     source = tmp_path / "clip.mkv"
     write_clip(source, len(times), times=times, time_base=Fraction(1, 1000))
     run(source, tmp_path)
     with av.open(str(tmp_path / "overlay.mp4")) as container:
-        shown = [frame.pts * frame.time_base for frame in container.decode(video=0)]
-        stream = container.streams.video[0]
-        assert stream.duration * stream.time_base > 0.9
-    assert shown == [Fraction(time, 1000) for time in times]
+        shown = [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+    assert shown == pytest.approx(np.linspace(0, 0.9, 8).tolist(), abs=1e-3)
 
 
 @pytest.mark.parametrize("size", [(47, 80), (48, 79), (47, 79)])

@@ -438,7 +438,6 @@ def test_every_strength_of_the_augmentation_comes_from_the_settings(tiny_setting
         "saturation": 0.6,
         "sharpness": 0.3,
         "recolour_flow": False,
-        "camera_motion": 0.7,
         "flow_turn": 8.0,
     }
     assert vars(augmentation_from(tiny_settings.replace(**values))) == values
