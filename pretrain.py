@@ -28,6 +28,9 @@ def main() -> None:
     if run is None:
         return
     settings, process = run.settings, run.process
+    stage1 = model_class(settings.model).stage1
+    if stage1 is None:
+        raise SettingsError(f"MODEL = {settings.model!r} is trained in one stage, by train.py")
 
     frames = still_images(Path(settings.data_root), settings.pretrain_set)
     if process.is_main:
@@ -39,9 +42,6 @@ def main() -> None:
     train_frames, val_frames = split_frames(frames, settings.pretrain_val_share, settings.seed)
 
     torch.manual_seed(settings.seed)
-    stage1 = model_class(settings.model).stage1
-    if stage1 is None:
-        raise SettingsError(f"MODEL = {settings.model!r} is trained in one stage, by train.py")
     simulated = settings.pretrain_motion == "simulated"
     arguments = run.network_arguments(**({} if simulated else stage1))
     network = build_model(settings.model, **arguments)

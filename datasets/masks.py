@@ -17,6 +17,7 @@ VOID = 255  # the label of pixels that are neither object nor background
 
 _WHITE = 0xFFFFFF
 _MOST_OBJECTS = 32  # a grey picture with smaller values alone holds labels
+_MOST_GREYS = 64  # numbers of proposals in a grey mask; more are probabilities
 _JPEG_NOISE = 64  # smaller values of a mask as JPEG are the background's, because JPEG is lossy
 
 
@@ -73,6 +74,23 @@ def read_label_map(path: Path) -> np.ndarray:
     if values.dtype == np.int32:
         return np.where(values == _WHITE, VOID, values != 0).astype(np.uint8)
     return values.astype(np.uint8)
+
+
+def read_proposals(path: Path) -> np.ndarray:
+    """Read a result's mask of several objects, whose numbers may have gaps: uint8 (H, W).
+
+    255 is a number like any other; a mask of 0 and 255 has object 1. Raises NotBinaryError for
+    several colours, which do not number objects, and for grey masks with more than 64 values, which
+    are probabilities.
+    """
+    values, half = _mask_values(path)
+    found = np.unique(values)
+    colours = values.dtype == np.int32
+    if (colours and len(found) > 2) or (half is not None and len(found) > _MOST_GREYS):
+        raise NotBinaryError(f"{path}: {len(found)} {'colours' if colours else 'grey values'}")
+    labels = (values != 0) if colours or found[-1] > VOID else values
+    only = set(found.tolist()) <= {0, VOID}
+    return (labels != 0).astype(np.uint8) if only else labels.astype(np.uint8)
 
 
 def one_object(labels: np.ndarray) -> np.ndarray:

@@ -33,11 +33,11 @@ class Needs:
     gap: int = 1
 
 
-class Figure(NamedTuple):
+class Indicator(NamedTuple):
     """A number about a video that tells how well a network works where there are no masks."""
 
     value: float
-    most: float  # a larger value means that something is wrong
+    limit: float  # a larger value means that something is wrong
     advice: str  # what it may be, and what to do
 
 
@@ -50,13 +50,13 @@ class Prediction:
             first. The first is the prediction, the others are its deep supervision.
         auxiliary: further logits (B, 1, h, w) that training may supervise with the mask.
         maps: named maps (B, h, w) in [0, 1] for pictures, in the order in which panels show them.
-        figures: named numbers about the video, for the log and the evaluation.
+        indicators: named numbers about the video, for the log and the evaluation.
     """
 
     logits: list[Tensor]
     auxiliary: list[Tensor] = field(default_factory=list)
     maps: dict[str, Tensor] = field(default_factory=dict)
-    figures: dict[str, Figure] = field(default_factory=dict)
+    indicators: dict[str, Indicator] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

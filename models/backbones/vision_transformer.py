@@ -17,6 +17,10 @@ WRAPPERS = ("module.", "backbone.", "encoder.")
 NESTED = ("teacher", "state_dict", "model")
 
 
+# Mean and deviation of Kinetics' images, with which the releases of SMTC and SSL-UVOS test.
+KINETICS = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
+
+
 class Tokens(NamedTuple):
     """Features of a batch of images.
 
@@ -62,7 +66,7 @@ class VisionTransformer(nn.Module):
         drop_path: float = 0.0,
     ):
         super().__init__()
-        if not name.startswith("vit_") or not timm.is_model(name):
+        if not timm.is_model(name):
             raise ModelError(
                 f"BACKBONE is {name!r}, which is no vision transformer of timm; this network needs "
                 "one with a class token, as vit_small_patch8_224.dino"
@@ -79,11 +83,15 @@ class VisionTransformer(nn.Module):
         except Exception as error:  # the hub's client and timm raise many kinds here
             if download:
                 raise weights_error(name, None, error) from error
-            reason = f"timm cannot build {name} for images of any size: {error}"
-            raise ModelError(reason) from error
-        attention = self.encoder.blocks[0].attn
-        if self.encoder.cls_token is None or not isinstance(attention.qkv, nn.Linear):
-            raise ModelError(f"BACKBONE is {name!r}, which has no class token or no keys")
+            raise ModelError(
+                f"BACKBONE is {name!r}, which is no vision transformer that takes images of any "
+                f"size: {error}"
+            ) from error
+        if not _is_plain(self.encoder):
+            raise ModelError(
+                f"BACKBONE is {name!r}, which is no vision transformer with a class token and a "
+                "table of positions, as vit_small_patch8_224.dino"
+            )
         if pretrained and weights is not None:
             _load(self.encoder, name, weights_file(weights))
         blocks = len(self.encoder.blocks)
@@ -173,6 +181,17 @@ def resample_positions(table: Tensor, grid: tuple[int, int], prefix: int, rule: 
         patches.float(), scale_factor=factors, mode="bicubic", recompute_scale_factor=False
     )
     return torch.cat([first, patches.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+
+def _is_plain(encoder: nn.Module) -> bool:
+    """Whether it is a vision transformer with one class token, positions in a table, and keys."""
+    return (
+        isinstance(encoder, timm.models.vision_transformer.VisionTransformer)
+        and encoder.cls_token is not None
+        and encoder.num_prefix_tokens == 1
+        and encoder.pos_embed is not None
+        and isinstance(encoder.blocks[0].attn.qkv, nn.Linear)
+    )
 
 
 def _load(encoder: nn.Module, name: str, file: Path) -> None:

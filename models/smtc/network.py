@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.backbones import ModelError, Normalise
-from models.backbones.vision_transformer import Tokens, VisionTransformer
+from models.backbones.vision_transformer import KINETICS, Tokens, VisionTransformer
 from models.colour_views import colour_view
 from models.interface import WINDOWS, Needs, Network, Prediction, Video, decay_matrices
 from models.precision import full_precision, without_autocast
@@ -21,7 +21,6 @@ from models.smtc.slot_network import SlotNetwork, Slots
 
 CLIP = 4  # frames of a training clip
 WEIGHT_DECAY = 0.1
-KINETICS = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # mean and deviation
 
 
 class SMTC(Network):
@@ -241,6 +240,10 @@ class SMTC(Network):
             else:
                 logits = release_logits(maps, scores)
             yield Prediction([logits], maps=self._pictures(maps))
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The boxes that the benchmark measures."""
+        return {"encoder": [self.encoder, self.teacher_encoder], "slots": [self.slots]}
 
     def _features(self, images: Tensor) -> Tokens:
         """Those of a video's frames."""

@@ -23,7 +23,7 @@ class Maps(NamedTuple):
 
     p: Tensor
     log: Tensor
-    entropy: Tensor
+    negative_entropy: Tensor
 
     @classmethod
     def of(cls, p: Tensor) -> "Maps":
@@ -35,14 +35,14 @@ class Maps(NamedTuple):
 
     def at(self, index: Tensor | slice) -> "Maps":
         """Those at ``index``."""
-        return Maps(self.p[index], self.log[index], self.entropy[index])
+        return Maps(self.p[index], self.log[index], self.negative_entropy[index])
 
 
 def divergence(a: Maps, b: Maps) -> Tensor:
     """Symmetric Kullback-Leibler divergence of all pairs, KL(a | b) + KL(b | a), (n, m) in nats."""
     cross = a.p @ b.log.T
     cross += a.log @ b.p.T
-    return a.entropy[:, None] + b.entropy - cross
+    return a.negative_entropy[:, None] + b.negative_entropy - cross
 
 
 def mean_shift(maps: Maps, distance: float) -> tuple[Tensor, Tensor]:
@@ -63,7 +63,7 @@ def mean_shift(maps: Maps, distance: float) -> tuple[Tensor, Tensor]:
     key = torch.empty(count, dtype=torch.int64, device=cross.device)
     for rows in torch.arange(count, device=cross.device).split(256):
         both = cross[rows] + cross[:, rows].T
-        near[rows] = maps.entropy[rows, None] + maps.entropy - both <= distance
+        near[rows] = maps.negative_entropy[rows, None] + maps.negative_entropy - both <= distance
         near[rows, rows] = True  # rounding, too, leaves a map near itself
         key[rows] = torch.where(near[rows], weights, 0).sum(dim=1)
     del cross

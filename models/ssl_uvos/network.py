@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.backbones import Normalise
-from models.backbones.vision_transformer import VisionTransformer
+from models.backbones.vision_transformer import KINETICS, VisionTransformer
 from models.colour_views import colour_view
 from models.interface import (
     WINDOWS,
-    Figure,
+    Indicator,
     Needs,
     Network,
     Prediction,
@@ -28,10 +28,9 @@ from models.ssl_uvos.clustering import distances_to_centres, find_centres
 from models.ssl_uvos.losses import motion_consistency, ranked, semantic_consistency
 
 QUERIES = 8  # positions of each frame that the losses look at
-# Most and least attended tokens of a query: these numbers, but at most 1/24 and 1/4, or 1/36 and
-# 1/7, of a frame's tokens.
-SEMANTIC, SEMANTIC_PARTS = (30, 200), (24, 4)
-MOTION, MOTION_PARTS = (10, 50), (36, 7)
+# Most and least attended tokens of a query: these numbers, but at most these parts of a frame.
+SEMANTIC, SEMANTIC_PARTS = (30, 200), (1 / 24, 1 / 3.6)
+MOTION, MOTION_PARTS = (10, 50), (1 / 36, 1 / 7.2)
 WEIGHT_DECAY = 0.1
 MANY_CLUSTERS = 100  # per video; a useful result has one for each object and for the background
 TOO_MANY = (
@@ -54,6 +53,7 @@ class SSLUVOS(Network):
         merge_distance: tau, the divergence in nats up to which maps are near.
         max_objects: so many of the largest clusters are objects, the rest background.
         soft_masks: enlarge the similarities to the clusters; False enlarges the labels.
+        kinetics_statistics: videos are normalised as those of Kinetics.
     """
 
     size_step = 8
@@ -71,6 +71,7 @@ class SSLUVOS(Network):
         merge_distance: float = 1.0,
         max_objects: int = 20,
         soft_masks: bool = True,
+        kinetics_statistics: bool = False,
     ):
         super().__init__()
         self.encoder = VisionTransformer(
@@ -85,6 +86,8 @@ class SSLUVOS(Network):
         self.merge_distance = merge_distance
         self.max_objects = max_objects
         self.soft_masks = soft_masks
+        self.normalise_as_kinetics = Normalise(*KINETICS)
+        self.kinetics_statistics = kinetics_statistics
 
     @property
     def needs(self) -> Needs:
@@ -100,6 +103,7 @@ class SSLUVOS(Network):
             "merge_distance",
             "max_objects",
             "soft_masks",
+            "kinetics_statistics",
         )
 
     def train(self, mode: bool = True) -> "SSLUVOS":
@@ -166,8 +170,9 @@ class SSLUVOS(Network):
         images.
         """
         queries, columns, sizes, shown = [], [], [], []
+        normalise = self.normalise_as_kinetics if self.kinetics_statistics else self.normalise
         for batch in video:
-            features = self.encoder(self.normalise(batch["image"]), class_token=False)
+            features = self.encoder(normalise(batch["image"]), class_token=False)
             own, keys = self.block.queries_and_keys(features.keys)
             first = sum(map(len, queries))
             columns += [k for t, k in enumerate(keys, first) if t % self.key_frame_step == 0]
@@ -181,13 +186,17 @@ class SSLUVOS(Network):
         with without_autocast(columns[0]):
             own, keys = (full_precision(x) for x in (torch.cat(queries), torch.cat(columns, dim=1)))
             logits, clusters = self._scores(AttentionMaps(own, keys))
-        figures = {"clusters": Figure(clusters, MANY_CLUSTERS, TOO_MANY)}
+        indicators = {"clusters": Indicator(clusters, MANY_CLUSTERS, TOO_MANY)}
         logits = logits.unflatten(0, (frames, *features.grid)).permute(0, 3, 1, 2)
         batches = logits.split([len(own) for own in queries])
         for of_batch, size, maps in zip(batches, sizes, shown):
             if not self.soft_masks:
                 of_batch = F.interpolate(of_batch, size)  # nearest
-            yield Prediction([of_batch], maps=maps, figures=figures)
+            yield Prediction([of_batch], maps=maps, indicators=indicators)
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The boxes that the benchmark measures; the rest is the clustering."""
+        return {"encoder": [self.encoder], "block": [self.block]}
 
     def _shown(self, queries: Tensor, keys: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
         """Attention maps of a few tokens of each frame to their own frame, (B, h, w) each.
@@ -227,6 +236,6 @@ class SSLUVOS(Network):
         return scores[:, objects] - others, len(order)
 
 
-def _at_most(share: tuple[int, int], counts: tuple[int, int], tokens: int) -> tuple[int, int]:
+def _at_most(parts: tuple[float, float], counts: tuple[int, int], tokens: int) -> tuple[int, int]:
     """Numbers of nearest and farthest tokens: a small frame has fewer than ``counts``."""
-    return tuple(min(count, max(1, tokens // part)) for part, count in zip(share, counts))
+    return tuple(min(count, max(1, round(tokens * part))) for part, count in zip(parts, counts))

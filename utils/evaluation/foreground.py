@@ -11,8 +11,8 @@ from utils.evaluation.matching import overlap_counts
 
 BORDER, ORACLE = "border", "oracle"
 RULES = {
-    BORDER: "the foreground is all but the largest one and those that own half of the frame's "
-    "border (FOREGROUND = border)",
+    BORDER: "the foreground is all labels but the largest one and those that own half of the "
+    "frames' border (FOREGROUND = border)",
     ORACLE: "the foreground is chosen by the ground truth, which makes scores higher; compare them "
     "only with scores by the same rule (FOREGROUND = oracle)",
 }

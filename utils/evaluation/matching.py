@@ -81,21 +81,24 @@ def score_pairs(predicted: np.ndarray, true: np.ndarray) -> FramePairs:
     return FramePairs(proposals, objects, areas, region, np.array(accuracy))
 
 
-def video_pairs(frames: Items[FramePairs], numbered: bool = False) -> PairScores:
+def video_pairs(
+    frames: Items[FramePairs], numbered: bool = False, most: int = MOST_PROPOSALS
+) -> PairScores:
     """The pairs of a whole video; the objects are 1 to K, the largest label of any frame.
 
     Args:
         frames: of all frames.
         numbered: the proposals are the objects with the same label, and others do not count.
-            Otherwise the proposals are the labels that are found, the 20 largest if they are more.
+            Otherwise the proposals are the labels that are found.
+        most: if more labels are found, only this number of the largest ones are proposals.
     """
     objects = range(1, max(max(frame.objects) for frame in frames) + 1)
     areas: dict[int, int] = {}
     for frame in frames:
         for label, area in zip(frame.proposals[1:], frame.areas[1:]):
             areas[label] = areas.get(label, 0) + int(area)
-    proposals = sorted(sorted(areas, key=lambda label: -areas[label])[:MOST_PROPOSALS])
-    if areas and max(areas) <= MOST_PROPOSALS:
+    proposals = sorted(sorted(areas, key=lambda label: -areas[label])[:most])
+    if areas and max(areas) <= most:
         # As in the benchmark's evaluator, a number that is left out is an empty proposal.
         proposals = list(range(1, max(areas) + 1))
     proposals += [0] * (len(objects) - len(proposals))

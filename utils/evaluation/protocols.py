@@ -79,8 +79,8 @@ PROTOCOLS = {
         Protocol(
             name="per_frame_matching",
             sets=(),
-            rule="as davis2017_unsupervised, but with another assignment in every frame (as the "
-            "code of SMTC and SSL-UVOS)",
+            rule="as davis2017_unsupervised, but with another assignment in every frame, and with "
+            "any number of proposals (as the code of SMTC and SSL-UVOS)",
             every_frame=True,
             empty_truths=True,
             objects=MATCHED_PER_FRAME,
@@ -204,15 +204,16 @@ def summarise(scores: Mapping[str, SequenceScores], protocol: Protocol) -> list[
     for row in sequences if protocol.classes else ():
         if (name := class_of(row.name)) is not None:
             classes.setdefault(name, []).append(row)
-    means = [_mean(name, "class", rows) for name, rows in classes.items()]
-    return [*sequences, *means, _mean("average", "average", sequences)]
+    means = [_mean(name, "class", rows, protocol) for name, rows in classes.items()]
+    return [*sequences, *means, _mean("average", "average", sequences, protocol)]
 
 
-def _mean(name: str, kind: str, rows: list[Row]) -> Row:
+def _mean(name: str, kind: str, rows: list[Row], protocol: Protocol) -> Row:
+    frames = {protocol.sequence_of(row.name): row.frames for row in rows}
     means = {}
     for measure in rows[0].statistics:
         columns = [vars(row.statistics[measure]) for row in rows]
         means[measure] = Statistics(
             **{name: float(np.mean([one[name] for one in columns])) for name in columns[0]}
         )
-    return Row(name, kind, sum(row.frames for row in rows), means)
+    return Row(name, kind, sum(frames.values()), means)

@@ -145,18 +145,20 @@ def read_evaluation(folder: Path) -> Evaluation:
 def score_table(evaluation: Evaluation) -> str:
     """The rows of ``scores.csv`` as an aligned table to print."""
     protocol, rows = evaluation.protocol, evaluation.rows
-    several = len(protocol.measures) > 1
+    several = len(protocol.measures) > 1 and protocol.objects != WHOLE_VIDEO
     names = [f"class {row.name}" if row.kind == "class" else row.name for row in rows]
     first = "object" if protocol.per_object else "sequence"
     width = max(map(len, [first, *names]))
     heads = ["frames", *[evaluation.title] * several]
     for measure in protocol.measures:
         heads += [f"{measure} mean", *protocol.columns[1:]]
-    lines = [f"{first:<{width}}" + "".join(f"{head:>8}" for head in heads)]
+    widths = [max(8, len(head) + 2) for head in heads]
+    lines = [f"{first:<{width}}" + "".join(f"{head:>{w}}" for head, w in zip(heads, widths))]
     for name, row in zip(names, rows):
         numbers = [*[row.mean] * several, *_numbers(row, protocol)]
-        cells = "".join(f"{round(number, 3) + 0.0:8.3f}" for number in numbers)  # no -0.000
-        lines.append(f"{name:<{width}}{row.frames:8d}{cells}")
+        cells = zip(numbers, widths[1:])
+        line = "".join(f"{round(number, 3) + 0.0:{w}.3f}" for number, w in cells)  # no -0.000
+        lines.append(f"{name:<{width}}{row.frames:{widths[0]}d}{line}")
     lines.insert(-1, "-" * len(lines[0]))
     return "\n".join(lines)
 

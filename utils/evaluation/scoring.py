@@ -16,8 +16,8 @@ from datasets.masks import (
     NotBinaryError,
     one_object,
     read_binary_mask,
-    read_label_map,
     read_labels,
+    read_proposals,
 )
 from datasets.pictures import read_size
 from datasets.problems import DatasetError, format_problems
@@ -56,8 +56,9 @@ _MISSING = "mask that is missing", "write DIR/<sequence>/<frame>.png for each fr
 _UNREADABLE = "file that cannot be read", "replace it"
 _OTHER_SIZE = "mask of another size than the true mask", "write each mask at its frame's size"
 _NOT_BINARY = (
-    "mask that is not binary",
-    "write 0 and one other value, or pass --binarize, which cuts grey masks at 0.5",
+    "mask that is neither binary nor numbers of proposals",
+    "write 0 and one other value, or numbers in a palette, or pass --binarize, which cuts grey "
+    "masks at 0.5",
 )
 
 
@@ -95,10 +96,7 @@ def read_result(path: Path, protocol: Protocol, binarize: bool = False) -> np.nd
     and one other value, or numbers of proposals below 32.
     """
     if protocol.objects != ONE and not binarize:
-        labels = read_label_map(path)
-        # A mask of 0 and 255 has one object; elsewhere 255 is a number like any other.
-        alone = not one_object(labels).any()
-        return (labels == VOID).astype(np.uint8) if alone else labels
+        return read_proposals(path)
     try:
         return read_binary_mask(path, binarize).view(np.uint8)
     except NotBinaryError:
@@ -117,7 +115,8 @@ def score_frame(
     out.
     """
     if protocol.objects == WHOLE_VIDEO:
-        return overlap_counts(labels, truth)[: labels.max() + 1, : truth.max() + 1]
+        counts = overlap_counts(labels, truth)
+        return counts[: int(labels.max()) + 1, : int(truth.max()) + 1]
     if protocol.per_object:
         return score_pairs(labels, truth)
     # Objects are foreground; 255 is void.
@@ -140,7 +139,8 @@ def collect_scores(frames: Iterable[FrameScores], protocol: Protocol) -> dict[st
             objects = zip(*_of_objects(values, protocol))
             rows = {f"{sequence}_{number}": both for number, both in enumerate(objects, 1)}
         elif protocol.objects == WHOLE_VIDEO:
-            rows = {sequence: _of_video(values)}
+            video = _of_video(values)
+            rows = {} if video is None else {sequence: video}
         else:
             rows = {sequence: np.array(values).T.copy()}
         for row, columns in rows.items():
@@ -150,20 +150,25 @@ def collect_scores(frames: Iterable[FrameScores], protocol: Protocol) -> dict[st
 
 def _of_objects(frames: Items[FramePairs], protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
     """J and F of the objects of a video, (K, T) each."""
-    video = video_pairs(frames, numbered=protocol.objects == NUMBERED)
     if protocol.objects == MATCHED_PER_FRAME:
-        return matched_per_frame(video)
+        return matched_per_frame(video_pairs(frames, most=VOID))
+    video = video_pairs(frames, numbered=protocol.objects == NUMBERED)
     if protocol.objects == MATCHED:
         return matched(video)
     same = np.arange(video.region.shape[1])
     return video.region[same, same], video.boundary[same, same]
 
 
-def _of_video(frames: Items[np.ndarray]) -> np.ndarray:
-    """FG-ARI and mIoU of a whole video from its frames' counts: (2, T), the same in all frames."""
+def _of_video(frames: Items[np.ndarray]) -> np.ndarray | None:
+    """FG-ARI and mIoU of a whole video from its frames' counts: (2, T), the same in all frames.
+
+    None if it has no object.
+    """
     total = np.zeros((256, 256), np.int64)
     for counts in frames:
         total[: counts.shape[0], : counts.shape[1]] += counts
+    if not total[:, 1:].any():
+        return None
     return np.repeat([[adjusted_rand_index(total)], [mean_iou(total)]], len(frames), axis=1)
 
 
@@ -174,6 +179,7 @@ def score_masks(
     *,
     binarize: bool = False,
     foreground: str = BORDER,
+    proposals: bool = False,
     progress: bool = True,
 ) -> dict[str, SequenceScores]:
     """Score the masks ``folder/<sequence>/<frame>.png`` of the frames that count.
@@ -185,6 +191,7 @@ def score_masks(
         binarize: as of :func:`read_result`.
         foreground: the rule of :func:`choose_foreground`, where a protocol of one object meets
             masks of several; it is printed.
+        proposals: the masks hold proposals, also in videos that have only one.
 
     Raises:
         DatasetError: masks that are missing, are of another size than the true mask, or cannot be
@@ -205,10 +212,11 @@ def score_masks(
         try:
             truth = read_truth(frame.mask, protocol)
             if sequence in chosen:
-                labels = chosen[sequence][read_label_map(path)].view(np.uint8)
+                labels = chosen[sequence][read_proposals(path)].view(np.uint8)
             else:
                 labels = read_result(path, protocol, binarize)
-            several = protocol.objects == ONE and labels.max() > 1
+            undecided = sequence not in chosen and (proposals or labels.max() > 1)
+            several = protocol.objects == ONE and undecided
             scores = SEVERAL if several else score_frame(labels, truth, protocol)
         except NotBinaryError as error:
             return _NOT_BINARY, str(error)
@@ -232,12 +240,12 @@ def score_masks(
     results = score_all(items)
     if several := {sequence for sequence, _, scores in results if scores is SEVERAL}:
         print(
-            f"note: masks of {len(several)} of {len(sequences)} sequences hold several objects; "
+            f"note: masks of {len(several)} of {len(sequences)} sequences hold proposals; "
             f"{RULES[foreground]}"
         )
         for name in several:
             masks = (
-                (read_label_map(path), read_truth(frame.mask, protocol))
+                (read_proposals(path), read_truth(frame.mask, protocol))
                 for (sequence, frame), path in items
                 if sequence == name
             )

@@ -17,7 +17,7 @@ from datasets.augmentation import Size, whole_frame
 from datasets.layout import Frame, Sequence
 from datasets.pictures import read_size
 from datasets.samples import TestFrames
-from models.interface import Figure, Network, Prediction
+from models.interface import Indicator, Network, Prediction
 from models.ops import resize
 from models.precision import with_weights_as
 from utils.training.checkpoints import CheckpointError
@@ -44,7 +44,8 @@ class FramePrediction:
 
     logits: list[Tensor]  # of each view, float32 (K, h, w), mirrored back
     maps: dict[str, np.ndarray]  # Prediction.maps of the first view, float32 (h, w) in [0, 1]
-    figures: dict[str, Figure] = field(default_factory=dict)  # of the video, in the first view
+    # Of the video, in the first view.
+    indicators: dict[str, Indicator] = field(default_factory=dict)
 
     @property
     def num_objects(self) -> int:
@@ -131,16 +132,16 @@ class Segmenter:
         ]
         while True:
             fetched: list[Fetched] = []
-            figures: dict[str, Figure] = {}
+            indicators: dict[str, Indicator] = {}
             for geometry, predictions in zip(self.views, results):
                 with inference(self.device, self.mixed_precision):
                     prediction = next(predictions, None)
                 if prediction is None:
                     return
                 # View by view, because CUDA graphs write their next results into the same memory.
-                figures = figures or prediction.figures
+                indicators = indicators or prediction.indicators
                 fetched.append(_fetch(prediction, geometry.flip, with_maps=not fetched))
-            yield lambda fetched=fetched, figures=figures: _of_frames(fetched, figures)
+            yield lambda fetched=fetched, indicators=indicators: _of_frames(fetched, indicators)
 
     def maps_by_iteration(self, video: ViewedVideo, position: int) -> list[dict[str, np.ndarray]]:
         """The maps of one frame after each round; empty for networks without rounds."""
@@ -276,15 +277,15 @@ def to_labels(probability: np.ndarray, threshold: float = 0.5, stretch: bool = F
     return np.where(probability.max(axis=0) > threshold, best + 1, 0).astype(np.uint8)
 
 
-def means_of_figures(videos: list[dict[str, Figure]]) -> tuple[dict[str, float], list[str]]:
+def means_of_indicators(videos: list[dict[str, Indicator]]) -> tuple[dict[str, float], list[str]]:
     """The means over the videos by name, and each in words, with advice if it is too large."""
     means, notes = {}, []
     for name in videos[0] if videos else ():
-        figures = [video[name] for video in videos if name in video]
-        means[name] = float(np.mean([figure.value for figure in figures]))
+        indicators = [video[name] for video in videos if name in video]
+        means[name] = float(np.mean([indicator.value for indicator in indicators]))
         notes.append(f"{name} {means[name]:.1f}")
-        if means[name] > figures[0].most:
-            notes[-1] += f", more than {figures[0].most:g}: {figures[0].advice}"
+        if means[name] > indicators[0].limit:
+            notes[-1] += f", more than {indicators[0].limit:g}: {indicators[0].advice}"
     return means, notes
 
 
@@ -309,7 +310,7 @@ def _fetch(prediction: Prediction, mirrored: bool = False, with_maps: bool = Tru
     return result
 
 
-def _of_frames(fetched: list[Fetched], figures: dict[str, Figure]) -> list[FramePrediction]:
+def _of_frames(fetched: list[Fetched], indicators: dict[str, Indicator]) -> list[FramePrediction]:
     """The predictions of a batch's frames from those of its views."""
     views = [wait() for wait in fetched]
     maps = {name: m.numpy() for name, m in views[0][1].items()}
@@ -317,7 +318,7 @@ def _of_frames(fetched: list[Fetched], figures: dict[str, Figure]) -> list[Frame
         FramePrediction(
             [logits[row] for logits, _ in views],
             {name: m[row] for name, m in maps.items()},
-            figures,
+            indicators,
         )
         for row in range(len(views[0][0]))
     ]

@@ -19,9 +19,9 @@ from datasets.layout import Frame, Sequence, frame_label, frames_of, video_seque
 from datasets.masks import read_labels
 from datasets.problems import DatasetError
 from datasets.progress import progress_bar
-from models.interface import Figure
+from models.interface import Indicator
 from utils.evaluation.matching import matching_labels
-from utils.evaluation.protocols import Protocol, choose_protocol
+from utils.evaluation.protocols import WHOLE_VIDEO, Protocol, choose_protocol
 from utils.evaluation.results import (
     FILES,
     RECORD,
@@ -34,7 +34,7 @@ from utils.evaluation.scoring import overlap, score_masks
 from utils.evaluation.segmenting import (
     FrameResult,
     Segmenter,
-    means_of_figures,
+    means_of_indicators,
     predict_sequences,
 )
 from utils.evaluation.trained_network import TrainedNetwork
@@ -108,6 +108,7 @@ def evaluate_set(
             print(f"{set_name} has no masks, so nothing was scored")
             return
         source = {"method": trained.method, "checkpoint": checkpoint, "settings": used}
+        source["proposals"] = not trained.segmenter.network.needs.masks
         _score(videos, output / MASKS, output, **source)
         (output / _IDENTITY).unlink()
 
@@ -174,25 +175,25 @@ def write_masks(
     step = settings.panel_step
     with_panel = {frame for s in mine for frame in (s.frames[::step] if step else ())}
 
-    figures: dict[str, dict[str, Figure]] = {}
+    indicators: dict[str, dict[str, Indicator]] = {}
     numbers: dict[str, np.ndarray] = {}  # by sequence, so that an object keeps its colour
 
-    def labelled(result: FrameResult) -> tuple[FrameResult, np.ndarray]:
+    def labelled(result: FrameResult) -> tuple[FrameResult, np.ndarray, np.ndarray | None]:
         labels = result.labels(settings.threshold, settings.stretch_masks)
-        figures[result.sequence] = result.prediction.figures
+        indicators[result.sequence] = result.prediction.indicators
         matched = result.sequence in numbers or result.prediction.num_objects == 1
         if result.frame.mask and not matched:
             truth = read_labels(result.frame.mask)
             numbers[result.sequence] = matching_labels(labels, truth)
-        return result, labels
+        return result, labels, numbers.get(result.sequence)
 
-    def write(item: tuple[FrameResult, np.ndarray]) -> None:
-        result, labels = item
+    def write(item: tuple[FrameResult, np.ndarray, np.ndarray | None]) -> None:
+        result, labels, own_numbers = item
         frame, maps = result.frame, result.prediction.maps
         num_objects = result.prediction.num_objects
         name = Path(result.sequence, f"{frame_label(result.sequence, frame)}.png")
         if frame in with_panel:
-            panel = draw_frame(frame, labels, maps, num_objects, numbers.get(result.sequence))
+            panel = draw_frame(frame, labels, maps, num_objects, own_numbers)
             write_picture(output / PANELS / name, panel)
         write_mask(output / MASKS / name, labels, num_objects)
 
@@ -208,9 +209,9 @@ def write_masks(
     )
     for _ in bar:
         pass
-    every = chain(*gather(list(figures.values()), process))  # waits for all processes, too
+    every = chain(*gather(list(indicators.values()), process))  # waits for all processes, too
     if process.is_main:
-        for note in means_of_figures(list(every))[1]:
+        for note in means_of_indicators(list(every))[1]:
             print(f"mean over videos: {note}")
 
 
@@ -236,6 +237,7 @@ def _score(
     output: Path | None,
     *,
     settings: dict[str, Any],
+    proposals: bool = False,
     **source: Any,
 ) -> None:
     """Score masks, write the result files, print the table, and the average as the last line."""
@@ -250,6 +252,7 @@ def _score(
             videos.protocol,
             binarize=settings.get("BINARIZE", False),
             foreground=settings["FOREGROUND"],
+            proposals=proposals,
         ),
         settings=settings,
         **source,
@@ -261,7 +264,11 @@ def _score(
         write_evaluation(evaluation, output)
         print(f"scores: {output / SCORES}")
         print(f"report: {write_report(evaluation, output)}")
-    print(f"{evaluation.title} {evaluation.rows[-1].mean:.4f}")
+    average = evaluation.rows[-1]
+    if evaluation.protocol.objects == WHOLE_VIDEO:
+        print(", ".join(f"{m} {one.mean:.4f}" for m, one in average.statistics.items()))
+    else:
+        print(f"{evaluation.title} {average.mean:.4f}")
 
 
 def _begin(output: Path, identity: dict[str, Any]) -> None:

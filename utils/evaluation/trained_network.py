@@ -63,6 +63,8 @@ def load_trained_network(
         heard -= set(settings.marked("flow"))
     if not network.compilable:
         heard.discard("COMPILE")
+    if network.needs.masks:
+        heard.discard("FOREGROUND")  # it finds one object
     heard |= {name.upper() for name in network.changeable}
     fixed = {name.upper() for name in checkpoint["arguments"] if name not in network.changeable}
     heard -= fixed.union(without_effect(heard, checkpoint["model"]))

@@ -8,9 +8,10 @@ import numpy as np
 from datasets.layout import Frame, Sequence
 from datasets.pictures import read_image
 from models.interface import Network
-from utils.evaluation.foreground import choose_foreground
+from utils.evaluation.foreground import RULES, choose_foreground
 from utils.evaluation.protocols import (
     MATCHED,
+    MATCHED_PER_FRAME,
     ONE,
     PROTOCOLS,
     WHOLE_VIDEO,
@@ -23,7 +24,7 @@ from utils.evaluation.segmenting import (
     FrameResult,
     Segmenter,
     SequenceFrames,
-    means_of_figures,
+    means_of_indicators,
     predict_sequences,
     predict_stills,
     to_labels,
@@ -47,7 +48,7 @@ def validate_videos(
     """Mean J over the sequences, each the mean over its annotated frames, at their own size.
 
     On a set whose protocol scores several objects, it is the mean J over the objects. On a set
-    without any mask only the network's figures are there. The processes share the sequences, and
+    without any mask only the network's indicators are there. The processes share the sequences, and
     each gets the whole result. ``quick`` is for one batch.
     """
     protocol, _ = choose_protocol(settings.val_set, settings.protocol)
@@ -72,7 +73,7 @@ def validate_videos(
         workers=settings.workers,
         targets=targets,
     )
-    scored, figures, pictures, count = [], [], {}, 0
+    scored, indicators, pictures, count = [], [], {}, 0
     for _, video in groupby(results, lambda result: result.sequence):
         video = list(video)
         labels = [one.labels(settings.threshold, settings.stretch_masks) for one in video]
@@ -85,11 +86,16 @@ def validate_videos(
             if any(maps):  # networks without slots have none
                 pictures["slot maps by iteration"] = draw_iterations(read_image(first.image), maps)
         count += len(video)
-        figures.append(prediction.figures)
+        indicators.append(prediction.indicators)
         if with_masks:
-            scored += _score_video(video, labels, rules, settings.foreground)
-    shares = gather((scored, figures, count), process)
-    parts, notes = means_of_figures([one for _, some, _ in shares for one in some])
+            rule = None if network.needs.masks else settings.foreground
+            scored += _score_video(video, labels, rules, rule)
+    shares = gather((scored, indicators, count), process)
+    parts, notes = means_of_indicators([one for _, some, _ in shares for one in some])
+    if with_masks and rules.objects == MATCHED_PER_FRAME:
+        notes.append(f"matched per frame: {protocol.warning}")
+    if with_masks and rules.objects == ONE and not network.needs.masks:
+        notes.append(RULES[settings.foreground])
     score = None
     if with_masks:
         found = collect_scores(chain(*(some for some, _, _ in shares)), rules)
@@ -104,11 +110,11 @@ def validate_videos(
 
 
 def _score_video(
-    video: list[FrameResult], labels: list[np.ndarray], rules: Protocol, foreground: str
+    video: list[FrameResult], labels: list[np.ndarray], rules: Protocol, foreground: str | None
 ) -> list[FrameScores]:
-    """The scores of a video's frames; where one object is expected, several give a foreground."""
+    """The scores of a video's frames; ``foreground`` is the rule for proposals of one object."""
     truths = [read_truth(result.frame.mask, rules) for result in video]
-    if rules.objects == ONE and video[0].prediction.num_objects > 1:
+    if rules.objects == ONE and foreground is not None:
         chosen = choose_foreground(zip(labels, truths), foreground)
         labels = [chosen[one].view(np.uint8) for one in labels]
     return [

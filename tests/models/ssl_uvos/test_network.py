@@ -77,7 +77,7 @@ def test_losses_of_a_clip_are_those_of_the_whole_attention():
     y = F.normalize(outputs[:, patch].unflatten(1, (3, 30)), dim=-1)
     cosines = torch.einsum("btic,bsjc->btisj", y[:, :, chosen], y).flatten(1, 2)
     of_queries = attention[:, :, chosen]
-    semantic = semantic_consistency(cosines, of_queries.flatten(1, 2), 1, 7)
+    semantic = semantic_consistency(cosines, of_queries.flatten(1, 2), 1, 8)
     torch.testing.assert_close(losses["semantic"], semantic)
     near, far = [], []
     for b, t, i in np.ndindex(2, 3, 8):
@@ -176,12 +176,12 @@ def test_fifty_steps_teach_the_block_to_tell_objects_apart():
     assert [count for _, count, _ in before] == [1] * 8
     toy.train(model, toy.optimizer_of(model), range(50), noise=0.3)
     after = toy.held_out(model, noise=0.3)
-    # Six seeds give 0.72 to 1.00, with two or three clusters: docs/ssl_uvos.md.
-    assert np.mean([j for j, *_ in after]) >= 0.7
-    assert max(count for _, count, _ in after) <= 3
+    # Other seeds give less: docs/ssl_uvos.md. This one does so from nearby weights, too.
+    assert np.mean([j for j, *_ in after]) >= 0.95
+    assert sum(count == 3 for _, count, _ in after) >= 7
     occluded = toy.held_out(model, noise=0.3, hidden=toy.HIDDEN)
     kept = [same for _, count, same in occluded if count == 3]
-    assert len(kept) >= 2 and all(kept)
+    assert len(kept) >= 7 and all(kept)
 
 
 def test_the_number_of_clusters_is_a_figure_of_the_video():
@@ -189,7 +189,7 @@ def test_the_number_of_clusters_is_a_figure_of_the_video():
     model = network(merge_distance=1e-9).eval()
     with torch.inference_mode():
         (one, *_), count = list(model.segment_video(Clip(frames(3)))), 3 * 24
-    value, most, advice = one.figures["clusters"]
+    value, most, advice = one.indicators["clusters"]
     assert value == count and most == 100 and "MERGE_DISTANCE" in advice
     assert one.logits[0].shape[1] == 20
 

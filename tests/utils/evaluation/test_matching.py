@@ -21,6 +21,8 @@ from utils.evaluation.matching import (
     video_pairs,
 )
 from utils.evaluation.metrics import boundary_accuracy, region_similarity, statistics
+from utils.evaluation.protocols import PROTOCOLS
+from utils.evaluation.scoring import collect_scores
 
 GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "golden" / "davis17_scores"
 
@@ -188,3 +190,17 @@ def test_proposals_get_the_numbers_of_the_objects_that_they_overlap():
     # The two others get the smallest numbers that are free.
     assert (numbers[1], numbers[3]) == (2, 4)
     assert len(set(numbers[:255].tolist())) == 255
+
+
+def test_matching_each_frame_takes_any_number_of_proposals():
+    """The right proposal is the smallest of 30."""
+    true = np.zeros((40, 60), np.uint8)
+    true[0, :2] = 1
+    predicted = np.zeros((40, 60), np.uint8)
+    predicted[1:30] = np.arange(2, 31)[:, None]
+    predicted[0, :2] = 1
+    frames = [score_pairs(predicted, true)] * 2
+    scores = {"a": ("0", "1")}
+    for name, j in (("per_frame_matching", 1.0), ("davis2017_unsupervised", 0.0)):
+        rows = collect_scores([("a", t, f) for t, f in zip(scores["a"], frames)], PROTOCOLS[name])
+        np.testing.assert_allclose(rows["a_1"].values["J"], [j, j])

@@ -16,6 +16,7 @@ from utils.evaluation.foreground import BORDER, ORACLE
 from utils.evaluation.metrics import boundary_accuracy, region_similarity
 from utils.evaluation.protocols import PROTOCOLS, summarise
 from utils.evaluation.scoring import collect_scores, overlap, read_result, score_frame, score_masks
+from utils.reports.pictures import write_mask
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 GOLDEN = SHARED / "golden" / "davis16_scores"
@@ -171,7 +172,9 @@ def test_masks_that_are_not_binary_are_listed(video_set, masks):
     grey[:, 30:] = 200
     Image.fromarray(grey).save(masks / "cow_2/000.png")
     message = complaint(masks, video_set, LONG)
-    assert "1 x mask that is not binary" in message and message.endswith("Nothing was scored.")
+    assert "1 x mask that is neither binary nor" in message and message.endswith(
+        "Nothing was scored."
+    )
     assert "cow_2/000.png: 3 values from 0 to 200" in message
 
 
@@ -229,7 +232,7 @@ def test_grey_masks_are_cut_at_one_half_if_asked_for(video_set, masks):
     faint = np.zeros((40, 60), np.uint8)
     faint[:9] = 3
     Image.fromarray(faint).save(masks / "bear/001.png")
-    assert "not binary" in complaint(masks, video_set, LONG)
+    assert "neither binary" in complaint(masks, video_set, LONG)
     found = score_masks(masks, video_set, LONG, binarize=True, progress=False)
     for name, one in expected.items():
         if name == "bear":
@@ -288,18 +291,25 @@ def test_published_soft_maps_without_the_last_frames_agree_with_the_davis_evalua
 
 
 def test_a_whole_video_has_one_score_of_its_partition(video_set, masks):
-    """FG-ARI looks at true objects alone; mIoU counts the object that has no proposal."""
+    """FG-ARI looks at true objects alone; mIoU counts the object that has no proposal.
+
+    Void counts nowhere, and a video without objects is left out.
+    """
     names = []
     for sequence in video_set[:1]:
         for t, frame in enumerate(sequence.frames):
             truth = np.zeros((40, 60), np.uint8)
-            truth[:10, :10], truth[20:30, :20] = 1, 2
+            truth[:10, :10], truth[20:30, :20], truth[35:] = 1, 2, 255
             proposals = np.where(truth > 0, 5, 0).astype(np.uint8)
-            for path, picture in ((frame.mask, truth), (masks / f"bear/{t:03d}.png", proposals)):
-                Image.fromarray(picture).save(path)
+            write_mask(frame.mask, truth, 2)
+            write_mask(masks / f"bear/{t:03d}.png", proposals, 5)
             names.append(frame.name[-3:])
+    for frame in video_set[1].frames[:3]:
+        Image.fromarray(np.zeros((40, 60), np.uint8)).save(frame.mask)
     protocol = PROTOCOLS["whole_video"]
-    scores = score_masks(masks, video_set[:1], protocol, progress=False)["bear"]
+    found = score_masks(masks, video_set, protocol, progress=False)
+    assert list(found) == ["bear"]
+    scores = found["bear"]
     assert scores.frames == tuple(names)
     np.testing.assert_allclose(scores.values["FG-ARI"], [0] * 4)
     np.testing.assert_allclose(scores.values["mIoU"], [200 / 300 / 2] * 4)
@@ -358,3 +368,26 @@ def test_numbers_of_proposals_do_not_matter_unless_objects_are_numbered(tmp_path
         assert list(scores) == ["a_1", "a_2"]
         assert all((one.values["J"] == j).all() for one in scores.values())
         assert len(scores["a_1"].frames) == (4 if j else 2)
+
+
+def test_colours_and_probabilities_are_no_numbers_of_proposals(video_set, masks):
+    ramp = np.tile(np.arange(60, dtype=np.uint8) * 4, (40, 1))
+    ramp[0] = np.arange(60) * 4 + 1
+    Image.fromarray(ramp).save(masks / "bear/000.png")
+    colours = np.zeros((40, 60, 3), np.uint8)
+    colours[:, 20:40], colours[:, 40:] = (200, 0, 0), (0, 200, 0)
+    Image.fromarray(colours).save(masks / "bear/001.png")
+    message = complaint(masks, video_set[:1], PROTOCOLS["davis2017_unsupervised"])
+    assert "2 x mask that is neither binary nor numbers of proposals" in message
+    assert "000.png: 120 grey values" in message and "001.png: 3 colours" in message
+
+
+def test_proposals_of_one_object_are_chosen_too(video_set, masks):
+    """A network that finds one cluster, the whole frame, has found no foreground."""
+    for path in (masks / "bear").glob("*.png"):
+        Image.fromarray(np.full((40, 60), 255, np.uint8)).save(path)
+    arguments = masks, video_set[:1], LONG
+    as_mask = score_masks(*arguments, progress=False)["bear"].values["J"]
+    np.testing.assert_allclose(as_mask, 400 / 2400)
+    proposals = score_masks(*arguments, proposals=True, progress=False)["bear"].values["J"]
+    np.testing.assert_array_equal(proposals, 0)
