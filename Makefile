@@ -58,7 +58,7 @@ ifneq ($(WITH_MASKS),)
 	$(PY) train.py $(DEMO_SETTINGS) --epochs 5 --validate-every 5 \
 		--stage1-checkpoint $(DEMO)/runs/pretrain/last.pt
 else
-	$(PY) train.py $(DEMO_SETTINGS) --epochs 5 --validate-every 5
+	$(PY) train.py $(DEMO_SETTINGS) --epochs 2 --validate-every 2
 endif
 	@$(PY) evaluate.py $(DEMO_SETTINGS) --checkpoint $(DEMO)/runs/train/last.pt \
 		--output $(DEMO)/results

@@ -6,7 +6,7 @@ utils/kinds.py explains the kinds behind the colons. The words in brackets after
 
 - resume: these settings may change when a run is continued (--resume).
 - test: evaluate.py takes these settings from a flag, or else from the checkpoint.
-- objects: so it does where the checkpoint's network has them.
+- objects: evaluate.py takes a flag in their place if the checkpoint's network has the setting.
 - masks, machine: evaluate.py takes these settings from a flag, or else from this file.
 - set, panels, video, tta: so it does with --set, --video and --tta; with --masks in "set" only.
 - flow: these settings have an effect only on networks that take flow maps.
@@ -81,7 +81,7 @@ SIMULATED_SPAN: number(1, 100) = 8.0  # largest distance of a reference frame, i
 
 # Network (Sec. 3)
 MODEL: str = "gsanet"  # which network of models/ to train: gsanet, dpa, smtc or ssl_uvos
-BACKBONE: str = "mit_b2"  # resnet101, mit_b0 to mit_b5, or a timm name with a four-level pyramid
+BACKBONE: str = "mit_b2"  # resnet101, mit_b0 to mit_b5, or a timm name, see docs/training.md
 PRETRAINED_BACKBONE: bool = True  # start from ImageNet weights; False starts from random ones
 BACKBONE_WEIGHTS: optional(path) = None  # local file or folder with them; None: a download
 CHANNELS: multiple_of(4) = 128  # channels of the embedded features and the slots (C_L = C_G)
@@ -107,13 +107,13 @@ POSITION_TABLE: one_of("dino", "timm") = "dino"  # whose rule resizes a transfor
 FRAME_GAP: whole(1) = 4  # distance of a training clip's frames
 
 # Objects of a video (ssl_uvos, smtc) [objects]
-MAX_OBJECTS: whole(1, 254) = 20  # so many of the largest clusters or tracks are objects
-KEY_FRAME_STEP: whole(1) = 10  # attention maps cover the tokens of every r-th frame
-KEY_FRAME_TAIL: bool = True  # the last frames, fewer than r, have a key frame, too
+MAX_OBJECTS: whole(1, 254) = 20  # at most this number of objects, the largest
+KEY_FRAME_STEP: whole(1) = 10  # r: attention maps cover the tokens of every tenth frame
+KEY_FRAME_TAIL: bool = True  # so does the rest of the video, if it is shorter than that
 MERGE_DISTANCE: number(above=0) = 1.0  # tau: nats up to which attention maps are one cluster's
 SOFT_MASKS: bool = True  # enlarge similarities to the clusters; False: labels, as the release
 DISCOVERY: one_of("tracks", "release") = "tracks"  # release: objects of each frame by itself
-NOISE_SEED: whole(0, 2**32 - 1) = 0  # of the instances that a video's frames start with
+NOISE_SEED: whole(0, 2**32 - 1) = 0  # of the random slots that instances begin with
 KINETICS_STATISTICS: bool = False  # normalise videos as the release's evaluation does
 
 # SMTC (MODEL = "smtc")
@@ -123,7 +123,7 @@ CORRESPONDENCE_GRID: whole(1) = 16  # side of the grid of the previous frame's p
 CYCLIC_CLIPS: bool = True  # a clip's first frame has the last one before it; False: the second
 INSTANCE_REGION: one_of("soft", "probability", "logit") = "soft"  # whose tokens instances share
 REPARAMETERISED: bool = True  # the instances' Gaussians learn; False: hardly, as in the release
-VALID_PROBABILITY: share = 0.3  # a token counts for a semantic above it; 0.5 at first
+VALID_PROBABILITY: share = 0.3  # a token counts for a semantic above this probability
 VALID_AREA: share = 0.2  # instances learn where their semantic has more of the frame
 DROP_PATH: number(0, below=1) = 0.1  # stochastic depth of the transformer in training
 DROP_PATH_WHILE_FROZEN: bool = False  # also while it is frozen, as in the release
@@ -131,7 +131,7 @@ FREEZE_STEPS: whole(0) = 3000  # first steps in which the transformer is frozen
 ENCODER_RATE: share = 0.01  # its learning rate after them, as a share of LEARNING_RATE
 DECAY_GAUSSIANS: bool = True  # weight decay of the slots' means and deviations
 TEACHER_MOMENTUM: share = 0.999  # share of itself that the teacher keeps in a step
-TEACHER_ENCODER_FOLLOWS: bool = False  # so does its transformer; False: it keeps its weights
+TEACHER_ENCODER_FOLLOWS: bool = False  # the teacher's transformer learns, too; False: never
 
 # Loss (Sec. 3.7)
 LOSS: optional(one_of("iou+bce", "iou", "bce")) = None  # of each mask; None: as in the paper
