@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.backbones import ModelError, Normalise
 from models.backbones.vision_transformer import Tokens, VisionTransformer
@@ -116,6 +116,11 @@ class SMTC(Network):
         self.kinetics_statistics = kinetics_statistics
         self.frozen = freeze_steps > 0
         self.train()
+
+    @property
+    def image_encoder(self) -> nn.Module:
+        """The student's vision transformer."""
+        return self.encoder
 
     @property
     def needs(self) -> Needs:

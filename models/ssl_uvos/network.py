@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.backbones import Normalise
@@ -85,6 +85,11 @@ class SSLUVOS(Network):
         self.merge_distance = merge_distance
         self.max_objects = max_objects
         self.soft_masks = soft_masks
+
+    @property
+    def image_encoder(self) -> nn.Module:
+        """The frozen vision transformer."""
+        return self.encoder
 
     @property
     def needs(self) -> Needs:
