@@ -25,7 +25,7 @@ class Recipe:
 
     Attributes:
         context: n, how many frames before a frame lend it labels.
-        padded: n copies of the first frame precede the video; False: early frames have less context.
+        padded: n copies of the first frame precede the video; False: early frames have fewer maps.
         memory: the first frame always lends labels, too.
         window: ``disk``, tokens less than ``radius`` away; ``square``, at most, by each axis.
         radius: of the window, in tokens of the label grid.
@@ -39,7 +39,7 @@ class Recipe:
             makes the shorter side 480 pixels and the other a multiple of 64; labels change their
             size by the nearest pixel.
         stretch: stretch each label's map to [0, 1] before the largest one is taken.
-        deviation: of the images' channels; ``None`` takes that of the features' weights.
+        deviation: of the channels of a transformer's images; ``None`` takes its weights' own.
     """
 
     context: int = 20
