@@ -155,19 +155,24 @@ def nearest(
 def _best(queries: Tensor, maps: Tensor, inside: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
     """The k largest cosines of a tile's queries, and the numbers of their keys among the maps'.
 
-    Maps are compared a few at a time, and the best so far are kept.
+    Maps are compared a few at a time, and the best so far are kept. The k best keys lie at the k
+    places whose best map is best, so most keys take part in a maximum over the maps alone.
     """
     queries, size = queries.flatten(0, 1), maps[0, ..., 0].numel()
     step = max(1, _PRODUCTS // (len(queries) * size))
     values = numbers = None
     for start in range(0, len(maps), step):
         keys = maps[start : start + step].flatten(0, 2)
-        cosines = queries @ keys.T
+        cosines = (queries @ keys.T).unflatten(1, (-1, size))
+        of_places = cosines.amax(dim=1)
         if inside is not None:
-            outside = ~inside.unsqueeze(1)
-            cosines.unflatten(1, (-1, size)).masked_fill_(outside, -math.inf)
+            of_places.masked_fill_(~inside, -math.inf)
+        best, chosen = of_places.topk(min(k, size))
+        cosines = cosines.gather(2, chosen.unsqueeze(1).expand(-1, cosines.shape[1], -1))
+        cosines = cosines.masked_fill((best == -math.inf).unsqueeze(1), -math.inf).flatten(1)
         found, where = cosines.topk(min(k, cosines.shape[1]))
-        where = where + start * size
+        kept = chosen.shape[1]
+        where = (start + where // kept) * size + chosen.gather(1, where % kept)
         if values is not None:
             found, where = torch.cat([values, found], 1), torch.cat([numbers, where], 1)
             found, order = found.topk(min(k, found.shape[1]))
