@@ -166,6 +166,11 @@ class Network(nn.Module):
         """Constructor arguments that may change after training, for an evaluation."""
         return ()
 
+    @property
+    def image_encoder(self) -> nn.Module:
+        """The encoder of images, whose features are used by ``models.propagation``."""
+        raise NotImplementedError
+
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Named terms, scalars, whose sum is minimised.
 

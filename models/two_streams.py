@@ -52,6 +52,11 @@ class TwoStreams(Network):
         self._compiled = None
 
     @property
+    def image_encoder(self) -> nn.Module:
+        """The RGB stream's pyramid."""
+        return self.rgb_stream.encoder
+
+    @property
     def needs(self) -> Needs:
         """Stage 1: still images with masks. Stage 2: a target and its references, with flow."""
         return Needs(REFERENCES if self.motion else STILLS, flow=self.motion)

@@ -43,8 +43,9 @@ def build_backbone(
         strides: of the maps, finest first; a Mix Transformer has the usual four.
 
     Returns:
-        A module with ``channels``, the maps' widths, and ``mean`` and ``deviation`` of the images
-        that its weights were trained with. Maps are (B, C_l, H / stride_l, W / stride_l).
+        A module with ``channels``, the maps' widths, their ``strides``, and ``mean`` and
+        ``deviation`` of the images that its weights were trained with. Maps are
+        (B, C_l, H / stride_l, W / stride_l).
 
     Raises:
         ModelError: unknown name, no such pyramid, or weights that are missing or do not fit.
@@ -53,6 +54,7 @@ def build_backbone(
     if name not in MIX_TRANSFORMERS:
         return TimmPyramid(name, pretrained, file, strides)
     encoder = MixTransformer(name)
+    encoder.strides = STRIDES
     if pretrained:
         try:
             encoder.load_state_dict(published_weights(name, file))
@@ -103,7 +105,7 @@ class TimmPyramid(nn.Module):
                 f"BACKBONE is {name!r}, which is neither mit_b0 to mit_b5 nor a timm model{hint}"
             )
         self.encoder = _create_timm_pyramid(name, pretrained, weights, strides)
-        self.channels = self.encoder.feature_info.channels()
+        self.channels, self.strides = self.encoder.feature_info.channels(), strides
         self.channels_last = getattr(self.encoder, "output_fmt", "NCHW") == "NHWC"
         # Random weights get the statistics of the published ones, too.
         published = resolve_data_config({}, pretrained_cfg=self.encoder.pretrained_cfg)

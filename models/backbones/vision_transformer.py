@@ -28,11 +28,13 @@ class Tokens(NamedTuple):
         keys: of one block, (B, N, C), heads side by side; N = h * w patches, row by row.
         class_token: after the last block, before the last normalisation, (B, C).
         grid: h and w.
+        patches: after the last block, before the last normalisation, (B, N, C).
     """
 
     keys: Tensor
     class_token: Tensor | None
     grid: tuple[int, int]
+    patches: Tensor | None = None
 
 
 class VisionTransformer(nn.Module):
@@ -109,7 +111,8 @@ class VisionTransformer(nn.Module):
 
         Args:
             images: (B, 3, H, W) of any size; they are resized to the nearest whole patches.
-            class_token: whether the class token is needed, for which all blocks must run.
+            class_token: whether the class token and ``patches`` are needed, for which all blocks
+                must run.
         """
         size = [max(1, round(side / self.patch)) * self.patch for side in images.shape[2:]]
         if list(images.shape[2:]) != size:
@@ -123,7 +126,7 @@ class VisionTransformer(nn.Module):
                 if not class_token:
                     return Tokens(keys, None, grid)
             x = block(x)
-        return Tokens(keys, x[:, 0], grid)
+        return Tokens(keys, x[:, 0], grid, x[:, self.encoder.num_prefix_tokens :])
 
     def train_keys_alone(self) -> None:
         """Freeze the parameters that the keys do not depend on; the others can be trained."""

@@ -34,7 +34,7 @@ def tracks(
     """
     noise = _noise(network, 1, torch.Generator().manual_seed(seed))
     last = None  # the features of the tracks in the frame before, (S, P, C)
-    for keys, _, size in frames:
+    for keys, _, size, _ in frames:
         previous, before = torch.cat([before, keys[:-1]]), keys[-1:]
         of_frames = noise.expand(len(keys), -1, -1, -1)
         found = network(keys, previous, size, rounds, of_frames)
@@ -71,7 +71,7 @@ def chunks(frames: Iterable[Tokens]) -> Iterator[tuple[Tensor, int, tuple[int, i
     A short last chunk is filled with the video's last frames.
     """
     seen, count = torch.empty(0), 0
-    for keys, _, size in frames:
+    for keys, _, size, _ in frames:
         for key in keys.split(1):
             seen = torch.cat([seen, key])[-CHUNK:] if count else key
             count += 1

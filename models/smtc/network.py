@@ -117,6 +117,11 @@ class SMTC(Network):
         self.train()
 
     @property
+    def image_encoder(self) -> nn.Module:
+        """The student's vision transformer."""
+        return self.encoder
+
+    @property
     def needs(self) -> Needs:
         """Clips of four frames, without masks."""
         return Needs(WINDOWS, masks=False, frames=CLIP, gap=self.frame_gap)

@@ -90,6 +90,11 @@ class SSLUVOS(Network):
         self.kinetics_statistics = kinetics_statistics
 
     @property
+    def image_encoder(self) -> nn.Module:
+        """The frozen vision transformer."""
+        return self.encoder
+
+    @property
     def needs(self) -> Needs:
         """Clips of three frames, without masks."""
         return Needs(WINDOWS, masks=False, frames=WINDOW, gap=self.frame_gap)

@@ -46,7 +46,7 @@ from utils.training.record import fingerprint
 from utils.training.run_folder import locked
 
 MASKS, PANELS = "masks", "panels"
-_IDENTITY = ".evaluation.json"  # of an evaluation that is not complete
+IDENTITY = ".evaluation.json"  # of an evaluation that is not complete
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def evaluate_set(
     }
     with locked(output, "evaluating into") if process.is_main else nullcontext():
         if process.is_main:
-            _begin(output, json.loads(json.dumps(identity, default=str)))
+            begin_evaluation(output, identity)
         write_masks(trained.segmenter, videos.sequences, output, settings, process)
         if not process.is_main:
             return
@@ -110,20 +110,28 @@ def evaluate_set(
         source = {"method": trained.method, "checkpoint": checkpoint, "settings": used}
         source["proposals"] = not trained.segmenter.network.needs.masks
         _score(videos, output / MASKS, output, **source)
-        (output / _IDENTITY).unlink()
+        (output / IDENTITY).unlink()
 
 
 def evaluate_masks(
-    masks: Path, set_name: str, output: Path | None, settings: Settings, binarize: bool
+    masks: Path,
+    set_name: str,
+    output: Path | None,
+    settings: Settings,
+    binarize: bool,
+    method: str | None = None,
 ) -> None:
-    """Score masks that exist; without ``output`` the scores are only printed."""
+    """Score masks that exist; without ``output`` the scores are only printed.
+
+    ``method`` is a line for people that says where the masks are from.
+    """
     videos = read_set(set_name, settings, Process("cpu"), flow=False)
     check_files(videos.frames, flow=False)
     if not videos.is_annotated:
         raise DatasetError(f"{set_name} has no ground truth to score masks against")
     used = {"BINARIZE": binarize, "FOREGROUND": settings.foreground}
     with locked(output, "evaluating into") if output else nullcontext():
-        _score(videos, masks, output, method=f"masks in {masks}", settings=used)
+        _score(videos, masks, output, method=method or f"masks in {masks}", settings=used)
 
 
 def read_set(set_name: str, settings: Settings, process: Process, flow: bool) -> VideoSet:
@@ -271,9 +279,10 @@ def _score(
         print(f"{evaluation.title} {average.mean:.4f}")
 
 
-def _begin(output: Path, identity: dict[str, Any]) -> None:
+def begin_evaluation(output: Path, identity: dict[str, Any]) -> None:
     """Keep what this evaluation has done before, or else remove the results of another one."""
-    known, masks = output / _IDENTITY, output / MASKS
+    identity = json.loads(json.dumps(identity, default=str))
+    known, masks = output / IDENTITY, output / MASKS
     try:
         if json.loads(known.read_text(encoding="utf-8")) == identity:
             return

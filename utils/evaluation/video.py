@@ -89,10 +89,10 @@ def segment_video(
     Raises:
         VideoError: the clip is unusable, or the results cannot be written.
     """
-    _check_output(source, output)
+    check_results(source, output)
     clip = check_clip(source, settings.frame_rate)
     with (
-        _published_when_whole(output) as partial,
+        published_when_whole(output) as partial,
         open_film(partial / OVERLAY, clip) as add_to_film,
         closing(clip.frames()) as frames,
         closing(clip.frames()) as again,
@@ -158,7 +158,7 @@ class _ClipFrames:
         return [show(frame.image, flow, view, recolour) for view in self.segmenter.views]
 
 
-def _check_output(source: Path, output: Path) -> None:
+def check_results(source: Path, output: Path) -> None:
     """Check, before anything is read, that only results of an earlier video would be replaced."""
     masks, overlay = output / MASKS, output / OVERLAY
     for path in (masks, overlay, output / _PARTIAL):
@@ -172,7 +172,7 @@ def _check_output(source: Path, output: Path) -> None:
 
 
 @contextmanager
-def _published_when_whole(output: Path) -> Iterator[Path]:
+def published_when_whole(output: Path) -> Iterator[Path]:
     """A hidden folder in ``output`` for the results, moved to their names if nothing goes wrong."""
     partial = output / _PARTIAL
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
