@@ -283,7 +283,7 @@ def propagate_clip(
         labelled = method.label_maps((frame.image for frame in read), first)
         for frame, labels in zip(shown, labelled):
             write_mask(partial_output / MASKS / f"{frame.name}.png", labels, num_objects)
-            add_to_film(draw_overlay(frame.image, labels, num_objects), frame)
+            add_to_film(draw_overlay(frame.image, labels, num_objects))
             bar.update()
     print(f"{clip.count} frames, {clip.count / (time.monotonic() - start):.1f} a second")
     print(f"masks: {output / MASKS}")
