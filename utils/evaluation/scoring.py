@@ -1,11 +1,12 @@
 """Scores of frames, and of the masks in a folder."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -204,29 +205,11 @@ def score_masks(
     jobs = [(s.name, frame) for s in sequences for frame in protocol.frames_to_score(s)]
     files = list(overlap(lambda job: _find_mask(folder, *job), jobs, num_cores()))
     _refuse(folder, files)
+    items = [(*job, file) for job, file in zip(jobs, files)]
 
-    chosen: dict[str, np.ndarray] = {}  # the foreground of videos with several proposals
-
-    def score(job: tuple[str, Frame], path: Path) -> FrameScores | Fault:
-        sequence, frame = job
-        try:
-            truth = read_truth(frame.mask, protocol)
-            if sequence in chosen:
-                labels = chosen[sequence][read_proposals(path)].view(np.uint8)
-            else:
-                labels = read_result(path, protocol, binarize)
-            undecided = sequence not in chosen and (proposals or labels.max() > 1)
-            several = protocol.objects == ONE and undecided
-            scores = SEVERAL if several else score_frame(labels, truth, protocol)
-        except NotBinaryError as error:
-            return _NOT_BINARY, str(error)
-        except DatasetError as error:
-            return _UNREADABLE, str(error)
-        return sequence, frame_label(sequence, frame), scores
-
-    def score_all(items: Items[tuple[tuple[str, Frame], Path]]) -> list[FrameScores]:
+    def score_all(items: Items[Item], score: Callable[[Item], FrameScores | Fault]) -> list:
         bar = progress_bar(
-            overlap(lambda item: score(*item), items, num_cores()),
+            overlap(score, items, num_cores()),
             total=len(items),
             desc="scoring",
             unit="frame",
@@ -236,25 +219,67 @@ def score_masks(
         _refuse(folder, results)
         return results
 
-    items = list(zip(jobs, files))
-    results = score_all(items)
-    if several := {sequence for sequence, _, scores in results if scores is SEVERAL}:
+    results = score_all(items, _Scorer(protocol, binarize, proposals))
+    several = {sequence for sequence, _, scores in results if scores is SEVERAL}
+    if several:
         print(
             f"note: masks of {len(several)} of {len(sequences)} sequences hold proposals; "
             f"{RULES[foreground]}"
         )
-        for name in several:
-            masks = (
-                (read_proposals(path), read_truth(frame.mask, protocol))
-                for (sequence, frame), path in items
-                if sequence == name
-            )
-            chosen[name] = choose_foreground(masks, foreground)
-        again = iter(score_all([item for item in items if item[0][0] in several]))
+        items = [item for item in items if item[0] in several]
+        chosen = {name: _foreground_of(name, items, protocol, foreground) for name in several}
+        again = iter(score_all(items, _Scorer(protocol, chosen=chosen)))
         results = [next(again) if result[0] in several else result for result in results]
     scores = collect_scores(results, protocol)
     _check_scored(scores, sequences, protocol)
     return scores
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Scores a mask: sequence, frame, and file.
+
+    Attributes:
+        protocol, binarize, proposals: as of :func:`score_masks`.
+        chosen: the labels that are foreground, by sequence.
+    """
+
+    protocol: Protocol
+    binarize: bool = False
+    proposals: bool = False
+    chosen: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __call__(self, item: tuple[str, Frame, Path]) -> FrameScores | Fault:
+        sequence, frame, path = item
+        try:
+            truth = read_truth(frame.mask, self.protocol)
+            scores = self._scores(sequence, path, truth)
+        except NotBinaryError as error:
+            return _NOT_BINARY, str(error)
+        except DatasetError as error:
+            return _UNREADABLE, str(error)
+        return sequence, frame_label(sequence, frame), scores
+
+    def _scores(self, sequence: str, path: Path, truth: np.ndarray) -> Any:
+        if sequence in self.chosen:
+            labels = self.chosen[sequence][read_proposals(path)].view(np.uint8)
+            return score_frame(labels, truth, self.protocol)
+        labels = read_result(path, self.protocol, self.binarize)
+        if self.protocol.objects == ONE and (self.proposals or labels.max() > 1):
+            return SEVERAL
+        return score_frame(labels, truth, self.protocol)
+
+
+def _foreground_of(
+    name: str, items: Items[tuple[str, Frame, Path]], protocol: Protocol, rule: str
+) -> np.ndarray:
+    """The labels of a sequence that are its foreground, bool (256,)."""
+    masks = (
+        (read_proposals(path), read_truth(frame.mask, protocol))
+        for sequence, frame, path in items
+        if sequence == name
+    )
+    return choose_foreground(masks, rule)
 
 
 def _find_mask(folder: Path, sequence: str, frame: Frame) -> Path | Fault:

@@ -168,18 +168,7 @@ def write_masks(
     process: Process,
 ) -> None:
     """Write masks and panels of the sequences that lack some; the processes share them."""
-    finished = [
-        sequence.name
-        for sequence in sequences
-        if len(list((output / MASKS / sequence.name).glob("*.png"))) == len(sequence.frames)
-    ]
-    # As the main process saw it, because other processes may have finished more since.
-    finished = set(gather(finished, process)[0])
-    if finished and process.is_main:
-        print(f"{len(finished)} of {len(sequences)} sequences were done before")
-    # By length, so that the processes end at about the same time.
-    todo = sorted((s for s in sequences if s.name not in finished), key=lambda s: len(s.frames))
-    mine = todo[process.rank :: process.world_size]
+    mine = _share_of_unfinished(sequences, output / MASKS, process)
     step = settings.panel_step
     with_panel = {frame for s in mine for frame in (s.frames[::step] if step else ())}
 
@@ -221,6 +210,24 @@ def write_masks(
     if process.is_main:
         for note in means_of_indicators(list(every))[1]:
             print(f"mean over videos: {note}")
+
+
+def _share_of_unfinished(
+    sequences: Items[Sequence], masks: Path, process: Process
+) -> list[Sequence]:
+    """This process's share of the sequences that lack masks."""
+    finished = [
+        sequence.name
+        for sequence in sequences
+        if len(list((masks / sequence.name).glob("*.png"))) == len(sequence.frames)
+    ]
+    # As the main process saw it, because other processes may have finished more since.
+    finished = set(gather(finished, process)[0])
+    if finished and process.is_main:
+        print(f"{len(finished)} of {len(sequences)} sequences were done before")
+    # By length, so that the processes end at about the same time.
+    todo = sorted((s for s in sequences if s.name not in finished), key=lambda s: len(s.frames))
+    return todo[process.rank :: process.world_size]
 
 
 def check_output(output: Path, data_set: Path | None = None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from models.interface import REFERENCES, STILLS, WINDOWS
+from models.interface import REFERENCES, STILLS, WINDOWS, Network
 from utils.evaluation.segmenting import Segmenter
 from utils.settings import Settings, SettingsError
 from utils.training.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
@@ -58,16 +58,7 @@ def load_trained_network(
         raise CheckpointError(f"{path}: a setting of its run is damaged: {error}") from error
     flags = {name: getattr(settings, name.lower()) for name in given}
     masks = settings.marked("masks", *["tta"] * tta)
-    heard = {*masks, *settings.marked("test", "machine", *groups)}
-    if not network.needs.flow:
-        heard -= set(settings.marked("flow"))
-    if not network.compilable:
-        heard.discard("COMPILE")
-    if network.needs.masks:
-        heard.discard("FOREGROUND")  # it finds one object
-    heard |= {name.upper() for name in network.changeable}
-    fixed = {name.upper() for name in checkpoint["arguments"] if name not in network.changeable}
-    heard -= fixed.union(without_effect(heard, checkpoint["model"]))
+    heard = _with_effect(network, checkpoint, settings, {*masks, *settings.marked(*groups)})
     refuse_flags(n for n in given if n not in heard and before.get(n) != flags[n])
     if tta and network.looks_ahead:
         raise SettingsError(
@@ -95,6 +86,22 @@ def load_trained_network(
     )
     name = network_name(checkpoint["model"], checkpoint["arguments"])
     return TrainedNetwork(path, segmenter, f"{name}, {_seen_by(segmenter, used)}", used, flow)
+
+
+def _with_effect(
+    network: Network, checkpoint: dict[str, Any], settings: Settings, heard: set[str]
+) -> set[str]:
+    """The names of settings that have an effect on an evaluation, among them those in ``heard``."""
+    heard = {*heard, *settings.marked("test", "machine")}
+    if not network.needs.flow:
+        heard -= set(settings.marked("flow"))
+    if not network.compilable:
+        heard.discard("COMPILE")
+    if network.needs.masks:
+        heard.discard("FOREGROUND")  # it finds one object
+    heard |= {name.upper() for name in network.changeable}
+    fixed = {name.upper() for name in checkpoint["arguments"] if name not in network.changeable}
+    return heard - fixed.union(without_effect(heard, checkpoint["model"]))
 
 
 def _seen_by(segmenter: Segmenter, used: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Validation during training: the scores that select best.pt."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain, groupby
 
@@ -91,22 +92,30 @@ def validate_videos(
             rule = None if network.needs.masks else settings.foreground
             scored += _score_video(video, labels, rules, rule)
     shares = gather((scored, indicators, count), process)
-    parts, notes = means_of_indicators([one for _, some, _ in shares for one in some])
-    if with_masks and rules.objects == MATCHED_PER_FRAME:
+    numbers, notes = means_of_indicators([one for _, some, _ in shares for one in some])
+    count = sum(count for *_, count in shares)
+    if not with_masks:
+        return Validation(None, numbers, pictures, count, total, notes)
+    if rules.objects == MATCHED_PER_FRAME:
         notes.append(f"matched per frame: {protocol.warning}")
-    if with_masks and rules.objects == ONE and not network.needs.masks:
+    if rules.objects == ONE and not network.needs.masks:
         notes.append(RULES[settings.foreground])
-    score = None
-    if with_masks:
-        found = collect_scores(chain(*(some for some, _, _ in shares)), rules)
-        # In the set's order, whichever process scored them.
-        order = list(targets)
-        found = dict(sorted(found.items(), key=lambda row: order.index(rules.sequence_of(row[0]))))
-        *rows, average = summarise(found, rules)
-        score, f = (average.statistics[measure].mean for measure in "JF")
-        parts["F"] = f
-        parts |= {f"{m} {row.name}": one.mean for row in rows for m, one in row.statistics.items()}
-    return Validation(score, parts, pictures, sum(n for *_, n in shares), total, notes)
+    found = chain(*(some for some, _, _ in shares))
+    score, parts = _means(found, list(targets), rules)
+    return Validation(score, numbers | parts, pictures, count, total, notes)
+
+
+def _means(
+    found: Iterable[FrameScores], sequences: list[str], rules: Protocol
+) -> tuple[float, dict[str, float]]:
+    """Mean J, and the further scores by name, of frames that any process has scored."""
+    scores = collect_scores(found, rules).items()
+    # In the set's order.
+    ordered = sorted(scores, key=lambda row: sequences.index(rules.sequence_of(row[0])))
+    *rows, average = summarise(dict(ordered), rules)
+    j, f = (average.statistics[measure].mean for measure in "JF")
+    parts = {f"{m} {row.name}": one.mean for row in rows for m, one in row.statistics.items()}
+    return j, {"F": f, **parts}
 
 
 def _score_video(
