@@ -183,6 +183,11 @@ class Patches(torch.nn.Module):
         self.normalise, self.stride = FeatureMap(self.model, "tokens").normalise, 8
         self.model.encoder.patch_embed.proj = torch.nn.Conv2d(3, 192, 8, 8)
         self.model.encoder.patch_embed.patch_size, self.model.patch = (8, 8), 8
+        random = np.random.default_rng(0)  # torch's random numbers differ between its versions
+        for parameter in self.model.parameters():
+            if parameter.ndim > 1:
+                drawn = random.normal(0, parameter[0].numel() ** -0.5, parameter.shape)
+                parameter.copy_(torch.from_numpy(drawn))
         images = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
         self.mean = self.keys(images).mean(dim=0, keepdim=True)
 
@@ -227,10 +232,9 @@ def overlap_of(step, spoil=None):
 
 
 def test_propagation_tracks_a_square_by_random_features():
-    # 0.94 with torch 2.14, 0.90 with 2.6, whose random weights differ.
-    assert overlap_of(step=8) > 0.85
+    assert overlap_of(step=8) > 0.9
     assert overlap_of(step=3) > 0.70
-    assert overlap_of(step=8, spoil=torch.Generator().manual_seed(0)) < 0.15
+    assert overlap_of(step=8, spoil=torch.Generator().manual_seed(0)) < 0.1
 
 
 @pytest.mark.parametrize("size", [(37, 91), (91, 37)])

@@ -167,21 +167,24 @@ def test_clustering_is_in_float32_under_autocast(monkeypatch):
     assert seen == [{torch.float32}]
 
 
-def test_fifty_steps_teach_the_block_to_tell_objects_apart():
-    """Also through an occlusion, after which an object has its cluster again."""
+def test_the_block_learns_to_tell_objects_apart():
+    """Also through an occlusion, after which an object has its cluster again.
+
+    From noisy videos, as in ``tools.ssl_uvos_toy --check noisy``: less depends on rounding and on
+    torch's random numbers there than after the 50 steps of ``plain``.
+    """
     torch.manual_seed(0)
     model = toy.ToyNetwork()
     before = toy.held_out(model, noise=0.3)
     assert np.mean([j for j, *_ in before]) < 0.15
     assert [count for _, count, _ in before] == [1] * 8
-    toy.train(model, toy.optimizer_of(model), range(50), noise=0.3)
+    toy.train(model, toy.optimizer_of(model), range(100), noise=1.0)
     after = toy.held_out(model, noise=0.3)
-    # 1.00 here with torch 2.14, 0.78 with 2.6, whose random numbers differ: docs/ssl_uvos.md.
-    assert np.mean([j for j, *_ in after]) >= 0.7
-    assert max(count for _, count, _ in after) <= 3
+    assert np.mean([j for j, *_ in after]) >= 0.95
+    assert sum(count == 3 for _, count, _ in after) >= 7
     occluded = toy.held_out(model, noise=0.3, hidden=toy.HIDDEN)
     kept = [same for _, count, same in occluded if count == 3]
-    assert len(kept) >= 2 and all(kept)
+    assert len(kept) >= 6 and all(kept)
 
 
 def test_the_number_of_clusters_is_a_figure_of_the_video():
