@@ -1,5 +1,7 @@
 """Shared by all tests: a tiny data set in the project's layout, and settings that fit it."""
 
+import sys
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ import config
 from datasets.flow.estimators import dis_estimator
 from datasets.flow.making import make_flow
 from datasets.synthetic import write_synthetic
+from utils.scripts import run_script
 from utils.settings import load_settings
 
 # Networks as small as the tests' gain nothing from threads, which only wait for one another.
@@ -23,6 +26,19 @@ def tiny_root(tmp_path_factory):
     for name in ("DAVIS_train", "DAVIS_test"):
         make_flow(root, name, dis_estimator())
     return root
+
+
+@pytest.fixture(scope="session")
+def call(tiny_root):
+    """Runs a script in this process, on the CPU and the tiny data, unless flags say otherwise."""
+
+    def run(script, *flags):
+        machine = ("--gpu", "", "--workers", 0, "--data-root", tiny_root)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, (*machine, *flags))])
+            run_script(script.main)
+
+    return run
 
 
 @pytest.fixture(scope="session")

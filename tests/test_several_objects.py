@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from utils.evaluation.metrics import region_similarity
 from utils.evaluation.segmenting import Segmenter, predict_sequences
 from utils.evaluation.validation import validate_videos
 from utils.processes import Process
-from utils.scripts import run_script
 from utils.settings import load_settings
 from utils.training.checkpoints import build_from_checkpoint, load_checkpoint
 
@@ -28,19 +26,6 @@ SETTINGS = (
     *("--pretrained-backbone", "false", "--train-sets", "DAVIS_train", "--val-set", "DAVIS_test"),
     *("--image-size", 64, "--image-width", 96, "--batch-size", 2, "--epochs", 1),
 )
-
-
-@pytest.fixture(scope="module")
-def call(tiny_root):
-    """Run a script in this process."""
-
-    def run(script, *flags):
-        machine = ("--gpu", "", "--workers", 0, "--data-root", tiny_root)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, (*machine, *flags))])
-            run_script(script.main)
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ import evaluate
 import train
 from models.smtc.network import SMTC
 from tests.test_many_processes import ROOT, by_two
-from utils.scripts import run_script
 from utils.training.checkpoints import load_checkpoint
 
 SETTINGS = (
@@ -23,19 +21,6 @@ SETTINGS = (
     *("--semantic-slots", 5, "--instance-slots", 3, "--instance-region", "soft"),
 )
 STEPS = 4  # two videos of five frames have four clips
-
-
-@pytest.fixture(scope="module")
-def call(tiny_root):
-    """Run a script in this process."""
-
-    def run(script, *flags):
-        machine = ("--gpu", "", "--workers", 0, "--data-root", tiny_root)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, (*machine, *flags))])
-            run_script(script.main)
-
-    return run
 
 
 @pytest.fixture(scope="module")

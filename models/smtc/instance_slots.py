@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from models.slot_attention import SlotAttention, compete
 
-REGIONS = ("soft", "probability", "logit")
 THRESHOLD = 0.3  # of binary regions
 
 
