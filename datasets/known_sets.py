@@ -16,6 +16,7 @@ KNOWN_SETS: dict[str, dict[str, int]] = {
     "YTVOS_train": {"sequences": 3471},
     "FBMS_train": {"sequences": 29},
     "FBMS_test": {"sequences": 30},
+    "SegTrackv2_test": {"sequences": 14},
     # 126 where every frame is there: of two sequences a single frame is annotated.
     "YTOBJ_test": {"sequences": 124},
     "LongVideos_test": {"sequences": 3},

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from datasets.prepare.archives import (
     INCOMPLETE,
@@ -26,7 +25,8 @@ from datasets.prepare.archives import (
     locate,
     numbered,
 )
-from datasets.problems import DatasetError, Problems, add_problems
+from datasets.prepare.masks import open_any
+from datasets.problems import Problems, add_problems
 
 
 def read_fbms(source: Path, problems: Problems) -> list[SourceFrame]:
@@ -90,16 +90,16 @@ def _read_definition(path: Path) -> tuple[list[int], list[tuple[int, str]]]:
 
 
 def convert_regions(image: Path, mask: Path, objects: tuple[int, ...]) -> np.ndarray:
-    """FBMS ground truth as a label map, 1 for the regions with the given labels.
+    """FBMS ground truth as a label map: the regions with the given labels are objects 1, 2, ...
 
     Labels that the definition file does not know are background, as in the authors' evaluation.
     """
-    try:
-        with Image.open(mask) as picture:
-            if picture.mode == "L" or picture.mode.startswith("I"):
-                labels = np.asarray(picture).astype(np.int64)
-            else:
-                labels = np.asarray(picture.convert("RGB")).astype(np.int64) @ (65536, 256, 1)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DatasetError(f"{mask}: cannot be read ({error})") from error
-    return np.isin(labels, objects).astype(np.uint8)
+    picture = open_any(mask)
+    if picture.mode == "L" or picture.mode.startswith("I"):
+        regions = np.asarray(picture).astype(np.int64)
+    else:
+        regions = np.asarray(picture.convert("RGB")).astype(np.int64) @ (65536, 256, 1)
+    labels = np.zeros(regions.shape, np.uint8)
+    for number, region in enumerate(objects, 1):
+        labels[regions == region] = number
+    return labels

@@ -55,6 +55,19 @@ def refuse_several_objects(image: Path, mask: Path) -> None:
         )
 
 
+def open_any(path: Path) -> Image.Image:
+    """A decoded picture of any format, as the PGM of FBMS and the BMP of SegTrack v2.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.copy()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error})") from error
+
+
 def mask_picture(labels: np.ndarray) -> Image.Image:
     """A label map as it is stored: 0 and 255, or a palette for several objects and void."""
     if labels.max(initial=0) <= 1:

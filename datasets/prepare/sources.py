@@ -27,6 +27,7 @@ from datasets.prepare.archives import (
 )
 from datasets.prepare.fbms import read_fbms
 from datasets.prepare.masks import convert_size, convert_void, refuse_several_objects
+from datasets.prepare.segtrack import read_segtrack
 from datasets.problems import Problems, add_problems
 
 
@@ -202,6 +203,7 @@ SOURCES: dict[str, Source] = {
     ),
     "youtube_vos": Source(_read_youtube_vos, ("YTVOS_train",)),
     "fbms": Source(read_fbms, ("FBMS_test", "FBMS_train")),
+    "segtrack_v2": Source(read_segtrack, ("SegTrackv2_test",)),
     "youtube_objects": Source(_read_youtube_objects, ("YTOBJ_test",)),
     "long_videos": Source(_read_long_videos, ("LongVideos_test",)),
 }

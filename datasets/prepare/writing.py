@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from PIL import Image
+
 from datasets.files import write_bytes
 from datasets.known_sets import KNOWN_SETS, is_still_set
-from datasets.pictures import read_size
+from datasets.pictures import IMAGE_SUFFIXES, read_size
 from datasets.prepare.archives import INCOMPLETE, SourceFrame, folders
-from datasets.prepare.masks import mask_picture
+from datasets.prepare.masks import mask_picture, open_any
 from datasets.prepare.sources import Source
 from datasets.problems import DatasetError, Problems, add_problems, format_problems
 from datasets.progress import progress_bar
@@ -36,7 +38,7 @@ class _File:
 
     source: Path
     destination: Path
-    content: bytes | None = None  # of a converted mask; None: the file stays as it is
+    content: bytes | None = None  # of a converted picture; None: the file stays as it is
 
 
 def prepare(
@@ -114,23 +116,26 @@ def _plan(frames: list[SourceFrame], data_root: Path) -> list[_File]:
 
 def _plan_frame(data_root: Path, problems: Problems, frame: SourceFrame) -> list[_File]:
     """The files that a frame becomes."""
-    folder, content = data_root / frame.folder, None
-    files = [
-        _File(path, folder / part / f"{frame.name}{path.suffix}")
-        for part, path in (("RGB", frame.image), ("NEXT", frame.following))
-        if path is not None
-    ]
+    folder, files, sizes, content = data_root / frame.folder, [], [], None
     try:
-        size, *_ = [read_size(file.source) for file in files]
+        for part, path in (("RGB", frame.image), ("NEXT", frame.following)):
+            if path is None:
+                continue
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                files.append(_File(path, folder / part / f"{frame.name}{path.suffix}"))
+                sizes.append(read_size(path))
+            else:
+                picture = open_any(path).convert("RGB")
+                files.append(_File(path, folder / part / f"{frame.name}.png", _as_png(picture)))
+                sizes.append((picture.height, picture.width))
         if frame.mask is None:
             return files
         suffix, mask_size = frame.mask.suffix, None
         labels = frame.convert and frame.convert(frame.image, frame.mask)
         if labels is not None:
-            buffer = io.BytesIO()
-            mask_picture(labels).save(buffer, "PNG")
-            suffix, content, mask_size = ".png", buffer.getvalue(), labels.shape
-        (height, width) = mask_size or read_size(frame.mask)
+            suffix, mask_size = ".png", labels.shape
+            content = _as_png(mask_picture(labels))
+        (height, width), size = mask_size or read_size(frame.mask), sizes[0]
     except DatasetError as error:
         add_problems(problems, _UNUSABLE, str(error))
         return []
@@ -138,6 +143,12 @@ def _plan_frame(data_root: Path, problems: Problems, frame: SourceFrame) -> list
         item = f"{frame.mask}: {width} x {height}, its image {size[1]} x {size[0]}"
         add_problems(problems, _UNUSABLE, item)
     return [*files, _File(frame.mask, folder / "GT" / f"{frame.name}{suffix}", content)]
+
+
+def _as_png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _write(file: _File) -> str:

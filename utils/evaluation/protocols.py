@@ -115,6 +115,14 @@ PROTOCOLS = {
             columns=("mean",),
         ),
         Protocol(
+            name="segtrack_v2",
+            sets=("segtrack",),
+            rule="J of the annotated frames that hold an object, all objects as one: mean by "
+            "sequence, then the mean over sequences",
+            measures=("J",),
+            columns=("mean",),
+        ),
+        Protocol(
             name="youtube_objects",
             sets=("ytobj", "youtubeobjects"),
             rule="J of the annotated frames that hold an object: mean by sequence, then the mean "

@@ -58,7 +58,7 @@ def test_regions_by_colour_and_by_grey_value(tmp_path: Path) -> None:
     Image.fromarray(np.array([[[255, 255, 255], [1, 2, 3], [0, 0, 1], [1, 2, 4]]], np.uint8)).save(
         path
     )
-    assert convert_regions(path, path, objects=(0x010203, 1)).tolist() == [[0, 1, 1, 0]]
+    assert convert_regions(path, path, objects=(0x010203, 1)).tolist() == [[0, 1, 2, 0]]
     path = tmp_path / "mask.pgm"
     Image.fromarray(LABELS).save(path)
     assert convert_regions(path, path, objects=(2, 200)).tolist() == [[0, 0, 1], [0, 1, 0]]

@@ -194,10 +194,11 @@ def test_fbms_by_definition_file(source: Path) -> None:
     cars, cats = video_sequences(data_root(source), "FBMS_test", masks="some", flow=False)
     assert [f.name for f in cars.frames] == ["cars1_01", "cars1_02", "cars1_03", "cars1_04"]
     assert [f.mask is not None for f in cars.frames] == [True, False, True, False]
-    np.testing.assert_array_equal(read_mask(cars.frames[0].mask), objects(0, 1) != 0)
-    np.testing.assert_array_equal(read_mask(cars.frames[2].mask), objects(1) != 0)
-    np.testing.assert_array_equal(read_mask(cats.frames[1].mask), objects(1, 1) != 0)
-    stored = np.asarray(Image.open(cats.frames[1].mask))
+    np.testing.assert_array_equal(read_labels(cars.frames[0].mask), objects(0, 1))
+    np.testing.assert_array_equal(read_labels(cars.frames[2].mask), objects(1))
+    # Objects are numbered as the definition file lists them.
+    np.testing.assert_array_equal(read_labels(cats.frames[1].mask), objects(1, 2))
+    stored = np.asarray(Image.open(cars.frames[2].mask))
     assert sorted(np.unique(stored)) == [0, 255]
 
 
@@ -209,8 +210,8 @@ def test_fbms_background_of_several_regions_and_masks_found_by_index(source: Pat
     run("fbms", source)
     marple2, marple4 = video_sequences(data_root(source), "FBMS_test", masks="some", flow=False)
     assert [f.mask is not None for f in marple2.frames] == [False, False, True, False]
-    np.testing.assert_array_equal(read_mask(marple2.frames[2].mask), np.isin(grey, (10, 30)))
-    np.testing.assert_array_equal(read_mask(marple4.frames[2].mask), grey != 0)
+    np.testing.assert_array_equal(read_labels(marple2.frames[2].mask), objects(1, 0, 2))
+    np.testing.assert_array_equal(read_labels(marple4.frames[2].mask), objects(1, 2, 3, 4))
 
 
 def test_fbms_definition_file_that_does_not_fit(source: Path) -> None:
@@ -222,6 +223,51 @@ def test_fbms_definition_file_that_does_not_fit(source: Path) -> None:
         run("fbms", source)
     assert "Testset/cars1/GroundTruth" in str(error.value)
     assert "cars4_01.pgm, named in cars4Def.dat" in str(error.value)
+    assert not data_root(source).exists()
+
+
+def write_segtrack(source: Path) -> None:
+    """A sequence of one object, and one of two objects, whose images and masks are partly BMP."""
+    images, truths = (source / "SegTrackv2" / part for part in ("JPEGImages", "GroundTruth"))
+    for t in range(2):
+        name = f"bird_of_paradise_{t:05d}.png"
+        write(images / "bird_of_paradise" / name, image(t))
+        soft = np.where(objects(1) == 1, 255, 100).astype(np.uint8)
+        write(truths / "bird_of_paradise" / name, np.dstack([soft] * 3))
+        write(images / f"monkeydog/monkeydog_{t:03d}.bmp", image(t))
+        write(truths / f"monkeydog/1/monkeydog_{t:03d}.png", objects(255, 255))
+        write(truths / f"monkeydog/2/monkeydog_{t:03d}.bmp", objects(0, 255, 255))
+
+
+def test_segtrack_keeps_the_numbers_of_objects(source: Path) -> None:
+    write_segtrack(source)
+    (prepared,) = run("segtrack_v2", source)
+    assert tuple(prepared.counts.values()) == (2, 4, 4)
+    assert (prepared.files["linked"], prepared.files["converted"]) == (4, 4)
+    bird, dog = video_sequences(data_root(source), "SegTrackv2_test", flow=False)
+    assert [f.name for f in bird.frames] == ["bird_of_paradise_00000", "bird_of_paradise_00001"]
+    np.testing.assert_array_equal(read_labels(bird.frames[0].mask), objects(1))
+    assert [f.name for f in dog.frames] == ["monkeydog_000", "monkeydog_001"]
+    for t, frame in enumerate(dog.frames):
+        np.testing.assert_array_equal(read_image(frame.image), image(t))  # the BMP's pixels
+        np.testing.assert_array_equal(read_labels(frame.mask), objects(1, 2, 2))
+
+
+def test_segtrack_without_all_masks_of_a_frame(source: Path) -> None:
+    write_segtrack(source)
+    (source / "SegTrackv2/GroundTruth/monkeydog/2/monkeydog_001.bmp").unlink()
+    with pytest.raises(DatasetError, match=r"monkeydog_001\.bmp: masks of 1 of 2 objects"):
+        run("segtrack_v2", source)
+    (prepared,) = run("segtrack_v2", source, accept_partial=True)
+    assert prepared.counts["masks"] == 2  # monkeydog has one frame left, and no flow
+
+
+def test_segtrack_with_a_damaged_image(source: Path) -> None:
+    write_segtrack(source)
+    path = source / "SegTrackv2/JPEGImages/monkeydog/monkeydog_000.bmp"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DatasetError, match=r"monkeydog_000\.bmp: cannot be read"):
+        run("segtrack_v2", source)
     assert not data_root(source).exists()
 
 
@@ -308,3 +354,4 @@ def test_known_counts_add_up_to_those_of_the_whole_data_sets() -> None:
     assert total("davis2016", "sequences") == 50
     assert total("duts", "images") == total("duts", "masks") == 15572
     assert total("fbms", "sequences") == 59
+    assert total("segtrack_v2", "sequences") == 14

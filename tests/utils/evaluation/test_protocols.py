@@ -131,6 +131,7 @@ def test_long_videos_average_all_annotated_frames_by_sequence():
         ("davis-2016", "davis2016"),
         ("FBMS_test", "fbms"),
         ("FBMS-59", "fbms"),
+        ("SegTrackv2_test", "segtrack_v2"),
         ("YTOBJ_test", "youtube_objects"),
         ("YouTube-Objects", "youtube_objects"),
         ("LongVideos_test", "long_videos"),
