@@ -61,7 +61,7 @@ def test_regions_by_colour_and_by_grey_value(tmp_path: Path) -> None:
     assert convert_regions(path, path, objects=(0x010203, 1)).tolist() == [[0, 1, 2, 0]]
     path = tmp_path / "mask.pgm"
     Image.fromarray(LABELS).save(path)
-    assert convert_regions(path, path, objects=(2, 200)).tolist() == [[0, 0, 2], [0, 1, 0]]
+    assert convert_regions(path, path, objects=(2, 200)).tolist() == [[0, 0, 1], [0, 2, 0]]
     Image.fromarray(LABELS.astype(np.uint16) * 100).save(path)
     assert convert_regions(path, path, objects=(200,)).tolist() == [[0, 0, 1], [0, 0, 0]]
     path.write_bytes(b"<html>")
