@@ -6,7 +6,7 @@ of the most similar tokens of the frames before. DINO's and SMTC's evaluations a
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -57,9 +57,13 @@ class Recipe:
     deviation: tuple[float, float, float] | None = None
 
 
+_CRW = Recipe(stride=8, radius=12, top_k=10, temperature=0.05)
 RECIPES = {
     "smtc_a": Recipe(),
     "smtc_b": Recipe(stride=8, radius=35, top_k=28),
+    "crw": _CRW,
+    "vip": replace(_CRW, context=4),
+    "jhmdb": replace(_CRW, context=7, radius=5),
     "dino": Recipe(
         context=7,
         padded=False,

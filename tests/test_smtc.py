@@ -10,9 +10,16 @@ from PIL import Image
 
 import evaluate
 import train
+from datasets.layout import video_sequences
+from datasets.masks import read_label_map, read_labels
+from datasets.pictures import read_image
+from models.backbones.feature_map import FeatureMap
+from models.propagation import RECIPES
 from models.smtc.network import SMTC
 from tests.test_many_processes import ROOT, by_two
-from utils.training.checkpoints import load_checkpoint
+from utils import propagate
+from utils.evaluation.propagating import propagate_video
+from utils.training.checkpoints import build_from_checkpoint, load_checkpoint
 
 SETTINGS = (
     *("--config", ROOT / "recipes/smtc.py", "--backbone", "vit_tiny_patch16_224"),
@@ -97,6 +104,22 @@ def test_a_set_is_evaluated_with_tracks_or_as_in_the_release(folder, call, tmp_p
     assert len(masks) == 10 and len(found) > 1 and max(found) <= most
     assert len(list((tmp_path / "panels").rglob("*.png"))) == 10
     assert (tmp_path / "scores.csv").is_file() and (tmp_path / "report.html").is_file()
+
+
+def test_first_masks_are_propagated_with_the_features_of_a_checkpoint(
+    folder, call, tmp_path, tiny_root
+):
+    checkpoint = folder / "last.pt"
+    flags = ("--set", "DAVIS_test", "--checkpoint", checkpoint, "--recipe", "smtc_b")
+    call(propagate, *flags, "--output", tmp_path)
+    features = FeatureMap(build_from_checkpoint(load_checkpoint(checkpoint)).encoder, "tokens")
+    for sequence in video_sequences(tiny_root, "DAVIS_test", flow=False):
+        images = [read_image(frame.image) for frame in sequence.frames]
+        first = read_labels(sequence.frames[0].mask)
+        expected = propagate_video(images, first, features.eval(), RECIPES["smtc_b"])
+        masks = sorted((tmp_path / "masks" / sequence.name).iterdir())
+        for path, labels in zip(masks, expected, strict=True):
+            np.testing.assert_array_equal(read_label_map(path), labels)
 
 
 def test_a_seed_makes_masks_repeatable(folder, call, tmp_path, tiny_root):

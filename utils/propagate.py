@@ -2,6 +2,7 @@
 
 - ``python -m utils.propagate --set DAVIS17_val --recipe smtc_a --output DIR``
 - ``python -m utils.propagate --video CLIP --first-mask FILE --output DIR``
+- ``python -m utils.propagate --vip DIR``, ``--jhmdb DIR``: scores of CRW's benchmarks of people
 
 Features are those of ``--backbone``, or of the encoder in a ``--checkpoint``. ``--help`` lists the
 settings that have an effect. docs/propagation.md says more.
@@ -29,6 +30,7 @@ from models.backbones import build_backbone
 from models.backbones.feature_map import FEATURES, FeatureMap
 from models.backbones.vision_transformer import VisionTransformer
 from models.propagation import FLOOR, RECIPES, SHORT_480, Recipe
+from utils.evaluation.people import score_jhmdb, score_vip
 from utils.evaluation.propagating import propagate_video, read_first_mask
 from utils.evaluation.scoring import overlap
 from utils.evaluation.set_evaluation import (
@@ -72,8 +74,9 @@ def main() -> None:
     """Read the settings, then propagate the first masks of a set or of one video."""
     settings, arguments = parse_settings(propagation_parser(), config)
     check_arguments(arguments, settings)
-    root = Path(settings.data_root)
-    check_output(arguments.output, root / arguments.set if arguments.set else None)
+    if arguments.output:
+        a_set = Path(settings.data_root, arguments.set) if arguments.set else None
+        check_output(arguments.output, a_set)
     recipe = recipe_of(arguments)
     device = start_process(settings.gpu.split(",")[0]).device
     features, source = build_features(arguments, settings, recipe)
@@ -85,7 +88,10 @@ def main() -> None:
         "mixed_precision": settings.mixed_precision,
     }
     method = Method(name, features.to(device).eval(), recipe, options)
-    if arguments.video:
+    if arguments.vip or arguments.jhmdb:
+        score = score_vip if arguments.vip else score_jhmdb
+        print(score(arguments.vip or arguments.jhmdb, method.features, recipe, **options))
+    elif arguments.video:
         propagate_clip(method, arguments.video, arguments.first_mask, arguments.output, settings)
     else:
         propagate_set(method, arguments.set, arguments.output, settings)
@@ -98,10 +104,13 @@ def propagation_parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--set", metavar="NAME", help="video set whose first frames have masks")
     what.add_argument("--video", type=Path, metavar="CLIP", help="video file or folder of frames")
+    for name in ("vip", "jhmdb"):
+        what.add_argument(f"--{name}", type=Path, metavar="DIR", help="its unpacked archive")
     add("--first-mask", type=Path, metavar="FILE", help="with --video: mask of its first frame")
-    add("--output", type=Path, metavar="DIR", required=True, help="folder for results")
+    add("--output", type=Path, metavar="DIR", help="folder for masks, of a set or a video")
     add("--checkpoint", type=Path, metavar="FILE", help="network whose encoder gives the features")
-    add("--recipe", choices=RECIPES, default="smtc_a", help="(default: smtc_a)")
+    of_people = "(default: smtc_a; vip and jhmdb for these)"
+    add("--recipe", choices=RECIPES, help=of_people)
     level = f"stride of the features of a network that is no transformer (default: {LEVEL})"
     add("--level", type=positive, metavar="N", help=level)
     own = parser.add_argument_group("Changes of the recipe, see models/propagation.py")
@@ -152,10 +161,16 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
 
 def check_arguments(arguments: argparse.Namespace, settings: Settings) -> None:
     """Refuse combinations of arguments of which one would have no effect."""
+    if not arguments.recipe:
+        of_people = {"vip": arguments.vip, "jhmdb": arguments.jhmdb}
+        arguments.recipe = next((name for name, given in of_people.items() if given), "smtc_a")
     if bool(arguments.video) != bool(arguments.first_mask):
         raise SettingsError("--video and --first-mask FILE need each other")
+    if bool(arguments.video or arguments.set) != bool(arguments.output):
+        raise SettingsError("--set and --video need --output DIR, which has no effect otherwise")
     heard = {*settings.marked("machine"), "MIXED_PRECISION"}
-    heard |= {"FRAME_RATE"} if arguments.video else {"DATA_ROOT", "PROTOCOL", "FOREGROUND"}
+    heard |= {"FRAME_RATE"} if arguments.video else set()
+    heard |= {"DATA_ROOT", "PROTOCOL", "FOREGROUND"} if arguments.set else set()
     heard |= set() if arguments.checkpoint else set(_OF_BACKBONE)
     refuse_flags(arguments.given - heard)
 

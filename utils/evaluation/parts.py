@@ -1,6 +1,6 @@
 """Measures of propagated parts of people: mIoU of VIP's classes, PCK of JHMDB's joints.
 
-Both follow the evaluation of CRW. There are no loaders of the two data sets here.
+Both follow the evaluation of CRW.
 """
 
 from collections.abc import Iterable

@@ -54,16 +54,25 @@ def propagate_video(
     grid = tuple(max(1, side // stride) for side in shown)
     numbers = torch.from_numpy(np.unique(first)).to(device)
     given = labels_on_grid(torch.from_numpy(first).to(device), numbers, grid, recipe.resize)
-    images = iter(images)
-
-    def maps() -> Iterator[Tensor]:
-        while batch := list(islice(images, batch_size)):
-            stacked = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).to(device)
-            with inference(device, mixed_precision):
-                found = features(stacked, shown)
-                if found.shape[2:] != grid:
-                    found = resize(full_precision(found), grid)
-            yield from found
-
-    for t, labels in enumerate(propagate(maps(), given, recipe)):
+    maps = feature_maps(images, features, shown, grid, batch_size, mixed_precision)
+    for t, labels in enumerate(propagate(maps, given, recipe)):
         yield label_map(labels, numbers, shown, size, recipe).cpu().numpy() if t else first
+
+
+def feature_maps(
+    images: Iterable[np.ndarray],
+    features: FeatureMap,
+    shown: tuple[int, int],
+    grid: tuple[int, int],
+    batch_size: int = 4,
+    mixed_precision: bool = False,
+) -> Iterator[Tensor]:
+    """Features (C, h, w) on the ``grid`` of each of the images, which are ``shown`` at a size."""
+    device, images = features.normalise.mean.device, iter(images)
+    while batch := list(islice(images, batch_size)):
+        stacked = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).to(device)
+        with inference(device, mixed_precision):
+            found = features(stacked, shown)
+            if found.shape[2:] != grid:
+                found = resize(full_precision(found), grid)
+        yield from found
