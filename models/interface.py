@@ -110,6 +110,23 @@ class Ablation:
     paper: dict[str, tuple[float, float, float]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Graph:
+    """A part of a network for programs that do not have this code; ``utils.export`` writes it.
+
+    Attributes:
+        module: takes the inputs in their order and returns the outputs as a tuple.
+        inputs: examples by name. Images and flow maps are uint8 RGB (B, 3, H, W).
+        outputs: their names. A later graph's input of the same name is this output.
+        free: the axes of inputs that may have any length, by name: the axis and its name.
+    """
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+    free: dict[str, dict[int, str]]
+
+
 class Video(Protocol):
     """The frames of one video: uint8 RGB tensors ``image`` and, if needed, ``flow``.
 
@@ -217,6 +234,10 @@ class Network(nn.Module):
     def maps_by_iteration(self, video: Video) -> list[dict[str, Tensor]]:
         """Maps of the video's first batch after 0, 1, ... rounds, if the network has rounds."""
         return []
+
+    def graphs(self, height: int, width: int) -> dict[str, Graph]:
+        """The parts that other programs can run, by name, for images of this size."""
+        raise NotImplementedError
 
     def compile_for_inference(self, mode: str | None) -> None:
         """Compile the function that ``segment_video`` calls for every batch."""

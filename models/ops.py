@@ -56,6 +56,13 @@ def correlation_maps(features: Tensor, prototypes: Tensor) -> Tensor:
     return similarity.unflatten(2, features.shape[2:])
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention of one head: (B, Q, C), (B, K, C), (B, K, D) to (B, Q, D)."""
+    # With an axis of heads GPUs have faster kernels, and the network can be exported.
+    heads = (x.unsqueeze(1) for x in (query, key, value))
+    return F.scaled_dot_product_attention(*heads).squeeze(1)
+
+
 def gather_features(features: Tensor, indices: Tensor) -> Tensor:
     """The features (B, M, C) at ``indices`` (B, S, N), as (B, S, N, C)."""
     batch = torch.arange(features.shape[0], device=features.device)[:, None, None]

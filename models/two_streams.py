@@ -7,8 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones import check_size
-from models.interface import REFERENCES, STILLS, Loaded, Needs, Network, Prediction, Video, fill
+from models.graphs import pictures
+from models.interface import (
+    REFERENCES,
+    STILLS,
+    Graph,
+    Loaded,
+    Needs,
+    Network,
+    Prediction,
+    Video,
+    fill,
+)
 from models.losses import foreground, segmentation_loss
+from models.ops import resize
 from models.precision import without_weight_cache
 
 # What a network keeps of reference frames, by stream, such as GSA-Net's P_G (B, R, C_G, C_G).
@@ -127,6 +139,26 @@ class TwoStreams(Network):
         image, flow = batch["image"], batch["flow"] if self.motion else None
         return segment(image, flow, expand(references, len(image)))
 
+    def graphs(self, height: int, width: int) -> dict[str, Graph]:
+        """``references``, to run once for a video, and ``frames``, from which the masks come."""
+        names = ("image", "flow") if self.motion else ("image",)
+        inputs = {name: pictures(2, height, width) for name in names}
+        free, graphs = {name: {0: "batch"} for name in names}, {}
+        if self.motion and self.uses_references:
+            examples = {
+                name: pictures(self.num_references, height, width)
+                for name in ("reference_images", "reference_flows")
+            }
+            with torch.no_grad():
+                encoded = self.encode_references(*(x.unsqueeze(0) for x in examples.values()))
+            names = tuple(f"{name}_references" for name in encoded)
+            number = {name: {0: "references"} for name in examples}
+            graphs["references"] = Graph(_References(self), examples, names, number)
+            inputs |= dict(zip(names, encoded.values()))
+            free |= {name: {1: "references"} for name in names}
+        graphs["frames"] = Graph(_Frames(self), inputs, ("probability",), free)
+        return graphs
+
     def start_from(self, weights: dict[str, Tensor]) -> Loaded:
         """Stage 1's weights; those of the RGB stream go into the flow stream too (Sec. 4.3)."""
         flow, rgb = "flow_stream.", "rgb_stream."
@@ -136,6 +168,37 @@ class TwoStreams(Network):
     def compile_for_inference(self, mode: str | None) -> None:
         """Compile ``segment``; references are encoded too rarely to gain from it."""
         self._compiled = torch.compile(self.segment, mode=mode)
+
+
+class _References(nn.Module):
+    """From the reference frames of a video and their flow maps (R, 3, H, W) to what is kept."""
+
+    def __init__(self, network: TwoStreams):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, flows: Tensor) -> tuple[Tensor, ...]:
+        encoded = self.network.encode_references(images.unsqueeze(0), flows.unsqueeze(0))
+        return tuple(encoded.values())
+
+
+class _Frames(nn.Module):
+    """From target frames (B, 3, H, W) to their probabilities (B, 1, H, W)."""
+
+    def __init__(self, network: TwoStreams):
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        image: Tensor,
+        flow: Tensor | None = None,
+        rgb: Tensor | None = None,
+        flow_references: Tensor | None = None,
+    ) -> tuple[Tensor]:
+        references = {} if rgb is None else {"rgb": rgb, "flow": flow_references}
+        prediction = self.network.segment(image, flow, expand(references, image.shape[0]))
+        return (resize(prediction.logits[0], image.shape[2:]).sigmoid(),)
 
 
 def expand(references: References, batch: int) -> References:

@@ -151,7 +151,7 @@ class VisionTransformer(nn.Module):
         tables = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
         positions = resample_positions(encoder.pos_embed, grid, tables, self.positions)
         prefix = [token for token in (encoder.cls_token, encoder.reg_token) if token is not None]
-        prefix = [token.expand(len(x), -1, -1) for token in prefix]
+        prefix = [token.expand(x.shape[0], -1, -1) for token in prefix]
         if encoder.no_embed_class:
             return torch.cat([*prefix, x + positions], dim=1)
         return torch.cat([*prefix, x], dim=1) + positions

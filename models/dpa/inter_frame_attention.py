@@ -1,11 +1,10 @@
 """Inter-frame attention, IFA, of Dual Prototype Attention (Cho, Lee et al., arXiv 2211.12036)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import conv_norm_relu
-from models.ops import correlation_maps, soft_region_features
+from models.ops import attend, correlation_maps, soft_region_features
 
 
 class InterFrameAttention(nn.Module):
@@ -34,9 +33,7 @@ class InterFrameAttention(nn.Module):
         """
         query = self.to_query(features)
         keys, values = references.unbind(dim=2)
-        attended = F.scaled_dot_product_attention(
-            soft_region_features(query), keys.flatten(1, 2), values.flatten(1, 2)
-        )
+        attended = attend(soft_region_features(query), keys.flatten(1, 2), values.flatten(1, 2))
         correlation = correlation_maps(query, attended)
         fused = self.fuse(torch.cat([features, correlation.to(features.dtype)], dim=1))
         return fused, correlation

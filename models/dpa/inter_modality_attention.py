@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import conv_norm_relu
-from models.ops import correlation_maps, gather_features, soft_region_features
+from models.ops import attend, correlation_maps, gather_features, soft_region_features
 from models.precision import full_precision
 
 
@@ -86,9 +86,7 @@ class PrototypeAttention(nn.Module):
         """Adds to ``x`` (B, N, C) its attention to ``memory`` (B, M, C), or to itself."""
         query = _normalised(x, self.norm)
         memory = query if memory is None else _normalised(memory, self.norm_memory)
-        attended = F.scaled_dot_product_attention(
-            self.to_query(query), self.to_key(memory), self.to_value(memory)
-        )
+        attended = attend(self.to_query(query), self.to_key(memory), self.to_value(memory))
         return x + self.to_output(attended)
 
 

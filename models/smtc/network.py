@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from models.backbones import ModelError, Normalise
 from models.backbones.vision_transformer import KINETICS, Tokens, VisionTransformer
 from models.colour_views import colour_view
-from models.interface import WINDOWS, Needs, Network, Prediction, Video, decay_matrices
+from models.graphs import key_graphs
+from models.interface import (
+    WINDOWS,
+    Graph,
+    Needs,
+    Network,
+    Prediction,
+    Video,
+    decay_matrices,
+)
 from models.precision import full_precision, without_autocast
 from models.smtc import losses
 from models.smtc.correspondence import previous_frames
@@ -120,6 +129,10 @@ class SMTC(Network):
     def image_encoder(self) -> nn.Module:
         """The student's vision transformer."""
         return self.encoder
+
+    def graphs(self, height: int, width: int) -> dict[str, Graph]:
+        """The encoder's keys; slots are found over a whole video, in PyTorch alone."""
+        return key_graphs(self.encoder, height, width)
 
     @property
     def needs(self) -> Needs:

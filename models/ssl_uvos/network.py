@@ -12,8 +12,10 @@ from tqdm import tqdm
 from models.backbones import Normalise
 from models.backbones.vision_transformer import KINETICS, VisionTransformer
 from models.colour_views import colour_view
+from models.graphs import key_graphs
 from models.interface import (
     WINDOWS,
+    Graph,
     Indicator,
     Needs,
     Network,
@@ -93,6 +95,10 @@ class SSLUVOS(Network):
     def image_encoder(self) -> nn.Module:
         """The frozen vision transformer."""
         return self.encoder
+
+    def graphs(self, height: int, width: int) -> dict[str, Graph]:
+        """The encoder's keys; clusters are found over a whole video, in PyTorch alone."""
+        return key_graphs(self.encoder, height, width)
 
     @property
     def needs(self) -> Needs:

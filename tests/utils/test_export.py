@@ -1,0 +1,135 @@
+"""Exported graphs against the network that they come from, by the programs that run them."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.gsanet import local_extractor
+from models.interface import Graph
+from models.ops import resize
+from tests.models.small_networks import frames_in_memory, network
+from utils import export
+from utils.export import ExportError, compare
+
+ROOT = Path(__file__).parents[2]
+HEIGHT, WIDTH = 64, 96
+
+
+def probabilities(model, video):
+    with torch.inference_mode():
+        found = [resize(p.logits[0], (HEIGHT, WIDTH)) for p in model.segment_video(video)]
+    return torch.cat(found).sigmoid()[:, 0].numpy()
+
+
+# The exporter's time grows with the number of operations; these networks have few.
+@pytest.mark.parametrize("name", ["gsanet", "dpa"])
+def test_the_documents_program_has_the_networks_masks(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(local_extractor, "KMEANS_ROUNDS", 2)
+    rounds = {"gsanet": {"num_iterations": 1}, "dpa": {"graph_rounds": 1}}
+    model = network(name, backbone="resnet18", **rounds[name]).eval()
+    described = export.export(model.graphs(HEIGHT, WIDTH), tmp_path / "exported", "onnx")
+    assert described["frames"]["inputs"]["image"] == ["batch", 3, HEIGHT, WIDTH]
+    video = frames_in_memory(5, HEIGHT, WIDTH)
+    images, flows = (video.at(range(5))[name].numpy() for name in ("image", "flow"))
+    # The middle of the network's own scores, so that there are masks.
+    expected = probabilities(model, video)
+    middle = float(np.median(expected))
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.S)
+    assert program.count("> 0.5") == 1
+    monkeypatch.chdir(tmp_path)
+    names = {"images": images, "flows": flows}
+    exec(program.replace("> 0.5", f"> {middle}"), names)
+    masks, truth = np.stack(names["masks"]), expected > middle
+    assert 0.4 < truth.mean() < 0.6
+    assert (masks & truth).sum() / (masks | truth).sum() >= 0.999
+
+
+@pytest.mark.parametrize("name", ["gsanet", "smtc"])
+def test_a_program_of_torch_is_read_again(name, tmp_path):
+    arguments = {} if name == "smtc" else {"motion": False}
+    model = network(name, **arguments).eval()
+    (described,) = export.export(model.graphs(HEIGHT, WIDTH), tmp_path, "torch").values()
+    module = torch.export.load(tmp_path / described["file"]).module()
+    images = frames_in_memory(3, HEIGHT, WIDTH).at(range(3))["image"]
+    with torch.inference_mode():
+        (found,) = module(images)
+        if name == "smtc":
+            tokens = model.encoder(model.normalise(images), class_token=False)
+            expected = tokens.keys.transpose(1, 2).unflatten(2, tokens.grid)
+        else:
+            expected = resize(model(images).logits[0], (HEIGHT, WIDTH)).sigmoid()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+class Doubled(nn.Module):
+    """A network of one operation."""
+
+    def forward(self, image):
+        return (2 * image.float(),)
+
+
+def test_a_file_with_other_values_is_not_kept(tmp_path, monkeypatch):
+    inputs = {"image": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}
+    graph = Graph(Doubled(), inputs, ("doubled",), {"image": {0: "batch"}})
+
+    def write(graph, path, share):
+        path.write_text("a file")
+
+        def run(arrays):
+            values = 2.0 * arrays["image"]
+            values.flat[: round(share * values.size)] = -1
+            return [values]
+
+        return run
+
+    for share, kept in ((0.0005, True), (0.01, False)):
+        wrong = (lambda *pair, share=share: write(*pair, share), ".x", ())
+        monkeypatch.setitem(export.FORMATS, "x", wrong)
+        if kept:
+            export.export({"part": graph}, tmp_path, "x")
+            assert (tmp_path / "part.x").read_text() == "a file"
+        else:
+            (tmp_path / "part.x").unlink()
+            with pytest.raises(ExportError, match=r"part\.x: 9\d\.\d+% of its values"):
+                export.export({"part": graph}, tmp_path, "x")
+            assert not list(tmp_path.iterdir())
+
+
+def test_results_of_one_graph_are_inputs_of_the_next():
+    first = Graph(Doubled(), {"image": torch.zeros(1, 3, 4, 4).byte()}, ("doubled",), {})
+    second = Graph(Doubled(), {"doubled": torch.zeros(1, 3, 4, 4)}, ("twice",), {})
+    seen, known = [], {}
+
+    def run(inputs):
+        seen.append(*inputs.values())
+        return [2.0 * seen[-1]]
+
+    assert compare(first, run, known) == compare(second, run, known) == 1
+    np.testing.assert_array_equal(seen[1], 2.0 * seen[0])
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ExportError, match="needs the package onnxscript: pip install onnx "):
+        export.export({}, tmp_path, "onnx")
+
+
+def test_the_program_exports_a_checkpoint(call, tiny_root, tiny_settings, tmp_path):
+    import pretrain
+
+    flags = ("--backbone", "mobilenetv3_small_100", "--pretrained-backbone", "false")
+    small = ("--channels", 16, "--image-size", 64, "--epochs", 1, "--batch-size", 4)
+    call(pretrain, *flags, *small, "--output-dir", tmp_path)
+    checkpoint = tmp_path / "pretrain/last.pt"
+    call(export, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--format", "torch")
+    described = json.loads((tmp_path / "out/export.json").read_text())
+    assert described["network"].startswith("gsanet with mobilenetv3_small_100")
+    (graph,) = described["graphs"].values()
+    assert graph["inputs"] == {"image": ["batch", 3, 64, 64]}
+    assert (tmp_path / "out" / graph["file"]).exists()
