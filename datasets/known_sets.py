@@ -13,6 +13,8 @@ KNOWN_SETS: dict[str, dict[str, int]] = {
     "DAVIS_test": {"sequences": 20, "images": 1376, "masks": 1376},
     "DAVIS17_train": {"sequences": 60},
     "DAVIS17_val": {"sequences": 30},
+    "DAVIS17semi_train": {"sequences": 60},
+    "DAVIS17semi_val": {"sequences": 30},
     "YTVOS_train": {"sequences": 3471},
     "FBMS_train": {"sequences": 29},
     "FBMS_test": {"sequences": 30},

@@ -152,6 +152,7 @@ class Network(nn.Module):
         size_step: height and width of the input are multiples of this.
         looks_ahead: whether ``segment_video`` needs the whole video before the first result. Other
             networks segment a video of any length in bounded memory.
+        tracks_objects: whether object k of ``segment_video`` is the same in all frames.
         compilable: whether ``compile_for_inference`` has an effect.
         skips_parameters: whether trainable parameters get no gradient in some steps.
         ablation: the variants that ``python -m utils.ablate`` compares.
@@ -160,6 +161,7 @@ class Network(nn.Module):
     stage1: dict[str, Any] | None = None
     size_step: int = 32
     looks_ahead: bool = False
+    tracks_objects: bool = True
     compilable: bool = False
     skips_parameters: bool = False
     ablation: Ablation | None = None
@@ -204,7 +206,7 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def segment_video(self, video: Video) -> Iterator[Prediction]:
-        """Predictions of the video's batches, in order; object k is the same in all of them."""
+        """Predictions of the video's batches, in order."""
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Label propagation: the first frame's labels follow the features through a video, in any number.
+"""Label propagation: any number of labels of the first frame follow the features of a video.
 
 It is CRW's algorithm (Jabri et al., 2020) without training: each token of a frame takes the labels
 of the most similar tokens of the frames before. DINO's and SMTC's evaluations are recipes of it.
@@ -146,8 +146,8 @@ def nearest(
             tile = rows, columns
             inside = None
             if window is not None:
-                inside = _inside(*tile, key_rows, key_columns, window, recipe.radius)
-                inside = inside.to(queries.device)
+                places_of = [_positions(s, queries.device) for s in (*tile, key_rows, key_columns)]
+                inside = _inside(*places_of, window, recipe.radius)
             best = _best(queries[tile], maps[:, key_rows, key_columns], inside, k)
             number, y, x = _unravel(best[1], key_rows, key_columns)
             size = values[tile].shape[:2]
@@ -229,13 +229,14 @@ def _stretches(length: int, side: int, reach: int) -> Iterator[tuple[slice, slic
         yield slice(start, end), slice(max(0, start - reach), min(length, end + reach))
 
 
+def _positions(part: slice, device: torch.device) -> Tensor:
+    return torch.arange(part.start, part.stop, device=device)
+
+
 def _inside(
-    rows: slice, columns: slice, key_rows: slice, key_columns: slice, window: str, radius: float
+    y: Tensor, x: Tensor, key_y: Tensor, key_x: Tensor, window: str, radius: float
 ) -> Tensor:
-    """Which keys lie in the window of which query, bool (queries, keys)."""
-    y, x, key_y, key_x = (
-        torch.arange(s.start, s.stop) for s in (rows, columns, key_rows, key_columns)
-    )
+    """Which keys lie in the window of which query, bool (queries, keys), by rows and columns."""
     dy = key_y[None, None, :, None] - y[:, None, None, None]
     dx = key_x[None, None, None, :] - x[None, :, None, None]
     return _in_window(dy, dx, window, radius).flatten(2).flatten(0, 1)

@@ -67,7 +67,7 @@ class SlotAttention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """``rounds`` updates of which only the last one has a gradient.
 
-        The slots before the last round get the gradient of the first ones: straight through.
+        The first slots get the gradient of the slots before the last round: straight through.
         Arguments and results are those of ``step``.
         """
         first = slots

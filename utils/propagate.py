@@ -1,6 +1,6 @@
 """Label propagation: masks of whole videos from the masks of their first frames.
 
-- ``python -m utils.propagate --set DAVIS17_val --recipe smtc_a --output DIR``
+- ``python -m utils.propagate --set DAVIS17semi_val --recipe smtc_a --output DIR``
 - ``python -m utils.propagate --video CLIP --first-mask FILE --output DIR``
 - ``python -m utils.propagate --vip DIR``, ``--jhmdb DIR``: scores of CRW's benchmarks of people
 
@@ -9,6 +9,7 @@ settings that have an effect. docs/propagation.md says more.
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -135,7 +136,7 @@ def propagation_parser() -> argparse.ArgumentParser:
 
 def above_zero(text: str) -> float:
     """The number above 0 of a flag's text."""
-    if not float(text) > 0:
+    if not 0 < float(text) < math.inf:
         raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
     return float(text)
 

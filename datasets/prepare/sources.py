@@ -180,6 +180,7 @@ def _read_long_videos(source: Path, problems: Problems) -> list[SourceFrame]:
 _MASKS_2017 = "Annotations_unsupervised", "Annotations"
 _DAVIS_2016 = "DAVIS_train", "DAVIS_test"
 _DAVIS_2017 = "DAVIS17_train", "DAVIS17_val"
+_SEMI_2017 = "DAVIS17semi_train", "DAVIS17semi_val"
 
 SOURCES: dict[str, Source] = {
     "duts": Source(_read_duts, ("DUTS_train", "DUTS_test")),
@@ -200,6 +201,11 @@ SOURCES: dict[str, Source] = {
     ),
     "davis2017": Source(
         partial(_read_davis, year="2017", annotations=_MASKS_2017, sets=_DAVIS_2017), _DAVIS_2017
+    ),
+    # Other objects are annotated for the semi-supervised task, and there is no void.
+    "davis2017_semi_supervised": Source(
+        partial(_read_davis, year="2017", annotations=("Annotations",), sets=_SEMI_2017),
+        _SEMI_2017,
     ),
     "youtube_vos": Source(_read_youtube_vos, ("YTVOS_train",)),
     "fbms": Source(read_fbms, ("FBMS_test", "FBMS_train")),

@@ -38,7 +38,7 @@ class FeatureMap(nn.Module):
         self.is_transformer = isinstance(encoder, VisionTransformer)
         if not self.is_transformer and level not in encoder.strides:
             found = list(encoder.strides)
-            raise ModelError(f"LEVEL is {level}, but the encoder has maps at strides {found}")
+            raise ModelError(f"there is no map at stride {level}; the encoder has them at {found}")
         self.stride = encoder.patch if self.is_transformer else level
         self.number = None if self.is_transformer else encoder.strides.index(level)
         self.normalise = Normalise(encoder.mean, deviation or encoder.deviation)

@@ -1,4 +1,4 @@
-"""Temporal correspondence: features know how they correlate with those of the previous frame."""
+"""Temporal correspondence: adds correlations with the previous frame to the keys."""
 
 import torch
 from torch import Tensor, nn

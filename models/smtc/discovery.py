@@ -13,9 +13,8 @@ from models.backbones.vision_transformer import Tokens
 from models.precision import without_autocast
 from models.smtc.correspondence import previous_frames
 from models.smtc.losses import SCORE, match
-from models.smtc.slot_network import SlotNetwork
+from models.smtc.slot_network import CLIP, SlotNetwork
 
-CHUNK = 4  # frames of the release's chunks
 STRETCHED_ABOVE = 0.3  # where the release's masks are foreground
 
 Instances = Iterator[tuple[Tensor, Tensor]]  # instance maps and scores
@@ -58,7 +57,7 @@ def release(network: SlotNetwork, frames: Iterable[Tokens], rounds: int, seed: i
     generator = torch.Generator().manual_seed(seed)
     for keys, count, size in chunks(frames):
         before = previous_frames(keys[None], cyclic=True)[0]
-        found = network(keys, before, size, rounds, _noise(network, CHUNK, generator))
+        found = network(keys, before, size, rounds, _noise(network, CLIP, generator))
         yield (
             found.instance_maps.flatten(1, 2).unflatten(2, size)[:count],
             found.scores.flatten(1)[:count],
@@ -73,18 +72,18 @@ def chunks(frames: Iterable[Tokens]) -> Iterator[tuple[Tensor, int, tuple[int, i
     seen, count = torch.empty(0), 0
     for keys, _, size, _ in frames:
         for key in keys.split(1):
-            seen = torch.cat([seen, key])[-CHUNK:] if count else key
+            seen = torch.cat([seen, key])[-CLIP:] if count else key
             count += 1
-            if count % CHUNK == 0:
-                yield seen, CHUNK, size
-    if rest := count % CHUNK:
+            if count % CLIP == 0:
+                yield seen, CLIP, size
+    if rest := count % CLIP:
         end = len(seen)
-        fill = (max(0, place) for place in range(end - CHUNK + rest, end))
+        fill = (max(0, place) for place in range(end - CLIP + rest, end))
         yield seen[[*range(end - rest, end), *fill]], rest, size
 
 
 def track_weights(maps: Tensor, scores: Tensor) -> Tensor:
-    """Area of each track in these frames times its score, (K,); it has none where it is silent."""
+    """Area of each track in these frames times its score, (K,). Silent frames add nothing."""
     owned = torch.zeros_like(maps).scatter_(1, maps.argmax(dim=1, keepdim=True), 1.0)
     return (owned.mean(dim=(2, 3)) * scores * (scores >= SCORE)).sum(dim=0)
 
@@ -92,8 +91,8 @@ def track_weights(maps: Tensor, scores: Tensor) -> Tensor:
 def track_logits(maps: Tensor, scores: Tensor, chosen: Tensor) -> Tensor:
     """Logits in [-1, 1] of the M chosen tracks, (B, M, h, w), positive on objects.
 
-    A pixel is an object's where its map is larger than those of all tracks that are none. A track
-    is none in frames where its score is low: it is silent there, and its pixels are background.
+    A pixel belongs to an object whose map exceeds the maps of all tracks that are not objects. In
+    frames where its score is low, a track is silent: it is no object there.
     """
     objects = torch.zeros_like(scores, dtype=torch.bool)
     objects[:, chosen] = scores[:, chosen] >= SCORE

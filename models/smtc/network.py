@@ -26,9 +26,8 @@ from models.precision import full_precision, without_autocast
 from models.smtc import losses
 from models.smtc.correspondence import previous_frames
 from models.smtc.discovery import release, release_logits, track_logits, track_weights, tracks
-from models.smtc.slot_network import SlotNetwork, Slots
+from models.smtc.slot_network import CLIP, SlotNetwork, Slots
 
-CLIP = 4  # frames of a training clip
 WEIGHT_DECAY = 0.1
 
 
@@ -148,6 +147,11 @@ class SMTC(Network):
     def changeable(self) -> tuple[str, ...]:
         """The rounds, and what belongs to the discovery of objects."""
         return ("num_iterations", "discovery", "max_objects", "noise_seed", "kinetics_statistics")
+
+    @property
+    def tracks_objects(self) -> bool:
+        """The release's discovery numbers the objects of each frame anew."""
+        return self.discovery == "tracks"
 
     def train(self, mode: bool = True) -> "SMTC":
         """As of any module, but the teacher stays in evaluation mode, as does a frozen encoder."""

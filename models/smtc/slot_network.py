@@ -12,6 +12,8 @@ from models.smtc.correspondence import TemporalCorrespondence
 from models.smtc.instance_slots import InstanceSlots
 from models.smtc.semantic_slots import SemanticSlots
 
+CLIP = 4  # frames of a training clip, and of the release's chunks of a video
+
 
 class Slots(NamedTuple):
     """Slots of B frames: S semantic ones with P instances each.

@@ -20,6 +20,7 @@ from models.backbones import ModelError, build_backbone
 from models.backbones.feature_map import FeatureMap
 from models.backbones.vision_transformer import VisionTransformer
 from models.propagation import RECIPES
+from utils import propagate
 from utils.evaluation.metrics import region_similarity
 from utils.evaluation.propagating import propagate_video, read_first_mask
 from utils.reports.pictures import write_mask
@@ -137,6 +138,30 @@ def test_a_set_with_first_masks_alone_is_not_scored(several, tmp_path):
     assert len(list((tmp_path / "out" / "masks").rglob("*.png"))) == 10
 
 
+def test_a_run_that_was_stopped_goes_on(several, tmp_path, monkeypatch):
+    masks = tmp_path / "out/masks"
+    flags = ("--set", "DAVIS17_val", "--data-root", several, "--output", tmp_path / "out")
+    monkeypatch.setattr("sys.argv", ["propagate", *TINY, *map(str, flags)])
+    written = []
+
+    def stopping(path, *arguments):
+        if len(written) == 7:
+            raise KeyboardInterrupt
+        write_mask(path, *arguments)
+        written.append(path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(propagate, "write_mask", stopping)
+        propagate.main()
+    first, second = sorted(masks.iterdir())
+    assert (len(list(first.iterdir())), len(list(second.iterdir()))) == (5, 2)
+    times = {path: path.stat().st_mtime_ns for path in first.iterdir()}
+    propagate.main()
+    assert {path: path.stat().st_mtime_ns for path in first.iterdir()} == times  # not repeated
+    assert len(list(second.iterdir())) == 5
+    assert (tmp_path / "out/report.html").exists()
+
+
 @pytest.mark.parametrize("feature", ["tokens", "normalised", "keys"])
 @torch.inference_mode()
 def test_features_of_a_transformer(feature):
@@ -169,7 +194,7 @@ def test_a_level_of_a_pyramid():
     features = FeatureMap(pyramid, "tokens", 16)
     torch.testing.assert_close(found, pyramid(features.normalise(images))[1])
     assert features(images, (64, 96)).shape[2:] == (4, 6)
-    with pytest.raises(ModelError, match="strides"):
+    with pytest.raises(ModelError, match="no map at stride 2"):
         FeatureMap(pyramid, "tokens", 2)
 
 
@@ -206,7 +231,7 @@ def moving_square(step, size=128, side=40, frames=30):
     for t in range(frames):
         way = (t * step) % (2 * (size - side))
         x = min(way, 2 * (size - side) - way)
-        image = np.full((size, size, 3), 90.0) + random.normal(0, 3, (size, size, 3))
+        image = np.full((size, size, 3), 90.0)
         mask = np.zeros((size, size), np.uint8)
         image[40 : 40 + side, x : x + side], mask[40 : 40 + side, x : x + side] = square, 1
         yield image.clip(0, 255).astype(np.uint8), mask
@@ -232,7 +257,7 @@ def overlap_of(step, spoil=None):
 
 
 def test_propagation_tracks_a_square_by_random_features():
-    assert overlap_of(step=8) > 0.9
+    assert overlap_of(step=8) > 0.93
     assert overlap_of(step=3) > 0.70
     assert overlap_of(step=8, spoil=torch.Generator().manual_seed(0)) < 0.1
 

@@ -25,7 +25,8 @@ class Protocol:
     """The rules of one test set. ``name`` is its PROTOCOL; ``rule`` says the rules in words."""
 
     name: str
-    sets: tuple[str, ...]  # how its sets' names begin, in lower case, letters and digits only
+    # How its sets' names begin, in lower case, letters and digits only. The first one counts.
+    sets: tuple[str, ...]
     rule: str
     measures: tuple[str, ...] = ("J", "F")  # names in utils.evaluation.metrics.MEASURES
     columns: tuple[str, ...] = ("mean", "recall", "decay")  # of Statistics, to be reported
@@ -56,6 +57,17 @@ PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         Protocol(
+            name="davis2017_semi_supervised",
+            sets=("davis17semi", "davis2017semi"),
+            rule="J and F of each object with the mask of its number, in every frame but the first "
+            "and last: mean, recall and decay by object, then their means over all objects (as the "
+            "DAVIS 2017 evaluator)",
+            first_and_last=False,
+            every_frame=True,
+            empty_truths=True,
+            objects=NUMBERED,
+        ),
+        Protocol(
             name="davis2017_unsupervised",
             sets=("davis17", "davis2017"),
             rule="J and F of each object with the proposal that is assigned to it over the whole "
@@ -64,17 +76,6 @@ PROTOCOLS = {
             every_frame=True,
             empty_truths=True,
             objects=MATCHED,
-        ),
-        Protocol(
-            name="davis2017_semi_supervised",
-            sets=(),
-            rule="J and F of each object with the mask of its number, in every frame but the first "
-            "and last: mean, recall and decay by object, then their means over all objects (as the "
-            "DAVIS 2017 evaluator)",
-            first_and_last=False,
-            every_frame=True,
-            empty_truths=True,
-            objects=NUMBERED,
         ),
         Protocol(
             name="per_frame_matching",

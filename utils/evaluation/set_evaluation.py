@@ -21,7 +21,12 @@ from datasets.problems import DatasetError
 from datasets.progress import progress_bar
 from models.interface import Indicator
 from utils.evaluation.matching import matching_labels
-from utils.evaluation.protocols import WHOLE_VIDEO, Protocol, choose_protocol
+from utils.evaluation.protocols import (
+    MATCHED_PER_FRAME,
+    WHOLE_VIDEO,
+    Protocol,
+    choose_protocol,
+)
 from utils.evaluation.results import (
     FILES,
     RECORD,
@@ -41,7 +46,7 @@ from utils.evaluation.trained_network import TrainedNetwork
 from utils.processes import Process, gather, num_cores
 from utils.reports.pages import write_report
 from utils.reports.pictures import draw_frame, write_mask
-from utils.settings import Settings
+from utils.settings import Settings, SettingsError
 from utils.training.record import fingerprint
 from utils.training.run_folder import locked
 
@@ -79,6 +84,8 @@ def evaluate_set(
     if process.is_main:
         check_files(videos.frames, flow=trained.segmenter.network.needs.flow)
     flow, protocol = flow_origin(videos.root, set_name), videos.protocol
+    if videos.is_annotated and not trained.segmenter.network.tracks_objects:
+        check_per_frame(protocol)
     used = trained.settings | {"DATA_ROOT": str(videos.root.resolve()), "PROTOCOL": protocol.name}
     used["FOREGROUND"] = settings.foreground
     if process.is_main:
@@ -228,6 +235,19 @@ def _share_of_unfinished(
     # By length, so that the processes end at about the same time.
     todo = sorted((s for s in sequences if s.name not in finished), key=lambda s: len(s.frames))
     return todo[process.rank :: process.world_size]
+
+
+def check_per_frame(protocol: Protocol) -> None:
+    """Refuse rules that need the same object under the same number in all frames.
+
+    Raises:
+        SettingsError: the protocol is not ``per_frame_matching``.
+    """
+    if protocol.objects != MATCHED_PER_FRAME:
+        raise SettingsError(
+            f"the network numbers the objects of each frame anew, which {protocol.name} cannot "
+            "score; add --protocol per_frame_matching"
+        )
 
 
 def check_output(output: Path, data_set: Path | None = None) -> None:

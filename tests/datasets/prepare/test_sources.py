@@ -99,6 +99,10 @@ def test_davis_2017_has_sets_and_lists_of_its_own_and_prefers_all_objects(source
     labels = read_label_map(lady.frames[0].mask)
     np.testing.assert_array_equal(labels, objects(3, 255, 1))
     assert choose_protocol("DAVIS17_val")[0].name == "davis2017_unsupervised"
+    # The semi-supervised task has annotations of its own.
+    _, val = run("davis2017_semi_supervised", source)
+    (lady,) = video_sequences(data_root(source), val.set_name, flow=False)
+    np.testing.assert_array_equal(read_labels(lady.frames[0].mask), objects(1))
 
 
 def test_youtube_vos_takes_annotated_frames_of_all_objects(source: Path) -> None:

@@ -16,6 +16,8 @@ from models.smtc.losses import (
     transported,
     valid_instances,
 )
+from tests.models.smtc.in_halves import of_share
+from tests.test_many_processes import by_two
 
 
 def tensor(values):
@@ -58,28 +60,34 @@ def random_maps(batch, frames, slots, tokens, seed):
     return (2 * logits).softmax(dim=2)
 
 
+def pair_loss(maps, teacher, features, i, j):
+    """The loss of frame i with frame j of one clip, by the plan itself."""
+    fi, fj = (x / x.norm(dim=1, keepdim=True) for x in (features[i], features[j]))
+    r, q = (x.abs().sum(dim=1) for x in (fi, fj))
+    kernel, r, q = torch.exp(-(1 - fi @ fj.T) / 0.05), r / r.sum(), q / q.sum()
+    v = torch.ones(len(q), dtype=torch.float64)
+    for _ in range(3):
+        u = r / (kernel @ v)
+        v = q / (kernel.T @ u)
+    plan = torch.diag(u) @ kernel @ torch.diag(v)
+    cross = -(teacher[j].T @ (maps[i] + 1e-8).log()).T  # (n, m)
+    return (plan * cross).sum()
+
+
 def test_semantic_consistency_is_the_mean_over_ordered_pairs_of_frames():
     maps, teacher = random_maps(2, 4, 3, 5, seed=0), random_maps(2, 4, 3, 5, seed=1)
     features = torch.randn(2, 4, 5, 7, dtype=torch.float64)
-    terms = []
-    for b in range(2):
-        for i, j in permutations(range(4), 2):
-            fi, fj = (x / x.norm(dim=1, keepdim=True) for x in (features[b, i], features[b, j]))
-            r, q = (x.abs().sum(dim=1) for x in (fi, fj))
-            kernel, r, q = torch.exp(-(1 - fi @ fj.T) / 0.05), r / r.sum(), q / q.sum()
-            v = torch.ones(5, dtype=torch.float64)
-            for _ in range(3):
-                u = r / (kernel @ v)
-                v = q / (kernel.T @ u)
-            plan = torch.diag(u) @ kernel @ torch.diag(v)
-            cross = -(teacher[b, j].T @ (maps[b, i] + 1e-8).log()).T  # (n, m)
-            terms.append((plan * cross).sum())
+    terms = [
+        pair_loss(*clip, i, j)
+        for clip in zip(maps, teacher, features)
+        for i, j in permutations(range(4), 2)
+    ]
     torch.testing.assert_close(
         semantic_consistency(maps, teacher, features), torch.stack(terms).mean()
     )
 
 
-def test_semantic_consistency_teaches_the_student_alone_and_has_a_direction():
+def test_semantic_consistency_teaches_the_student_alone():
     maps, teacher = random_maps(1, 2, 3, 5, seed=0), random_maps(1, 2, 3, 5, seed=1)
     features = torch.randn(1, 2, 5, 7, dtype=torch.float64)
     leaves = [x.requires_grad_() for x in (maps, teacher, features)]
@@ -87,6 +95,19 @@ def test_semantic_consistency_teaches_the_student_alone_and_has_a_direction():
     assert gradients[0].abs().sum() > 0 and gradients[1:] == (None, None)
     exchanged = semantic_consistency(teacher, maps, features)
     assert not torch.isclose(exchanged, semantic_consistency(maps, teacher, features))
+
+
+def test_a_pair_of_frames_has_another_loss_when_exchanged():
+    clip = random_maps(1, 2, 3, 4, 3)[0], random_maps(1, 2, 3, 4, 4)[0], random_maps(1, 2, 7, 4, 5)
+    maps, teacher, features = clip[0], clip[1], clip[2][0].transpose(1, 2)
+    losses = []
+    for i, j in ((0, 1), (1, 0)):
+        unit = F.normalize(features, dim=2)
+        r, q = (unit[k].abs().sum(dim=1) / unit[k].abs().sum() for k in (i, j))
+        target = transported(teacher[j], unit[i] @ unit[j].T, r, q)
+        losses.append(-(target * (maps[i] + 1e-8).log()).sum())
+        torch.testing.assert_close(losses[-1], pair_loss(maps, teacher, features, i, j))
+    assert not torch.isclose(*losses)
 
 
 @pytest.mark.parametrize(
@@ -180,21 +201,13 @@ def test_an_instance_is_valid_if_it_resembles_a_large_semantic():
     assert found.tolist() == [[False, False], [True, False], [False, True]]
 
 
-def test_two_processes_have_the_mean_of_one(monkeypatch):
-    """Each has half of the clips, and they average their losses and gradients."""
-    torch.manual_seed(0)
-    similarity = torch.rand(4, 2, 2, 3, 2, 2).double().requires_grad_()
-    valid, teacher_valid = torch.rand(2, 4, 2, 3, 2) > 0.5
-    valid[:2] &= valid[:2].roll(1, 0)  # fewer in the first half
-    whole = instance_consistency(similarity, valid, teacher_valid)
-    total = 2 * valid.sum()
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda count: count.fill_(total))
-    shared = sum(
-        instance_consistency(*(x[half] for x in (similarity, valid, teacher_valid)))
-        for half in (slice(0, 2), slice(2, 4))
-    )
-    torch.testing.assert_close(shared / 2, whole)
-    gradients = [torch.autograd.grad(x, similarity)[0] for x in (shared / 2, whole)]
-    torch.testing.assert_close(*gradients)
+def test_two_processes_have_the_losses_and_gradients_of_one(tmp_path):
+    result = by_two("-m", "tests.models.smtc.in_halves", tmp_path / "means.pt")
+    assert result.returncode == 0, result.stderr
+    expected = of_share(0, 1)
+    assert expected["instance"] < 0 and len(expected) > 20
+    # The instance loss is a ratio, so that halves with other numbers of valid instances have other
+    # means than the whole.
+    halves = torch.stack([of_share(number, 2)["instance"] for number in range(2)])
+    assert not torch.isclose(halves.mean(), expected["instance"], rtol=1e-6)
+    torch.testing.assert_close(torch.load(tmp_path / "means.pt"), expected)

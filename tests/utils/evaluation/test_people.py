@@ -13,7 +13,7 @@ from torch import nn
 from datasets.problems import DatasetError
 from models.propagation import RECIPES
 from utils import propagate
-from utils.evaluation.people import joint_maps, read_joints, score_jhmdb, score_vip
+from utils.evaluation.people import joint_maps, score_jhmdb, score_vip
 
 SIDE = 40  # cells of a frame of JHMDB
 FRAMES = 4
@@ -78,6 +78,9 @@ def test_vip_with_a_missing_label_map_is_refused(vip: Path) -> None:
     (vip / "Annotations/Category_ids/videos2/000000000001.png").unlink()
     with pytest.raises(DatasetError, match=r"videos2: 4 images and 3 label maps"):
         score_vip(vip, Colours(), RECIPES["vip"])
+    (vip / "lists/val_videos.txt").write_text("")
+    with pytest.raises(DatasetError, match="no test video in its lists"):
+        score_vip(vip, Colours(), RECIPES["vip"])
     with pytest.raises(DatasetError, match="Images, neither in"):
         score_vip(vip / "Images" / "videos2", Colours(), RECIPES["vip"])
 
@@ -115,11 +118,14 @@ def test_jhmdb_follows_joints_through_frames_that_move(tmp_path: Path) -> None:
     write_jhmdb(tmp_path / "moved", joints, frames)
     expected = f"PCK@0.1 {8 / 9:.3f}, PCK@0.2 1.000 in 1 videos of JHMDB"
     assert score_jhmdb(tmp_path / "moved", Colours(), recipe) == expected
+    (archive / "Rename_Images/run/run_b/00004.png").unlink()
+    with pytest.raises(DatasetError, match="positions in 4 frames, but the video has 3 images"):
+        score_jhmdb(archive, Colours(), recipe)
     (archive / "joint_positions/run/run_b/joint_positions.mat").write_bytes(b"x")
     with pytest.raises(DatasetError, match=r"no joint_positions\.mat of JHMDB"):
-        read_joints(archive / "joint_positions/run/run_b/joint_positions.mat")
+        score_jhmdb(archive, Colours(), recipe)
     (archive / "joint_positions/run/run_b/joint_positions.mat").unlink()
-    with pytest.raises(DatasetError, match=r"run/run_b: 4 images, joint_positions\.mat missing"):
+    with pytest.raises(DatasetError, match=r"run/run_b: 3 images, joint_positions\.mat missing"):
         score_jhmdb(archive, Colours(), recipe)
 
 
@@ -130,9 +136,9 @@ def test_maps_of_joints_by_hand() -> None:
     assert maps[1, 2, 3] == 1
     torch.testing.assert_close(maps[1, 2, 4], torch.tensor(np.exp(-2.0), dtype=torch.float32))
     torch.testing.assert_close(maps[1, 1, 4], torch.tensor(np.exp(-4.0), dtype=torch.float32))
-    assert maps[1, 2, 6] == 0 and not maps[2].any()
+    assert maps[1, 2, 5] == maps[1, 4, 3] == 0 and not maps[2].any()
     inside = torch.zeros(8, 8)
-    inside[0:5, 1:6] = 1
+    inside[0:4, 1:5] = 1
     assert maps[0].tolist() == (1 - inside).tolist()
 
 

@@ -129,6 +129,8 @@ def test_long_videos_average_all_annotated_frames_by_sequence():
     [
         ("DAVIS_test", "davis2016"),
         ("davis-2016", "davis2016"),
+        ("DAVIS17_val", "davis2017_unsupervised"),
+        ("DAVIS17semi_val", "davis2017_semi_supervised"),
         ("FBMS_test", "fbms"),
         ("FBMS-59", "fbms"),
         ("SegTrackv2_test", "segtrack_v2"),
