@@ -98,11 +98,6 @@ def one_object(labels: np.ndarray) -> np.ndarray:
     return (labels != 0) & (labels != VOID)
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """The true mask of a benchmark of one object, bool (H, W)."""
-    return one_object(read_labels(path))
-
-
 def read_binary_mask(path: Path, binarize: bool = False) -> np.ndarray:
     """Read a result's mask, which holds 0 and at most one other value: bool (H, W).
 

@@ -29,7 +29,6 @@ from datasets.flow.estimators import build_estimator
 from datasets.flow.making import make_flow
 from datasets.flow.origin import compare_flow, note_flow
 from datasets.layout import still_images, video_sequences
-from datasets.masks import read_mask
 from datasets.pictures import read_image
 from datasets.problems import DatasetError
 from datasets.samples import StillImages, show
@@ -37,6 +36,7 @@ from datasets.simulated_motion import MotionSimulation
 from models import build_model
 from models.interface import REFERENCES, STILLS, Needs
 from models.ops import resize
+from tests.readers import read_mask
 from utils.evaluation import validation
 from utils.evaluation.segmenting import Segmenter, to_labels
 from utils.evaluation.validation import validate_stills, validate_videos

@@ -12,7 +12,7 @@ import config
 import evaluate
 import train
 from datasets.layout import video_sequences
-from datasets.masks import read_mask
+from tests.readers import read_mask
 from utils.evaluation.foreground import choose_foreground
 from utils.evaluation.metrics import region_similarity
 from utils.evaluation.segmenting import Segmenter, predict_sequences

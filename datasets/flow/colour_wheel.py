@@ -1,4 +1,4 @@
-"""Flow maps as pictures: the Middlebury colour wheel, its inverse, and changes of their motion.
+"""Flow maps as pictures: the Middlebury colour wheel, and changes of the motion that they show.
 
 The wheel (Baker et al., IJCV 2011) shows the direction of motion as a hue and its length as
 saturation: white is no motion, a full colour is the largest motion of the frame. Every colour at
@@ -70,14 +70,6 @@ def flow_to_picture(flow: np.ndarray, at_least: float = 0.0) -> np.ndarray:
     ink = np.take(_INK, index, axis=0, mode="clip")
     ink *= length[..., None]
     return cv2.convertScaleAbs(ink, alpha=-1, beta=255)
-
-
-def picture_to_flow(picture: np.ndarray) -> np.ndarray:
-    """The inverse of `flow_to_picture`: (H, W, 2) float32, 1 being the frame's largest motion."""
-    index, spread = _hues(picture)
-    flow = np.take(_VECTORS, index, axis=0, mode="clip")
-    flow *= (spread * np.float32(1 / 255))[..., None]
-    return flow
 
 
 def change_motion(picture: np.ndarray, linear: np.ndarray) -> np.ndarray:

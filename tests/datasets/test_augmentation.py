@@ -13,7 +13,8 @@ from datasets.augmentation import (
     resize,
     whole_frame,
 )
-from datasets.flow.colour_wheel import flow_to_picture, picture_to_flow
+from datasets.flow.colour_wheel import flow_to_picture
+from tests.readers import picture_to_flow
 
 OFF = {
     "flip_probability": 0.0,

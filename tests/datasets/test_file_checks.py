@@ -10,7 +10,6 @@ from datasets.file_checks import check_files
 from datasets.layout import (
     video_sequences,
 )
-from datasets.masks import read_mask
 from datasets.pictures import read_image
 from tests.datasets.folders import (
     HEIGHT,
@@ -22,6 +21,7 @@ from tests.datasets.folders import (
     noise,
     write,
 )
+from tests.readers import read_mask
 
 
 def test_clean_sets_pass_every_check(tmp_path, capsys):

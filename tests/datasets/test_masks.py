@@ -8,15 +8,9 @@ import pytest
 from PIL import Image
 
 from datasets.file_checks import check_files
-from datasets.masks import (
-    NotBinaryError,
-    one_object,
-    read_binary_mask,
-    read_label_map,
-    read_labels,
-    read_mask,
-)
+from datasets.masks import NotBinaryError, one_object, read_binary_mask, read_label_map, read_labels
 from tests.datasets.folders import HEIGHT, WIDTH, complaint, frame_of, write
+from tests.readers import read_mask
 
 OBJECT = np.zeros((HEIGHT, WIDTH), bool)
 OBJECT[3:8, 5:15] = True

