@@ -3,7 +3,6 @@
 Edit config.py and run ``python train.py``; ``--help`` lists every setting.
 """
 
-import datasets  # noqa: F401  # isort: skip  first, for the sake of Ctrl-C
 from pathlib import Path
 
 import torch
@@ -37,7 +36,8 @@ def main() -> None:
     torch.manual_seed(settings.seed)
     arguments = run.network_arguments()
     checkpoint = None
-    has_stage1 = model_class(settings.model).stage1 is not None
+    kind = model_class(settings.model)
+    has_stage1 = kind.stage1 is not None
     if has_stage1 and settings.stage1_checkpoint is not None and not run.has_weights:
         stage1 = Path(settings.stage1_checkpoint)
         if not stage1.exists():
@@ -47,7 +47,7 @@ def main() -> None:
             )
         checkpoint = load_checkpoint(stage1)
         check_same_network(checkpoint, settings.model, arguments)
-        arguments["pretrained_backbone"] = False  # stage 1's weights take their place
+        arguments |= kind.random_weights
     network = build_model(settings.model, **arguments)
 
     data_root, needs = Path(settings.data_root), network.needs

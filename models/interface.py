@@ -6,7 +6,7 @@ class derived from :class:`Network` with a name in ``models.MODELS``.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -149,6 +149,8 @@ class Network(nn.Module):
     Attributes:
         stage1: constructor arguments that make the network of stage 1 (``pretrain.py``); ``None``
             for a network that is trained in one stage.
+        random_weights: constructor arguments with which no published weights are read, because
+            those of a checkpoint follow.
         size_step: height and width of the input are multiples of this.
         looks_ahead: whether ``segment_video`` needs the whole video before the first result. Other
             networks segment a video of any length in bounded memory.
@@ -159,6 +161,7 @@ class Network(nn.Module):
     """
 
     stage1: dict[str, Any] | None = None
+    random_weights: ClassVar[dict[str, Any]] = {}
     size_step: int = 32
     looks_ahead: bool = False
     tracks_objects: bool = True

@@ -44,6 +44,7 @@ class TwoStreams(Network):
     """
 
     stage1 = {"motion": False}  # noqa: RUF012
+    random_weights = {"pretrained_backbone": False}  # noqa: RUF012
     compilable = True
     uses_references = True
 

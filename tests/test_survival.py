@@ -238,7 +238,7 @@ from utils.processes import end_process, start_process
 from utils.training.interrupts import Interrupted
 from utils.settings import load_settings, read_settings_file
 from utils.training.accounts import Validation
-from utils.training.loop import fit
+from utils.training.loop import Training
 from utils.training.samples import network_arguments
 
 class Frozen(GSANet):
@@ -274,8 +274,9 @@ sequences = video_sequences(Path(settings.data_root), "DAVIS_train")
 dataset = Spoilt([sequences], settings.image_size, 2)
 try:
     identity = {"model": "gsanet", "arguments": {"motion": True}}
-    fit(model, dataset, lambda *_: Validation(0.5), settings, identity, Path(sys.argv[2]), process,
-        resume=True)
+    validate = lambda *_: Validation(0.5)
+    run = Training(model, dataset, validate, settings, identity, Path(sys.argv[2]), process)
+    run.run(resume=True)
 except Interrupted:
     pass
 end_process()

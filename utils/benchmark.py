@@ -36,7 +36,7 @@ from datasets.flow.estimators import build_estimator
 from datasets.flow.making import make_flow
 from datasets.progress import progress_bar
 from datasets.synthetic import write_synthetic
-from models import build_model
+from models import build_model, model_class
 from models.interface import Network
 from utils.evaluation.segmenting import Segmenter, Views
 from utils.processes import Process, gpu_indices, num_cores, start_process
@@ -104,7 +104,6 @@ def job_of(settings: Settings, arguments: argparse.Namespace, videos: Path) -> J
         raise SettingsError(f"--gpu {settings.gpu}: the benchmark measures one GPU; name one")
     indices = gpu_indices(settings.gpu)
     device = torch.device("cuda", indices[0]) if indices else torch.device("cpu")
-    settings = settings.replace(pretrained_backbone=False, backbone_weights=None)
     if device.type == "cpu" and "BATCH_SIZE" not in arguments.given:
         settings = settings.replace(batch_size=_CPU_BATCH * settings.accumulation_steps)
     if "DATA_ROOT" not in arguments.given:
@@ -222,7 +221,8 @@ LINES = {"inference": inference, "training": training}
 def build(settings: Settings) -> Network:
     """The network of the settings with random weights."""
     torch.manual_seed(settings.seed)
-    return build_model(settings.model, **network_arguments(settings))
+    random = model_class(settings.model).random_weights
+    return build_model(settings.model, **network_arguments(settings, **random))
 
 
 def segmenter_of(settings: Settings, device: torch.device) -> Segmenter:

@@ -63,11 +63,12 @@ def samples_of(
         DatasetError: a set is missing or incomplete.
     """
     s, root, augmentation = settings, Path(settings.data_root), augmentation_from(settings)
-    own = model_class(s.model).stage1
+    kind = model_class(s.model)
+    own = kind.stage1
     if stage == 1 and own is None:
         return []
     alone = own if stage == 1 and s.pretrain_motion != "simulated" else {}
-    needs = build_model(s.model, **network_arguments(s, **alone, pretrained_backbone=False)).needs
+    needs = build_model(s.model, **network_arguments(s, **alone, **kind.random_weights)).needs
     if stage == 1:
         frames, _ = split_frames(still_images(root, s.pretrain_set), s.pretrain_val_share, s.seed)
         samples = stills_of(frames, s, needs, augmentation)

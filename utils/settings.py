@@ -70,15 +70,11 @@ class Settings:
     _lines: dict[str, Line] = field(compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        pairs = [("MIN_LEARNING_RATE", "LEARNING_RATE")]
-        pairs += [("NUM_NEIGHBOURS", "NUM_CLUSTERS")] if self.knn_filtering else []
-        for smaller, larger in pairs:
-            least, most = getattr(self, smaller), getattr(self, larger)
-            if least > most:
-                raise SettingsError(
-                    f"{smaller} = {least} is above {larger} = {most}: expected at most that; "
-                    "change one of the two"
-                )
+        least, first = self.min_learning_rate, self.learning_rate
+        if least > first:
+            raise SettingsError(
+                f"MIN_LEARNING_RATE = {least} is above LEARNING_RATE = {first}; change one of them"
+            )
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # pickle asks for such names before there are values

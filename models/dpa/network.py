@@ -72,7 +72,7 @@ class DPA(TwoStreams):
         self.uses_references = motion and inter_frame_attention
         strides = stage_strides(backbone)
 
-        def stream() -> Stream:
+        def stream() -> PrototypeStream:
             encoder = build_backbone(backbone, pretrained_backbone, backbone_weights, strides)
             widths = encoder.channels[-ATTENDED:]
             inter_modality = [
@@ -82,7 +82,7 @@ class DPA(TwoStreams):
             has_frames = self.uses_references
             inter_frame = InterFrameAttention(widths[-1], channels) if has_frames else None
             pool = strides[-1] < CONTEXT_STRIDE
-            return Stream(encoder, inter_modality, inter_frame, channels, pool)
+            return PrototypeStream(encoder, inter_modality, inter_frame, channels, pool)
 
         self.rgb_stream = stream()
         self.flow_stream = stream() if motion else None
@@ -124,7 +124,7 @@ class DPA(TwoStreams):
         }
 
 
-class Stream(nn.Module):
+class PrototypeStream(nn.Module):
     """One modality, RGB or flow: its encoder, its halves of IMA, its IFA, its decoder input."""
 
     def __init__(

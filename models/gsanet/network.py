@@ -40,6 +40,10 @@ class GSANet(TwoStreams):
             and FAT. Without SA, guided slots are not refined and random ones are left out; with
             neither GS nor SA the decoder gets CM_A alone.
         decoder_image: the mask decoder's finest level sees the image again.
+
+    Raises:
+        ModelError: KNN filtering would keep more features than there are clusters, or a backbone
+            that cannot be built.
     """
 
     ablation = ABLATION
@@ -69,8 +73,13 @@ class GSANet(TwoStreams):
         super().__init__(
             motion, num_references, reference_gradient, loss, sigma, supervise_slot_maps
         )
+        if knn_filtering and num_neighbours > num_clusters:
+            raise ModelError(
+                f"NUM_NEIGHBOURS = {num_neighbours} is above NUM_CLUSTERS = {num_clusters}; change "
+                "one of the two"
+            )
 
-        def stream() -> Stream:
+        def stream() -> SlotStream:
             encoder = build_backbone(backbone, pretrained_backbone, backbone_weights)
             # Stage 1 builds it and drops it, which draws as many random numbers as stage 2: a seed
             # gives both stages the same encoder and decoder.
@@ -84,7 +93,7 @@ class GSANet(TwoStreams):
                 slot_attention=slot_attention,
                 aggregation_transformer=aggregation_transformer,
             )
-            return Stream(encoder, channels, slots if motion else None)
+            return SlotStream(encoder, channels, slots if motion else None)
 
         self.rgb_stream = stream()
         self.flow_stream = stream() if motion else None
@@ -173,7 +182,7 @@ class StreamOutput:
     slot_maps: Tensor | None = None
 
 
-class Stream(nn.Module):
+class SlotStream(nn.Module):
     """Encoder of one modality, RGB or flow, with its slot module (none in stage 1)."""
 
     def __init__(self, encoder: nn.Module, channels: int, slots: "SlotModule | None"):

@@ -57,6 +57,7 @@ class SMTC(Network):
         kinetics_statistics: videos are normalised as those of Kinetics.
     """
 
+    random_weights = {"pretrained_backbone": False}  # noqa: RUF012
     size_step = 16
     looks_ahead = True
 

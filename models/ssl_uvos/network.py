@@ -58,6 +58,7 @@ class SSLUVOS(Network):
         kinetics_statistics: videos are normalised as those of Kinetics.
     """
 
+    random_weights = {"pretrained_backbone": False}  # noqa: RUF012
     size_step = 8
     looks_ahead = True
 

@@ -4,9 +4,9 @@ import math
 import re
 import resource
 import signal
+import sys
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
-from datasets.files import printable
 from datasets.sampling import Key
 from errors import UserError
 from utils.processes import Process, gather
 from utils.settings import Settings
 from utils.training.checkpoints import LAST
-from utils.training.run_folder import LOG, log_line
+from utils.training.run_folder import LOG
 from utils.training.step import Step
 
 MAY_HELP = "A lower LEARNING_RATE, CLIP_GRADIENT, or MIXED_PRECISION = False may help"
@@ -74,31 +74,29 @@ class Pace:
         return f"{self.images / seconds:.1f} images/s ({waiting})"
 
 
+@dataclass
 class Accounts:
-    """Counts a run's steps and writes its log and its TensorBoard events.
+    """Counts a run's steps and writes its log and its TensorBoard events."""
 
-    Attributes:
-        progress: where training stands.
-        pace: of the running epoch.
-        stop: the signal that one of the processes got before the last finished step.
-        save: whether a process wanted to save then.
-        saved_step: number of steps in the last checkpoint; 0 for none.
-        log: takes lines for the terminal and ``log.txt``.
-        writer: of TensorBoard's events; None in all processes but the main one.
-    """
+    settings: Settings
+    dataset: Dataset
+    run_dir: Path
+    process: Process
+    progress: Progress = field(default_factory=Progress)
+    pace: Pace = field(default_factory=Pace)  # of the running epoch
+    stop: signal.Signals | None = None  # a signal that a process got before the last finished step
+    save: bool = False  # whether a process wanted to save then
+    saved_step: int = 0  # number of steps in the last checkpoint; 0 for none
+    writer: SummaryWriter | None = None  # of TensorBoard's events, in the main process
 
-    def __init__(self, settings: Settings, dataset: Dataset, run_dir: Path, process: Process):
-        self.settings = settings
-        self.dataset = dataset
-        self.run_dir = run_dir
-        self.process = process
-        self.progress = Progress()
-        self.pace = Pace()
-        self.stop: signal.Signals | None = None
-        self.save = False
-        self.saved_step = 0
-        self.log = partial(log_line, run_dir if process.is_main else None)
-        self.writer: SummaryWriter | None = None
+    def log(self, line: str) -> None:
+        """In the main process, print a line above any progress bar and append it to ``log.txt``."""
+        if not self.process.is_main:
+            return
+        tqdm.write(line)
+        sys.stdout.flush()  # in a file, lines would wait, and be lost with the process
+        with (self.run_dir / LOG).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
 
     def finish(self, step: Step, keys: list[list[Key]]) -> None:
         """Read the numbers of a step and count it.
@@ -150,9 +148,9 @@ class Accounts:
                 numbers = {"J": score, **numbers}
             line += "".join(f"  {note}" for note in validation.notes)
             for name, value in numbers.items():
-                self.writer.add_scalar(printable(f"validation/{name}"), value, p.step)
+                self.writer.add_scalar(f"validation/{name}", value, p.step)
             for name, picture in validation.pictures.items():
-                self.writer.add_image(printable(name), picture, p.step, dataformats="HWC")
+                self.writer.add_image(name, picture, p.step, dataformats="HWC")
         if p.bad_steps:
             line += f"  {p.bad_steps} steps skipped"
         self.log(line)

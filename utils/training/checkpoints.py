@@ -114,9 +114,7 @@ def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> Network
     accepted = inspect.signature(kind).parameters
     of_the_run = {str(n).lower(): value for n, value in checkpoint["settings"].items()}
     arguments = {name: of_the_run[name] for name in accepted if name in of_the_run}
-    arguments |= kind.upgraded(checkpoint["arguments"]) | changes
-    if "pretrained_backbone" in accepted:
-        arguments["pretrained_backbone"] = False
+    arguments |= kind.upgraded(checkpoint["arguments"]) | changes | kind.random_weights
     try:
         network = build_model(checkpoint["model"], **arguments)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -18,9 +18,8 @@ from tqdm import tqdm
 from models.interface import Network
 from utils.processes import Process, gather, wait_for_all
 from utils.settings import Settings, write_settings
-from utils.training.accounts import Accounts, Pace, Progress, Validation
+from utils.training.accounts import Accounts, Pace, Validation
 from utils.training.checkpoints import LAST, CheckpointError
-from utils.training.dry_run import try_out
 from utils.training.interrupts import Interrupted, Interrupts
 from utils.training.run_folder import SETTINGS
 from utils.training.samples import batches_of, make_loader
@@ -30,61 +29,20 @@ from utils.training.step import Trainer
 Validate = Callable[[Network, bool], Validation]
 
 
-def fit(
-    network: Network,
-    dataset: Dataset,
-    validate: Validate,
-    settings: Settings,
-    identity: dict[str, Any],
-    run_dir: Path,
-    process: Process,
-    *,
-    resume: bool = False,
-    dry_run: bool = False,
-    record: Callable[[], None] = lambda: None,
-) -> Progress:
-    """Train a network for ``settings.epochs`` epochs with Adam and a cosine schedule (Sec. 4.4).
+@dataclass
+class Training:
+    """A run with Adam and a cosine schedule (Sec. 4.4): its state, and its loop.
 
     All random numbers follow from the seed, the step and the process. So a run that continues from
     a checkpoint computes the same as without the break.
-
-    Args:
-        network: on the CPU.
-        dataset: samples of the kind that the network needs.
-        validate: scores the network, called in every process; with True it only tries one batch.
-        settings: see config.py.
-        identity: kept in checkpoints: ``model``, its ``arguments``, ``script``.
-        run_dir: gets the files that docs/training.md lists.
-        process: this process.
-        resume: continue from the run's last checkpoint, or begin if there is none yet.
-        dry_run: only try two steps and a batch of validation; nothing is written.
-        record: called in the main process when training begins.
-
-    Raises:
-        TrainingError: numbers that are not finite, in too many steps in a row, in all steps of the
-            last epoch, in a step of the dry run, or in the weights.
-        DatasetError: a file cannot be read.
-        CheckpointError: a checkpoint cannot be read or written.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint has been written.
     """
-    training = Training(network, dataset, validate, settings, identity, run_dir, process)
-    if dry_run:
-        try_out(training.trainer, training.dataset, training.batches, validate)
-    else:
-        training.run(resume, record)
-    return training.accounts.progress
 
-
-@dataclass
-class Training:
-    """A run's state, and its loop."""
-
-    network: Network
-    dataset: Dataset
-    validate: Validate
+    network: Network  # on the CPU
+    dataset: Dataset  # samples of the kind that the network needs
+    validate: Validate  # scores the network, in every process; with True it only tries one batch
     settings: Settings
-    identity: dict[str, Any]
-    run_dir: Path
+    identity: dict[str, Any]  # kept in checkpoints: ``model``, its ``arguments``, ``script``
+    run_dir: Path  # gets the files that docs/training.md lists
     process: Process
 
     def __post_init__(self) -> None:
@@ -96,8 +54,19 @@ class Training:
         self.begun: tuple | None = None  # the last step, whose numbers are not read yet
         self.saved_at = time.monotonic()
 
-    def run(self, resume: bool, record: Callable[[], None]) -> None:
-        """Train to the end, or until interrupted."""
+    def run(self, resume: bool = False, record: Callable[[], None] = lambda: None) -> None:
+        """Train for ``settings.epochs`` epochs, or until interrupted.
+
+        With ``resume`` from the run's last checkpoint, if there is one. ``record`` is called in the
+        main process when training begins.
+
+        Raises:
+            TrainingError: numbers that are not finite, in too many steps in a row, in all steps of
+                the last epoch, or in the weights.
+            DatasetError: a file cannot be read.
+            CheckpointError: a checkpoint cannot be read or written.
+            Interrupted: Ctrl-C or SIGTERM; a checkpoint has been written.
+        """
         resuming = restore(self) if resume and (self.run_dir / LAST).is_file() else None
         if self._is_finished():
             return

@@ -1,14 +1,10 @@
 """Run folders: the folder of a new or resumed run, its settings, its log and its lock."""
 
 import fcntl
-import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tqdm import tqdm
-
-from datasets.files import printable
 from utils.processes import Process
 from utils.settings import Settings, SettingsError, read_settings_file
 from utils.training.checkpoints import BEST, LAST, CheckpointError
@@ -41,7 +37,7 @@ def check_run(
 
     Raises:
         CheckpointError: a new run's folder exists, or the run to resume has only a best.pt left.
-        SettingsError: the processes cannot share the batch, or the folder's name is not UTF-8.
+        SettingsError: the processes cannot share the batch evenly.
     """
     shares = process.world_size * settings.accumulation_steps
     if settings.batch_size % shares:
@@ -51,11 +47,6 @@ def check_run(
             f"of {shares}"
         )
     folder = resume or run_folder(name, settings)
-    if printable(str(folder)) != str(folder):
-        raise SettingsError(
-            f"TensorBoard cannot write to {folder}, whose name is not UTF-8; choose another "
-            "OUTPUT_DIR or RUN_NAME, or rename the folder"
-        )
     if resume is not None:
         if (resume / BEST).exists() and not (resume / LAST).exists():
             raise CheckpointError(
@@ -98,22 +89,6 @@ def resumed_settings(settings: Settings, resume: Path | None, given: Collection[
             "be changed with --resume"
         )
     return own.replace(**{name.lower(): now[name] for name in given})
-
-
-def log_line(folder: Path | None, line: str) -> None:
-    """Print a line, above a progress bar if there is one, and append it to the run's ``log.txt``.
-
-    Without a folder, nothing happens.
-    """
-    if folder is None:
-        return
-    tqdm.write(line)
-    sys.stdout.flush()  # in a file, lines would wait, and be lost with the process
-    try:
-        with (folder / LOG).open("a", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(f"{line}\n")
-    except OSError as error:  # a full disk; the next checkpoint will say so, if it lasts
-        tqdm.write(f"{folder / LOG} could not be written: {error.strerror}")
 
 
 @contextmanager

@@ -9,11 +9,13 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from datasets.layout import Frame
+from models import model_class
 from models.interface import Network
 from utils.processes import Process, launch_processes, start_process
 from utils.settings import Settings, parse_settings, settings_parser
 from utils.training.checkpoints import BEST, LAST
-from utils.training.loop import Validate, fit
+from utils.training.dry_run import try_out
+from utils.training.loop import Training, Validate
 from utils.training.record import changed_data, fingerprint, write_record
 from utils.training.run_folder import check_run, find_run, locked, resumed_settings
 from utils.training.samples import network_arguments, without_effect
@@ -36,11 +38,9 @@ class Run:
         return self.resumed and (self.folder / LAST).is_file()
 
     def network_arguments(self, **arguments: Any) -> dict[str, Any]:
-        """Arguments of the network's constructor; a checkpoint needs no ImageNet weights."""
-        arguments = network_arguments(self.settings, **arguments)
-        if self.has_weights and "pretrained_backbone" in arguments:
-            arguments["pretrained_backbone"] = False
-        return arguments
+        """Arguments of the network's constructor; before a checkpoint no others are read."""
+        others = model_class(self.settings.model).random_weights if self.has_weights else {}
+        return network_arguments(self.settings, **arguments, **others)
 
     def train(
         self,
@@ -51,13 +51,16 @@ class Run:
         frames: dict[str, list[Frame]],
         flow: str | None,
     ) -> None:
-        """Train the network, made from ``arguments``, as :func:`fit` does; print the best score.
+        """Train the network, made from ``arguments``, and print the best score.
 
         ``frames`` are those of training and validation by the set's name, for the run's record.
         ``flow`` is the kind of the flow maps, kept in checkpoints.
         """
         s = self.settings
         identity = {"script": self.script, "model": s.model, "arguments": arguments, "flow": flow}
+        training = Training(network, dataset, validate, s, identity, self.folder, self.process)
+        if self.dry_run:
+            return try_out(training.trainer, dataset, training.batches, validate)
 
         def record() -> None:
             found = fingerprint(frames, Path(s.data_root))
@@ -65,24 +68,13 @@ class Run:
                 print(changed)
             write_record(self.folder, found, self.process.world_size)
 
-        writes = self.process.is_main and not self.dry_run
-        with locked(self.folder) if writes else nullcontext():
-            progress = fit(
-                network,
-                dataset,
-                validate,
-                s,
-                identity,
-                self.folder,
-                self.process,
-                resume=self.resumed,
-                dry_run=self.dry_run,
-                record=record,
-            )
-        if writes and progress.best < 0:
+        with locked(self.folder) if self.process.is_main else nullcontext():
+            training.run(self.resumed, record)
+        best = training.accounts.progress.best
+        if self.process.is_main and best < 0:
             print(f"no masks to validate on, so there is no {BEST}: {self.folder / LAST}")
-        elif writes:
-            print(f"best validation J {progress.best:.4f}: {self.folder / BEST}")
+        elif self.process.is_main:
+            print(f"best validation J {best:.4f}: {self.folder / BEST}")
 
 
 def start_training(config: ModuleType, name: str, description: str) -> Run | None:

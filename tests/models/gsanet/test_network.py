@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 
+from models.backbones import ModelError
 from models.gsanet.fat import FeatureAggregationTransformer
 from models.gsanet.network import SlotModule, StreamOutput, foreground_logits
 from models.losses import segmentation_loss
@@ -68,6 +69,12 @@ def test_maps_and_auxiliary_logits_are_at_the_slots_stride(height, width):
     assert [x.shape for x in prediction.auxiliary] == [(2, 1, *coarse)] * 6
     assert list(prediction.maps) == MAPS
     assert all(picture.shape == (2, *coarse) for picture in prediction.maps.values())
+
+
+def test_more_neighbours_than_clusters_are_refused():
+    with pytest.raises(ModelError, match="NUM_NEIGHBOURS = 9 is above NUM_CLUSTERS = 8"):
+        network(num_clusters=8, num_neighbours=9)
+    network(num_clusters=8, num_neighbours=9, knn_filtering=False)
 
 
 def test_slot_modules_and_flow_stream_start_in_stage_2():

@@ -12,12 +12,12 @@ import torch
 import config
 from utils.processes import Process
 from utils.settings import SettingsError, write_settings
+from utils.training.accounts import Accounts
 from utils.training.checkpoints import CheckpointError
 from utils.training.run_folder import (
     check_run,
     find_run,
     locked,
-    log_line,
     resumed_settings,
 )
 
@@ -28,12 +28,6 @@ ROOT = Path(config.__file__).parent
 def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(tiny_settings):
     with pytest.raises(SettingsError, match="BATCH_SIZE = 4 cannot be shared evenly by 3"):
         check_run("train", tiny_settings, None, Process(torch.device("cpu"), 0, 3))
-
-
-def test_a_run_folder_that_tensorboard_cannot_write_to_is_refused(tmp_path, tiny_settings):
-    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
-    with pytest.raises(SettingsError, match=r"name is not UTF-8.* choose another OUTPUT_DIR"):
-        check_run("train", tiny_settings.replace(output_dir=folder), None, CPU)
 
 
 def test_a_run_is_called_after_its_script_unless_it_has_a_name(tmp_path, tiny_settings):
@@ -117,9 +111,9 @@ def test_a_run_with_nothing_left_but_its_best_checkpoint_does_not_begin_anew(
 
 
 def test_lines_go_to_the_terminal_and_the_file_of_the_main_process(tmp_path, capsys):
-    log_line(None, "nobody")
+    Accounts(None, None, tmp_path, Process(CPU.device, 1, 2)).log("nobody")
     for line in ("one", "two"):
-        log_line(tmp_path, line)
+        Accounts(None, None, tmp_path, CPU).log(line)
     assert capsys.readouterr().out == "one\ntwo\n"
     assert (tmp_path / "log.txt").read_text() == "one\ntwo\n"
 
