@@ -58,7 +58,7 @@ class SetReport:
     notes: list[str] = field(default_factory=list)
 
 
-def check_set(data_root: Path, name: str, *, deep: bool = False, shown: bool = True) -> SetReport:
+def check_set(data_root: Path, name: str, *, deep: bool = False) -> SetReport:
     """Check a set: its folders, then every file; with `deep` every file is decoded.
 
     Raises DatasetError if there is no such set.
@@ -66,7 +66,7 @@ def check_set(data_root: Path, name: str, *, deep: bool = False, shown: bool = T
     problems: Problems = {}
     kind, frames, sequences = _list_set(data_root, name, problems)
     title = f"{'decoding' if deep else 'checking'} {name}"
-    sizes = find_faults(frames, problems, title, deep=deep, shown=shown)
+    sizes = find_faults(frames, problems, title, deep=deep)
     for sequence in sequences:
         check_sequence(sequence, sizes, problems)
         add_problems(problems, _STALE, *stale_flow(sequence))

@@ -20,7 +20,7 @@ _OTHER_SIZE = (
 )
 
 
-def check_files(frames: Iterable[Frame], *, flow: bool = True, progress: bool = True) -> None:
+def check_files(frames: Iterable[Frame], *, flow: bool = True) -> None:
     """Check every image, mask and, with ``flow``, flow map without decoding it.
 
     Raises DatasetError with all files that are missing, empty, neither JPEG nor PNG, or cut off,
@@ -28,13 +28,13 @@ def check_files(frames: Iterable[Frame], *, flow: bool = True, progress: bool = 
     """
     frames = [frame if flow else replace(frame, flow=None) for frame in frames]
     problems: Problems = {}
-    find_faults(frames, problems, "checking files", shown=progress)
+    find_faults(frames, problems, "checking files")
     if problems:
         raise DatasetError(format_problems(f"the files of {len(frames)} frames", problems))
 
 
 def find_faults(
-    frames: list[Frame], problems: Problems, title: str, *, deep: bool = False, shown: bool = True
+    frames: list[Frame], problems: Problems, title: str, *, deep: bool = False
 ) -> dict[Path, tuple[int, int] | None]:
     """Add the faults of frames' files to ``problems``; with ``deep`` all files are decoded.
 
@@ -45,7 +45,7 @@ def find_faults(
     # Threads are enough: decoders give other threads way, and the disk is waited for.
     with ThreadPoolExecutor((os.cpu_count() or 1) if deep else 8) as pool:
         results = pool.map(partial(_check_frame, deep), frames)
-        results = progress_bar(results, total=len(frames), desc=title, unit="frame", shown=shown)
+        results = progress_bar(results, total=len(frames), desc=title, unit="frame")
         for (size, found), frame in zip(results, frames):
             sizes[frame.image] = size
             for kind, item in found:

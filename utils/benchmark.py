@@ -239,28 +239,24 @@ class HeldVideo:
     """A video of random images in memory, as the segmenter takes it; one batch that repeats."""
 
     def __init__(self, settings: Settings, network: Network, frames: int):
-        self.frames = frames
-        width = settings.image_width or settings.image_size
-        self.shape = (3, settings.image_size, width)
-        self.kinds = ("image", "flow") if network.needs.flow else ("image",)
-        self.pinned = next(network.parameters()).is_cuda
-        self.batch = self._random(min(settings.eval_batch_size, frames))
+        self.frames, self.batch = frames, min(settings.eval_batch_size, frames)
+        shape = 3, settings.image_size, settings.image_width or settings.image_size
+        kinds = ("image", "flow") if network.needs.flow else ("image",)
+        held = {kind: torch.randint(256, (self.batch, *shape), dtype=torch.uint8) for kind in kinds}
+        pinned = next(network.parameters()).is_cuda
+        self.images = {kind: x.pin_memory() if pinned else x for kind, x in held.items()}
 
     def __len__(self) -> int:
         return self.frames
 
     def at(self, positions: Sequence[int]) -> Views:
-        return self._random(len(positions))
+        inside = [position % self.batch for position in positions]
+        return [{kind: images[inside] for kind, images in self.images.items()}]
 
     def __iter__(self) -> Iterator[Views]:
-        for first in range(0, self.frames, len(self.batch[0]["image"])):
+        for first in range(0, self.frames, self.batch):
             left = self.frames - first
-            yield [{kind: tensor[:left] for kind, tensor in self.batch[0].items()}]
-
-    def _random(self, number: int) -> Views:
-        shape = (number, *self.shape)
-        images = {kind: torch.randint(256, shape, dtype=torch.uint8) for kind in self.kinds}
-        return [{kind: x.pin_memory() if self.pinned else x for kind, x in images.items()}]
+            yield [{kind: images[:left] for kind, images in self.images.items()}]
 
 
 def run(segmenter: Segmenter, video: HeldVideo) -> None:

@@ -53,7 +53,7 @@ def test_orientation_tags_are_ignored_by_all_readers(tmp_path):
     Image.fromarray(noise()).save(path, exif=exif)
     assert cv2.imread(str(path)).shape[:2] == (WIDTH, HEIGHT)
     assert read_image(path).shape[:2] == read_mask(path).shape == (HEIGHT, WIDTH)
-    check_files([frame_of(path, mask, path)], progress=False)
+    check_files([frame_of(path, mask, path)])
 
 
 def test_names_that_are_not_utf_8_are_read(tmp_path):
