@@ -45,7 +45,7 @@ class Augmentation:
         """One random version of a frame, at the given size.
 
         Takes an image and a flow picture of any size, uint8 RGB (H, W, 3), and a label map, uint8
-        (H, W). As many random numbers are drawn with a flow map as without.
+        (H, W). The same random numbers are drawn with and without a flow map.
         """
         geometry = self._draw_geometry(rng, size)
         factors = [

@@ -42,7 +42,7 @@ def find_faults(
     the progress bar.
     """
     sizes = {}
-    # Threads are enough: decoders give other threads way, and the disk is waited for.
+    # Threads are enough: decoders release the lock of Python, and the disk is slow.
     with ThreadPoolExecutor((os.cpu_count() or 1) if deep else 8) as pool:
         results = pool.map(partial(_check_frame, deep), frames)
         results = progress_bar(results, total=len(frames), desc=title, unit="frame")

@@ -94,7 +94,7 @@ class MotionSimulation:
         return [self._unfolded(motion, size), self._unfolded(bend, size, 2 / rate)]
 
     def _unfolded(self, motion: np.ndarray, size: int, longest: float | None = None) -> np.ndarray:
-        """The motion, more even if points would come close to overtaking others.
+        """The motion, made more even where points would come close to overtaking others.
 
         It goes on for ``longest`` frames, by default for ``span`` at the highest speed.
         """

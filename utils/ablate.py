@@ -321,7 +321,7 @@ def write_tables(jobs: list[Job], output: Path) -> list[Path]:
 
 
 def _mean_and_deviation(seeds: list[Row], measure: str) -> list[float]:
-    """Neither for no seed, the mean alone for one."""
+    """Empty without seeds; the mean alone for one seed."""
     values = [100 * (s.mean if measure == "G" else s.statistics[measure].mean) for s in seeds]
     return [value(values) for value in (statistics.mean, statistics.stdev)[: len(values)]]
 

@@ -41,8 +41,8 @@ class Process:
 def launch_processes(gpu: str) -> bool:
     """Start this script again once per GPU by torchrun, if ``gpu`` ("0,1") names several.
 
-    Returns whether the processes were started; they have ended then, and there is nothing left to
-    do. False inside such a process, also one that the user started with torchrun.
+    Returns True when they were started and have ended. False inside such a process, also one that
+    the user started with torchrun.
     """
     indices = gpu_indices(gpu)
     if len(indices) < 2 or "LOCAL_RANK" in os.environ:

@@ -68,32 +68,22 @@ class VisionTransformer(nn.Module):
         drop_path: float = 0.0,
     ):
         super().__init__()
+        unfit = ModelError(
+            f"BACKBONE is {name!r}, which is no vision transformer of timm with a class token and "
+            "a table of positions, as vit_small_patch8_224.dino"
+        )
         if not timm.is_model(name):
-            raise ModelError(
-                f"BACKBONE is {name!r}, which is no vision transformer of timm; this network needs "
-                "one with a class token, as vit_small_patch8_224.dino"
-            )
+            raise unfit
+        options = {"num_classes": 0, "dynamic_img_size": True, "drop_path_rate": drop_path}
         download = pretrained and weights is None
         try:
-            self.encoder = timm.create_model(
-                name,
-                pretrained=download,
-                num_classes=0,
-                dynamic_img_size=True,
-                drop_path_rate=drop_path,
-            )
+            self.encoder = timm.create_model(name, pretrained=download, **options)
+        except TypeError:  # it does not take images of any size
+            raise unfit from None
         except Exception as error:  # the hub's client and timm raise many kinds here
-            if download:
-                raise weights_error(name, None, error) from error
-            raise ModelError(
-                f"BACKBONE is {name!r}, which is no vision transformer that takes images of any "
-                f"size: {error}"
-            ) from error
+            raise weights_error(name, None, error) from error
         if not _is_plain(self.encoder):
-            raise ModelError(
-                f"BACKBONE is {name!r}, which is no vision transformer with a class token and a "
-                "table of positions, as vit_small_patch8_224.dino"
-            )
+            raise unfit
         if pretrained and weights is not None:
             _load(self.encoder, name, weights_file(weights))
         blocks = len(self.encoder.blocks)

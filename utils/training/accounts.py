@@ -53,7 +53,7 @@ class Progress:
     step: int = 0  # steps that are done in all
     best: float = -1.0  # highest validation score
     bad_steps: int = 0  # steps in all that were skipped for their numbers
-    bad_in_row: int = 0  # the last of them, without another step between
+    bad_in_row: int = 0  # such steps in a row, up to now
     good_steps: int = 0  # steps of the running epoch that were not skipped
     sums: dict[str, float] = field(default_factory=dict)  # of their losses, by name
 

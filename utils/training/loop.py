@@ -4,6 +4,7 @@ The step itself is ``Trainer.step`` in ``utils/training/step.py``.
 """
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,8 +14,8 @@ from typing import Any
 
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
+from datasets.progress import progress_bar
 from models.interface import Network
 from utils.processes import Process, gather, wait_for_all
 from utils.settings import Settings, write_settings
@@ -116,14 +117,13 @@ class Training:
         """The steps of the running epoch that are still to do."""
         s, accounts, p = self.settings, self.accounts, self.accounts.progress
         self.trainer.network.train()
-        bar = tqdm(
+        bar = progress_bar(
             total=len(self.batches) * s.batch_size,
             initial=p.batch * s.batch_size,
             desc=f"epoch {p.epoch + 1}/{s.epochs}",
             unit="image",
-            disable=None if self.process.is_main else True,  # None: silent where it is no terminal
+            shown=self.process.is_main and sys.stderr.isatty(),  # a log has the epochs' lines
             leave=False,
-            dynamic_ncols=True,
         )
         accounts.pace = pace = Pace(time.perf_counter())
         with bar:

@@ -136,7 +136,7 @@ def training_sequences(settings: Settings, needs: Needs) -> list[list[Sequence]]
 
 
 def validation_sequences(settings: Settings, needs: Needs) -> list[Sequence]:
-    """The sequences of VAL_SET. Without any mask they serve networks that learn without masks.
+    """The sequences of VAL_SET. Networks that learn without masks take a set without masks, too.
 
     Raises:
         DatasetError: the set is missing or incomplete.

@@ -86,7 +86,7 @@ def start_training(config: ModuleType, name: str, description: str) -> Run | Non
         description: for ``--help``.
 
     Returns:
-        The run; ``None`` if it was left to processes that have been started, and have ended.
+        The run; ``None`` if other processes were started for it, which have ended.
     """
     parser = settings_parser(config, description)
     parser.add_argument(
