@@ -122,9 +122,7 @@ INSTANCE_SLOTS: whole(1, 6) = 4  # P, the slots of stage 2 for each of them
 CORRESPONDENCE_GRID: whole(1) = 16  # side of the grid of the previous frame's positions
 CYCLIC_CLIPS: bool = True  # a clip's first frame has the last one before it; False: the second
 INSTANCE_REGION: one_of("soft", "probability", "logit") = "soft"  # whose tokens instances share
-REPARAMETERISED: bool = (
-    True  # the instances' Gaussians learn; False: from stage 1 alone, as the release
-)
+REPARAMETERISED: bool = True  # the instances' Gaussians learn; False: not, as in the release
 VALID_PROBABILITY: share = 0.3  # a token counts for a semantic above this probability
 VALID_AREA: share = 0.2  # instances learn where their semantic has more of the frame
 DROP_PATH: number(0, below=1) = 0.1  # stochastic depth of the transformer in training

@@ -3,6 +3,7 @@
 Edit config.py and run ``python train.py``; ``--help`` lists every setting.
 """
 
+import datasets  # noqa: F401  # isort: skip  first, for the sake of Ctrl-C
 from pathlib import Path
 
 import torch

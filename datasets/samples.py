@@ -225,10 +225,20 @@ def random_references(length: int, target: int, count: int, rng: Generator) -> l
 
 
 def _read_frame(frame: Frame, labels: bool, flow: bool, merge: bool = True) -> Pictures:
-    """Image, and flow map and labels if they are wanted; with ``merge`` all objects are one."""
+    """Image, and flow map and labels if they are wanted, all of one size.
+
+    With ``merge`` all objects are one.
+    """
     image = read_image(frame.image)
     motion = read_image(frame.flow) if flow else None
     truth = read_labels(frame.mask) if labels else None
+    for path, partner in ((frame.flow, motion), (frame.mask, truth)):
+        if partner is not None and partner.shape[:2] != image.shape[:2]:
+            sizes = [f"{x.shape[1]} x {x.shape[0]}" for x in (partner, image)]
+            raise DatasetError(
+                f"{path} has {sizes[0]} pixels, but {frame.image} has {sizes[1]}; they must be of "
+                "one size"
+            )
     if truth is not None and merge:
         truth = one_object(truth).view(np.uint8)
     return image, motion, truth

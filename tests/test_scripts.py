@@ -515,6 +515,20 @@ def test_a_video_that_is_stopped_leaves_nothing_behind(
     assert [path.name for path in (tmp_path / "clip").iterdir()] == [".lock"]
 
 
+def test_names_of_a_video_may_be_in_any_encoding(chain, tmp_path):
+    clip, output = (os.fsdecode(name + b"\xff") for name in ("ä".encode(), "ö".encode()))
+    pictures = [Image.new("RGB", (64, 48), (50 * number, 90, 120)) for number in range(3)]
+    pictures[0].save(tmp_path / clip, "GIF", save_all=True, append_images=pictures[1:])
+    printed = done(
+        tmp_path,
+        *(ROOT / "evaluate.py", "--config", chain.settings, "--checkpoint", chain.stage2),
+        *("--video", clip, "--output", output, "--flow-estimator", "dis"),
+        **{"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )
+    assert printed.endswith("overlay.mp4\n")
+    assert len(files(tmp_path / output)) == 3 + 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -325,6 +325,19 @@ def test_a_file_that_breaks_later_stops_with_its_path(tmp_path, part):
         _ = dataset[0, 0]
 
 
+@pytest.mark.parametrize("part", ["mask", "flow"])
+def test_a_partner_of_another_size_is_named_with_both_sizes(tmp_path, part):
+    frame = make_frame(tmp_path, "a_0", 0)
+    path = getattr(frame, part)
+    other = np.zeros((SIZE, SIZE - 3) if part == "mask" else (SIZE, SIZE - 3, 3), np.uint8)
+    write(path, other)
+    with pytest.raises(DatasetError) as caught:
+        _ = VideoFrames([[Sequence("a", (frame,))]], SIZE)[0, 0]
+    message = str(caught.value)
+    assert f"{path} has {SIZE - 3} x {SIZE} pixels" in message
+    assert f"{frame.image} has {SIZE} x {SIZE}" in message
+
+
 def test_samples_know_the_names_of_their_frames(tmp_path):
     sequences = [make_sequence(tmp_path, "a", 3), make_sequence(tmp_path, "b", 2)]
     dataset = VideoFrames([sequences], SIZE)

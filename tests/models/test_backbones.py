@@ -468,14 +468,12 @@ def test_a_file_that_holds_no_tensors_is_refused_by_its_name(name, form, tmp_pat
 
 @pytest.mark.parametrize("name", ["mit_b0", "resnet10t"])
 def test_a_missing_file_or_a_folder_without_weights_is_refused_by_its_name(name, tmp_path):
-    with pytest.raises(ModelError, match=r"absent\.pth: expected a file"):
+    with pytest.raises(ModelError, match=r"absent\.pth.*no such file"):
         build_backbone(name, weights=tmp_path / "absent.pth")
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "readme.txt").touch()
-    with pytest.raises(
-        ModelError, match=r"folder: expected .*model\.safetensors or pytorch_model\.bin"
-    ):
+    with pytest.raises(ModelError, match=r"folder.*model\.safetensors nor pytorch_model\.bin"):
         build_backbone(name, weights=folder)
 
 

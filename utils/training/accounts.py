@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from datasets.files import printable
 from datasets.sampling import Key
 from errors import UserError
 from utils.processes import Process, gather
@@ -95,8 +96,12 @@ class Accounts:
             return
         tqdm.write(line)
         sys.stdout.flush()  # in a file, lines would wait, and be lost with the process
-        with (self.run_dir / LOG).open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+        path = self.run_dir / LOG
+        try:
+            with path.open("a", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(f"{line}\n")
+        except OSError as error:  # a full disk; the next checkpoint will say so, if it lasts
+            tqdm.write(f"{path} could not be written: {error.strerror}")
 
     def finish(self, step: Step, keys: list[list[Key]]) -> None:
         """Read the numbers of a step and count it.
@@ -148,9 +153,9 @@ class Accounts:
                 numbers = {"J": score, **numbers}
             line += "".join(f"  {note}" for note in validation.notes)
             for name, value in numbers.items():
-                self.writer.add_scalar(f"validation/{name}", value, p.step)
+                self.writer.add_scalar(printable(f"validation/{name}"), value, p.step)
             for name, picture in validation.pictures.items():
-                self.writer.add_image(name, picture, p.step, dataformats="HWC")
+                self.writer.add_image(printable(name), picture, p.step, dataformats="HWC")
         if p.bad_steps:
             line += f"  {p.bad_steps} steps skipped"
         self.log(line)

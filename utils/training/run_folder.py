@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from datasets.files import printable
 from utils.processes import Process
 from utils.settings import Settings, SettingsError, read_settings_file
 from utils.training.checkpoints import BEST, LAST, CheckpointError
@@ -37,7 +38,7 @@ def check_run(
 
     Raises:
         CheckpointError: a new run's folder exists, or the run to resume has only a best.pt left.
-        SettingsError: the processes cannot share the batch evenly.
+        SettingsError: the processes cannot share the batch, or the folder's name is not UTF-8.
     """
     shares = process.world_size * settings.accumulation_steps
     if settings.batch_size % shares:
@@ -47,6 +48,11 @@ def check_run(
             f"of {shares}"
         )
     folder = resume or run_folder(name, settings)
+    if printable(str(folder)) != str(folder):
+        raise SettingsError(
+            f"TensorBoard cannot write to {folder}, whose name is not UTF-8; choose another "
+            "OUTPUT_DIR or RUN_NAME, or rename the folder"
+        )
     if resume is not None:
         if (resume / BEST).exists() and not (resume / LAST).exists():
             raise CheckpointError(

@@ -84,6 +84,9 @@ def restore(training: "Training") -> str:
         moments = state["optimizer"]["state"]
         trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": moments})
         p = Progress(**{name: checkpoint["progress"][name] for name in vars(Progress())})
+        for name, value in vars(Progress()).items():
+            if not isinstance(found := getattr(p, name), type(value)):
+                raise TypeError(f"its {name} is {found!r}")
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"{run_dir / LAST} cannot be resumed: the state of its training is missing or was "

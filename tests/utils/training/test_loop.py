@@ -141,13 +141,15 @@ def test_the_logged_learning_rate_is_the_one_of_the_step(tmp_path, stills, tiny_
 
 
 def test_training_reduces_the_loss_and_leaves_a_network_a_log_and_a_panel(tmp_path, tiny_settings):
-    settings = tiny_settings.replace(epochs=12, validate_every=6)
+    settings = tiny_settings.replace(epochs=12, validate_every=6, run_name="\udcff")
     torch.manual_seed(0)
     arguments = network_arguments(settings, motion=True)
     model = build_model("gsanet", **arguments)
     sequences = video_sequences(Path(settings.data_root), "DAVIS_train")
     panel = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    results = iter([Validation(0.5, {"J bear": 0.25}, {"panel": panel}), Validation(0.4)])
+    results = iter(
+        [Validation(0.5, {"J bear\udcff": 0.25}, {"panel\udcff": panel}), Validation(0.4)]
+    )
     progress = fit(
         model,
         VideoFrames([sequences], settings.image_size, 2),
@@ -174,8 +176,8 @@ def test_training_reduces_the_loss_and_leaves_a_network_a_log_and_a_panel(tmp_pa
     assert all(0 < share < 1 for share in waiting)
     assert scalars(tmp_path, "learning_rate")[20] < 2e-4
     assert scalars(tmp_path, "validation/J") == pytest.approx({12: 0.5, 24: 0.4})
-    assert scalars(tmp_path, "validation/J bear") == pytest.approx({12: 0.25})
-    (image,) = log(tmp_path).Images(r"panel")
+    assert scalars(tmp_path, r"validation/J bear\udcff") == pytest.approx({12: 0.25})
+    (image,) = log(tmp_path).Images(r"panel\udcff")
     assert (image.step, image.height, image.width) == (12, 20, 30)
 
     last = load_checkpoint(tmp_path / "last.pt")
@@ -377,6 +379,7 @@ def spoil(checkpoint: dict, *where: object, value: object) -> dict:
         (("training", "optimizer"), "none"),
         (("training", "optimizer"), {"state": 3}),
         (("progress",), {"epochs": 1}),
+        (("progress", "epoch"), "one"),
     ],
 )
 def test_a_training_state_of_another_kind_is_refused_and_nothing_is_written(

@@ -30,6 +30,12 @@ def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(tiny_settings
         check_run("train", tiny_settings, None, Process(torch.device("cpu"), 0, 3))
 
 
+def test_a_run_folder_that_tensorboard_cannot_write_to_is_refused(tmp_path, tiny_settings):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    with pytest.raises(SettingsError, match=r"name is not UTF-8.* choose another OUTPUT_DIR"):
+        check_run("train", tiny_settings.replace(output_dir=folder), None, CPU)
+
+
 def test_a_run_is_called_after_its_script_unless_it_has_a_name(tmp_path, tiny_settings):
     settings = tiny_settings.replace(output_dir=str(tmp_path / "runs"))
     assert check_run("train", settings, None, CPU) == tmp_path / "runs/train"
