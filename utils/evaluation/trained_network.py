@@ -117,6 +117,15 @@ def _seen_by(segmenter: Segmenter, used: dict[str, Any]) -> str:
     return f"{sizes} pixels{mirrored}, {frames[segmenter.network.needs.samples]}"
 
 
+def refuse_stage1(trained: TrainedNetwork) -> None:
+    """Raise CheckpointError for a network of stage 1, which segments no videos."""
+    if trained.segmenter.network.needs.samples == STILLS:
+        raise CheckpointError(
+            f"{trained.checkpoint} is of stage 1, which has no flow stream; a video needs a "
+            "checkpoint of train.py"
+        )
+
+
 def refuse_flags(names: Iterable[str]) -> None:
     """Raise SettingsError if there are flags without effect, given by their settings' names."""
     flags = ["--" + name.lower().replace("_", "-") for name in sorted(names)]
