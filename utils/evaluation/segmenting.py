@@ -65,11 +65,13 @@ class FrameResult:
     frame: Frame
     prediction: FramePrediction
 
+    def probability(self) -> np.ndarray:
+        """Probability of each object at the size of the frame's image: float32 (K, H, W)."""
+        return self.prediction.probability(read_size(self.frame.image))
+
     def labels(self, threshold: float = 0.5, stretch: bool = False) -> np.ndarray:
         """The label map (:func:`to_labels`) at the size of the frame's image."""
-        return to_labels(
-            self.prediction.probability(read_size(self.frame.image)), threshold, stretch
-        )
+        return to_labels(self.probability(), threshold, stretch)
 
 
 class Segmenter:
@@ -263,11 +265,7 @@ def to_labels(probability: np.ndarray, threshold: float = 0.5, stretch: bool = F
     Raises:
         CheckpointError: a probability is not a number.
     """
-    if np.isnan(probability).any():
-        raise CheckpointError(
-            "the network's probabilities are not numbers (NaN), so its training went wrong; "
-            "evaluate an earlier checkpoint, or train again with a lower LEARNING_RATE"
-        )
+    probability = check_numbers(probability)
     if stretch:
         low, high = probability.min(), probability.max()
         probability = (probability - low) / max(high - low, 1e-8)
@@ -275,6 +273,16 @@ def to_labels(probability: np.ndarray, threshold: float = 0.5, stretch: bool = F
         return (probability[0] > threshold).astype(np.uint8)
     best = probability.argmax(axis=0)
     return np.where(probability.max(axis=0) > threshold, best + 1, 0).astype(np.uint8)
+
+
+def check_numbers(probability: np.ndarray) -> np.ndarray:
+    """The probabilities. Raises CheckpointError if one of them is not a number."""
+    if np.isnan(probability).any():
+        raise CheckpointError(
+            "the network's probabilities are not numbers (NaN), so its training went wrong; "
+            "evaluate an earlier checkpoint, or train again with a lower LEARNING_RATE"
+        )
+    return probability
 
 
 def means_of_indicators(videos: list[dict[str, Indicator]]) -> tuple[dict[str, float], list[str]]:

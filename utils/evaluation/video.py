@@ -13,6 +13,7 @@ from datasets.flow.estimators import Estimator, build_estimator
 from datasets.flow.origin import compare_flow, origin_in_words
 from utils.evaluation.clip_predictions import estimated_flow, predict_clip, without_flow
 from utils.evaluation.segmenting import Segmenter, to_labels
+from utils.evaluation.soft_masks import PROBABILITIES, to_grey, write_soft_masks
 from utils.evaluation.trained_network import TrainedNetwork, refuse_stage1
 from utils.reports.film import open_film
 from utils.reports.pictures import draw_overlay, write_mask
@@ -47,6 +48,8 @@ def evaluate_video(trained: TrainedNetwork, source: Path, output: Path, settings
         count, rate = segment_video(segmenter, source, output, settings, estimator)
     print(f"{count} frames, {rate:.1f} a second")
     print(f"masks: {output / MASKS}")
+    if settings.save:
+        print(f"probabilities: {output / PROBABILITIES}")
     print(f"overlay: {output / OVERLAY}")
 
 
@@ -64,9 +67,9 @@ def segment_video(
     Memory does not grow with the clip, but for what a network keeps that looks ahead.
 
     ``output/masks/<name>.png`` are as large as the upright frames: 0 and 255, or label maps of
-    several objects. Names are numbers from 00000, or in a folder the pictures' own. Masks and film
-    appear, and replace an earlier run's, when they are complete. One process at a time may write
-    into ``output``.
+    several objects. Names are numbers from 00000, or in a folder the pictures' own. With
+    ``settings.save`` probabilities are written as well. Results appear, and replace an earlier
+    run's, when they are complete. One process at a time may write into ``output``.
 
     Returns:
         The number of frames, and frames per second: decoding, flow, network and writing.
@@ -87,7 +90,11 @@ def segment_video(
         for frame, result in predicted:
             probability = result.probability(clip.size)
             labels = to_labels(probability, settings.threshold, settings.stretch_masks)
-            write_mask(partial / MASKS / f"{frame.name}.png", labels, result.num_objects)
+            name = f"{frame.name}.png"
+            write_mask(partial / MASKS / name, labels, result.num_objects)
+            if settings.save:
+                soft = to_grey(probability, settings.save)
+                write_soft_masks(partial / PROBABILITIES / name, soft)
             add_to_film(draw_overlay(frame.image, labels, result.num_objects))
         seconds = time.monotonic() - start
     return clip.count, clip.count / seconds
@@ -95,14 +102,15 @@ def segment_video(
 
 def check_results(source: Path, output: Path) -> None:
     """Check, before anything is read, that only results of an earlier video would be replaced."""
-    masks, overlay = output / MASKS, output / OVERLAY
-    for path in (masks, overlay, output / _PARTIAL):
+    results = [output / name for name in (MASKS, OVERLAY, PROBABILITIES)]
+    for path in (*results, output / _PARTIAL):
         if path.resolve() in (source.resolve(), *source.resolve().parents):
             raise VideoError(f"{source} would be replaced by the results; choose another --output")
-    if masks.exists() != overlay.exists():
+    found = [path for path in results if path.exists()]
+    if found and not {*results[:2]} <= {*found}:
         raise VideoError(
-            f"{masks if masks.exists() else overlay} is not an earlier video's result, which is "
-            f"{MASKS} and {OVERLAY} together; choose another --output"
+            f"{found[0]} is not an earlier video's result, which is {MASKS} and {OVERLAY} "
+            "together; choose another --output"
         )
 
 
@@ -114,9 +122,11 @@ def published_when_whole(output: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
-        shutil.rmtree(output / MASKS, ignore_errors=True)
-        for name in (OVERLAY, MASKS):
-            (partial / name).replace(output / name)
+        for folder in (MASKS, PROBABILITIES):
+            shutil.rmtree(output / folder, ignore_errors=True)
+        for path in (partial / name for name in (PROBABILITIES, OVERLAY, MASKS)):
+            if path.exists():
+                path.replace(output / path.name)
     except (OSError, av.FFmpegError) as error:
         raise VideoError(f"{output}: the results could not be written ({error})") from error
     finally:

@@ -1,0 +1,88 @@
+"""Masks of videos from Python.
+
+::
+
+    from inference import load, segment_video
+
+    network = load("runs/train/best.pt")
+    for mask in segment_video(network, "clip.mp4"):
+        ...
+
+docs/python.md says more.
+"""
+
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.evaluation.clip_predictions import predict_clip
+from utils.evaluation.given_flow import flow_of
+from utils.evaluation.given_frames import source_of
+from utils.evaluation.segmenting import check_numbers, to_labels
+from utils.evaluation.trained_network import TrainedNetwork, load_trained_network, refuse_stage1
+from utils.settings import read_default_settings
+
+
+def load(
+    checkpoint: str | PathLike, device: str | torch.device | None = None, **changes: Any
+) -> TrainedNetwork:
+    """A checkpoint's network, ready to segment, with the settings of its run.
+
+    Args:
+        checkpoint: the file, as ``runs/train/best.pt``.
+        device: as ``"cuda:1"`` or ``"cpu"``; ``None`` takes a GPU if there is one.
+        changes: settings of the evaluation by lower-case name, as ``image_size=512`` or
+            ``threshold=0.4``.
+
+    Raises:
+        CheckpointError: no such file, a damaged one, or one of stage 1.
+        SettingsError: a setting that does not exist, has no effect here, or a value that is not
+            allowed.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    settings = read_default_settings(Path(__file__).with_name("config.py")).replace(**changes)
+    given = frozenset(name.upper() for name in changes)
+    network = load_trained_network(Path(checkpoint), settings, given, (), device, from_python=True)
+    refuse_stage1(network)
+    return network
+
+
+def segment_video(
+    network: TrainedNetwork,
+    frames: Any,
+    *,
+    probabilities: bool = False,
+    flow: Any = None,
+    progress: bool = False,
+) -> Iterator[np.ndarray]:
+    """The masks of a video's frames, one after the other.
+
+    Args:
+        network: from :func:`load`.
+        frames: the path of a video file or of a folder of pictures; or the frames themselves, in
+            any iterable or array: RGB as arrays uint8 (H, W, 3) or tensors (3, H, W), uint8 or
+            float in [0, 1]. Frames of an iterable that can be read only once, such as a generator,
+            are kept in memory.
+        probabilities: return probabilities in place of masks.
+        flow: how flow maps are made, or the flow maps, see ``utils.evaluation.given_flow.flow_of``.
+        progress: show progress bars on stderr.
+
+    Returns:
+        An iterator of label maps, uint8 (H, W), 0 the background and 1 to K the objects; or of
+        probabilities of the K objects, float32 (K, H, W). H and W are the size of the frames.
+
+    Raises:
+        UserError: frames or flow maps that cannot be used; the message says why.
+        CheckpointError: the network's probabilities are not numbers.
+    """
+    source = source_of(frames, progress)
+    flow_maps, used = flow_of(flow, network, source), network.settings
+    predicted = predict_clip(network.segmenter, source, flow_maps, network.batch_size, progress)
+    maps = (prediction.probability(source.size) for _, prediction in predicted)
+    if probabilities:
+        return map(check_numbers, maps)
+    return (to_labels(one, used["THRESHOLD"], used["STRETCH_MASKS"]) for one in maps)
