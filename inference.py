@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from datasets.clips import VideoError
 from utils.evaluation.clip_predictions import predict_clip
-from utils.evaluation.given_flow import flow_of
-from utils.evaluation.given_frames import source_of
+from utils.evaluation.given_flow import estimator_of, flow_of
+from utils.evaluation.given_frames import one_by_one, source_of
 from utils.evaluation.segmenting import check_numbers, to_labels
+from utils.evaluation.streaming import predict_stream
 from utils.evaluation.trained_network import TrainedNetwork, load_trained_network, refuse_stage1
 from utils.settings import read_default_settings
 
@@ -80,9 +82,45 @@ def segment_video(
         CheckpointError: the network's probabilities are not numbers.
     """
     source = source_of(frames, progress)
-    flow_maps, used = flow_of(flow, network, source), network.settings
+    flow_maps = flow_of(flow, network, source)
     predicted = predict_clip(network.segmenter, source, flow_maps, network.batch_size, progress)
     maps = (prediction.probability(source.size) for _, prediction in predicted)
+    return _results(network, maps, probabilities)
+
+
+def segment_stream(
+    network: TrainedNetwork, frames: Any, *, probabilities: bool = False, flow: Any = None
+) -> Iterator[np.ndarray]:
+    """The masks of frames that come one by one, each before the next frame is read.
+
+    The references come from the frames seen so far, see ``models.seen_references``. Flow is the
+    motion since the frame before. Memory and the time for a frame stay the same.
+
+    Args:
+        network: from :func:`load`; ``gsanet`` or ``dpa``.
+        frames: as of :func:`segment_video`, but of any number; none of them is kept.
+        probabilities: return probabilities in place of masks.
+        flow: the estimator, see ``utils.evaluation.given_flow.estimator_of``.
+
+    Returns:
+        An iterator as of :func:`segment_video`.
+
+    Raises:
+        UserError: the network needs the whole video, or, when a frame is read that cannot be used.
+    """
+    if not network.segmenter.network.streams_frames:
+        raise VideoError(
+            f"{network.method}: needs the whole video before its first result; use segment_video"
+        )
+    images = one_by_one(frames)
+    maps = predict_stream(network.segmenter, images, estimator_of(flow, network))
+    return _results(network, maps, probabilities)
+
+
+def _results(
+    network: TrainedNetwork, maps: Iterator[np.ndarray], probabilities: bool
+) -> Iterator[np.ndarray]:
     if probabilities:
         return map(check_numbers, maps)
-    return (to_labels(one, used["THRESHOLD"], used["STRETCH_MASKS"]) for one in maps)
+    threshold, stretch = network.settings["THRESHOLD"], network.settings["STRETCH_MASKS"]
+    return (to_labels(one, threshold, stretch) for one in maps)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datasets.clips import ClipFrame, VideoError
 from datasets.flow.colour_wheel import flow_to_picture
-from datasets.flow.estimators import build_estimator
+from datasets.flow.estimators import Estimator, build_estimator
 from utils.evaluation.clip_predictions import (
     FlowMaps,
     FrameWithFlow,
@@ -29,10 +29,7 @@ def flow_of(flow: Any, trained: TrainedNetwork, source: VideoSource) -> FlowMaps
     """The flow maps of a video, as a network takes them.
 
     Args:
-        flow: the name of an estimator, ``"raft"`` or ``"dis"``; an ``Estimator``; flow maps, one
-            for each frame, or one fewer; or ``None`` for the estimator of the network's training.
-            DIS takes its place if it is unknown, or if the flow was simulated. An estimator by its
-            name removes the camera's motion if that was done in training.
+        flow: as of :func:`estimator_of`; or flow maps, one for each frame, or one fewer.
         trained: the network.
         source: the video.
 
@@ -40,22 +37,47 @@ def flow_of(flow: Any, trained: TrainedNetwork, source: VideoSource) -> FlowMaps
         VideoError: flow that cannot be used, or for a network that takes none; a single frame.
         FlowError: the estimator cannot be set up.
     """
+    if trained.segmenter.network.needs.flow and not _is_estimator(flow):
+        return _given(flow, source)
+    estimator = estimator_of(flow, trained)
+    if estimator is None:
+        return without_flow
+    if source.count < 2:
+        raise VideoError("frames: there is one; its flow is its motion to the next, so give two")
+    return estimated_flow(estimator)
+
+
+def estimator_of(flow: Any, trained: TrainedNetwork) -> Estimator | None:
+    """The estimator of a network's flow; None if it takes none.
+
+    Args:
+        flow: its name, ``"raft"`` or ``"dis"``; an ``Estimator``; or ``None`` for that of the
+            network's training. DIS takes its place if it is unknown, or if the flow was simulated.
+            An estimator by its name removes the camera's motion if that was done in training.
+        trained: the network.
+
+    Raises:
+        VideoError: it is none of these, or the network takes no flow.
+        FlowError: it cannot be set up.
+    """
     if not trained.segmenter.network.needs.flow:
         if flow is not None:
             raise VideoError("flow: this network takes none; leave it out")
-        return without_flow
-    if not (flow is None or isinstance(flow, str) or callable(flow)):
-        return _given(flow, source)
-    if source.count < 2:
-        raise VideoError("frames: there is one; its flow is its motion to the next, so give two")
+        return None
     if callable(flow):
-        return estimated_flow(flow)
+        return flow
     known, _, camera = (trained.flow or "").partition(", ")
-    name = flow or (known if known in _ESTIMATORS else "dis")
-    if name not in _ESTIMATORS:
-        raise VideoError(f"flow: found {name!r}, expected {' or '.join(map(repr, _ESTIMATORS))}")
+    name = (known if known in _ESTIMATORS else "dis") if flow is None else flow
+    if not isinstance(name, str) or name not in _ESTIMATORS:
+        found = repr(name) if isinstance(name, str) else type(name).__name__
+        names = " or ".join(map(repr, _ESTIMATORS))
+        raise VideoError(f"flow: found {found}, expected {names}, or a function of two frames")
     device, removed = str(trained.segmenter.device), camera.startswith(_REMOVED)
-    return estimated_flow(build_estimator(name, None, device, removed))
+    return build_estimator(name, None, device, removed)
+
+
+def _is_estimator(flow: Any) -> bool:
+    return flow is None or isinstance(flow, str) or callable(flow)
 
 
 def _given(flow: Any, source: VideoSource) -> FlowMaps:

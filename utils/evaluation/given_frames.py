@@ -64,6 +64,22 @@ def source_of(frames: Any, progress: bool = False) -> VideoSource:
     return GivenFrames(pictures, size)
 
 
+def one_by_one(frames: Any) -> Iterator[np.ndarray]:
+    """The frames of a video as uint8 RGB (H, W, 3); each is read when it is asked for.
+
+    ``frames`` is what :func:`source_of` takes. A file or folder is checked first.
+
+    Raises:
+        UserError: a file or folder that cannot be used, or frames that cannot be read one by one.
+            A frame that is no RGB picture is an error when it is read.
+    """
+    if isinstance(frames, str | PathLike):
+        return (frame.image for frame in check_clip(Path(frames), progress=False).frames())
+    if isinstance(frames, Mapping) or not hasattr(frames, "__iter__"):
+        raise _no_frames("frames", frames)
+    return (as_image(frame, f"frames[{number}]") for number, frame in enumerate(frames))
+
+
 def in_memory(items: Any, name: str, kept: Any) -> Items[Any]:
     """Items that can be indexed, in place; or a list of the others, of each what ``kept`` makes.
 
@@ -77,8 +93,12 @@ def in_memory(items: Any, name: str, kept: Any) -> Items[Any]:
             return items
     elif hasattr(items, "__iter__"):
         return [kept(item, f"{name}[{number}]") for number, item in enumerate(items)]
-    raise VideoError(
-        f"{name}: found {type(items).__name__}, expected a list, an array, or another iterable"
+    raise _no_frames(name, items)
+
+
+def _no_frames(name: str, found: Any) -> VideoError:
+    return VideoError(
+        f"{name}: found {type(found).__name__}, expected a list, an array, or another iterable"
     )
 
 

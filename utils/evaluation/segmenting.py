@@ -5,6 +5,7 @@ from collections.abc import Sequence as Items
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice, tee
 from typing import Protocol
 
@@ -128,10 +129,28 @@ class Segmenter:
     def segment(self, video: ViewedVideo) -> Iterator[Callable[[], list[FramePrediction]]]:
         """Start the video's batches, one with each step; calling a result waits for it."""
         copies = tee(video, len(self.views))  # the views take a batch one after the other
-        results = [
+        return self._in_step(
             self.network.segment_video(_View(video, number, batches, self.device))
             for number, batches in enumerate(copies)
-        ]
+        )
+
+    def segment_stream(self, frames: Iterable[Views]) -> Iterator[FramePrediction]:
+        """Predictions of frames that come one by one, in batches of one.
+
+        A frame's prediction is returned before the next frame is read.
+        """
+        copies = tee(frames, len(self.views))
+        predictions = self._in_step(
+            self.network.segment_stream(map(partial(_sent, number, self.device), copy))
+            for number, copy in enumerate(copies)
+        )
+        return (prediction for wait in predictions for prediction in wait())
+
+    def _in_step(
+        self, results: Iterable[Iterator[Prediction]]
+    ) -> Iterator[Callable[[], list[FramePrediction]]]:
+        """The predictions of all views, batch by batch."""
+        results = list(results)
         while True:
             fetched: list[Fetched] = []
             indicators: dict[str, Indicator] = {}
@@ -166,13 +185,15 @@ class _View:
         return len(self.video)
 
     def at(self, positions: Items[int]) -> dict[str, Tensor]:
-        return self._sent(self.video.at(positions))
+        return _sent(self.number, self.device, self.video.at(positions))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return map(self._sent, self.batches)
+        return map(partial(_sent, self.number, self.device), self.batches)
 
-    def _sent(self, views: Views) -> dict[str, Tensor]:
-        return {name: send(tensor, self.device) for name, tensor in views[self.number].items()}
+
+def _sent(number: int, device: torch.device, views: Views) -> dict[str, Tensor]:
+    """One of the views on the network's device."""
+    return {name: send(tensor, device) for name, tensor in views[number].items()}
 
 
 @dataclass
