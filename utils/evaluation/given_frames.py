@@ -1,6 +1,6 @@
 """Frames of a video that a caller gives from Python: a file's name, or pictures in memory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from os import PathLike
@@ -80,7 +80,7 @@ def one_by_one(frames: Any) -> Iterator[np.ndarray]:
     return (as_image(frame, f"frames[{number}]") for number, frame in enumerate(frames))
 
 
-def in_memory(items: Any, name: str, kept: Any) -> Items[Any]:
+def in_memory(items: Any, name: str, kept: Callable[[Any, str], Any]) -> Items[Any]:
     """Items that can be indexed, in place; or a list of the others, of each what ``kept`` makes.
 
     ``kept`` gets an item and its name for errors.
