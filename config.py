@@ -165,6 +165,9 @@ STRETCH_MASKS: bool = False  # stretch each prediction to [0, 1] before the thre
 TTA_SCALES: list_of(number(above=0, most=4)) = [0.75, 1.0, 1.75]  # sizes, as shares of IMAGE_SIZE
 TTA_FLIP: bool = True  # each size mirrored too
 
+# Further results [panels, video]
+SAVE: optional(one_of("probabilities", "probabilities16")) = None  # soft masks, of 8 or 16 bits
+
 # Any video [video]
 FRAME_RATE: number(0.1, 1000) = 24.0  # frames per second of a folder of frames; a file has its own
 

@@ -67,20 +67,21 @@ class Clip:
                     yield ClipFrame(f"{number:05d}", partial(_upright, frame, self.turns))
 
 
-def check_clip(source: Path, frame_rate: float = 24.0) -> Clip:
+def check_clip(source: Path, frame_rate: float = 24.0, progress: bool = True) -> Clip:
     """Read a clip to its end, count its frames and find its faults.
 
     The source is a video file that FFmpeg can read, or a folder of pictures (.jpg, .jpeg or .png)
     in the order of the numbers in their names, to be shown at ``frame_rate`` frames per second.
+    ``progress`` shows a bar.
 
     Raises:
         UserError: nothing is there, it is no video, it is damaged, it has a single frame, or its
             frames differ in size.
     """
     if source.is_dir():
-        clip = _check_folder(source, frame_rate)
+        clip = _check_folder(source, frame_rate, progress)
     elif source.is_file():
-        clip = _check_file(source)
+        clip = _check_file(source, progress)
     else:
         raise VideoError(
             f"{source}: neither a file nor a folder; expected a video file or a folder of pictures"
@@ -93,7 +94,7 @@ def check_clip(source: Path, frame_rate: float = 24.0) -> Clip:
     return clip
 
 
-def _check_folder(folder: Path, frame_rate: float) -> Clip:
+def _check_folder(folder: Path, frame_rate: float, progress: bool) -> Clip:
     problems: Problems = {}
     paths = list(list_pictures(folder, problems).values())
     if problems:
@@ -102,13 +103,13 @@ def _check_folder(folder: Path, frame_rate: float) -> Clip:
         raise VideoError(f"{folder}: no pictures (.jpg, .jpeg or .png) in this folder itself")
     paths.sort(key=lambda path: (natural_order(path.stem), path.name))
     size = read_image(paths[0]).shape[:2]
-    for path in progress_bar(paths, desc="checking", unit="frame"):
+    for path in progress_bar(paths, shown=progress, desc="checking", unit="frame"):
         _check_size(path.name, read_image(path).shape[:2], size, folder)
     rate = Fraction(frame_rate).limit_denominator(1001)
     return Clip(folder, len(paths), size, rate, pictures=tuple(paths))
 
 
-def _check_file(path: Path) -> Clip:
+def _check_file(path: Path, progress: bool) -> Clip:
     times: list[int | None] = []
     size, turns = None, 0
     # Without frame threads every decoding error is seen, also those at the end.
@@ -118,7 +119,8 @@ def _check_file(path: Path) -> Clip:
         aspect = stream.sample_aspect_ratio or Fraction(1)
         stream.codec_context.options = {"err_detect": "explode"}  # conceal nothing
         frames, total = _decode(stream, path), stream.frames or None
-        for frame in progress_bar(frames, total=total, desc="checking", unit="frame"):
+        bar = progress_bar(frames, shown=progress, total=total, desc="checking", unit="frame")
+        for frame in bar:
             if size is None:
                 size, turns = (frame.height, frame.width), frame.rotation // 90 % 4
             _check_size(f"frame {len(times)}", (frame.height, frame.width), size, path)

@@ -155,6 +155,7 @@ class Network(nn.Module):
         looks_ahead: whether ``segment_video`` needs the whole video before the first result. Other
             networks segment a video of any length in bounded memory.
         tracks_objects: whether object k of ``segment_video`` is the same in all frames.
+        streams_frames: whether the network has ``segment_stream``.
         compilable: whether ``compile_for_inference`` has an effect.
         skips_parameters: whether trainable parameters get no gradient in some steps.
         ablation: the variants that ``python -m utils.ablate`` compares.
@@ -165,6 +166,7 @@ class Network(nn.Module):
     size_step: int = 32
     looks_ahead: bool = False
     tracks_objects: bool = True
+    streams_frames: bool = False
     compilable: bool = False
     skips_parameters: bool = False
     ablation: Ablation | None = None
@@ -210,6 +212,18 @@ class Network(nn.Module):
 
     def segment_video(self, video: Video) -> Iterator[Prediction]:
         """Predictions of the video's batches, in order."""
+        raise NotImplementedError
+
+    def segment_stream(self, frames: Iterable[dict[str, Tensor]]) -> Iterator[Prediction]:
+        """Predictions of frames that come one by one, each before the next frame is read.
+
+        Memory is constant. Object k is the same in all predictions.
+
+        Args:
+            frames: uint8 RGB tensors ``image`` and, if needed, ``flow`` (1, 3, H, W), on the
+                network's device. Flow is the motion since the frame before; the first frame's
+                shows none.
+        """
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:

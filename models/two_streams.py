@@ -1,6 +1,6 @@
 """The frame of networks with two streams, RGB and flow, that mask one object (Sec. 3.1, 4.3)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 
 import torch
@@ -22,6 +22,7 @@ from models.interface import (
 from models.losses import foreground, segmentation_loss
 from models.ops import resize
 from models.precision import without_weight_cache
+from models.seen_references import SeenReferences
 
 # What a network keeps of reference frames, by stream, such as GSA-Net's P_G (B, R, C_G, C_G).
 References = dict[str, Tensor]
@@ -46,6 +47,7 @@ class TwoStreams(Network):
     stage1 = {"motion": False}  # noqa: RUF012
     random_weights = {"pretrained_backbone": False}  # noqa: RUF012
     compilable = True
+    streams_frames = True
     uses_references = True
 
     def __init__(
@@ -129,6 +131,16 @@ class TwoStreams(Network):
         references = self._references_of(video)
         for batch in video:
             yield self._segment(batch, references, self._compiled or self.segment)
+
+    def segment_stream(self, frames: Iterable[dict[str, Tensor]]) -> Iterator[Prediction]:
+        """References are spread over the frames seen so far, and encoded once."""
+        seen, references = SeenReferences(self.num_references), {}
+        for position, frame in enumerate(frames):
+            if self.motion and self.uses_references and seen.takes(position):
+                pair = (frame[name].unsqueeze(0) for name in ("image", "flow"))
+                seen.add(position, self.encode_references(*pair))
+                references = seen.spread()
+            yield self._segment(frame, references, self._compiled or self.segment)
 
     def _references_of(self, video: Video) -> References:
         if not (self.motion and self.uses_references):

@@ -131,11 +131,28 @@ def load_settings(config: ModuleType) -> Settings:
     Raises:
         SettingsError: faults of the file; all of them, a line each.
     """
-    file = Path(config.__file__)
+    return _defaults_of(Path(config.__file__), vars(config))
+
+
+def read_default_settings(file: Path) -> Settings:
+    """The settings of ``config.py`` by its text; it is not imported, and nothing in it runs.
+
+    For use from Python: the user's program may have a module ``config`` of its own.
+
+    Raises:
+        SettingsError: faults of the file, or a value that is no plain literal.
+    """
+    return _defaults_of(file, None)
+
+
+def _defaults_of(file: Path, values: Mapping[str, Any] | None) -> Settings:
+    """``values`` are those that the file has when it runs; None takes its plain literals."""
     found = [line for line in _read_lines(file.read_text(encoding="utf-8-sig")) if line.name]
     lines = {line.name: line for line in found if line.annotation}
-    values = _check_lines(found, lines, file.name, vars(config))
-    return Settings(values, values, lines)
+    if values is None:
+        values = {line.name: line.value for line in found if line.plain}
+    checked = _check_lines(found, lines, file.name, values)
+    return Settings(checked, checked, lines)
 
 
 def read_settings_file(path: Path, settings: Settings) -> Settings:

@@ -5,6 +5,7 @@ from collections.abc import Sequence as Items
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice, tee
 from typing import Protocol
 
@@ -65,11 +66,13 @@ class FrameResult:
     frame: Frame
     prediction: FramePrediction
 
+    def probability(self) -> np.ndarray:
+        """Probability of each object at the size of the frame's image: float32 (K, H, W)."""
+        return self.prediction.probability(read_size(self.frame.image))
+
     def labels(self, threshold: float = 0.5, stretch: bool = False) -> np.ndarray:
         """The label map (:func:`to_labels`) at the size of the frame's image."""
-        return to_labels(
-            self.prediction.probability(read_size(self.frame.image)), threshold, stretch
-        )
+        return to_labels(self.probability(), threshold, stretch)
 
 
 class Segmenter:
@@ -126,10 +129,28 @@ class Segmenter:
     def segment(self, video: ViewedVideo) -> Iterator[Callable[[], list[FramePrediction]]]:
         """Start the video's batches, one with each step; calling a result waits for it."""
         copies = tee(video, len(self.views))  # the views take a batch one after the other
-        results = [
+        return self._in_step(
             self.network.segment_video(_View(video, number, batches, self.device))
             for number, batches in enumerate(copies)
-        ]
+        )
+
+    def segment_stream(self, frames: Iterable[Views]) -> Iterator[FramePrediction]:
+        """Predictions of frames that come one by one, in batches of one.
+
+        A frame's prediction is returned before the next frame is read.
+        """
+        copies = tee(frames, len(self.views))
+        predictions = self._in_step(
+            self.network.segment_stream(map(partial(_sent, number, self.device), copy))
+            for number, copy in enumerate(copies)
+        )
+        return (prediction for wait in predictions for prediction in wait())
+
+    def _in_step(
+        self, results: Iterable[Iterator[Prediction]]
+    ) -> Iterator[Callable[[], list[FramePrediction]]]:
+        """The predictions of all views, batch by batch."""
+        results = list(results)
         while True:
             fetched: list[Fetched] = []
             indicators: dict[str, Indicator] = {}
@@ -164,13 +185,15 @@ class _View:
         return len(self.video)
 
     def at(self, positions: Items[int]) -> dict[str, Tensor]:
-        return self._sent(self.video.at(positions))
+        return _sent(self.number, self.device, self.video.at(positions))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return map(self._sent, self.batches)
+        return map(partial(_sent, self.number, self.device), self.batches)
 
-    def _sent(self, views: Views) -> dict[str, Tensor]:
-        return {name: send(tensor, self.device) for name, tensor in views[self.number].items()}
+
+def _sent(number: int, device: torch.device, views: Views) -> dict[str, Tensor]:
+    """One of the views on the network's device."""
+    return {name: send(tensor, device) for name, tensor in views[number].items()}
 
 
 @dataclass
@@ -263,11 +286,7 @@ def to_labels(probability: np.ndarray, threshold: float = 0.5, stretch: bool = F
     Raises:
         CheckpointError: a probability is not a number.
     """
-    if np.isnan(probability).any():
-        raise CheckpointError(
-            "the network's probabilities are not numbers (NaN), so its training went wrong; "
-            "evaluate an earlier checkpoint, or train again with a lower LEARNING_RATE"
-        )
+    probability = check_numbers(probability)
     if stretch:
         low, high = probability.min(), probability.max()
         probability = (probability - low) / max(high - low, 1e-8)
@@ -275,6 +294,16 @@ def to_labels(probability: np.ndarray, threshold: float = 0.5, stretch: bool = F
         return (probability[0] > threshold).astype(np.uint8)
     best = probability.argmax(axis=0)
     return np.where(probability.max(axis=0) > threshold, best + 1, 0).astype(np.uint8)
+
+
+def check_numbers(probability: np.ndarray) -> np.ndarray:
+    """The probabilities. Raises CheckpointError if one of them is not a number."""
+    if np.isnan(probability).any():
+        raise CheckpointError(
+            "the network's probabilities are not numbers (NaN), so its training went wrong; "
+            "evaluate an earlier checkpoint, or train again with a lower LEARNING_RATE"
+        )
+    return probability
 
 
 def means_of_indicators(videos: list[dict[str, Indicator]]) -> tuple[dict[str, float], list[str]]:

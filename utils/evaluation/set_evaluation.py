@@ -41,7 +41,9 @@ from utils.evaluation.segmenting import (
     Segmenter,
     means_of_indicators,
     predict_sequences,
+    to_labels,
 )
+from utils.evaluation.soft_masks import PROBABILITIES, to_grey, write_soft_masks
 from utils.evaluation.trained_network import TrainedNetwork
 from utils.processes import Process, gather, num_cores
 from utils.reports.pages import write_report
@@ -77,8 +79,9 @@ def evaluate_set(
 ) -> None:
     """Segment a set, then score the masks of the annotated frames.
 
-    Writes masks, panels, result files and a report into ``output``. The processes share the
-    sequences. An evaluation that was stopped continues: finished sequences are not repeated.
+    Writes masks, soft masks, panels, result files and a report into ``output``. The processes
+    share the sequences. An evaluation that was stopped continues: finished sequences are not
+    repeated.
     """
     videos = read_set(set_name, settings, process, trained.segmenter.network.needs.flow)
     if process.is_main:
@@ -98,6 +101,7 @@ def evaluate_set(
         "data": fingerprint({set_name: videos.frames}, videos.root),
         "flow": flow,
         "panel_step": settings.panel_step,
+        "save": settings.save,
         "rule": protocol.rule,
         **used,
     }
@@ -108,6 +112,8 @@ def evaluate_set(
         if not process.is_main:
             return
         print(f"masks: {output / MASKS}")
+        if settings.save:
+            print(f"probabilities: {output / PROBABILITIES}")
         if settings.panel_step:
             print(f"panels: {output / PANELS}")
         if not videos.is_annotated:
@@ -174,7 +180,7 @@ def write_masks(
     settings: Settings,
     process: Process,
 ) -> None:
-    """Write masks and panels of the sequences that lack some; the processes share them."""
+    """Write masks, soft masks and panels of sequences that lack some; the processes share them."""
     mine = _share_of_unfinished(sequences, output / MASKS, process)
     step = settings.panel_step
     with_panel = {frame for s in mine for frame in (s.frames[::step] if step else ())}
@@ -182,24 +188,28 @@ def write_masks(
     indicators: dict[str, dict[str, Indicator]] = {}
     numbers: dict[str, np.ndarray] = {}  # by sequence, so that an object keeps its colour
 
-    def labelled(result: FrameResult) -> tuple[FrameResult, np.ndarray, np.ndarray | None]:
-        labels = result.labels(settings.threshold, settings.stretch_masks)
+    def labelled(result: FrameResult) -> tuple[FrameResult, np.ndarray, Any, Any]:
+        probability = result.probability()
+        labels = to_labels(probability, settings.threshold, settings.stretch_masks)
+        soft = to_grey(probability, settings.save) if settings.save else None
         indicators[result.sequence] = result.prediction.indicators
         matched = result.sequence in numbers or result.prediction.num_objects == 1
         if result.frame.mask and not matched:
             truth = read_labels(result.frame.mask)
             numbers[result.sequence] = matching_labels(labels, truth)
-        return result, labels, numbers.get(result.sequence)
+        return result, labels, soft, numbers.get(result.sequence)
 
-    def write(item: tuple[FrameResult, np.ndarray, np.ndarray | None]) -> None:
-        result, labels, own_numbers = item
+    def write(item: tuple[FrameResult, np.ndarray, Any, Any]) -> None:
+        result, labels, soft, own_numbers = item
         frame, maps = result.frame, result.prediction.maps
         num_objects = result.prediction.num_objects
         name = Path(result.sequence, f"{frame_label(result.sequence, frame)}.png")
         if frame in with_panel:
             panel = draw_frame(frame, labels, maps, num_objects, own_numbers)
             write_picture(output / PANELS / name, panel)
-        write_mask(output / MASKS / name, labels, num_objects)
+        if soft is not None:
+            write_soft_masks(output / PROBABILITIES / name, soft)
+        write_mask(output / MASKS / name, labels, num_objects)  # last: it marks the frame as done
 
     results = predict_sequences(
         segmenter, mine, batch_size=settings.eval_batch_size, workers=settings.workers
@@ -316,7 +326,7 @@ def begin_evaluation(output: Path, identity: dict[str, Any]) -> None:
     except (OSError, ValueError):
         pass
     if known.is_file() or (output / RECORD).is_file():
-        for folder in (masks, output / PANELS):
+        for folder in (masks, output / PROBABILITIES, output / PANELS):
             shutil.rmtree(folder, ignore_errors=True)
     elif masks.is_dir() and any(masks.iterdir()):
         raise DatasetError(

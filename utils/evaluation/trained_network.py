@@ -1,6 +1,6 @@
 """A checkpoint's network, ready to segment, with the settings of its run and of the evaluation."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from utils.training.checkpoints import CheckpointError, build_from_checkpoint, l
 from utils.training.samples import input_size, network_name, without_effect
 
 _NEEDED = ("IMAGE_SIZE", "NUM_REFERENCES", "RECOLOUR_FLOW")  # settings of the checkpoint's run
+_OF_MASKS = ("THRESHOLD", "STRETCH_MASKS")  # so are these from Python
+_OF_PROGRAMS = ("GPU", "WORKERS")  # without effect from Python
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class TrainedNetwork:
     segmenter: Segmenter
     method: str  # a line for people
     settings: dict[str, Any]  # all that make the masks, by name
+    batch_size: int  # frames that it takes at once
     flow: str | None  # kind of the flow maps of its training; None if it is not known
 
 
@@ -34,6 +37,7 @@ def load_trained_network(
     groups: Collection[str],
     device: torch.device,
     tta: bool = False,
+    from_python: bool = False,
 ) -> TrainedNetwork:
     """The checkpoint's network, with the input size and the references of its run.
 
@@ -45,6 +49,8 @@ def load_trained_network(
         groups: words of further groups of config.py that have an effect on this evaluation.
         device: where the network computes.
         tta: test-time augmentation.
+        from_python: the flags are arguments of a function, and are named so in errors. The rule
+            that makes masks of probabilities is that of the run, too, unless it is ``given``.
 
     Raises:
         CheckpointError: the file is no checkpoint, or its settings are not those of a run.
@@ -52,14 +58,18 @@ def load_trained_network(
     """
     checkpoint = load_checkpoint(path)
     network, before = build_from_checkpoint(checkpoint), checkpoint["settings"]
+    of_run = _NEEDED + tuple(n for n in _OF_MASKS if from_python and n in before.keys() - given)
     try:
-        settings.replace(**{name.lower(): before.get(name) for name in _NEEDED})
+        used_there = settings.replace(**{name.lower(): before.get(name) for name in of_run})
     except SettingsError as error:
         raise CheckpointError(f"{path}: a setting of its run is damaged: {error}") from error
     flags = {name: getattr(settings, name.lower()) for name in given}
+    settings = used_there if from_python else settings
     masks = settings.marked("masks", *["tta"] * tta)
     heard = _with_effect(network, checkpoint, settings, {*masks, *settings.marked(*groups)})
-    refuse_flags(n for n in given if n not in heard and before.get(n) != flags[n])
+    heard -= {*_OF_PROGRAMS} if from_python else set()
+    unheard = [n for n in given if n not in heard and before.get(n) != flags[n]]
+    refuse_flags(unheard, str.lower if from_python else flag_name)
     if tta and network.looks_ahead:
         raise SettingsError(
             f"--tta: {checkpoint['model']} finds the objects of each view by itself, so that views "
@@ -67,25 +77,41 @@ def load_trained_network(
         )
     if changes := {n.lower(): v for n, v in flags.items() if n.lower() in network.changeable}:
         network = build_from_checkpoint(checkpoint, **changes)
-
-    elsewhere = settings.marked("masks", "tta", "machine", "set", "panels", "video", "output")
-    used = {name: value for name, value in before.items() if name not in elsewhere}
     changed = {*settings.marked("test"), *(name.upper() for name in network.changeable)}
-    used |= {name: value for name, value in flags.items() if name in changed}
+    used = _used(checkpoint, settings, {n: v for n, v in flags.items() if n in changed}, masks, tta)
+    segmenter = _segmenter(network.to(device).eval(), used, settings)
+    name = network_name(checkpoint["model"], checkpoint["arguments"])
+    method = f"{name}, {_seen_by(segmenter, used)}"
+    return TrainedNetwork(
+        path, segmenter, method, used, settings.eval_batch_size, checkpoint.get("flow")
+    )
+
+
+def _used(
+    checkpoint: dict[str, Any],
+    settings: Settings,
+    changes: dict[str, Any],
+    masks: Iterable[str],
+    tta: bool,
+) -> dict[str, Any]:
+    """All settings that make the masks, by name: of the run, with the evaluation's own."""
+    elsewhere = settings.marked("masks", "tta", "machine", "set", "panels", "video", "output")
+    used = {n: value for n, value in checkpoint["settings"].items() if n not in elsewhere} | changes
     used |= {"TTA": tta} | {name: getattr(settings, name.lower()) for name in masks}
     flow = checkpoint.get("flow")
-    used |= {"FLOW_MAPS": flow} if flow else {}
-    views = {"scales": used["TTA_SCALES"], "flip": used["TTA_FLIP"]} if tta else {}
-    segmenter = Segmenter(
-        network.to(device).eval(),
+    return used | {"FLOW_MAPS": flow} if flow else used
+
+
+def _segmenter(network: Network, used: dict[str, Any], settings: Settings) -> Segmenter:
+    tta = used["TTA"]
+    return Segmenter(
+        network,
         input_size(used["IMAGE_SIZE"], used.get("IMAGE_WIDTH")),
         recolour_flow=used["RECOLOUR_FLOW"],
         mixed_precision=settings.mixed_precision,
         compile=settings.compile,
-        **views,
+        **({"scales": used["TTA_SCALES"], "flip": used["TTA_FLIP"]} if tta else {}),
     )
-    name = network_name(checkpoint["model"], checkpoint["arguments"])
-    return TrainedNetwork(path, segmenter, f"{name}, {_seen_by(segmenter, used)}", used, flow)
 
 
 def _with_effect(
@@ -117,9 +143,26 @@ def _seen_by(segmenter: Segmenter, used: dict[str, Any]) -> str:
     return f"{sizes} pixels{mirrored}, {frames[segmenter.network.needs.samples]}"
 
 
-def refuse_flags(names: Iterable[str]) -> None:
-    """Raise SettingsError if there are flags without effect, given by their settings' names."""
-    flags = ["--" + name.lower().replace("_", "-") for name in sorted(names)]
+def refuse_stage1(trained: TrainedNetwork) -> None:
+    """Raise CheckpointError for a network of stage 1, which segments no videos."""
+    if trained.segmenter.network.needs.samples == STILLS:
+        raise CheckpointError(
+            f"{trained.checkpoint} is of stage 1, which has no flow stream; a video needs a "
+            "checkpoint of train.py"
+        )
+
+
+def flag_name(setting: str) -> str:
+    """The command line's name of a setting."""
+    return "--" + setting.lower().replace("_", "-")
+
+
+def refuse_flags(names: Iterable[str], spelled: Callable[[str], str] = flag_name) -> None:
+    """Raise SettingsError if there are flags without effect, given by their settings' names.
+
+    ``spelled`` is how the user writes a setting.
+    """
+    flags = [spelled(name) for name in sorted(names)]
     if flags:
         raise SettingsError(
             f"{', '.join(flags)}: without effect on what is asked for; leave it out"

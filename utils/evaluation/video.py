@@ -2,34 +2,24 @@
 
 import shutil
 import time
-from collections import deque
 from collections.abc import Iterator
-from collections.abc import Sequence as Items
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import av
-from torch.utils.data import default_collate
 
-from datasets.clips import Clip, ClipFrame, VideoError, check_clip
-from datasets.flow.colour_wheel import flow_to_picture
+from datasets.clips import VideoError, check_clip
 from datasets.flow.estimators import Estimator, build_estimator
 from datasets.flow.origin import compare_flow, origin_in_words
-from datasets.flow.pairs import motion_pairs
-from datasets.progress import progress_bar
-from datasets.samples import show
-from models.interface import STILLS
-from utils.evaluation.segmenting import Segmenter, Views, to_labels
-from utils.evaluation.trained_network import TrainedNetwork
+from utils.evaluation.clip_predictions import estimated_flow, predict_clip, without_flow
+from utils.evaluation.segmenting import Segmenter, to_labels
+from utils.evaluation.soft_masks import PROBABILITIES, to_grey, write_soft_masks
+from utils.evaluation.trained_network import TrainedNetwork, refuse_stage1
 from utils.reports.film import open_film
 from utils.reports.pictures import draw_overlay, write_mask
 from utils.settings import Settings
-from utils.training.checkpoints import CheckpointError
 from utils.training.interrupts import terminated_in_order
 from utils.training.run_folder import locked
-from utils.transfer import one_ahead
 
 MASKS, OVERLAY = "masks", "overlay.mp4"
 _PARTIAL = ".partial"  # folder of unfinished results
@@ -41,11 +31,7 @@ def evaluate_video(trained: TrainedNetwork, source: Path, output: Path, settings
     Raises:
         CheckpointError: the network is of stage 1, or another process writes into ``output``.
     """
-    if trained.segmenter.network.needs.samples == STILLS:
-        raise CheckpointError(
-            f"{trained.checkpoint} is of stage 1, which has no flow stream; --video takes a "
-            "checkpoint of train.py"
-        )
+    refuse_stage1(trained)
     segmenter, estimator = trained.segmenter, None
     origin = origin_in_words(settings.flow_estimator, settings.remove_camera_motion)
     flow = f"; flow: {origin}" if segmenter.network.needs.flow else ""
@@ -62,6 +48,8 @@ def evaluate_video(trained: TrainedNetwork, source: Path, output: Path, settings
         count, rate = segment_video(segmenter, source, output, settings, estimator)
     print(f"{count} frames, {rate:.1f} a second")
     print(f"masks: {output / MASKS}")
+    if settings.save:
+        print(f"probabilities: {output / PROBABILITIES}")
     print(f"overlay: {output / OVERLAY}")
 
 
@@ -79,9 +67,9 @@ def segment_video(
     Memory does not grow with the clip, but for what a network keeps that looks ahead.
 
     ``output/masks/<name>.png`` are as large as the upright frames: 0 and 255, or label maps of
-    several objects. Names are numbers from 00000, or in a folder the pictures' own. Masks and film
-    appear, and replace an earlier run's, when they are complete. One process at a time may write
-    into ``output``.
+    several objects. Names are numbers from 00000, or in a folder the pictures' own. With
+    ``settings.save`` probabilities are written as well. Results appear, and replace an earlier
+    run's, when they are complete. One process at a time may write into ``output``.
 
     Returns:
         The number of frames, and frames per second: decoding, flow, network and writing.
@@ -91,83 +79,38 @@ def segment_video(
     """
     check_results(source, output)
     clip = check_clip(source, settings.frame_rate)
+    flow_maps = without_flow if estimator is None else estimated_flow(estimator)
+    batch_size = settings.eval_batch_size
     with (
         published_when_whole(output) as partial,
         open_film(partial / OVERLAY, clip) as add_to_film,
-        closing(clip.frames()) as frames,
-        closing(clip.frames()) as again,
-        progress_bar(desc="segmenting", total=clip.count, unit="frame") as bar,
+        closing(predict_clip(segmenter, clip, flow_maps, batch_size, progress=True)) as predicted,
     ):
-        video = _ClipFrames(segmenter, clip, estimator, frames, settings.eval_batch_size)
-        # A network that looks ahead reads the whole clip first; its frames are then decoded again.
-        shown = again if segmenter.network.looks_ahead else video.waiting
         start = time.monotonic()
-        for results in one_ahead(segmenter.segment(video)):
-            for result in results:
-                frame = next(again) if shown is again else shown.popleft()
-                probability = result.probability(clip.size)
-                labels = to_labels(probability, settings.threshold, settings.stretch_masks)
-                write_mask(partial / MASKS / f"{frame.name}.png", labels, result.num_objects)
-                add_to_film(draw_overlay(frame.image, labels, result.num_objects))
-                bar.update()
+        for frame, result in predicted:
+            probability = result.probability(clip.size)
+            labels = to_labels(probability, settings.threshold, settings.stretch_masks)
+            name = f"{frame.name}.png"
+            write_mask(partial / MASKS / name, labels, result.num_objects)
+            if settings.save:
+                soft = to_grey(probability, settings.save)
+                write_soft_masks(partial / PROBABILITIES / name, soft)
+            add_to_film(draw_overlay(frame.image, labels, result.num_objects))
         seconds = time.monotonic() - start
     return clip.count, clip.count / seconds
 
 
-@dataclass
-class _ClipFrames:
-    """A clip as a ``ViewedVideo``, with flow made on the way. Its batches can be read once.
-
-    Attributes:
-        waiting: frames whose batch has been read and whose result has not been used yet; none if
-            the network looks ahead.
-    """
-
-    segmenter: Segmenter
-    clip: Clip
-    estimator: Estimator | None
-    frames: Iterator[ClipFrame]
-    batch_size: int
-    waiting: deque[ClipFrame] = field(default_factory=deque)
-
-    def __len__(self) -> int:
-        return self.clip.count
-
-    def at(self, positions: Items[int]) -> Views:
-        last, views = max(positions), {}
-        with closing(self.clip.frames()) as frames:
-            pairs = islice(motion_pairs(frames), last + 1)
-            bar = progress_bar(pairs, desc="references", total=last + 1, unit="frame")
-            for position, pair in enumerate(bar):
-                if position in positions:
-                    views[position] = self._views(*pair)
-        return default_collate([views[position] for position in positions])
-
-    def __iter__(self) -> Iterator[Views]:
-        pairs = motion_pairs(self.frames)
-        while batch := list(islice(pairs, self.batch_size)):
-            if not self.segmenter.network.looks_ahead:
-                self.waiting.extend(frame for frame, _, _ in batch)
-            yield default_collate([self._views(*pair) for pair in batch])
-
-    def _views(self, frame: ClipFrame, other: ClipFrame, sign: int) -> Views:
-        flow = None
-        if self.estimator is not None:
-            flow = flow_to_picture(sign * self.estimator(frame.image, other.image))
-        recolour = self.segmenter.recolour_flow
-        return [show(frame.image, flow, view, recolour) for view in self.segmenter.views]
-
-
 def check_results(source: Path, output: Path) -> None:
     """Check, before anything is read, that only results of an earlier video would be replaced."""
-    masks, overlay = output / MASKS, output / OVERLAY
-    for path in (masks, overlay, output / _PARTIAL):
+    results = [output / name for name in (MASKS, OVERLAY, PROBABILITIES)]
+    for path in (*results, output / _PARTIAL):
         if path.resolve() in (source.resolve(), *source.resolve().parents):
             raise VideoError(f"{source} would be replaced by the results; choose another --output")
-    if masks.exists() != overlay.exists():
+    found = [path for path in results if path.exists()]
+    if found and not {*results[:2]} <= {*found}:
         raise VideoError(
-            f"{masks if masks.exists() else overlay} is not an earlier video's result, which is "
-            f"{MASKS} and {OVERLAY} together; choose another --output"
+            f"{found[0]} is not an earlier video's result, which is {MASKS} and {OVERLAY} "
+            "together; choose another --output"
         )
 
 
@@ -179,9 +122,11 @@ def published_when_whole(output: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
-        shutil.rmtree(output / MASKS, ignore_errors=True)
-        for name in (OVERLAY, MASKS):
-            (partial / name).replace(output / name)
+        for folder in (MASKS, PROBABILITIES):
+            shutil.rmtree(output / folder, ignore_errors=True)
+        for path in (partial / name for name in (PROBABILITIES, OVERLAY, MASKS)):
+            if path.exists():
+                path.replace(output / path.name)
     except (OSError, av.FFmpegError) as error:
         raise VideoError(f"{output}: the results could not be written ({error})") from error
     finally:

@@ -1,0 +1,145 @@
+"""From the frames of one video to a network's predictions, in bounded memory.
+
+``evaluate.py --video`` and ``inference.segment_video`` both use :func:`predict_clip`.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as Items
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+from torch.utils.data import default_collate
+
+from datasets.clips import ClipFrame
+from datasets.flow.colour_wheel import flow_to_picture
+from datasets.flow.estimators import Estimator
+from datasets.flow.pairs import motion_pairs
+from datasets.progress import progress_bar
+from datasets.samples import show
+from utils.evaluation.segmenting import FramePrediction, Segmenter, Views
+from utils.transfer import one_ahead
+
+# A frame, and a function that makes its flow map, uint8 RGB (H, W, 3), or gives None without flow.
+FrameWithFlow = tuple[ClipFrame, Callable[[], np.ndarray | None]]
+# Adds flow maps to all frames of a video, in order.
+FlowMaps = Callable[[Iterable[ClipFrame]], Iterator[FrameWithFlow]]
+
+
+class VideoSource(Protocol):
+    """Frames of one size that can be read again: a ``Clip`` of files, or ``GivenFrames``.
+
+    Attributes:
+        count: number of frames.
+        size: their height and width in pixels.
+    """
+
+    count: int
+    size: tuple[int, int]
+
+    def frames(self) -> Iterator[ClipFrame]:
+        """All frames in order; a generator."""
+
+
+def without_flow(frames: Iterable[ClipFrame]) -> Iterator[FrameWithFlow]:
+    """The ``FlowMaps`` of networks that take none."""
+    return ((frame, lambda: None) for frame in frames)
+
+
+def estimated_flow(estimator: Estimator) -> FlowMaps:
+    """Flow maps of the motion from each frame to the next one, made when they are asked for.
+
+    The last frame's is the reverse of the motion to the frame before it. A video needs two frames.
+    """
+
+    def picture(frame: ClipFrame, other: ClipFrame, sign: int) -> np.ndarray:
+        return flow_to_picture(sign * estimator(frame.image, other.image))
+
+    def with_flow(frames: Iterable[ClipFrame]) -> Iterator[FrameWithFlow]:
+        for frame, other, sign in motion_pairs(frames):
+            yield frame, lambda pair=(frame, other, sign): picture(*pair)
+
+    return with_flow
+
+
+def predict_clip(
+    segmenter: Segmenter,
+    source: VideoSource,
+    flow_maps: FlowMaps,
+    batch_size: int,
+    progress: bool,
+) -> Iterator[tuple[ClipFrame, FramePrediction]]:
+    """Each frame of a video in order, with the network's scores of it.
+
+    The frames are read once for the references, which are uniform over the whole video (Sec. 4.4),
+    and once to segment them. If the network looks ahead, they are read again for the results.
+    Memory does not grow with a video of files, except for what a network keeps that looks ahead.
+
+    Args:
+        segmenter: the network and its views.
+        source: the video.
+        flow_maps: adds the flow maps to its frames.
+        batch_size: frames that the network takes at once.
+        progress: show progress bars.
+    """
+    with (
+        closing(source.frames()) as frames,
+        closing(source.frames()) as again,
+        progress_bar(desc="segmenting", total=source.count, unit="frame", shown=progress) as bar,
+    ):
+        video = _ViewedClip(segmenter, source, flow_maps, flow_maps(frames), batch_size, progress)
+        # A network that looks ahead reads the whole video first; its frames are then read again.
+        shown = again if segmenter.network.looks_ahead else video.waiting
+        for results in one_ahead(segmenter.segment(video)):
+            for result in results:
+                yield next(again) if shown is again else shown.popleft(), result
+                bar.update()
+
+
+@dataclass
+class _ViewedClip:
+    """A video as a ``ViewedVideo``. Its batches can be read once.
+
+    Attributes:
+        waiting: frames whose batch has been read and whose result has not been used yet; none if
+            the network looks ahead.
+    """
+
+    segmenter: Segmenter
+    source: VideoSource
+    flow_maps: FlowMaps
+    frames: Iterator[FrameWithFlow]
+    batch_size: int
+    progress: bool
+    waiting: deque[ClipFrame] = field(default_factory=deque)
+
+    def __len__(self) -> int:
+        return self.source.count
+
+    def at(self, positions: Items[int]) -> Views:
+        last, views = max(positions), {}
+        with closing(self.source.frames()) as frames:
+            bar = progress_bar(
+                islice(self.flow_maps(frames), last + 1),
+                shown=self.progress,
+                desc="references",
+                total=last + 1,
+                unit="frame",
+            )
+            for position, frame in enumerate(bar):
+                if position in positions:
+                    views[position] = self._views(*frame)
+        return default_collate([views[position] for position in positions])
+
+    def __iter__(self) -> Iterator[Views]:
+        while batch := list(islice(self.frames, self.batch_size)):
+            if not self.segmenter.network.looks_ahead:
+                self.waiting.extend(frame for frame, _ in batch)
+            yield default_collate([self._views(*frame) for frame in batch])
+
+    def _views(self, frame: ClipFrame, flow_map: Callable[[], np.ndarray | None]) -> Views:
+        flow, recolour = flow_map(), self.segmenter.recolour_flow
+        return [show(frame.image, flow, view, recolour) for view in self.segmenter.views]

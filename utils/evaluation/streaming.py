@@ -1,0 +1,61 @@
+"""Predictions of frames that come one by one, as from a camera, in constant time and memory."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+import numpy as np
+from torch.utils.data import default_collate
+
+from datasets.clips import VideoError
+from datasets.flow.colour_wheel import flow_to_picture
+from datasets.flow.estimators import Estimator
+from datasets.samples import show
+from utils.evaluation.segmenting import Segmenter, Views
+
+
+def predict_stream(
+    segmenter: Segmenter, images: Iterable[np.ndarray], estimator: Estimator | None
+) -> Iterator[np.ndarray]:
+    """Probabilities of each frame, float32 (K, H, W), before the next frame is read.
+
+    A frame's flow is the reverse of the motion back to the frame before it. The first frame's flow
+    shows no motion.
+
+    Args:
+        segmenter: a network that has ``segment_stream``, and its views.
+        images: frames, uint8 RGB (H, W, 3). Their memory may be used again for later ones.
+        estimator: of the flow, for networks that take it.
+
+    Raises:
+        VideoError: a frame of another size than those before it.
+    """
+    images = iter(images)
+    first = next(images, None)
+    if first is not None:
+        shown = _shown(segmenter, chain([first], images), first.shape[:2], estimator)
+        for prediction in segmenter.segment_stream(shown):
+            yield prediction.probability(first.shape[:2])
+
+
+def _shown(
+    segmenter: Segmenter,
+    images: Iterable[np.ndarray],
+    size: tuple[int, int],
+    estimator: Estimator | None,
+) -> Iterator[Views]:
+    """Batches of one frame in all views; all frames must have ``size``."""
+    before = None
+    for number, image in enumerate(images):
+        if image.shape[:2] != size:
+            raise VideoError(
+                f"frame {number} is {image.shape[1]} x {image.shape[0]} pixels, those before it "
+                f"{size[1]} x {size[0]}; all frames of a video must be of one size: resize them"
+            )
+        flow = None
+        if estimator is not None:
+            motion = -estimator(image, before) if number else np.zeros((*size, 2), np.float32)
+            flow = flow_to_picture(motion)
+        before = image.copy()
+        recolour = segmenter.recolour_flow
+        views = [show(image, flow, view, recolour) for view in segmenter.views]
+        yield default_collate([views])
