@@ -228,7 +228,7 @@ def build(settings: Settings) -> Network:
 def segmenter_of(settings: Settings, device: torch.device) -> Segmenter:
     """The network of the settings, for inference."""
     return Segmenter(
-        build(settings).to(device).eval(),
+        build(settings).to(device).eval().requires_grad_(False),  # or torch's counter fails
         input_size(settings.image_size, settings.image_width),
         mixed_precision=settings.mixed_precision,
         compile=settings.compile,

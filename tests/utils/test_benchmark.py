@@ -235,3 +235,11 @@ def test_wrong_values_of_its_own_flags_are_refused(flags, message, monkeypatch, 
     with pytest.raises(SystemExit):
         benchmark.main()
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["smtc", "ssl_uvos"])
+def test_networks_of_whole_videos_are_measured_by_their_parts(tiny_settings, name):
+    settings = tiny_settings.replace(model=name, backbone="vit_tiny_patch16_224", image_size=32)
+    found = benchmark.inference(Job(settings, CPU, frames=5, repeats=1))
+    assert found["GFLOP per frame"] > 0 and found["% in encoder"] > 0
+    assert sum(value for part, value in found.items() if part[0] == "%") == pytest.approx(100)
