@@ -2,7 +2,7 @@
 
 - ``python evaluate.py --checkpoint FILE --set DAVIS_test --output DIR``
 - ``python evaluate.py --masks DIR --set DAVIS_test --output DIR``
-- ``python evaluate.py --checkpoint FILE --video CLIP --output DIR``
+- ``python evaluate.py --checkpoint FILE --video CLIP --output DIR``, also of a camera
 - ``python evaluate.py --compare DIR1 DIR2 ... --output DIR``
 
 ``--help`` lists the settings that have an effect.
@@ -13,6 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import config
+from datasets.live import is_live
+from utils.evaluation.live import evaluate_live
 from utils.evaluation.set_evaluation import check_output, evaluate_masks, evaluate_set
 from utils.evaluation.trained_network import load_trained_network, refuse_flags
 from utils.evaluation.video import evaluate_video
@@ -41,7 +43,10 @@ def main() -> None:
     elif arguments.video:
         device = start_process(settings.gpu.split(",")[0]).device
         trained = load_trained_network(*network, ("video",), device, arguments.tta)
-        evaluate_video(trained, arguments.video, output, settings)
+        if arguments.stream or is_live(arguments.video):
+            evaluate_live(trained, arguments.video, output, settings)
+        else:
+            evaluate_video(trained, Path(arguments.video), output, settings)
     elif not launch_processes(settings.gpu):
         process = start_process(settings.gpu, timedelta(days=30))  # sequences differ in length
         trained = load_trained_network(*network, ("set", "panels"), process.device, arguments.tta)
@@ -64,8 +69,11 @@ def evaluation_parser() -> argparse.ArgumentParser:
     several = "compare evaluations, given by their --output folders"
     what.add_argument("--compare", type=a_path, metavar="DIR", nargs="+", help=several)
     where.add_argument("--set", type=not_empty, metavar="NAME", help="test set (default: VAL_SET)")
-    clip = "video file, or folder of frames, instead of a set"
-    where.add_argument("--video", type=a_path, metavar="CLIP", help=clip)
+    clip = "video file or folder of frames, instead of a set; or a camera (0), an rtsp:// or other "
+    clip += "address, or - for a pipe"
+    where.add_argument("--video", type=not_empty, metavar="CLIP", help=clip)
+    each = "with --video FILE: segment frame by frame, without looking ahead, as of a camera"
+    parser.add_argument("--stream", action="store_true", help=each)
     results = "folder for results (default for a set: beside the checkpoint)"
     parser.add_argument("--output", type=a_path, metavar="DIR", help=results)
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
@@ -91,6 +99,7 @@ def check_arguments(arguments: argparse.Namespace, settings: Settings) -> None:
     for given, needed, message in (
         (arguments.video, arguments.checkpoint, "--video needs --checkpoint"),
         (arguments.video, arguments.output, "--video needs --output"),
+        (arguments.stream, arguments.video, "--stream needs --video"),
         (arguments.tta, arguments.checkpoint, "--tta needs --checkpoint"),
         (arguments.binarize, arguments.masks, "--binarize needs --masks"),
         (arguments.compare, arguments.output, "--compare needs --output"),

@@ -64,7 +64,7 @@ class Clip:
             # Frame threads are faster, but lose errors at a file's end; it has been checked.
             with _open_video(self.source, threads="AUTO") as stream:
                 for number, frame in enumerate(_decode(stream, self.source)):
-                    yield ClipFrame(f"{number:05d}", partial(_upright, frame, self.turns))
+                    yield ClipFrame(f"{number:05d}", partial(upright, frame, self.turns))
 
 
 def check_clip(source: Path, frame_rate: float = 24.0, progress: bool = True) -> Clip:
@@ -189,8 +189,8 @@ def _open_video(path: Path, threads: str) -> Iterator[av.VideoStream]:
         ) from error
 
 
-def _upright(frame: av.VideoFrame, turns: int) -> np.ndarray:
-    """uint8 RGB (H, W, 3)."""
+def upright(frame: av.VideoFrame, turns: int) -> np.ndarray:
+    """A decoded frame, turned to the left by quarter turns: uint8 RGB (H, W, 3)."""
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
 
 

@@ -340,7 +340,7 @@ def test_a_frame_size_that_changes_is_told_with_its_frame(tmp_path):
 def test_frames_are_not_converted_before_they_are_looked_at(tmp_path, monkeypatch):
     clip = check_clip(write_clip(tmp_path / "clip.mp4"))
     calls = []
-    monkeypatch.setattr("datasets.clips._upright", lambda *given: calls.append(given) or "image")
+    monkeypatch.setattr("datasets.clips.upright", lambda *given: calls.append(given) or "image")
     frames = list(clip.frames())
     assert calls == []
     assert frames[3].image == frames[3].image == "image"

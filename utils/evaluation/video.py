@@ -2,11 +2,13 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import numpy as np
 
 from datasets.clips import VideoError, check_clip
 from datasets.flow.estimators import Estimator, build_estimator
@@ -31,21 +33,36 @@ def evaluate_video(trained: TrainedNetwork, source: Path, output: Path, settings
     Raises:
         CheckpointError: the network is of stage 1, or another process writes into ``output``.
     """
-    refuse_stage1(trained)
-    segmenter, estimator = trained.segmenter, None
-    origin = origin_in_words(settings.flow_estimator, settings.remove_camera_motion)
-    flow = f"; flow: {origin}" if segmenter.network.needs.flow else ""
-    print(f"{trained.method}, from {trained.checkpoint}, on {segmenter.device}{flow}")
-    if flow:
-        compare_flow(trained.flow, origin)
-        estimator = build_estimator(
-            settings.flow_estimator,
-            settings.flow_weights and Path(settings.flow_weights),
-            str(segmenter.device),
-            settings.remove_camera_motion,
-        )
+    estimator = estimator_of(trained, settings)
     with locked(output, "writing into"), terminated_in_order():
-        count, rate = segment_video(segmenter, source, output, settings, estimator)
+        count, rate = segment_video(trained.segmenter, source, output, settings, estimator)
+    announced(output, count, rate, settings)
+
+
+def estimator_of(trained: TrainedNetwork, settings: Settings) -> Estimator | None:
+    """The estimator of the settings, if the network takes flow. Prints both.
+
+    Raises:
+        CheckpointError: the network is of stage 1.
+    """
+    refuse_stage1(trained)
+    device, takes_flow = trained.segmenter.device, trained.segmenter.network.needs.flow
+    origin = origin_in_words(settings.flow_estimator, settings.remove_camera_motion)
+    flow = f"; flow: {origin}" if takes_flow else ""
+    print(f"{trained.method}, from {trained.checkpoint}, on {device}{flow}")
+    if not takes_flow:
+        return None
+    compare_flow(trained.flow, origin)
+    return build_estimator(
+        settings.flow_estimator,
+        settings.flow_weights and Path(settings.flow_weights),
+        str(device),
+        settings.remove_camera_motion,
+    )
+
+
+def announced(output: Path, count: int, rate: float, settings: Settings) -> None:
+    """Print how many frames there were, how many a second, and where the results are."""
     print(f"{count} frames, {rate:.1f} a second")
     print(f"masks: {output / MASKS}")
     if settings.save:
@@ -86,18 +103,37 @@ def segment_video(
         open_film(partial / OVERLAY, clip) as add_to_film,
         closing(predict_clip(segmenter, clip, flow_maps, batch_size, progress=True)) as predicted,
     ):
+        writer = FrameWriter(partial, settings, add_to_film)
         start = time.monotonic()
         for frame, result in predicted:
-            probability = result.probability(clip.size)
-            labels = to_labels(probability, settings.threshold, settings.stretch_masks)
-            name = f"{frame.name}.png"
-            write_mask(partial / MASKS / name, labels, result.num_objects)
-            if settings.save:
-                soft = to_grey(probability, settings.save)
-                write_soft_masks(partial / PROBABILITIES / name, soft)
-            add_to_film(draw_overlay(frame.image, labels, result.num_objects))
+            writer.write(frame.name, frame.image, result.probability(clip.size))
         seconds = time.monotonic() - start
     return clip.count, clip.count / seconds
+
+
+@dataclass
+class FrameWriter:
+    """Writes the results of a video's frames into a folder and a film."""
+
+    folder: Path
+    settings: Settings
+    add_to_film: Callable[[np.ndarray], None]
+
+    def write(self, name: str, image: np.ndarray, probability: np.ndarray) -> None:
+        """Write the mask of one frame, and what else is wanted.
+
+        Args:
+            name: of the frame, without suffix.
+            image: uint8 RGB (H, W, 3).
+            probability: of each object, float32 (K, H, W).
+        """
+        s, count = self.settings, len(probability)
+        labels = to_labels(probability, s.threshold, s.stretch_masks)
+        write_mask(self.folder / MASKS / f"{name}.png", labels, count)
+        if s.save:
+            soft = to_grey(probability, s.save)
+            write_soft_masks(self.folder / PROBABILITIES / f"{name}.png", soft)
+        self.add_to_film(draw_overlay(image, labels, count))
 
 
 def check_results(source: Path, output: Path) -> None:

@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 
 from datasets.clips import Clip
+from datasets.live import LiveVideo
 
 _BT709 = 1  # FFmpeg's number of it, for matrix, primaries and transfer alike
 _LIMITED = 1  # of the range 16 to 235
 
 
 @contextmanager
-def open_film(path: Path, clip: Clip) -> Iterator[Callable[[np.ndarray], None]]:
+def open_film(path: Path, clip: Clip | LiveVideo) -> Iterator[Callable[[np.ndarray], None]]:
     """A function that adds a picture, uint8 RGB (H, W, 3), to a film.
 
     The film is upright and without sound, and has the clip's rate and shape of pixels. H.264 in

@@ -1,0 +1,156 @@
+"""Videos that are read once, as they come: a camera, an address, a pipe, or a file.
+
+FFmpeg reads them, by way of PyAV.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import av
+import numpy as np
+
+from datasets.clips import VideoError, upright
+
+PIPE = "-"
+_WAITS = ("file", "http", "https", "pipe")  # sources that wait for their reader
+_SECONDS = 10.0  # to wait for an address before it is an error
+_LOOK = 0.2  # seconds between two looks at whether to stop
+
+
+def is_live(source: str) -> bool:
+    """Whether a name is a camera's number, an address or a pipe, and no file or folder."""
+    path = Path(source)
+    if path.exists():
+        return path.is_fifo() or path.is_char_device()
+    return source == PIPE or source.isdecimal() or "://" in source
+
+
+@dataclass
+class LiveVideo:
+    """An open video and its first frame; :func:`open_live` makes it."""
+
+    source: str
+    size: tuple[int, int]  # (H, W) in pixels, upright
+    rate: Fraction  # frames per second, as the source says
+    aspect: Fraction  # width of a pixel over its height
+    waits: bool  # the source waits for its reader; from others only the newest frame is taken
+    _read: Iterator[np.ndarray]
+    _news: threading.Condition = field(default_factory=threading.Condition)
+    _newest: np.ndarray | None = None
+    _fault: BaseException | None = None
+    _ended: bool = False
+    _reader: threading.Thread | None = None
+
+    def frames(self, stop: Callable[[], bool]) -> Iterator[np.ndarray]:
+        """Frames, uint8 RGB (H, W, 3), until the end or until ``stop`` says so.
+
+        Raises:
+            VideoError: the source breaks off, or a frame has another size.
+        """
+        self._reader = threading.Thread(target=self._collect, args=[stop], daemon=True)
+        self._reader.start()
+        while not stop():
+            with self._news:
+                self._news.wait_for(lambda: self._newest is not None or self._ended, _LOOK)
+                image, self._newest = self._newest, None
+                self._news.notify_all()
+                if image is None and self._ended:
+                    break
+            if image is not None:
+                yield image
+        self._reader.join(_SECONDS)
+        if self._fault is not None:
+            raise self._fault
+
+    @property
+    def is_left(self) -> bool:
+        """Whether nothing reads the source any more."""
+        return self._reader is None or not self._reader.is_alive()
+
+    def _collect(self, stop: Callable[[], bool]) -> None:
+        """Read the source in a thread of its own, so that it is not kept waiting by the network."""
+        try:
+            for image in self._read:
+                with self._news:
+                    while self.waits and self._newest is not None and not stop():
+                        self._news.wait(_LOOK)
+                    self._newest = image
+                    self._news.notify_all()
+                if stop():
+                    break
+        except VideoError as error:
+            self._fault = error
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+
+@contextmanager
+def open_live(source: str) -> Iterator[LiveVideo]:
+    """Open a camera by its number, an address as ``rtsp://...``, a pipe (``-``), or a file.
+
+    Raises:
+        VideoError: it cannot be opened, or has no frame.
+    """
+    name, options = source, {}
+    if source.isdecimal() and not Path(source).exists():
+        name, options = f"/dev/video{source}", {"format": "v4l2"}
+    elif source == PIPE:
+        name = "pipe:0"
+    elif source.startswith("rtsp"):
+        options = {"options": {"rtsp_transport": "tcp"}}
+    elif "://" not in source:
+        name = f"file:{source}"
+    if name.startswith("/dev/") and not Path(name).exists():
+        raise VideoError(f"{source}: there is no camera {name}")
+    try:
+        container = av.open(name, timeout=_SECONDS, metadata_errors="replace", **options)
+    except av.FFmpegError as error:
+        raise VideoError(f"{source}: FFmpeg cannot open it ({error.strerror})") from error
+    video = None
+    try:
+        stream = container.streams.best("video")
+        if stream is None or stream.codec_context is None:
+            raise VideoError(f"{source}: no video stream that FFmpeg can decode")
+        decoded = _decoded(stream, source)
+        first = next(decoded, None)
+        if first is None:
+            raise VideoError(f"{source}: no frame of it can be decoded")
+        turns, aspect = first.rotation // 90 % 4, stream.sample_aspect_ratio or Fraction(1)
+        images = (upright(frame, turns) for frame in chain([first], decoded))
+        size = (first.height, first.width)
+        video = LiveVideo(
+            source,
+            size[::-1] if turns % 2 else size,
+            stream.guessed_rate or stream.average_rate or Fraction(25),
+            1 / aspect if turns % 2 else aspect,
+            name.partition(":")[0] in _WAITS,
+            images,
+        )
+        yield video
+    finally:
+        # A reader that still waits for the source ends with the process.
+        if video is None or video.is_left:
+            container.close()
+
+
+def _decoded(stream: av.VideoStream, source: str) -> Iterator[av.VideoFrame]:
+    """Frames of one size. Damaged packets are left out, as live sources lose some."""
+    size = None
+    try:
+        for packet in stream.container.demux(stream):
+            frames = []
+            with suppress(av.error.InvalidDataError):
+                frames = packet.decode()
+            for frame in frames:
+                size = size or (frame.width, frame.height)
+                if (frame.width, frame.height) != size:
+                    raise VideoError(f"{source}: its frames have changed their size")
+                yield frame
+    except av.FFmpegError as error:
+        raise VideoError(f"{source}: broke off ({error.strerror})") from error
