@@ -15,6 +15,7 @@ import numpy as np
 
 from datasets.files import write_text
 from errors import UserError
+from utils import __version__
 from utils.evaluation.protocols import (
     PROTOCOLS,
     WHOLE_VIDEO,
@@ -75,6 +76,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
         lines += [[name, *line] for line in zip(one.frames, *values)]
     _write_csv(folder / FRAMES, ["sequence", "frame", *protocol.measures], lines, protocol)
     record = {
+        "version": __version__,
         "method": evaluation.method,
         "set": evaluation.set_name,
         "data_root": evaluation.data_root,

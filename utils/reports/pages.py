@@ -13,6 +13,7 @@ import numpy as np
 from jinja2 import StrictUndefined, Template
 
 from datasets.files import write_text
+from utils import __version__
 from utils.evaluation.protocols import Row
 from utils.evaluation.results import REPORT, Evaluation, ResultsError, read_evaluation
 from utils.reports.frames import Run, frame_means, pick_frames, show_frames
@@ -180,5 +181,6 @@ def _write_page(path: Path, **content: Any) -> Path:
         text, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     helpers = {"three": _three, "base64": lambda it: base64.b64encode(it).decode(), "styles": LINES}
+    helpers["version"] = __version__
     write_text(path, page.render(**helpers, **content))
     return path

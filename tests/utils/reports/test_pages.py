@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from datasets.files import write_picture
+from utils import __version__
 from utils.evaluation.protocols import PROTOCOLS, SequenceScores
 from utils.evaluation.results import Evaluation, ResultsError, write_evaluation
 from utils.reports import pages
@@ -193,6 +194,8 @@ def make_page(kind, tmp_path):
 def test_the_page_is_valid_and_needs_nothing_else(kind, tmp_path):
     page = Page(make_page(kind, tmp_path))
     assert page.source.startswith("<!DOCTYPE html>")
+    (footer,) = page.all("footer")
+    assert footer["text"] == f"Written by version {__version__} of the code."
     for tag in ("html", "head", "body", "main", "h1", "title", "script"):
         assert len(page.all(tag)) == 1
     ids = [element["id"] for element in page.elements if "id" in element]
