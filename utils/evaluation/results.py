@@ -59,8 +59,8 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """The name of the measures' mean: ``J&F``, or ``J``."""
-        return "&".join(self.protocol.measures)
+        """The name of the overall score: ``J&F``, or ``J``."""
+        return "&".join(self.protocol.overall)
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
@@ -147,7 +147,7 @@ def read_evaluation(folder: Path) -> Evaluation:
 def score_table(evaluation: Evaluation) -> str:
     """The rows of ``scores.csv`` as an aligned table to print."""
     protocol, rows = evaluation.protocol, evaluation.rows
-    several = len(protocol.measures) > 1 and protocol.objects != WHOLE_VIDEO
+    several = len(protocol.overall) > 1
     names = [f"class {row.name}" if row.kind == "class" else row.name for row in rows]
     first = "object" if protocol.per_object else "sequence"
     width = max(map(len, [first, *names]))
