@@ -35,7 +35,8 @@ def load(
     """A checkpoint's network, ready to segment, with the settings of its run.
 
     Args:
-        checkpoint: the file, as ``runs/train/best.pt``.
+        checkpoint: the file, as ``runs/train/best.pt``; a folder of ``python -m utils.describe
+            --safetensors``; or the name ``user/model`` of one on huggingface.co.
         device: as ``"cuda:1"`` or ``"cpu"``; ``None`` takes a GPU if there is one.
         changes: settings of the evaluation by lower-case name, as ``image_size=512`` or
             ``threshold=0.4``.

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import config
 from datasets.synthetic import write_synthetic
+from utils import __version__
 from utils.settings import write_settings
 from utils.training.checkpoints import load_checkpoint
 
@@ -117,6 +118,8 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_one_that_is_no
     assert "resuming runs/killed after epoch" in (tmp_path / "log.txt").read_text()
     for name in ("last.pt", "best.pt"):
         first, second = (load_checkpoint(runs / run / name) for run in ("straight", "killed"))
+        assert first["version"] == second["version"] == __version__
+        assert isinstance(first["commit"], str | None)
         assert first["progress"] == second["progress"]
         assert all(torch.equal(t, second["weights"][n]) for n, t in first["weights"].items())
 

@@ -291,7 +291,7 @@ def write_tables(jobs: list[Job], output: Path) -> list[Path]:
     tested = [job for job in jobs if job.evaluation is not None]
     found = {job: read_evaluation(job.evaluation) for job in tested if job.is_done()}
     protocol = next(iter(found.values())).protocol
-    measures = (["G"] if len(protocol.measures) > 1 else []) + list(protocol.measures)
+    measures = (["G"] if len(protocol.overall) > 1 else []) + list(protocol.measures)
     columns = [f"{name}_{value}" for name in measures for value in ("mean", "deviation")]
     written = []
     heads = {ablation.table: ["row", *ablation.switches], ablation.sweep_table: [ablation.symbol]}

@@ -121,6 +121,10 @@ class Settings:
             if set(words) & set(line.heading.rstrip("]").rpartition("[")[2].split(", "))
         ]
 
+    def paths(self) -> list[str]:
+        """The names of the settings that are paths of this machine."""
+        return [line.name for line in self._lines.values() if line.kind().metavar == "PATH"]
+
     def _with(self, checked: dict[str, Any]) -> "Settings":
         return Settings(self._values | checked, self._defaults, self._lines)
 

@@ -15,9 +15,11 @@ from datasets.layout import Frame, Sequence
 from utils.evaluation.metrics import Statistics, statistics
 
 # What is scored: all objects as one; each with the proposal that is assigned to it over the whole
-# video, or anew in every frame; each with the mask of its own number; or the video as a partition.
+# video, or anew in every frame; each with the mask of its own number; the video as a partition; or
+# grey maps of all objects as one.
 ONE, MATCHED, MATCHED_PER_FRAME, NUMBERED = "one", "matched", "matched_per_frame", "numbered"
-WHOLE_VIDEO = "whole_video"
+WHOLE_VIDEO, SALIENCY = "whole_video", "saliency"
+LOWER_IS_BETTER = ("MAE",)  # measures
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Protocol:
     # How its sets' names begin, in lower case, letters and digits only. The first one counts.
     sets: tuple[str, ...]
     rule: str
-    measures: tuple[str, ...] = ("J", "F")  # names in utils.evaluation.metrics.MEASURES
+    # Names in utils.evaluation.metrics.MEASURES, if masks are scored frame by frame.
+    measures: tuple[str, ...] = ("J", "F")
     columns: tuple[str, ...] = ("mean", "recall", "decay")  # of Statistics, to be reported
     first_and_last: bool = True  # the first and the last frame of a sequence count
     every_frame: bool = False  # every frame must be annotated; False: the annotated ones count
@@ -47,6 +50,16 @@ class Protocol:
     def per_object(self) -> bool:
         """Whether each object has scores of its own."""
         return self.objects in (MATCHED, MATCHED_PER_FRAME, NUMBERED)
+
+    @property
+    def one_object(self) -> bool:
+        """Whether all objects are scored as one."""
+        return self.objects in (ONE, SALIENCY)
+
+    @property
+    def overall(self) -> tuple[str, ...]:
+        """The measures whose mean is the overall score; others are not of one kind."""
+        return self.measures[:1] if self.objects in (WHOLE_VIDEO, SALIENCY) else self.measures
 
     def sequence_of(self, row: str) -> str:
         """The sequence that a row of the table belongs to: an object's is named judo_2."""
@@ -97,6 +110,18 @@ PROTOCOLS = {
             columns=("mean",),
             empty_truths=True,
             objects=WHOLE_VIDEO,
+        ),
+        Protocol(
+            name="saliency",
+            sets=("visal", "davsod"),
+            rule="S, F, E and MAE of grey maps, of the annotated frames but the first and last: "
+            "mean by sequence, then over sequences; F and E at the threshold where this mean is "
+            "highest (S, F and MAE as the published code of DAVSOD)",
+            measures=("S", "maxF", "maxE", "MAE"),
+            columns=("mean",),
+            first_and_last=False,
+            empty_truths=True,
+            objects=SALIENCY,
         ),
         Protocol(
             name="davis2016",
@@ -160,11 +185,12 @@ class Row:
     kind: str  # sequence, object, class or average
     frames: int  # number of frames that count
     statistics: dict[str, Statistics]  # by measure
+    overall: tuple[str, ...]  # of the protocol
 
     @property
     def mean(self) -> float:
-        """The mean of the measures' means: J&F where there are both, else J."""
-        return float(np.mean([one.mean for one in self.statistics.values()]))
+        """The overall score: J&F where there are both, else the first measure."""
+        return float(np.mean([self.statistics[measure].mean for measure in self.overall]))
 
 
 def choose_protocol(
@@ -206,6 +232,7 @@ def summarise(scores: Mapping[str, SequenceScores], protocol: Protocol) -> list[
             "object" if protocol.per_object else "sequence",
             len(one.frames),
             {measure: statistics(one.values[measure]) for measure in protocol.measures},
+            protocol.overall,
         )
         for name, one in scores.items()
     ]
@@ -225,4 +252,4 @@ def _mean(name: str, kind: str, rows: list[Row], protocol: Protocol) -> Row:
         means[measure] = Statistics(
             **{name: float(np.mean([one[name] for one in columns])) for name in columns[0]}
         )
-    return Row(name, kind, sum(frames.values()), means)
+    return Row(name, kind, sum(frames.values()), means, protocol.overall)

@@ -15,6 +15,7 @@ import numpy as np
 
 from datasets.files import write_text
 from errors import UserError
+from utils import __version__
 from utils.evaluation.protocols import (
     PROTOCOLS,
     WHOLE_VIDEO,
@@ -58,8 +59,8 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """The name of the measures' mean: ``J&F``, or ``J``."""
-        return "&".join(self.protocol.measures)
+        """The name of the overall score: ``J&F``, or ``J``."""
+        return "&".join(self.protocol.overall)
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
@@ -75,6 +76,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
         lines += [[name, *line] for line in zip(one.frames, *values)]
     _write_csv(folder / FRAMES, ["sequence", "frame", *protocol.measures], lines, protocol)
     record = {
+        "version": __version__,
         "method": evaluation.method,
         "set": evaluation.set_name,
         "data_root": evaluation.data_root,
@@ -145,7 +147,7 @@ def read_evaluation(folder: Path) -> Evaluation:
 def score_table(evaluation: Evaluation) -> str:
     """The rows of ``scores.csv`` as an aligned table to print."""
     protocol, rows = evaluation.protocol, evaluation.rows
-    several = len(protocol.measures) > 1 and protocol.objects != WHOLE_VIDEO
+    several = len(protocol.overall) > 1
     names = [f"class {row.name}" if row.kind == "class" else row.name for row in rows]
     first = "object" if protocol.per_object else "sequence"
     width = max(map(len, [first, *names]))

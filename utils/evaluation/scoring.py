@@ -40,10 +40,12 @@ from utils.evaluation.protocols import (
     MATCHED_PER_FRAME,
     NUMBERED,
     ONE,
+    SALIENCY,
     WHOLE_VIDEO,
     Protocol,
     SequenceScores,
 )
+from utils.evaluation.saliency import at_best_thresholds, read_grey, saliency_curves
 from utils.processes import num_cores
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -87,15 +89,17 @@ def overlap(
 def read_truth(path: Path, protocol: Protocol) -> np.ndarray:
     """A true mask as a label map, uint8 (H, W), with void; or all objects as one, as 1."""
     labels = read_labels(path)
-    return one_object(labels).view(np.uint8) if protocol.objects == ONE else labels
+    return one_object(labels).view(np.uint8) if protocol.one_object else labels
 
 
 def read_result(path: Path, protocol: Protocol, binarize: bool = False) -> np.ndarray:
     """A result's mask as a label map, uint8 (H, W), whose numbers may have gaps.
 
     ``binarize`` cuts a grey mask in half. Otherwise grey masks of protocols of one object hold 0
-    and one other value, or numbers of proposals below 32.
+    and one other value, or numbers of proposals below 32. Of saliency it is the grey map.
     """
+    if protocol.objects == SALIENCY:
+        return read_grey(path)
     if protocol.objects != ONE and not binarize:
         return read_proposals(path)
     try:
@@ -112,14 +116,16 @@ def score_frame(
 ) -> list[float] | FramePairs | np.ndarray | None:
     """The protocol's measures of a label map's foreground, all its pairs of objects, or counts.
 
-    Both maps are (H, W). None if the true one holds no object and the protocol leaves such frames
-    out.
+    Of a grey map the curves of its measures. Both maps are (H, W). None if the true one holds no
+    object and the protocol leaves such frames out.
     """
     if protocol.objects == WHOLE_VIDEO:
         counts = overlap_counts(labels, truth)
         return counts[: int(labels.max()) + 1, : int(truth.max()) + 1]
     if protocol.per_object:
         return score_pairs(labels, truth)
+    if protocol.objects == SALIENCY:
+        return saliency_curves(labels, truth)
     # Objects are foreground; 255 is void.
     found, true = (cv2.inRange(one, 1, 254) for one in (labels, truth))
     if not protocol.empty_truths and not true.any():
@@ -133,9 +139,13 @@ def collect_scores(frames: Iterable[FrameScores], protocol: Protocol) -> dict[st
     for sequence, frame, scores in frames:
         if scores is not None:
             found.setdefault(sequence, []).append((frame, scores))
+    names_of = {sequence: tuple(frame for frame, _ in scored) for sequence, scored in found.items()}
+    values_of = {sequence: [values for _, values in scored] for sequence, scored in found.items()}
+    if protocol.objects == SALIENCY and found:
+        values_of = at_best_thresholds(values_of)
     collected = {}
-    for sequence, scored in found.items():
-        names, values = zip(*scored)
+    for sequence, values in values_of.items():
+        names = names_of[sequence]
         if protocol.per_object:
             objects = zip(*_of_objects(values, protocol))
             rows = {f"{sequence}_{number}": both for number, both in enumerate(objects, 1)}

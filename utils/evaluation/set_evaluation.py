@@ -19,11 +19,11 @@ from datasets.layout import Frame, Sequence, frame_label, frames_of, video_seque
 from datasets.masks import read_labels
 from datasets.problems import DatasetError
 from datasets.progress import progress_bar
-from models.interface import Indicator
+from models.interface import Indicator, Network
 from utils.evaluation.matching import matching_labels
 from utils.evaluation.protocols import (
     MATCHED_PER_FRAME,
-    WHOLE_VIDEO,
+    SALIENCY,
     Protocol,
     choose_protocol,
 )
@@ -35,6 +35,7 @@ from utils.evaluation.results import (
     score_table,
     write_evaluation,
 )
+from utils.evaluation.saliency import load_package
 from utils.evaluation.scoring import overlap, score_masks
 from utils.evaluation.segmenting import (
     FrameResult,
@@ -89,6 +90,9 @@ def evaluate_set(
     flow, protocol = flow_origin(videos.root, set_name), videos.protocol
     if videos.is_annotated and not trained.segmenter.network.tracks_objects:
         check_per_frame(protocol)
+    saliency = videos.is_annotated and protocol.objects == SALIENCY
+    if saliency:
+        check_saliency(trained.segmenter.network, settings)
     used = trained.settings | {"DATA_ROOT": str(videos.root.resolve()), "PROTOCOL": protocol.name}
     used["FOREGROUND"] = settings.foreground
     if process.is_main:
@@ -122,7 +126,7 @@ def evaluate_set(
             return
         source = {"method": trained.method, "checkpoint": checkpoint, "settings": used}
         source["proposals"] = not trained.segmenter.network.needs.masks
-        _score(videos, output / MASKS, output, **source)
+        _score(videos, output / (PROBABILITIES if saliency else MASKS), output, **source)
         (output / IDENTITY).unlink()
 
 
@@ -142,6 +146,8 @@ def evaluate_masks(
     check_files(videos.frames, flow=False)
     if not videos.is_annotated:
         raise DatasetError(f"{set_name} has no ground truth to score masks against")
+    if binarize and videos.protocol.objects == SALIENCY:
+        raise SettingsError("--binarize: saliency scores grey maps as they are; leave it out")
     used = {"BINARIZE": binarize, "FOREGROUND": settings.foreground}
     with locked(output, "evaluating into") if output else nullcontext():
         _score(videos, masks, output, method=method or f"masks in {masks}", settings=used)
@@ -168,6 +174,8 @@ def read_set(set_name: str, settings: Settings, process: Process, flow: bool) ->
         print(f"protocol {protocol.name}, {reason}: {protocol.rule}")
         if protocol.warning:
             print(f"warning: {protocol.warning}")
+    if protocol.objects == SALIENCY:
+        load_package()
     wanted = "all" if protocol.every_frame else "some"
     sequences = video_sequences(root, set_name, masks=wanted, flow=flow)
     return VideoSet(set_name, root, sequences, protocol)
@@ -260,6 +268,24 @@ def check_per_frame(protocol: Protocol) -> None:
         )
 
 
+def check_saliency(network: Network, settings: Settings) -> None:
+    """Check, before any work is done, that a network's results can be scored as saliency.
+
+    Raises:
+        SettingsError: soft masks are not saved, or the network has several objects.
+    """
+    if not network.needs.masks:
+        raise SettingsError(
+            "saliency scores grey maps of one object, and this network has several; --protocol "
+            "davis2016 or long_videos scores its masks"
+        )
+    if not settings.save:
+        raise SettingsError(
+            "saliency scores soft masks: add --save probabilities; --protocol davis2016 or "
+            "long_videos scores masks"
+        )
+
+
 def check_output(output: Path, data_set: Path | None = None) -> None:
     """Check, before any work is done, that results can go to a folder.
 
@@ -310,7 +336,7 @@ def _score(
         print(f"scores: {output / SCORES}")
         print(f"report: {write_report(evaluation, output)}")
     average = evaluation.rows[-1]
-    if evaluation.protocol.objects == WHOLE_VIDEO:
+    if len(evaluation.protocol.overall) < len(evaluation.protocol.measures):
         print(", ".join(f"{m} {one.mean:.4f}" for m, one in average.statistics.items()))
     else:
         print(f"{evaluation.title} {average.mean:.4f}")

@@ -10,7 +10,12 @@ import torch
 from models.interface import REFERENCES, STILLS, WINDOWS, Network
 from utils.evaluation.segmenting import Segmenter
 from utils.settings import Settings, SettingsError
-from utils.training.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
+from utils.training.checkpoints import (
+    CheckpointError,
+    build_from_checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+)
 from utils.training.samples import input_size, network_name, without_effect
 
 _NEEDED = ("IMAGE_SIZE", "NUM_REFERENCES", "RECOLOUR_FLOW")  # settings of the checkpoint's run
@@ -42,7 +47,7 @@ def load_trained_network(
     """The checkpoint's network, with the input size and the references of its run.
 
     Args:
-        path: of the checkpoint.
+        path: of the checkpoint, as of ``find_checkpoint``.
         settings: of the evaluation.
         given: names of the settings that came as flags. Those of the groups "test" of config.py
             and the network's ``changeable`` replace the checkpoint's.
@@ -56,6 +61,7 @@ def load_trained_network(
         CheckpointError: the file is no checkpoint, or its settings are not those of a run.
         SettingsError: a flag without effect that differs from the checkpoint's setting.
     """
+    path = find_checkpoint(path)
     checkpoint = load_checkpoint(path)
     network, before = build_from_checkpoint(checkpoint), checkpoint["settings"]
     of_run = _NEEDED + tuple(n for n in _OF_MASKS if from_python and n in before.keys() - given)

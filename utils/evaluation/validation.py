@@ -15,6 +15,7 @@ from utils.evaluation.protocols import (
     MATCHED_PER_FRAME,
     ONE,
     PROTOCOLS,
+    SALIENCY,
     WHOLE_VIDEO,
     Protocol,
     choose_protocol,
@@ -53,8 +54,8 @@ def validate_videos(
     each gets the whole result. ``quick`` is for one batch.
     """
     protocol, _ = choose_protocol(settings.val_set, settings.protocol)
-    # FG-ARI and mIoU have no J.
-    objects = MATCHED if protocol.objects == WHOLE_VIDEO else protocol.objects
+    # Their own measures have no J.
+    objects = {WHOLE_VIDEO: MATCHED, SALIENCY: ONE}.get(protocol.objects, protocol.objects)
     rules = replace(_ALL_ANNOTATED, objects=objects)
     step = settings.val_frame_step
     with_masks = any(frame.mask for sequence in sequences for frame in sequence.frames)

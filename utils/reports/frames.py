@@ -14,7 +14,7 @@ from datasets.masks import VOID, one_object, read_labels
 from datasets.pictures import read_image
 from datasets.problems import DatasetError
 from utils.evaluation.matching import matching_labels
-from utils.evaluation.protocols import ONE
+from utils.evaluation.protocols import SALIENCY
 from utils.evaluation.results import Evaluation
 from utils.evaluation.scoring import read_result, read_truth
 from utils.reports.pictures import PANEL_WIDTH, draw_mask, panel_sized
@@ -34,9 +34,9 @@ class Run(NamedTuple):
 
 
 def frame_means(evaluation: Evaluation) -> dict[str, np.ndarray]:
-    """The mean of the measures of every frame (T,), by sequence."""
-    scores = evaluation.scores.items()
-    return {name: np.mean(list(one.values.values()), axis=0) for name, one in scores}
+    """The overall score of every frame (T,), by sequence."""
+    scores, overall = evaluation.scores.items(), evaluation.protocol.overall
+    return {name: np.mean([one.values[m] for m in overall], axis=0) for name, one in scores}
 
 
 def pick_frames(
@@ -76,7 +76,7 @@ def show_frames(
     files = {(s.name, frame_label(s.name, frame)): frame for s in sequences for frame in s.frames}
     true = partial(read_truth, protocol=first.protocol)
     shown = []
-    objects = 1 if first.protocol.objects == ONE else VOID - 1
+    objects = 1 if first.protocol.one_object else VOID - 1
     for row, position in chosen:
         sequence = first.protocol.sequence_of(row)
         frame = first.scores[row].frames[position]
@@ -102,6 +102,8 @@ def show_frames(
 def _reader(run: Run) -> Callable[[Path], np.ndarray]:
     """Reads a run's masks as its evaluation did."""
     evaluation = run.evaluation
+    if evaluation.protocol.objects == SALIENCY:
+        return read_image
     binarize = evaluation.settings.get("BINARIZE", False)
     return partial(read_result, protocol=evaluation.protocol, binarize=binarize)
 
@@ -120,7 +122,8 @@ def _with_true_numbers(
 def _scores(run: Run, sequence: str, position: int) -> Scores:
     values = run.evaluation.scores[sequence].values
     values = {measure: float(one[position]) for measure, one in values.items()}
-    return {run.evaluation.title: float(np.mean(list(values.values()))), **values}
+    overall = float(np.mean([values[measure] for measure in run.evaluation.protocol.overall]))
+    return {run.evaluation.title: overall, **values}
 
 
 def _panel(run: Run, sequence: str, frame: str) -> list[Tile]:

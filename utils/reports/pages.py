@@ -13,7 +13,8 @@ import numpy as np
 from jinja2 import StrictUndefined, Template
 
 from datasets.files import write_text
-from utils.evaluation.protocols import Row
+from utils import __version__
+from utils.evaluation.protocols import LOWER_IS_BETTER, Row
 from utils.evaluation.results import REPORT, Evaluation, ResultsError, read_evaluation
 from utils.reports.frames import Run, frame_means, pick_frames, show_frames
 from utils.reports.plots import LINES, plot_scores
@@ -138,9 +139,9 @@ def _read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def _means(row: Row) -> dict[str, float]:
-    """The mean of the measures, and each of them; with a single measure both are the same."""
+    """The overall score, and each measure's mean; with a single measure both are the same."""
     means = {measure: one.mean for measure, one in row.statistics.items()}
-    return {"&".join(means): row.mean, **means}
+    return {"&".join(row.overall): row.mean, **means}
 
 
 def _differences(runs: Sequence[Run]) -> tuple[str, list]:
@@ -180,5 +181,6 @@ def _write_page(path: Path, **content: Any) -> Path:
         text, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     helpers = {"three": _three, "base64": lambda it: base64.b64encode(it).decode(), "styles": LINES}
+    helpers |= {"version": __version__, "lower_is_better": LOWER_IS_BETTER}
     write_text(path, page.render(**helpers, **content))
     return path

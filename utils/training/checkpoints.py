@@ -1,28 +1,37 @@
 """Checkpoints: files with a network's weights, its arguments, and where its training stood.
 
 They are zip archives as torch.save writes them, in which every record has a checksum. torch.load
-does not look at it; ``load_checkpoint`` does.
+does not look at it; ``load_checkpoint`` does. For publication they are files of safetensors, which
+have no checksums: the values of a checkpoint stand in the header as JSON.
 """
 
 import inspect
+import json
 import pickle
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from datasets.files import replacing
+from datasets.files import replacing, write_bytes
 from errors import UserError
 from models import build_model, model_class
 from models.interface import Network
 
 LAST, BEST = "last.pt", "best.pt"
+PUBLISHED = "model.safetensors"
+_VALUES = "checkpoint"  # what the header's JSON is called
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_SUFFIXES = (".pt", ".pth", ".safetensors")
 
 _PARTS = {"model": str, "arguments": dict, "settings": dict, "weights": dict}
 _OPTIONAL = {"flow": str | None, "script": str | None, "progress": dict | None}
+_OPTIONAL |= {"version": str | None, "commit": str | None}  # of the code that trained it
 
 
 class CheckpointError(UserError):
@@ -52,23 +61,28 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; code in it is never run.
 
+    ``path`` is that of :func:`find_checkpoint`.
+
     Raises:
         CheckpointError: no such file, a damaged one, one with NaN or infinite numbers, or not a
             checkpoint of this project.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give the {BEST} or {LAST} in it")
+    path = find_checkpoint(path)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
+    published = path.suffix == Path(PUBLISHED).suffix
     try:
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"the checksum of its record {damaged} is wrong")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if published:
+            checkpoint = _read_published(path)
+        else:
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"the checksum of its record {damaged} is wrong")
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # zipfile and torch.load raise many kinds for damaged files and for pickles with code.
-        why = f"it is damaged or no file of torch.save ({_first_line(error)})"
+        # All three readers raise many kinds for damaged files and for pickles with code.
+        writer = "safetensors" if published else "torch.save"
+        why = f"it is damaged or no file of {writer} ({_first_line(error)})"
         if isinstance(error, pickle.UnpicklingError):
             why = "it holds more than tensors and plain values, and code in it is never run"
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {why}") from error
@@ -85,6 +99,65 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"such as {spoilt[0]}: its training has broken down; use an earlier checkpoint"
         )
     return checkpoint
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The file of a checkpoint, which need not exist.
+
+    ``path`` is that file, a folder with a published checkpoint, or a model of huggingface.co by its
+    name ``user/model``, which is downloaded once. A local file or folder of that name goes first.
+
+    Raises:
+        CheckpointError: a folder without a published checkpoint, or a failed download.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / PUBLISHED).is_file():
+            raise CheckpointError(
+                f"{path} is a folder; give the {BEST} or {LAST} in it, or a folder with {PUBLISHED}"
+            )
+        return path / PUBLISHED
+    name = str(path)
+    if path.exists() or path.suffix in _SUFFIXES or not _HUB_NAME.fullmatch(name):
+        return path
+    missing = f"there is no file or folder {name}, and no model {name} could be downloaded"
+    try:
+        import huggingface_hub
+
+        return Path(huggingface_hub.hf_hub_download(name, PUBLISHED))
+    except ImportError as error:
+        raise CheckpointError(
+            f"{missing} without the package huggingface_hub: pip install huggingface_hub"
+        ) from error
+    except Exception as error:
+        # It raises many kinds without internet, for models that do not exist or are private.
+        raise CheckpointError(
+            f"{missing} from huggingface.co ({type(error).__name__}: {_first_line(error)})"
+        ) from error
+
+
+def write_published(path: Path, checkpoint: dict[str, Any], notes: dict[str, str]) -> None:
+    """Write a checkpoint as a file of safetensors that ``load_checkpoint`` reads.
+
+    Args:
+        checkpoint: from ``load_checkpoint``; the state of its training is left out.
+        notes: further texts for the header, by name.
+    """
+    weights = {name: tensor.clone().contiguous() for name, tensor in checkpoint["weights"].items()}
+    header = {**notes, "format": "pt", _VALUES: json.dumps(values_of(checkpoint))}
+    write_bytes(path, safetensors.torch.save(weights, header), durable=True)
+
+
+def values_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The values of a checkpoint without the weights and the state of the optimizer."""
+    names = (_PARTS | _OPTIONAL).keys() - {"weights"}
+    return {name: value for name, value in checkpoint.items() if name in names}
+
+
+def _read_published(path: Path) -> dict[str, Any]:
+    with safetensors.safe_open(path, "pt") as file:
+        values = json.loads((file.metadata() or {}).get(_VALUES, "{}"))
+    return {**values, "weights": safetensors.torch.load_file(path)}
 
 
 def not_finite(value: Any, name: str = "") -> Iterator[str]:

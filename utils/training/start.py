@@ -11,12 +11,13 @@ from torch.utils.data import Dataset
 from datasets.layout import Frame
 from models import model_class
 from models.interface import Network
+from utils import __version__
 from utils.processes import Process, launch_processes, start_process
 from utils.settings import Settings, parse_settings, settings_parser
 from utils.training.checkpoints import BEST, LAST
 from utils.training.dry_run import try_out
 from utils.training.loop import Training, Validate
-from utils.training.record import changed_data, fingerprint, write_record
+from utils.training.record import changed_data, fingerprint, git_commit, write_record
 from utils.training.run_folder import check_run, find_run, locked, resumed_settings
 from utils.training.samples import network_arguments, without_effect
 
@@ -58,6 +59,7 @@ class Run:
         """
         s = self.settings
         identity = {"script": self.script, "model": s.model, "arguments": arguments, "flow": flow}
+        identity |= {"version": __version__, "commit": git_commit(Path(__file__).parent)}
         training = Training(network, dataset, validate, s, identity, self.folder, self.process)
         if self.dry_run:
             return try_out(training.trainer, dataset, training.batches, validate)

@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 
+from utils import __version__
 from utils.evaluation.metrics import statistics
 from utils.evaluation.protocols import PROTOCOLS, SequenceScores
 from utils.evaluation.results import (
@@ -88,6 +89,7 @@ def test_what_was_written_is_read_back(tmp_path):
         assert getattr(two, name) == getattr(one, name)
     record = json.loads((tmp_path / "evaluation.json").read_text())
     assert record["rule"] == PROTOCOLS["davis2016"].rule
+    assert record["version"] == __version__
     assert record["average"]["J"]["mean"] == one.rows[-1].statistics["J"].mean
 
 

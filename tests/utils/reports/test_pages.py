@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from datasets.files import write_picture
+from utils import __version__
 from utils.evaluation.protocols import PROTOCOLS, SequenceScores
 from utils.evaluation.results import Evaluation, ResultsError, write_evaluation
 from utils.reports import pages
@@ -193,6 +194,8 @@ def make_page(kind, tmp_path):
 def test_the_page_is_valid_and_needs_nothing_else(kind, tmp_path):
     page = Page(make_page(kind, tmp_path))
     assert page.source.startswith("<!DOCTYPE html>")
+    (footer,) = page.all("footer")
+    assert footer["text"] == f"Written by version {__version__} of the code."
     for tag in ("html", "head", "body", "main", "h1", "title", "script"):
         assert len(page.all(tag)) == 1
     ids = [element["id"] for element in page.elements if "id" in element]
@@ -223,7 +226,8 @@ def test_the_table_holds_the_numbers_of_the_csv_file(protocol, tmp_path):
     expected = read_csv(tmp_path)
     page = Page(write_report(evaluation, tmp_path))
     _, heads, *rows = page.tables()[0]
-    both = len(measures) > 1
+    overall = PROTOCOLS[protocol].overall
+    both = len(overall) > 1
     first = "object" if PROTOCOLS[protocol].per_object else "sequence"
     assert heads == [first, "frames", *["mean"] * both, *columns * len(measures)]
     assert rows[-1][0] == "average"
@@ -233,7 +237,7 @@ def test_the_table_holds_the_numbers_of_the_csv_file(protocol, tmp_path):
     for key, row in expected.items():
         numbers = [row[f"{m}_{column}"] for m in measures for column in columns]
         if both:
-            numbers.insert(0, np.mean([float(row[f"{m}_mean"]) for m in measures]))
+            numbers.insert(0, np.mean([float(row[f"{m}_mean"]) for m in overall]))
         texts = [pages._three(float(number)) for number in numbers]
         assert shown[shown_name(*key)] == [row["frames"], *texts]
     assert page.marked() == [[False] * (len(heads) - 2)] * len(rows)
@@ -430,6 +434,16 @@ def test_what_runs_have_in_common_is_not_marked(tmp_path):
     write_evaluation(make_evaluation(worse), folders[1])
     page = Page(write_comparison(folders, tmp_path))
     assert page.marked() == [[True, False, True] * 3] * 2
+
+
+def test_of_errors_the_lowest_is_marked(tmp_path):
+    measures = PROTOCOLS["saliency"].measures
+    for name, factor in ("x", 1), ("y", 0.5):
+        scores = {"a": SequenceScores(("0",), {m: np.array([factor]) for m in measures})}
+        write_evaluation(make_evaluation(scores, protocol="saliency"), tmp_path / name)
+    page = Page(write_comparison([tmp_path / "x", tmp_path / "y"], tmp_path))
+    assert page.marked() == [[True, False] * 3 + [False, True]] * 2
+    assert [float(element["value"]) for element in page.all("data")] == [1, 0.5]
 
 
 def test_only_the_settings_that_differ_are_shown(tmp_path):

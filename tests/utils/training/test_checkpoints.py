@@ -14,7 +14,9 @@ import time
 import zipfile
 from pathlib import Path
 
+import huggingface_hub
 import pytest
+import safetensors.torch
 import torch
 
 import train
@@ -24,8 +26,10 @@ from utils.training.checkpoints import (
     CheckpointError,
     build_from_checkpoint,
     check_same_network,
+    find_checkpoint,
     load_checkpoint,
     save_checkpoint,
+    write_published,
 )
 from utils.training.samples import network_arguments
 
@@ -255,6 +259,64 @@ def test_a_single_wrong_bit_is_found_wherever_it_matters(tmp_path):
     assert harmless < len(whole) / 13 / 2  # in dates and padding
 
 
+def published(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    write_published(folder / "model.safetensors", CHECKPOINT, {"network": "small"})
+    return folder
+
+
+def test_a_published_checkpoint_is_loaded_from_its_file_and_its_folder(tmp_path):
+    folder = published(tmp_path / "published")
+    for path in (folder, folder / "model.safetensors"):
+        loaded = load_checkpoint(path)
+        weights = loaded.pop("weights")
+        assert {**loaded, "weights": 0} == {**CHECKPOINT, "weights": 0}
+        assert weights.keys() == {"x", "y"}
+        assert all(torch.equal(weights[n], CHECKPOINT["weights"][n]) for n in "xy")
+
+
+def test_files_of_safetensors_that_are_damaged_or_foreign_are_refused(tmp_path):
+    path = published(tmp_path) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "it is damaged or no file of safetensors (" in complaint(load_checkpoint, path)
+    safetensors.torch.save_file({"x": torch.zeros(1)}, path)
+    assert "it lacks model, arguments, settings" in complaint(load_checkpoint, path)
+
+
+def test_a_name_of_the_hub_is_downloaded(tmp_path, monkeypatch):
+    asked, file = [], published(tmp_path / "cache") / "model.safetensors"
+
+    def download(*names):
+        asked.append(names)
+        return str(file)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert load_checkpoint("some-one/gsa.net")["model"] == "gsanet"
+    assert find_checkpoint(Path("some-one/gsa.net")) == file
+    assert asked == [("some-one/gsa.net", "model.safetensors")] * 2
+    # These are no names of the hub, or there is a file.
+    for name in ("runs/best.pt", "runs/train/best", "best", "../best", "/runs/best"):
+        assert complaint(load_checkpoint, name) == f"there is no checkpoint {name}"
+    save_checkpoint(tmp_path / "some-one/gsa.net", CHECKPOINT)
+    assert find_checkpoint("some-one/gsa.net") == Path("some-one/gsa.net")
+    assert len(asked) == 2
+
+
+def test_a_failed_download_is_explained(tmp_path, monkeypatch):
+    def offline(*_):
+        raise OSError("no connection\nand more")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    missing = "there is no file or folder a/b, and no model a/b could be downloaded"
+    message = complaint(load_checkpoint, "a/b")
+    assert message == f"{missing} from huggingface.co (OSError: no connection)"
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    message = complaint(load_checkpoint, "a/b")
+    assert message == f"{missing} without the package huggingface_hub: pip install huggingface_hub"
+
+
 def test_a_foreign_file_is_refused_with_what_it_lacks(tmp_path):
     torch.save({"weights": {}, "model": "x", "epoch": 3}, tmp_path / "foreign.pt")
     message = complaint(load_checkpoint, tmp_path / "foreign.pt")
@@ -271,6 +333,7 @@ def test_a_foreign_file_is_refused_with_what_it_lacks(tmp_path):
         ("arguments", None, [], "it lacks arguments, or has them in another form"),
         ("flow", None, 1.5, "it lacks flow"),
         ("script", None, 3, "it lacks script"),
+        ("version", None, 3, "it lacks version"),
         ("progress", None, 3, "it lacks progress"),
         (
             "weights",
