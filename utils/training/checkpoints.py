@@ -105,7 +105,7 @@ def find_checkpoint(path: Path) -> Path:
     """The file of a checkpoint, which need not exist.
 
     ``path`` is that file, a folder with a published checkpoint, or a model of huggingface.co by its
-    name ``user/model``, which is downloaded once. A local file or folder of that name goes first.
+    name ``user/model``, which is downloaded once, if there is no folder ``user``.
 
     Raises:
         CheckpointError: a folder without a published checkpoint, or a failed download.
@@ -118,7 +118,9 @@ def find_checkpoint(path: Path) -> Path:
             )
         return path / PUBLISHED
     name = str(path)
-    if path.exists() or path.suffix in _SUFFIXES or not _HUB_NAME.fullmatch(name):
+    # In a folder that exists, the file is misspelt; without internet a download fails after long.
+    is_local = path.exists() or (path.parent.name != "" and path.parent.is_dir())
+    if is_local or path.suffix in _SUFFIXES or not _HUB_NAME.fullmatch(name):
         return path
     missing = f"there is no file or folder {name}, and no model {name} could be downloaded"
     try:
