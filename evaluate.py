@@ -44,6 +44,7 @@ def main() -> None:
         device = start_process(settings.gpu.split(",")[0]).device
         trained = load_trained_network(*network, ("video",), device, arguments.tta)
         if arguments.stream or is_live(arguments.video):
+            refuse_flags(arguments.given & {"FRAME_RATE", "EVAL_BATCH_SIZE"})
             evaluate_live(trained, arguments.video, output, settings)
         else:
             evaluate_video(trained, Path(arguments.video), output, settings)

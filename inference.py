@@ -26,7 +26,7 @@ from utils.evaluation.given_frames import one_by_one, source_of
 from utils.evaluation.segmenting import check_numbers, to_labels
 from utils.evaluation.streaming import predict_stream
 from utils.evaluation.trained_network import TrainedNetwork, load_trained_network, refuse_stage1
-from utils.settings import read_default_settings
+from utils.settings import SettingsError, read_default_settings
 
 
 def load(
@@ -46,10 +46,15 @@ def load(
         SettingsError: a setting that does not exist, has no effect here, or a value that is not
             allowed.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # the latter without CUDA
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"device: {device!r} cannot be used ({reason})") from error
     settings = read_default_settings(Path(__file__).with_name("config.py")).replace(**changes)
     given = frozenset(name.upper() for name in changes)
-    network = load_trained_network(Path(checkpoint), settings, given, (), device, from_python=True)
+    network = load_trained_network(Path(checkpoint), settings, given, (), chosen, from_python=True)
     refuse_stage1(network)
     return network
 
@@ -82,6 +87,7 @@ def segment_video(
         UserError: frames or flow maps that cannot be used; the message says why.
         CheckpointError: the network's probabilities are not numbers.
     """
+    _check_network(network)
     source = source_of(frames, progress)
     flow_maps = flow_of(flow, network, source)
     predicted = predict_clip(network.segmenter, source, flow_maps, network.batch_size, progress)
@@ -109,13 +115,19 @@ def segment_stream(
     Raises:
         UserError: the network needs the whole video, or, when a frame is read that cannot be used.
     """
+    _check_network(network)
     if not network.segmenter.network.streams_frames:
         raise VideoError(
             f"{network.method}: needs the whole video before its first result; use segment_video"
         )
     images = one_by_one(frames)
-    maps = predict_stream(network.segmenter, images, estimator_of(flow, network))
-    return _results(network, maps, probabilities)
+    predicted = predict_stream(network.segmenter, images, estimator_of(flow, network))
+    return _results(network, (maps for _, maps in predicted), probabilities)
+
+
+def _check_network(network: Any) -> None:
+    if not isinstance(network, TrainedNetwork):
+        raise VideoError(f"network: found {type(network).__name__}, expected the result of load")
 
 
 def _results(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -17,17 +18,34 @@ import numpy as np
 from datasets.clips import VideoError, upright
 
 PIPE = "-"
-_WAITS = ("file", "http", "https", "pipe")  # sources that wait for their reader
 _SECONDS = 10.0  # to wait for an address before it is an error
 _LOOK = 0.2  # seconds between two looks at whether to stop
 
 
 def is_live(source: str) -> bool:
-    """Whether a name is a camera's number, an address or a pipe, and no file or folder."""
+    """Whether a name is a camera (``0``, ``/dev/video0``), an address or a pipe, and no file."""
     path = Path(source)
     if path.exists():
         return path.is_fifo() or path.is_char_device()
     return source == PIPE or source.isdecimal() or "://" in source
+
+
+def _address(source: str) -> tuple[str, dict[str, Any], bool]:
+    """FFmpeg's name of a source, its options, and whether the source waits for its reader."""
+    path = Path(source)
+    if source.isdecimal() and not path.exists():
+        path = Path(f"/dev/video{source}")
+        if not path.exists():
+            raise VideoError(f"{source}: there is no camera {path}")
+    if path.is_char_device():
+        return str(path), {"format": "v4l2"}, False
+    if source == PIPE:
+        return "pipe:0", {}, True
+    scheme, is_address, _ = source.lower().partition("://")
+    if path.exists() or not is_address:
+        return f"file:{source}", {}, True
+    options = {"options": {"rtsp_transport": "tcp"}} if scheme in ("rtsp", "rtsps") else {}
+    return source, options, scheme in ("http", "https")
 
 
 @dataclass
@@ -40,6 +58,7 @@ class LiveVideo:
     aspect: Fraction  # width of a pixel over its height
     waits: bool  # the source waits for its reader; from others only the newest frame is taken
     _read: Iterator[np.ndarray]
+    left_out: int = 0  # frames for which the network was too slow
     _news: threading.Condition = field(default_factory=threading.Condition)
     _newest: np.ndarray | None = None
     _fault: BaseException | None = None
@@ -64,7 +83,7 @@ class LiveVideo:
             if image is not None:
                 yield image
         self._reader.join(_SECONDS)
-        if self._fault is not None:
+        if self._fault is not None and not stop():
             raise self._fault
 
     @property
@@ -79,15 +98,17 @@ class LiveVideo:
                 with self._news:
                     while self.waits and self._newest is not None and not stop():
                         self._news.wait(_LOOK)
+                    self.left_out += self._newest is not None
                     self._newest = image
                     self._news.notify_all()
                 if stop():
                     break
-        except VideoError as error:
+        except BaseException as error:  # raised again by ``frames``
             self._fault = error
-        with self._news:
-            self._ended = True
-            self._news.notify_all()
+        finally:
+            with self._news:
+                self._ended = True
+                self._news.notify_all()
 
 
 @contextmanager
@@ -97,17 +118,9 @@ def open_live(source: str) -> Iterator[LiveVideo]:
     Raises:
         VideoError: it cannot be opened, or has no frame.
     """
-    name, options = source, {}
-    if source.isdecimal() and not Path(source).exists():
-        name, options = f"/dev/video{source}", {"format": "v4l2"}
-    elif source == PIPE:
-        name = "pipe:0"
-    elif source.startswith("rtsp"):
-        options = {"options": {"rtsp_transport": "tcp"}}
-    elif "://" not in source:
-        name = f"file:{source}"
-    if name.startswith("/dev/") and not Path(name).exists():
-        raise VideoError(f"{source}: there is no camera {name}")
+    name, options, waits = _address(source)
+    if Path(source).is_dir():
+        raise VideoError(f"{source} is a folder; --stream takes a video file")
     try:
         container = av.open(name, timeout=_SECONDS, metadata_errors="replace", **options)
     except av.FFmpegError as error:
@@ -129,7 +142,7 @@ def open_live(source: str) -> Iterator[LiveVideo]:
             size[::-1] if turns % 2 else size,
             stream.guessed_rate or stream.average_rate or Fraction(25),
             1 / aspect if turns % 2 else aspect,
-            name.partition(":")[0] in _WAITS,
+            waits,
             images,
         )
         yield video

@@ -75,6 +75,8 @@ def read_joints(video: People) -> np.ndarray:
     (path,) = video.labels
     try:
         positions = scipy.io.loadmat(path)["pos_img"]  # (2, J, T), from 1
+        if positions.ndim != 3 or len(positions) != 2:
+            raise ValueError(f"pos_img is {positions.shape}")
     except (OSError, ValueError, KeyError, scipy.io.matlab.MatReadError) as error:
         raise DatasetError(f"{path}: no joint_positions.mat of JHMDB ({error})") from error
     if positions.shape[2] > len(video.images):

@@ -16,7 +16,7 @@ from datasets.flow.estimators import dis_estimator
 from datasets.layout import video_sequences
 from datasets.pictures import read_image
 from datasets.samples import show
-from inference import load, segment_video
+from inference import load, segment_stream, segment_video
 from models.two_streams import uniform_references
 from tests.small_checkpoints import save_small
 from utils.kinds import SettingsError
@@ -36,7 +36,7 @@ def checkpoint(of_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(checkpoint):
-    return load(checkpoint, "cpu")
+    return load(checkpoint, "cpu", threshold=0.4, stretch_masks=True)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_masks_are_those_that_evaluate_writes(
     trained, checkpoint, folder, expected, call, tmp_path
 ):
     flags = ("--checkpoint", checkpoint, "--video", folder, "--flow-estimator", "dis")
-    rule = ("--threshold", 0.4, "--stretch-masks", "true")  # that of the checkpoint's run
+    rule = ("--threshold", 0.4, "--stretch-masks", "true")
     call(evaluate, *flags, *rule, "--output", tmp_path)
     masks = list(segment_video(trained, folder))
     written = sorted(tmp_path.glob("masks/*.png"))
@@ -302,9 +302,10 @@ def test_settings_are_those_of_the_run_unless_they_are_changed(checkpoint):
         assert not segmenter.network.training
         return size, references, used["THRESHOLD"], used["STRETCH_MASKS"], network.batch_size
 
-    assert seen() == (64, 3, 0.4, True, 4)
-    changes = {"image_size": 96, "num_references": 2, "threshold": 0.5, "eval_batch_size": 1}
-    assert seen(stretch_masks=False, **changes) == (96, 2, 0.5, False, 1)
+    # The rule of masks is that of config.py, as in evaluate.py.
+    assert seen() == (64, 3, 0.5, False, 4)
+    changes = {"image_size": 96, "num_references": 2, "threshold": 0.3, "eval_batch_size": 1}
+    assert seen(stretch_masks=True, **changes) == (96, 2, 0.3, True, 1)
     assert load(checkpoint).segmenter.device.type in ("cpu", "cuda")
 
 
@@ -322,6 +323,32 @@ def test_settings_are_those_of_the_run_unless_they_are_changed(checkpoint):
 def test_changes_that_have_no_effect_or_are_misspelt_are_refused(checkpoint, changes, message):
     with pytest.raises(SettingsError, match=message):
         load(checkpoint, "cpu", **changes)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:77"])
+def test_a_device_that_is_not_there_is_named(checkpoint, device):
+    with pytest.raises(SettingsError, match=f"device: '{device}' cannot be used"):
+        load(checkpoint, device)
+
+
+def test_a_path_is_no_network(checkpoint, frames):
+    for segment in (segment_video, segment_stream):
+        with pytest.raises(VideoError, match="network: found PosixPath, expected the result of"):
+            segment(checkpoint, frames)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (np.zeros((10, 10, 2), np.float32), r"returned float32 \(10, 10, 2\); expected"),
+        (None, r"returned NoneType \(\); expected"),
+        (np.full((48, 64, 2), np.nan, np.float32), "not finite"),
+    ],
+)
+def test_a_flow_function_must_return_motion_in_pixels(trained, frames, returned, message):
+    for segment in (segment_video, segment_stream):
+        with pytest.raises(VideoError, match=message):
+            list(segment(trained, frames, flow=lambda *_: returned))
 
 
 def test_checkpoints_that_segment_no_video_are_refused(tiny_settings, tmp_path):

@@ -116,7 +116,9 @@ def test_paths_tensors_and_estimators_are_taken(trained, frames, folder):
 def test_all_views_are_averaged(frames):
     model = network("gsanet").eval()
     large, small, both = (
-        np.stack(list(predict_stream(Segmenter(model, 64, scales=s), frames, dis_estimator())))
+        np.stack(
+            [p for _, p in predict_stream(Segmenter(model, 64, scales=s), frames, dis_estimator())]
+        )
         for s in ([1.0], [0.5], [1.0, 0.5])
     )
     np.testing.assert_allclose(both, (large + small) / 2, atol=1e-6)
@@ -136,7 +138,7 @@ def test_few_frames_of_a_long_stream_are_encoded_as_references(name):
 
 def test_dpa_without_references_streams(frames):
     model = network("dpa", inter_frame_attention=False).eval()
-    found = list(predict_stream(Segmenter(model, 64), frames[:2], dis_estimator()))
+    found = [p for _, p in predict_stream(Segmenter(model, 64), frames[:2], dis_estimator())]
     assert [one.shape for one in found] == [(1, *SIZE)] * 2
 
 

@@ -6,13 +6,16 @@ Each file is compared with PyTorch after it is written. docs/export.md says how 
 """
 
 import json
+import tempfile
 import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import config
@@ -20,10 +23,11 @@ from datasets.files import write_text
 from errors import UserError
 from models.interface import Graph
 from utils.evaluation.set_evaluation import check_output
-from utils.evaluation.trained_network import load_trained_network
+from utils.evaluation.trained_network import load_trained_network, refuse_flags
 from utils.scripts import run_script
 from utils.settings import parse_settings, settings_parser
 
+RECORD = "export.json"
 AGREEMENT = 0.999  # least share of an output's values that are as PyTorch's
 _TOLERANCE = 1e-3  # of the largest value
 Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # a file as a function of its inputs
@@ -43,27 +47,27 @@ def main() -> None:
     add("--format", choices=FORMATS, default="onnx", help=formats)
     settings, arguments = parse_settings(parser, config)
     check_output(arguments.output, None)
+    refuse_flags(arguments.given & set(settings.marked("machine", "masks")))
     given = (arguments.checkpoint, settings, arguments.given)
     trained = load_trained_network(*given, (), torch.device("cpu"))
     network = trained.segmenter.network
     width, height = (int(side) for side in trained.segmenter.views[0].sides)
     graphs = network.graphs(height, width)
     print(f"{trained.method}, from {arguments.checkpoint}")
-    described = export(graphs, arguments.output, arguments.format)
-    notes = {"network": trained.method, "settings": trained.settings, "graphs": described}
-    write_text(arguments.output / "export.json", json.dumps(notes, indent=2, default=str) + "\n")
-    print(f"names and shapes: {arguments.output / 'export.json'}")
+    notes = {"network": trained.method, "settings": trained.settings}
+    export(graphs, arguments.output, arguments.format, notes)
+    print(f"names and shapes: {arguments.output / RECORD}")
 
 
-def export(graphs: dict[str, Graph], output: Path, kind: str) -> dict[str, dict]:
+def export(graphs: dict[str, Graph], output: Path, kind: str, notes: dict[str, Any]) -> None:
     """Write graphs into a folder and compare them with PyTorch.
 
-    Returns:
-        For each graph its file, and the shapes of inputs and outputs; axes of any length by name.
+    ``export.json`` gets the ``notes`` and for each graph its file and the shapes of its inputs and
+    outputs, with axes of any length by name. The files appear, and replace those of an earlier
+    export, when all are complete.
 
     Raises:
-        ExportError: a package is missing, or a file's results are not those of PyTorch. There is no
-            file then.
+        ExportError: a package is missing, or a file's results are not those of PyTorch.
     """
     write, suffix, packages = FORMATS[kind]
     for package in packages:
@@ -75,22 +79,24 @@ def export(graphs: dict[str, Graph], output: Path, kind: str) -> dict[str, dict]
             ) from error
     output.mkdir(parents=True, exist_ok=True)
     described, known = {}, {}
-    for name, graph in graphs.items():
-        path, partial = (output / f"{name}{end}{suffix}" for end in ("", ".partial"))
-        try:
-            run = write(graph, partial)
-            agreement = compare(graph, run, known)
+    with tempfile.TemporaryDirectory(dir=output, prefix=".partial") as folder:
+        for name, graph in graphs.items():
+            file = f"{name}{suffix}"
+            agreement = compare(graph, write(graph, Path(folder, file)), known)
             if agreement < AGREEMENT:
                 raise ExportError(
-                    f"{path}: {agreement:.2%} of its values are as PyTorch's, {AGREEMENT:.2%} are "
+                    f"{file}: {agreement:.2%} of its values are as PyTorch's, {AGREEMENT:.2%} are "
                     "needed; nothing was written"
                 )
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        print(f"{path}: {agreement:.2%} of its values are as PyTorch's")
-        described[name] = {"file": path.name, **_shapes(graph)}
-    return described
+            print(f"{output / file}: {agreement:.2%} of its values are as PyTorch's")
+            described[name] = {"file": file, **_shapes(graph, known)}
+        if (output / RECORD).is_file():
+            for earlier in json.loads((output / RECORD).read_text())["graphs"].values():
+                (output / earlier["file"]).unlink(missing_ok=True)
+        for path in Path(folder).iterdir():
+            path.replace(output / path.name)
+    text = json.dumps({**notes, "graphs": described}, indent=2, default=str)
+    write_text(output / RECORD, text + "\n")
 
 
 def compare(graph: Graph, run: Run, known: dict[str, Tensor]) -> float:
@@ -111,7 +117,7 @@ def compare(graph: Graph, run: Run, known: dict[str, Tensor]) -> float:
             coarse = torch.rand(
                 *shape[:2], *(max(2, s // 16) for s in shape[2:]), generator=generator
             )
-            smooth = torch.nn.functional.interpolate(coarse, shape[2:], mode="bicubic")
+            smooth = F.interpolate(coarse, shape[2:], mode="bicubic")
             inputs[name] = (255 * smooth.clamp(0, 1)).round().byte()
     with torch.inference_mode():
         expected = graph.module(*inputs.values())
@@ -167,14 +173,24 @@ def _axes(graph: Graph) -> tuple[dict[int, torch.export.Dim], ...]:
     )
 
 
-def _shapes(graph: Graph) -> dict[str, dict[str, list]]:
+def _shapes(graph: Graph, longer: dict[str, Tensor]) -> dict[str, dict[str, list]]:
+    """Sides of inputs and outputs; names for axes that are longer in ``longer`` outputs."""
     with torch.no_grad():
         outputs = dict(zip(graph.outputs, graph.module(*graph.inputs.values())))
-    shapes = {
+    names = {
+        graph.inputs[name].shape[axis]: free
+        for name, axes in graph.free.items()
+        for axis, free in axes.items()
+    }
+    inputs = {
         name: [graph.free.get(name, {}).get(axis, side) for axis, side in enumerate(tensor.shape)]
         for name, tensor in graph.inputs.items()
     }
-    return {"inputs": shapes, "outputs": {name: list(x.shape) for name, x in outputs.items()}}
+    of_outputs = {}
+    for name, output in outputs.items():
+        sides = zip(output.shape, longer[name].shape)
+        of_outputs[name] = [side if side == long else names[side] for side, long in sides]
+    return {"inputs": inputs, "outputs": of_outputs}
 
 
 FORMATS = {

@@ -16,6 +16,7 @@ from models.ops import resize
 from tests.models.small_networks import frames_in_memory, network
 from utils import export
 from utils.export import ExportError, compare
+from utils.settings import SettingsError
 
 ROOT = Path(__file__).parents[2]
 HEIGHT, WIDTH = 64, 96
@@ -33,8 +34,11 @@ def test_the_documents_program_has_the_networks_masks(name, tmp_path, monkeypatc
     monkeypatch.setattr(local_extractor, "KMEANS_ROUNDS", 2)
     rounds = {"gsanet": {"num_iterations": 1}, "dpa": {"graph_rounds": 1}}
     model = network(name, backbone="resnet18", **rounds[name]).eval()
-    described = export.export(model.graphs(HEIGHT, WIDTH), tmp_path / "exported", "onnx")
-    assert described["frames"]["inputs"]["image"] == ["batch", 3, HEIGHT, WIDTH]
+    export.export(model.graphs(HEIGHT, WIDTH), tmp_path / "exported", "onnx", {})
+    graphs = json.loads((tmp_path / "exported/export.json").read_text())["graphs"]
+    assert graphs["frames"]["inputs"]["image"] == ["batch", 3, HEIGHT, WIDTH]
+    assert graphs["frames"]["outputs"]["probability"] == ["batch", 1, HEIGHT, WIDTH]
+    assert graphs["references"]["outputs"]["rgb_references"][:2] == [1, "references"]
     video = frames_in_memory(5, HEIGHT, WIDTH)
     images, flows = (video.at(range(5))[name].numpy() for name in ("image", "flow"))
     # The middle of the network's own scores, so that there are masks.
@@ -54,8 +58,9 @@ def test_the_documents_program_has_the_networks_masks(name, tmp_path, monkeypatc
 def test_a_program_of_torch_is_read_again(name, tmp_path):
     arguments = {} if name == "smtc" else {"motion": False}
     model = network(name, **arguments).eval()
-    (described,) = export.export(model.graphs(HEIGHT, WIDTH), tmp_path, "torch").values()
-    module = torch.export.load(tmp_path / described["file"]).module()
+    export.export(model.graphs(HEIGHT, WIDTH), tmp_path, "torch", {})
+    (file,) = tmp_path.glob("*.pt2")
+    module = torch.export.load(file).module()
     images = frames_in_memory(3, HEIGHT, WIDTH).at(range(3))["image"]
     with torch.inference_mode():
         (found,) = module(images)
@@ -88,17 +93,19 @@ def test_a_file_with_other_values_is_not_kept(tmp_path, monkeypatch):
 
         return run
 
-    for share, kept in ((0.0005, True), (0.01, False)):
-        wrong = (lambda *pair, share=share: write(*pair, share), ".x", ())
+    def exported(names, share):
+        wrong = (lambda *pair: write(*pair, share), ".x", ())
         monkeypatch.setitem(export.FORMATS, "x", wrong)
-        if kept:
-            export.export({"part": graph}, tmp_path, "x")
-            assert (tmp_path / "part.x").read_text() == "a file"
-        else:
-            (tmp_path / "part.x").unlink()
-            with pytest.raises(ExportError, match=r"part\.x: 9\d\.\d+% of its values"):
-                export.export({"part": graph}, tmp_path, "x")
-            assert not list(tmp_path.iterdir())
+        export.export(dict.fromkeys(names, graph), tmp_path, "x", {})
+        return sorted(path.name for path in tmp_path.iterdir())
+
+    assert exported(["part", "other"], 0.0005) == ["export.json", "other.x", "part.x"]
+    before = (tmp_path / "export.json").read_text()
+    with pytest.raises(ExportError, match=r"part\.x: 9\d\.\d+% of its values"):
+        exported(["part"], 0.01)
+    assert (tmp_path / "export.json").read_text() == before
+    # Files of an earlier export are replaced.
+    assert exported(["part"], 0.0) == ["export.json", "part.x"]
 
 
 def test_results_of_one_graph_are_inputs_of_the_next():
@@ -117,17 +124,22 @@ def test_results_of_one_graph_are_inputs_of_the_next():
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ExportError, match="needs the package onnxscript: pip install onnx "):
-        export.export({}, tmp_path, "onnx")
+        export.export({}, tmp_path, "onnx", {})
 
 
-def test_the_program_exports_a_checkpoint(call, tiny_root, tiny_settings, tmp_path):
+def test_the_program_exports_a_checkpoint(call, tmp_path, monkeypatch):
     import pretrain
 
     flags = ("--backbone", "mobilenetv3_small_100", "--pretrained-backbone", "false")
     small = ("--channels", 16, "--image-size", 64, "--epochs", 1, "--batch-size", 4)
     call(pretrain, *flags, *small, "--output-dir", tmp_path)
     checkpoint = tmp_path / "pretrain/last.pt"
-    call(export, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--format", "torch")
+    flags = ("--checkpoint", checkpoint, "--output", tmp_path / "out", "--format", "torch")
+    monkeypatch.setattr("sys.argv", ["export", *map(str, flags), "--threshold", "0.3"])
+    with pytest.raises(SettingsError, match="--threshold: without effect"):
+        export.main()
+    monkeypatch.setattr("sys.argv", ["export", *map(str, flags)])
+    export.main()
     described = json.loads((tmp_path / "out/export.json").read_text())
     assert described["network"].startswith("gsanet with mobilenetv3_small_100")
     (graph,) = described["graphs"].values()

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Items
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from datasets.clips import ClipFrame, VideoError
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator, build_estimator
+from datasets.flow.origin import origin_in_words
 from utils.evaluation.clip_predictions import (
     FlowMaps,
     FrameWithFlow,
@@ -22,7 +24,6 @@ from utils.evaluation.given_frames import as_image, in_memory
 from utils.evaluation.trained_network import TrainedNetwork
 
 _ESTIMATORS = "raft", "dis"
-_REMOVED = "camera motion removed"  # of ``datasets.flow.origin.origin_in_words``
 
 
 def flow_of(flow: Any, trained: TrainedNetwork, source: VideoSource) -> FlowMaps:
@@ -65,15 +66,30 @@ def estimator_of(flow: Any, trained: TrainedNetwork) -> Estimator | None:
             raise VideoError("flow: this network takes none; leave it out")
         return None
     if callable(flow):
-        return flow
-    known, _, camera = (trained.flow or "").partition(", ")
+        return _checked(flow)
+    kinds = product((*_ESTIMATORS, "simulated"), (False, True))
+    known, removed = {origin_in_words(*kind): kind for kind in kinds}.get(trained.flow, ("", False))
     name = (known if known in _ESTIMATORS else "dis") if flow is None else flow
     if not isinstance(name, str) or name not in _ESTIMATORS:
         found = repr(name) if isinstance(name, str) else type(name).__name__
         names = " or ".join(map(repr, _ESTIMATORS))
         raise VideoError(f"flow: found {found}, expected {names}, or a function of two frames")
-    device, removed = str(trained.segmenter.device), camera.startswith(_REMOVED)
-    return build_estimator(name, None, device, removed)
+    return build_estimator(name, None, str(trained.segmenter.device), removed)
+
+
+def _checked(estimator: Estimator) -> Estimator:
+    """A caller's function, whose result is a VideoError unless it is motion in pixels."""
+
+    def checked(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        motion, shape = estimator(first, second), (*first.shape[:2], 2)
+        found = f"{getattr(motion, 'dtype', type(motion).__name__)} {np.shape(motion)}"
+        if not isinstance(motion, np.ndarray) or motion.dtype.kind != "f" or motion.shape != shape:
+            raise VideoError(f"flow: the function returned {found}; expected float {shape}")
+        if not np.isfinite(motion).all():
+            raise VideoError("flow: the function returned motion that is not finite")
+        return motion
+
+    return checked
 
 
 def _is_estimator(flow: Any) -> bool:

@@ -1,13 +1,10 @@
 """A camera, an address, a pipe or a file, segmented frame by frame as it comes."""
 
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-
 from datasets.clips import VideoError
-from datasets.live import LiveVideo, open_live
+from datasets.live import open_live
 from datasets.progress import progress_bar
 from utils.evaluation.streaming import predict_stream
 from utils.evaluation.trained_network import TrainedNetwork
@@ -29,11 +26,12 @@ def evaluate_live(trained: TrainedNetwork, source: str, output: Path, settings: 
     """Write masks and a film until the source ends, or until Ctrl-C or SIGTERM.
 
     References come from the frames seen so far (``models.seen_references``). Latency and memory
-    stay the same. Of a source that does not wait, the newest frame is taken, and those that came
-    while another was in work are left out.
+    stay the same. Of a source that does not wait, frames that come while the network works are left
+    out, except for the newest.
 
     Raises:
-        VideoError: the source cannot be used, or the network needs the whole video.
+        VideoError: the source cannot be used, or the network needs the whole video; or the source
+            broke off, after the results of the frames before have been written.
     """
     if not trained.segmenter.network.streams_frames:
         raise VideoError(
@@ -51,25 +49,19 @@ def evaluate_live(trained: TrainedNetwork, source: str, output: Path, settings: 
         progress_bar(desc="segmenting, Ctrl-C ends it", unit="frame") as bar,
     ):
         writer = FrameWriter(partial, settings, add_to_film)
-        shown = _Shown(video, lambda: interrupts.pending is not None)
+        frames, fault = video.frames(lambda: interrupts.pending is not None), None
         start = time.monotonic()
-        for number, probability in enumerate(predict_stream(trained.segmenter, shown, estimator)):
-            writer.write(f"{number:05d}", shown.last, probability)
-            bar.update()
+        try:
+            for image, probability in predict_stream(trained.segmenter, frames, estimator):
+                writer.write(f"{bar.n:05d}", image, probability)
+                bar.update()
+        except VideoError as error:
+            fault = error
         seconds = time.monotonic() - start
         if not bar.n:
-            raise VideoError(f"{source}: stopped before its first frame was segmented")
+            raise fault or VideoError(f"{source}: stopped before its first frame was segmented")
     announced(output, bar.n, bar.n / seconds, settings)
-
-
-class _Shown:
-    """The frames of a live video; ``last`` is the one that was read last."""
-
-    def __init__(self, video: LiveVideo, stop: Callable[[], bool]):
-        self.frames = video.frames(stop)
-        self.last: np.ndarray | None = None
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for image in self.frames:
-            self.last = image
-            yield image
+    if video.left_out:
+        print(f"{video.left_out} frames left out: the network is slower than the source")
+    if fault is not None:
+        raise fault

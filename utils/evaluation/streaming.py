@@ -1,5 +1,6 @@
 """Predictions of frames that come one by one, as from a camera, in constant time and memory."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
@@ -15,8 +16,8 @@ from utils.evaluation.segmenting import Segmenter, Views
 
 def predict_stream(
     segmenter: Segmenter, images: Iterable[np.ndarray], estimator: Estimator | None
-) -> Iterator[np.ndarray]:
-    """Probabilities of each frame, float32 (K, H, W), before the next frame is read.
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each frame and its probabilities, float32 (K, H, W), before the next frame is read.
 
     A frame's flow is the reverse of the motion back to the frame before it. The first frame's flow
     shows no motion.
@@ -32,9 +33,10 @@ def predict_stream(
     images = iter(images)
     first = next(images, None)
     if first is not None:
-        shown = _shown(segmenter, chain([first], images), first.shape[:2], estimator)
+        size, read = first.shape[:2], deque()
+        shown = _shown(segmenter, chain([first], images), size, estimator, read)
         for prediction in segmenter.segment_stream(shown):
-            yield prediction.probability(first.shape[:2])
+            yield read.popleft(), prediction.probability(size)
 
 
 def _shown(
@@ -42,8 +44,9 @@ def _shown(
     images: Iterable[np.ndarray],
     size: tuple[int, int],
     estimator: Estimator | None,
+    read: deque[np.ndarray],
 ) -> Iterator[Views]:
-    """Batches of one frame in all views; all frames must have ``size``."""
+    """Batches of one frame in all views; all frames must have ``size``. Adds frames to ``read``."""
     before = None
     for number, image in enumerate(images):
         if image.shape[:2] != size:
@@ -56,6 +59,7 @@ def _shown(
             motion = -estimator(image, before) if number else np.zeros((*size, 2), np.float32)
             flow = flow_to_picture(motion)
         before = image.copy()
+        read.append(before)
         recolour = segmenter.recolour_flow
         views = [show(image, flow, view, recolour) for view in segmenter.views]
         yield default_collate([views])

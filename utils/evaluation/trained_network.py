@@ -19,7 +19,6 @@ from utils.training.checkpoints import (
 from utils.training.samples import input_size, network_name, without_effect
 
 _NEEDED = ("IMAGE_SIZE", "NUM_REFERENCES", "RECOLOUR_FLOW")  # settings of the checkpoint's run
-_OF_MASKS = ("THRESHOLD", "STRETCH_MASKS")  # so are these from Python
 _OF_PROGRAMS = ("GPU", "WORKERS")  # without effect from Python
 
 
@@ -54,8 +53,7 @@ def load_trained_network(
         groups: words of further groups of config.py that have an effect on this evaluation.
         device: where the network computes.
         tta: test-time augmentation.
-        from_python: the flags are arguments of a function, and are named so in errors. The rule
-            that makes masks of probabilities is that of the run, too, unless it is ``given``.
+        from_python: the flags are arguments of a function, and are named so in errors.
 
     Raises:
         CheckpointError: the file is no checkpoint, or its settings are not those of a run.
@@ -64,13 +62,11 @@ def load_trained_network(
     path = find_checkpoint(path)
     checkpoint = load_checkpoint(path)
     network, before = build_from_checkpoint(checkpoint), checkpoint["settings"]
-    of_run = _NEEDED + tuple(n for n in _OF_MASKS if from_python and n in before.keys() - given)
     try:
-        used_there = settings.replace(**{name.lower(): before.get(name) for name in of_run})
+        settings.replace(**{name.lower(): before.get(name) for name in _NEEDED})
     except SettingsError as error:
         raise CheckpointError(f"{path}: a setting of its run is damaged: {error}") from error
     flags = {name: getattr(settings, name.lower()) for name in given}
-    settings = used_there if from_python else settings
     masks = settings.marked("masks", *["tta"] * tta)
     heard = _with_effect(network, checkpoint, settings, {*masks, *settings.marked(*groups)})
     heard -= {*_OF_PROGRAMS} if from_python else set()

@@ -143,7 +143,8 @@ def check_results(source: Path, output: Path) -> None:
         if path.resolve() in (source.resolve(), *source.resolve().parents):
             raise VideoError(f"{source} would be replaced by the results; choose another --output")
     found = [path for path in results if path.exists()]
-    if found and not {*results[:2]} <= {*found}:
+    # A run that was killed while it moved its results leaves the partial folder.
+    if found and not {*results[:2]} <= {*found} and not (output / _PARTIAL).is_dir():
         raise VideoError(
             f"{found[0]} is not an earlier video's result, which is {MASKS} and {OVERLAY} "
             "together; choose another --output"

@@ -9,6 +9,7 @@ import time
 from fractions import Fraction
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 import evaluate
+from datasets import live as live_module
 from datasets.clips import VideoError
 from datasets.live import LiveVideo, is_live, open_live
 from datasets.masks import read_label_map
@@ -137,29 +139,49 @@ def test_of_a_source_that_waits_every_frame_is_taken():
 
 
 def test_a_silent_source_can_be_stopped():
-    silence, stopped = threading.Event(), []
+    stopped = []
 
     def images():
         yield picture(0)
-        silence.wait()
+        while not stopped:
+            time.sleep(0.01)
+        raise VideoError("broke off (timed out)")  # not what the user waits for
 
     video = live(False, images())
     frames = video.frames(lambda: bool(stopped))
     assert next(frames).shape == picture(0).shape
     stopped.append(True)
-    silence.set()
     assert list(frames) == [] and video.is_left
 
 
-def test_a_fault_of_the_source_comes_after_the_frames_before_it():
+@pytest.mark.parametrize("error", [VideoError, ValueError])
+def test_a_fault_of_the_source_comes_after_the_frames_before_it(error):
     def images():
         yield picture(0)
-        raise VideoError("broke off")
+        raise error("broke off")
 
     frames = live(True, images()).frames(lambda: False)
     assert next(frames) is not None
-    with pytest.raises(VideoError, match="broke off"):
+    with pytest.raises(error, match="broke off"):
         next(frames)
+
+
+def test_a_source_that_breaks_off_leaves_the_results_of_the_frames_before(
+    checkpoint, tmp_path, monkeypatch, capsys
+):
+    clip = write_y4m(tmp_path / "rtsp_clip.y4m", 6)  # a file, whatever its name begins with
+    decode = live_module._decoded
+
+    def breaking(*arguments):
+        yield from islice(decode(*arguments), 4)
+        raise VideoError("rtsp_clip.y4m: broke off")
+
+    monkeypatch.setattr(live_module, "_decoded", breaking)
+    with pytest.raises(VideoError, match="broke off"):
+        run_evaluation(monkeypatch, *flags(checkpoint, clip, tmp_path), "--stream")
+    images = decoded(clip)[:4]
+    check(tmp_path, list(segment_stream(load(checkpoint, "cpu"), images, flow="dis")))
+    assert "4 frames, " in capsys.readouterr().out
 
 
 def test_numbers_addresses_and_pipes_are_live_and_files_are_not(tmp_path, monkeypatch):
@@ -170,6 +192,9 @@ def test_numbers_addresses_and_pipes_are_live_and_files_are_not(tmp_path, monkey
     Path("0").mkdir()
     Path("clip.mp4").touch()
     assert not any(map(is_live, ("0", "clip.mp4", "missing.mp4")))
+    assert is_live("/dev/null")  # a character device is a camera
+    assert live_module._address("/dev/null") == ("/dev/null", {"format": "v4l2"}, False)
+    assert live_module._address("clip.mp4")[2] and not live_module._address("RTSP://a/b")[2]
 
 
 @pytest.mark.parametrize(
@@ -178,6 +203,7 @@ def test_numbers_addresses_and_pipes_are_live_and_files_are_not(tmp_path, monkey
         ("77", "there is no camera /dev/video77"),
         ("rtsp://127.0.0.1:1/stream", "FFmpeg cannot open it"),
         ("missing.mp4", "FFmpeg cannot open it"),
+        (str(ROOT / "docs"), "is a folder; --stream takes a video file"),
     ],
 )
 def test_a_source_that_is_not_there_is_named(source, message):
