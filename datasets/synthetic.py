@@ -62,7 +62,8 @@ def write_synthetic(
             motion = list(MOTIONS)[index % len(MOTIONS)] if kind > 0 else None
             scene = make_scene(rng, shape, motion, frames if kind > 0 else 1, height, width)
             if kind > 2:
-                motion, kind = EMPTY[index % len(EMPTY)], kind - 2
+                turn = index + index // len(SHAPES)  # so that each kind has every shape
+                motion, kind = EMPTY[turn % len(EMPTY)], kind - 2
                 scene = without_object(scene, motion)
             sequence = f"{('still', 'train', 'test')[kind]}_{motion}-{shape}-{index:02d}"
             folder = data_root / SETS[kind] / (sequence if kind == 2 else "")
