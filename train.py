@@ -19,6 +19,7 @@ from utils.training.checkpoints import CheckpointError, check_same_network, load
 from utils.training.dry_run import count_parameters
 from utils.training.samples import (
     augmentation_from,
+    count_in_words,
     network_name,
     training_sequences,
     validation_sequences,
@@ -61,7 +62,7 @@ def main() -> None:
     made_by = flow_origin(data_root, settings.train_sets[0]) if needs.flow else None
 
     if process.is_main:
-        counts = [f"{name}: {len(s)} sequences" for name, s in zip(settings.train_sets, train_sets)]
+        counts = [count_in_words(*one) for one in zip(settings.train_sets, train_sets)]
         print(
             f"{'stage 2: ' if has_stage1 else ''}{network_name(settings.model, arguments)}, "
             f"{count_parameters(network)}, "

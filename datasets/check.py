@@ -80,7 +80,8 @@ def check_set(data_root: Path, name: str, *, deep: bool = False) -> SetReport:
     if note := flow_note(sequences):
         report.notes.append(note)
     if kind == NESTED and masks < len(frames):
-        report.notes.append(f"masks for {masks} of {len(frames)} frames; only those are scored")
+        used = "only those are scored or learnt from"
+        report.notes.append(f"masks for {masks} of {len(frames)} frames; {used}")
     return report
 
 

@@ -76,8 +76,9 @@ class StillImages(Dataset):
 class VideoFrames(Dataset):
     """Stage 2's samples: a target frame with mask and flow, and reference frames with flow.
 
-    References are random other frames of the target's sequence (Sec. 4.4). A sequence that has
-    fewer gives some of them twice. The augmentation is drawn anew for each frame.
+    Frames without a mask are no targets. References are random other frames of the target's
+    sequence (Sec. 4.4), with or without a mask. A sequence that has fewer gives some of them twice.
+    The augmentation is drawn anew for each frame.
     """
 
     sets: Items[Items[Sequence]]  # for each training set its sequences
@@ -87,7 +88,10 @@ class VideoFrames(Dataset):
     seed: int = 0  # of references and augmentation
 
     def __post_init__(self) -> None:
-        targets = [[(s, i) for s in videos for i in range(len(s.frames))] for videos in self.sets]
+        targets = [
+            [(s, i) for s in videos for i, frame in enumerate(s.frames) if frame.mask is not None]
+            for videos in self.sets
+        ]
         self.targets = [target for of_set in targets for target in of_set]
         self.set_sizes = [len(of_set) for of_set in targets]
 

@@ -4,7 +4,7 @@ The world rests. It holds distractors, which have the object's colours and patte
 videos an occluder that the object passes behind.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -28,6 +28,11 @@ MOTIONS = {
 }
 
 
+# Videos without an object, in all of their frames or from the middle on: nothing moves, only the
+# camera moves, or the object is gone.
+EMPTY = ("rest", "camera", "gone")
+
+
 @dataclass
 class Scene:
     """The parts of one video. Lengths are in samples, ``SUPERSAMPLING`` to the pixel.
@@ -46,6 +51,7 @@ class Scene:
     pose: np.ndarray  # (T, 2, 3)
     wobble: np.ndarray  # (T, 2) phases of the waves that deform the object
     wave: tuple[float, float]  # amplitude and length of these waves
+    shown: int  # number of frames, the first ones, that have the object
 
 
 def make_scene(
@@ -96,7 +102,15 @@ def make_scene(
         pose=pose,
         wobble=rng.uniform(0, 6.3, 2) + np.arange(frames)[:, None] * rng.uniform(0.15, 0.35, 2),
         wave=(rng.uniform(0.015, 0.03) * side, rng.uniform(0.5, 0.8) * side),
+        shown=frames,
     )
+
+
+def without_object(scene: Scene, kind: str) -> Scene:
+    """A scene as one of ``EMPTY``, with its distractors."""
+    if kind == "rest":
+        scene = replace(scene, camera=np.repeat(scene.camera[:1], len(scene.camera), axis=0))
+    return replace(scene, shown=len(scene.camera) // 2 if kind == "gone" else 0)
 
 
 def render_frame(scene: Scene, frame: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,6 +123,7 @@ def render_frame(scene: Scene, frame: int) -> tuple[np.ndarray, np.ndarray]:
     picture = _warp(scene.world, camera, width, height)
     x, y = _object_coordinates(scene, frame, width, height)
     visible = cv2.remap(scene.silhouette, x, y, cv2.INTER_LINEAR) > 127
+    visible &= frame < scene.shown
     picture[visible] = cv2.remap(scene.texture, x, y, cv2.INTER_LINEAR)[visible]
     if scene.occluders.any():
         hidden = _warp(scene.occluders, camera, width, height) > 127

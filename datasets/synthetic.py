@@ -8,7 +8,8 @@
 
 The videos are those of ``datasets.scenes``: only motion tells the object from distractors that look
 alike, and the background often moves as much as the object. A pixel of a mask is foreground where
-more than half of it shows the object.
+more than half of it shows the object. ``--empty N`` adds N videos to both video sets that have no
+object, in all of their frames or from the middle on.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import numpy as np
 
 from datasets.files import write_picture
 from datasets.progress import progress_bar
-from datasets.scenes import MOTIONS, SHAPES, make_scene, render_frame
+from datasets.scenes import EMPTY, MOTIONS, SHAPES, make_scene, render_frame, without_object
 
 SETS = ("DUTS_train", "DAVIS_train", "DAVIS_test")
 MARKER = "synthetic.json"  # says that the sets beside it were made here and may be overwritten
@@ -36,6 +37,7 @@ def write_synthetic(
     height: int = 192,
     width: int = 240,
     overwrite: bool = False,
+    empty_sequences: int = 0,  # further ones without an object, in each of the two video sets
 ) -> None:
     """Write the three sets below ``data_root``, which is made if it is missing.
 
@@ -50,15 +52,19 @@ def write_synthetic(
     _clear(data_root, overwrite)
     data_root.mkdir(parents=True, exist_ok=True)
     (data_root / MARKER).write_text(json.dumps({"seed": seed}) + "\n")
-    counts = (stills, train_sequences, test_sequences)
+    counts = (stills, train_sequences, test_sequences, empty_sequences, empty_sequences)
     videos = [(kind, index) for kind, count in enumerate(counts) for index in range(count)]
-    total = stills + (train_sequences + test_sequences) * frames
+    total = stills + sum(counts[1:]) * frames
     with progress_bar(total=total, desc="synthetic data", unit="image") as progress:
         for kind, index in videos:
             rng = np.random.default_rng([seed, kind, index])
             shape = SHAPES[index % len(SHAPES)]
             motion = list(MOTIONS)[index % len(MOTIONS)] if kind > 0 else None
             scene = make_scene(rng, shape, motion, frames if kind > 0 else 1, height, width)
+            if kind > 2:
+                turn = index + index // len(SHAPES)  # so that each kind has every shape
+                motion, kind = EMPTY[turn % len(EMPTY)], kind - 2
+                scene = without_object(scene, motion)
             sequence = f"{('still', 'train', 'test')[kind]}_{motion}-{shape}-{index:02d}"
             folder = data_root / SETS[kind] / (sequence if kind == 2 else "")
             for t in range(len(scene.camera)):
@@ -88,11 +94,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the demo's synthetic data set.")
     parser.add_argument("--data-root", type=Path, required=True, help="folder for the sets")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    text = "add this many videos without an object to both video sets (default: 0)"
+    parser.add_argument("--empty", type=int, default=0, metavar="N", help=text)
     text = "delete synthetic sets that are there already"
     parser.add_argument("--overwrite", action="store_true", help=text)
     arguments = parser.parse_args()
     try:
-        write_synthetic(arguments.data_root, arguments.seed, overwrite=arguments.overwrite)
+        write_synthetic(
+            arguments.data_root,
+            arguments.seed,
+            overwrite=arguments.overwrite,
+            empty_sequences=arguments.empty,
+        )
     except OSError as error:
         parser.exit(1, f"{error}\n")
 

@@ -118,7 +118,7 @@ def test_test_sets_may_be_annotated_on_some_frames_only(tmp_path, program):
     assert code == 0
     assert table["test"] == [NESTED, "2", "8", "2", "8", "0"]
     assert table["own"] == [NESTED, "2", "8", "0", "8", "0"]
-    assert "note: test: masks for 2 of 8 frames; only those are scored" in out
+    assert "note: test: masks for 2 of 8 frames; only those are scored or learnt from" in out
     assert "note: own: masks for 0 of 8 frames" in out
 
     shutil.rmtree(tmp_path / "test/dog/GT")

@@ -132,6 +132,21 @@ def test_references_are_different_other_frames_of_the_targets_sequence(tmp_path)
     assert len(seen) > 10
 
 
+def test_frames_without_a_mask_are_references_and_no_targets(tmp_path):
+    whole = make_sequence(tmp_path, "a", 5)
+    frames = [
+        dataclasses.replace(f, mask=f.mask if i == 3 else None) for i, f in enumerate(whole.frames)
+    ]
+    dataset = VideoFrames([[Sequence("a", tuple(frames))]], SIZE, num_references=3)
+    assert dataset.set_sizes == [1] and dataset.name(0) == frames[3].name
+    seen = set()
+    for epoch in range(10):
+        sample = dataset[epoch, 0]
+        assert (sample["image"] == 3).all()
+        seen.update(values_of(sample["reference_images"]))
+    assert seen == {0, 1, 2, 4}
+
+
 def test_sequences_with_too_few_frames_repeat_references(tmp_path):
     two = make_sequence(tmp_path, "two", 2)
     one = make_sequence(tmp_path, "one", 1, first=50)

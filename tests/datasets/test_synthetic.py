@@ -11,7 +11,7 @@ import pytest
 
 from datasets import synthetic
 from datasets.pictures import read_image
-from datasets.scenes import MOTIONS, SHAPES, SUPERSAMPLING, Scene, make_scene, render_frame
+from datasets.scenes import EMPTY, MOTIONS, SHAPES, SUPERSAMPLING, Scene, make_scene, render_frame
 
 SMALL = {
     "stills": 2,
@@ -111,6 +111,32 @@ def test_a_sequence_does_not_depend_on_how_many_others_there_are(tmp_path):
     assert len(set(images)) == len(images) == 3 + (3 + 2) * 3
 
 
+def test_videos_without_an_object_come_on_top_of_the_others(tmp_path):
+    longer = {**SMALL, "frames": 4}
+    synthetic.write_synthetic(tmp_path / "few", **longer)
+    synthetic.write_synthetic(tmp_path / "more", **longer, empty_sequences=3)
+    few, many = all_bytes(tmp_path / "few"), all_bytes(tmp_path / "more")
+    assert all(many[name] == content for name, content in few.items())
+    folders = [tmp_path / "more/DAVIS_train/RGB", *(tmp_path / "more/DAVIS_test").glob("*/RGB")]
+    for part in ("train", "test"):
+        found = {}
+        for folder in folders:
+            for path in sorted(folder.glob(f"{part}_*.jpg")):
+                kind = path.name.split("_")[1].split("-")[0]
+                if kind in EMPTY:
+                    truth = path.parents[1] / "GT" / f"{path.stem}.png"
+                    assert str(path.relative_to(tmp_path / "more")) not in few
+                    mask = cv2.imread(str(truth), 0)
+                    found.setdefault(kind, []).append((read_image(path).astype(int), mask.any()))
+        assert found.keys() == set(EMPTY)
+        masks = {kind: [has for _, has in frames] for kind, frames in found.items()}
+        assert masks["rest"] == masks["camera"] == [False] * 4
+        assert masks["gone"] == [True, True, False, False]
+        images = {kind: np.stack([image for image, _ in frames]) for kind, frames in found.items()}
+        change = {kind: np.abs(np.diff(one, axis=0)).mean() for kind, one in images.items()}
+        assert change["rest"] == 0 < change["camera"]
+
+
 def test_refuses_what_is_there_already(tmp_path):
     synthetic.write_synthetic(tmp_path, **SMALL)
     before = all_bytes(tmp_path)
@@ -141,7 +167,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     )
     monkeypatch.setattr("sys.argv", ["synthetic", "--data-root", str(tmp_path), "--seed", "5"])
     synthetic.main()
-    assert calls == [((tmp_path, 5), {"overwrite": False})]
+    assert calls == [((tmp_path, 5), {"overwrite": False, "empty_sequences": 0})]
 
     def refuse(*args, **kwargs):
         raise FileExistsError("already there")

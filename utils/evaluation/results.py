@@ -7,6 +7,8 @@ Its folder holds ``scores.csv`` (statistics by sequence), ``frames.csv`` (every 
 import csv
 import io
 import json
+import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,7 @@ class Evaluation:
     scores: dict[str, SequenceScores]  # by sequence, in the set's order
     checkpoint: str | None = None  # of the network; None for masks from elsewhere
     settings: dict[str, Any] = field(default_factory=dict)  # of the masks, by name
+    false_alarms: dict[str, float] | None = None  # of `count_false_alarms`
 
     @property
     def rows(self) -> list[Row]:
@@ -61,6 +64,27 @@ class Evaluation:
     def title(self) -> str:
         """The name of the overall score: ``J&F``, or ``J``."""
         return "&".join(self.protocol.overall)
+
+
+def count_false_alarms(shares: Collection[float]) -> dict[str, float] | None:
+    """From the shares of masked pixels of frames whose true mask is empty; None without such.
+
+    Gives the number of ``frames``, the share of them ``with_mask``, the mean share of ``pixels``.
+    """
+    count, masked = len(shares), sum(share > 0 for share in shares)
+    if not count:
+        return None
+    return {"frames": count, "with_mask": masked / count, "pixels": math.fsum(shares) / count}
+
+
+def false_alarm_line(evaluation: Evaluation) -> str | None:
+    """The false alarms, for people; None if every true mask holds an object."""
+    if (found := evaluation.false_alarms) is None:
+        return None
+    return (
+        f"false alarms: {found['frames']} frames hold no object; {found['with_mask']:.1%} of them "
+        f"have a mask, {found['pixels']:.2%} of their pixels are masked"
+    )
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
@@ -87,6 +111,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
         "settings": evaluation.settings,
         "average": {measure: asdict(one) for measure, one in rows[-1].statistics.items()},
     }
+    if evaluation.false_alarms:
+        record["false_alarms"] = evaluation.false_alarms
     write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
 
 
@@ -129,6 +155,7 @@ def read_evaluation(folder: Path) -> Evaluation:
             set_name=record["set"],
             protocol=protocol,
             scores=scores,
+            false_alarms=record.get("false_alarms"),
             **{name: record[name] for name in same},
         )
     except (csv.Error, KeyError, RecursionError, TypeError, ValueError) as error:

@@ -191,6 +191,7 @@ def score_masks(
     binarize: bool = False,
     foreground: str = BORDER,
     proposals: bool = False,
+    false_alarms: dict[Path, float] | None = None,
     progress: bool = True,
 ) -> dict[str, SequenceScores]:
     """Score the masks ``folder/<sequence>/<frame>.png`` of the frames that count.
@@ -203,6 +204,8 @@ def score_masks(
         foreground: the rule of :func:`choose_foreground`, where a protocol of one object meets
             masks of several; it is printed.
         proposals: the masks hold proposals, also in videos that have only one.
+        false_alarms: gets, by mask, the share of pixels that are masked where the true mask holds
+            no object, whether the protocol counts such frames or not.
 
     Raises:
         DatasetError: masks that are missing, are of another size than the true mask, or cannot be
@@ -229,7 +232,8 @@ def score_masks(
         _refuse(folder, results)
         return results
 
-    results = score_all(items, _Scorer(protocol, binarize, proposals))
+    alarms = {} if false_alarms is None else false_alarms
+    results = score_all(items, _Scorer(protocol, alarms, binarize, proposals))
     several = {sequence for sequence, _, scores in results if scores is SEVERAL}
     if several:
         print(
@@ -238,7 +242,7 @@ def score_masks(
         )
         items = [item for item in items if item[0] in several]
         chosen = {name: _foreground_of(name, items, protocol, foreground) for name in several}
-        again = iter(score_all(items, _Scorer(protocol, chosen=chosen)))
+        again = iter(score_all(items, _Scorer(protocol, alarms, chosen=chosen)))
         results = [next(again) if result[0] in several else result for result in results]
     scores = collect_scores(results, protocol)
     _check_scored(scores, sequences, protocol)
@@ -250,11 +254,12 @@ class _Scorer:
     """Scores a mask: sequence, frame, and file.
 
     Attributes:
-        protocol, binarize, proposals: as of :func:`score_masks`.
+        protocol, false_alarms, binarize, proposals: as of :func:`score_masks`.
         chosen: the labels that are foreground, by sequence.
     """
 
     protocol: Protocol
+    false_alarms: dict[Path, float]
     binarize: bool = False
     proposals: bool = False
     chosen: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -273,10 +278,12 @@ class _Scorer:
     def _scores(self, sequence: str, path: Path, truth: np.ndarray) -> Any:
         if sequence in self.chosen:
             labels = self.chosen[sequence][read_proposals(path)].view(np.uint8)
-            return score_frame(labels, truth, self.protocol)
-        labels = read_result(path, self.protocol, self.binarize)
-        if self.protocol.objects == ONE and (self.proposals or labels.max() > 1):
-            return SEVERAL
+        else:
+            labels = read_result(path, self.protocol, self.binarize)
+            if self.protocol.objects == ONE and (self.proposals or labels.max() > 1):
+                return SEVERAL
+        if not one_object(truth).any() and (known := truth != VOID).any():
+            self.false_alarms[path] = float(np.mean(labels[known] != 0))
         return score_frame(labels, truth, self.protocol)
 
 

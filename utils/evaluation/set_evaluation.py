@@ -32,6 +32,8 @@ from utils.evaluation.results import (
     RECORD,
     SCORES,
     Evaluation,
+    count_false_alarms,
+    false_alarm_line,
     score_table,
     write_evaluation,
 )
@@ -312,23 +314,29 @@ def _score(
     **source: Any,
 ) -> None:
     """Score masks, write the result files, print the table, and the average as the last line."""
+    alarms: dict[Path, float] = {}
+    scores = score_masks(
+        masks,
+        videos.sequences,
+        videos.protocol,
+        binarize=settings.get("BINARIZE", False),
+        foreground=settings["FOREGROUND"],
+        proposals=proposals,
+        false_alarms=alarms,
+    )
     evaluation = Evaluation(
         set_name=videos.name,
         data_root=str(videos.root.resolve()),
         protocol=videos.protocol,
         masks=str(masks.resolve()),
-        scores=score_masks(
-            masks,
-            videos.sequences,
-            videos.protocol,
-            binarize=settings.get("BINARIZE", False),
-            foreground=settings["FOREGROUND"],
-            proposals=proposals,
-        ),
+        scores=scores,
+        false_alarms=count_false_alarms(alarms.values()),
         settings=settings,
         **source,
     )
     print(score_table(evaluation))
+    if line := false_alarm_line(evaluation):
+        print(line)
     if output is None:
         print("(--output DIR also writes the scores, those of every frame, and a report)")
     else:

@@ -15,7 +15,13 @@ from jinja2 import StrictUndefined, Template
 from datasets.files import write_text
 from utils import __version__
 from utils.evaluation.protocols import LOWER_IS_BETTER, Row
-from utils.evaluation.results import REPORT, Evaluation, ResultsError, read_evaluation
+from utils.evaluation.results import (
+    REPORT,
+    Evaluation,
+    ResultsError,
+    false_alarm_line,
+    read_evaluation,
+)
 from utils.reports.frames import Run, frame_means, pick_frames, show_frames
 from utils.reports.plots import LINES, plot_scores
 
@@ -54,6 +60,8 @@ def write_report(evaluation: Evaluation, folder: Path) -> Path:
         ("Checkpoint", evaluation.checkpoint or ELSEWHERE),
         ("Masks", evaluation.masks),
     ]
+    if line := false_alarm_line(evaluation):
+        facts.append(("Frames without object", line))
     settings = [(name, repr(value)) for name, value in evaluation.settings.items()]
     return _write_page(
         folder / REPORT,

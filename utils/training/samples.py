@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.augmentation import Augmentation, Size
-from datasets.layout import Frame, Sequence, video_sequences
+from datasets.layout import Frame, Sequence, frames_of, is_flat, video_sequences
 from datasets.samples import StillImages, VideoFrames, VideoWindows
 from datasets.sampling import EpochBatches
 from datasets.simulated_motion import MotionSimulation
@@ -126,13 +126,26 @@ def stills_of(
 def training_sequences(settings: Settings, needs: Needs) -> list[list[Sequence]]:
     """The sequences of each of TRAIN_SETS, with what the network needs.
 
+    A nested set may have masks on some frames only, which are the targets then; a flat one not.
+
     Raises:
         DatasetError: a set is missing or incomplete.
     """
-    root, masks = Path(settings.data_root), "all" if needs.masks else "none"
-    return [
-        video_sequences(root, name, masks=masks, flow=needs.flow) for name in settings.train_sets
-    ]
+    root, found = Path(settings.data_root), []
+    for name in settings.train_sets:
+        nested = (root / name).is_dir() and not is_flat(root / name)
+        some = needs.samples == REFERENCES and nested
+        masks = ("some" if some else "all") if needs.masks else "none"
+        found.append(video_sequences(root, name, masks=masks, flow=needs.flow))
+    return found
+
+
+def count_in_words(name: str, sequences: list[Sequence]) -> str:
+    """A training set's sequences, and how many frames have masks if only some do."""
+    frames = frames_of(sequences)
+    masks = sum(frame.mask is not None for frame in frames)
+    some = f" ({masks} of {len(frames)} frames with a mask)" if 0 < masks < len(frames) else ""
+    return f"{name}: {len(sequences)} sequences{some}"
 
 
 def validation_sequences(settings: Settings, needs: Needs) -> list[Sequence]:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from utils.evaluation.protocols import PROTOCOLS, SequenceScores
 from utils.evaluation.results import (
     Evaluation,
     ResultsError,
+    count_false_alarms,
+    false_alarm_line,
     read_evaluation,
     score_table,
     write_evaluation,
@@ -91,6 +94,20 @@ def test_what_was_written_is_read_back(tmp_path):
     assert record["rule"] == PROTOCOLS["davis2016"].rule
     assert record["version"] == __version__
     assert record["average"]["J"]["mean"] == one.rows[-1].statistics["J"].mean
+
+
+def test_false_alarms_are_counted_written_and_read_back(tmp_path):
+    one = replace(evaluation(), false_alarms=count_false_alarms([0.25, 0.0, 0.05, 0.1]))
+    assert one.false_alarms == {"frames": 4, "with_mask": 0.75, "pixels": pytest.approx(0.1)}
+    write_evaluation(one, tmp_path)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["false_alarms"]["frames"] == 4
+    two = read_evaluation(tmp_path)
+    line = "4 frames hold no object; 75.0% of them have a mask, 10.00% of their pixels are masked"
+    assert false_alarm_line(two) == f"false alarms: {line}"
+    write_evaluation(evaluation(), tmp_path)
+    assert "false_alarms" not in json.loads((tmp_path / "evaluation.json").read_text())
+    assert false_alarm_line(read_evaluation(tmp_path)) is None
+    assert count_false_alarms([]) is None
 
 
 def test_a_folder_without_an_evaluation_is_explained(tmp_path):

@@ -217,6 +217,34 @@ def test_empty_truths_and_masks_by_the_rules_of_each_protocol(video_set, masks, 
     assert "ground truth of all 2 sequences is empty" in complaint(masks, video_set, LONG)
 
 
+@pytest.mark.parametrize("name", ["davis2016", "long_videos", "whole_video"])
+def test_false_alarms_are_masks_of_frames_without_an_object(video_set, masks, name):
+    """One of the three frames has a mask of 400 pixels, one a mask of 7, one none."""
+    frames = video_set[0].frames
+    for frame in (frames[1], frames[2], video_set[1].frames[1]):
+        write_picture(frame.mask, np.zeros((40, 60), np.uint8))
+    mask = np.zeros((40, 60), np.uint8)
+    write_picture(masks / "cow_2/001.png", mask)
+    mask[3, 10:17] = 255
+    write_picture(masks / "bear/002.png", mask)
+    found = {}
+    score_masks(masks, video_set, PROTOCOLS[name], false_alarms=found, progress=False)
+    size = 40 * 60
+    expected = {"bear/001.png": 400 / size, "bear/002.png": 7 / size, "cow_2/001.png": 0}
+    assert {str(path.relative_to(masks)): share for path, share in found.items()} == expected
+
+
+def test_false_alarms_of_several_proposals_are_those_of_the_chosen_foreground(video_set, masks):
+    write_picture(video_set[0].frames[1].mask, np.zeros((40, 60), np.uint8))
+    for t in range(4):
+        labels = np.full((40, 60), 1, np.uint8)  # proposal 1 is the background
+        labels[5:15, 5:15] = 2
+        write_mask(masks / f"bear/{t:03d}.png", labels, 2)
+    found = {}
+    score_masks(masks, video_set, LONG, false_alarms=found, progress=False)
+    assert list(found.values()) == [100 / (40 * 60)]
+
+
 def test_a_folder_of_masks_that_does_not_exist_is_refused(video_set, tmp_path):
     assert "is not a folder" in complaint(tmp_path / "nowhere", video_set, LONG)
 

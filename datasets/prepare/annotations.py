@@ -1,0 +1,125 @@
+"""Annotations of frames in JSON files: of LabelMe, COCO and YouTube-VIS."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.pictures import read_size
+from datasets.prepare.archives import Convert
+from datasets.prepare.shapes import Shape, circle, draw_shapes
+from datasets.problems import DatasetError
+
+_NO_OBJECT = "_background_", "__ignore__"  # LabelMe's names
+
+Annotation = tuple[Path, Convert]  # the file, and the function that makes a frame's label map of it
+# The frame's height and width as the file states them, and its objects' numbers with their shapes.
+Drawing = tuple[tuple[int | None, int | None], list[tuple[int, Shape]]]
+
+
+def read_labelme(files: dict[Any, Path]) -> dict[Any, Annotation]:
+    """The annotations of a video's frames by frame, from a file of LabelMe for each.
+
+    Shapes of one label and group are one object, which has the same number in all frames.
+    Raises DatasetError for a file that is not as LabelMe writes it.
+    """
+    found = {key: _read(path, _labelme_shapes) for key, path in files.items()}
+    names = sorted({name for _, shapes in found.values() for name, _ in shapes})
+    numbers = {name: number for number, name in enumerate(names, 1)}
+    return {
+        key: (files[key], partial(_drawn, (size, [(numbers[name], one) for name, one in shapes])))
+        for key, (size, shapes) in found.items()
+    }
+
+
+def read_coco(path: Path) -> dict[str, Annotation]:
+    """The annotations of all frames by name, as "<video>/<frame>.jpg", from one file.
+
+    The file is COCO's, or YouTube-VIS's, which has "videos". A frame without any shape counts as
+    not annotated. Raises DatasetError for a file that is neither.
+    """
+    drawings = _read(path, lambda file: (_of_videos if "videos" in file else _of_images)(file))
+    return {name: (path, partial(_drawn, drawing)) for name, drawing in drawings.items()}
+
+
+def _of_images(content: dict[str, Any]) -> dict[str, Drawing]:
+    """COCO: an object keeps its number over frames if it has a track_id, as CVAT writes it."""
+    images = {image["id"]: image for image in content["images"]}
+    tracks: dict[Any, int] = {}
+    drawings: dict[str, Drawing] = {}
+    for one in content["annotations"]:
+        image = images[one["image_id"]]
+        _, objects = drawings.setdefault(image["file_name"], (_size(image), []))
+        track = one.get("track_id", (one.get("attributes") or {}).get("track_id"))
+        number = len(objects) + 1 if track is None else tracks.setdefault(track, len(tracks) + 1)
+        objects.append((number, one["segmentation"]))
+    return drawings
+
+
+def _of_videos(content: dict[str, Any]) -> dict[str, Drawing]:
+    """YouTube-VIS: an annotation is an object of a video, with a shape or null for each frame."""
+    videos = {video["id"]: video for video in content["videos"]}
+    counts = dict.fromkeys(videos, 0)
+    drawings: dict[str, Drawing] = {}
+    for one in content["annotations"]:
+        video = videos[one["video_id"]]
+        counts[video["id"]] += 1
+        for name, shape in zip(video["file_names"], one["segmentations"], strict=True):
+            if shape:
+                _, objects = drawings.setdefault(name, (_size(video), []))
+                objects.append((counts[video["id"]], shape))
+    return drawings
+
+
+def _labelme_shapes(content: dict[str, Any]) -> tuple[tuple, list[tuple[tuple[str, int], Shape]]]:
+    """The stated size, and shapes with the names of their objects."""
+    shapes = []
+    for one in content["shapes"]:
+        points, kind = one["points"], one.get("shape_type") or "polygon"
+        if kind == "rectangle":
+            (left, top), (right, bottom) = points
+            points = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        elif kind == "circle":
+            points = circle(*points)
+        elif kind != "polygon":
+            raise ValueError(f"shape {kind}; expected polygon, rectangle or circle")
+        name = str(one["label"]), int(one.get("group_id") or 0)
+        if name[0] not in _NO_OBJECT:
+            shapes.append((name, [np.ravel(points).tolist()]))
+    return (content.get("imageHeight"), content.get("imageWidth")), shapes
+
+
+def _size(stated: dict[str, Any]) -> tuple[int | None, int | None]:
+    return stated.get("height"), stated.get("width")
+
+
+def _drawn(drawing: Drawing, image: Path, annotation: Path) -> np.ndarray:
+    """The label map of a frame."""
+    size, ((height, width), objects) = read_size(image), drawing
+    if None not in (height, width) and (height, width) != size:
+        item = f"{width} x {height}, its image {image.name} {size[1]} x {size[0]}"
+        raise DatasetError(f"{annotation}: {item}")
+    with _faults(f"{annotation}, {image.name}"):
+        return draw_shapes(objects, size)
+
+
+def _read(path: Path, understand: Any) -> Any:
+    """A file's content, as ``understand`` makes it from the parsed JSON."""
+    with _faults(path):
+        return understand(json.loads(path.read_text(encoding="utf-8")))
+
+
+@contextmanager
+def _faults(where: str | Path) -> Iterator[None]:
+    """Makes errors in the content of a file DatasetErrors."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{where}: not as LabelMe, COCO or YouTube-VIS has it ({type(error).__name__}: "
+            f"{error}); docs/data.md says which annotations are read"
+        ) from error
