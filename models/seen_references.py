@@ -8,9 +8,9 @@ class SeenReferences:
     """Encoded frames that are spread over all frames seen so far, in constant memory.
 
     The frames at a fixed step are kept. When there are twice as many as a network takes, every
-    second one is dropped and the step is doubled, so that they always reach from the beginning to
-    the last few frames. The network gets the first of them, the latest, and evenly spaced ones
-    between them.
+    second one is dropped and the step is doubled. The network gets the first of them, the latest,
+    and evenly spaced ones between them. The latest lies in the second half of what was seen; with
+    N_R = 1 the only one is the first.
 
     The beginning is frame 1: frame 0 has no frame before it, so that its flow map shows no motion.
     Frame 0 is its own reference, and the only one.

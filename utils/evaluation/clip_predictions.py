@@ -76,7 +76,8 @@ def predict_clip(
 
     The frames are read once for the references, which are uniform over the whole video (Sec. 4.4),
     and once to segment them. If the network looks ahead, they are read again for the results.
-    Memory does not grow with a video of files, except for what a network keeps that looks ahead.
+    Memory does not grow with a video of files. Networks that look ahead also keep features of every
+    frame.
 
     Args:
         segmenter: the network and its views.

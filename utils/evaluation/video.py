@@ -81,7 +81,7 @@ def segment_video(
 
     The clip is read three times: to check and count it, for the references, which are uniform over
     all of it (Sec. 4.4), and to segment it. Flow is made on the way, if there is an ``estimator``.
-    Memory does not grow with the clip, but for what a network keeps that looks ahead.
+    Memory does not grow with the clip. Networks that look ahead also keep features of every frame.
 
     ``output/masks/<name>.png`` are as large as the upright frames: 0 and 255, or label maps of
     several objects. Names are numbers from 00000, or in a folder the pictures' own. With
