@@ -24,7 +24,7 @@ from utils.evaluation.clip_predictions import predict_clip
 from utils.evaluation.given_flow import estimator_of, flow_of
 from utils.evaluation.given_frames import one_by_one, source_of
 from utils.evaluation.segmenting import check_numbers, to_labels
-from utils.evaluation.streaming import predict_stream
+from utils.evaluation.streaming import check_streams, predict_stream
 from utils.evaluation.trained_network import TrainedNetwork, load_trained_network, refuse_stage1
 from utils.settings import SettingsError, read_default_settings
 
@@ -116,10 +116,7 @@ def segment_stream(
         UserError: the network needs the whole video, or, when a frame is read that cannot be used.
     """
     _check_network(network)
-    if not network.segmenter.network.streams_frames:
-        raise VideoError(
-            f"{network.method}: needs the whole video before its first result; use segment_video"
-        )
+    check_streams(network, "use segment_video")
     images = one_by_one(frames)
     predicted = predict_stream(network.segmenter, images, estimator_of(flow, network))
     return _results(network, (maps for _, maps in predicted), probabilities)

@@ -98,7 +98,7 @@ class LiveVideo:
                 with self._news:
                     while self.waits and self._newest is not None and not stop():
                         self._news.wait(_LOOK)
-                    self.left_out += self._newest is not None
+                    self.left_out += not self.waits and self._newest is not None
                     self._newest = image
                     self._news.notify_all()
                 if stop():

@@ -255,8 +255,8 @@ class Network(nn.Module):
         return []
 
     def graphs(self, height: int, width: int) -> dict[str, Graph]:
-        """The parts that other programs can run, by name, for images of this size."""
-        raise NotImplementedError
+        """The parts that other programs can run, by name, for images of this size; if any."""
+        return {}
 
     def compile_for_inference(self, mode: str | None) -> None:
         """Compile the function that ``segment_video`` calls for every batch."""

@@ -26,6 +26,7 @@ from models.seen_references import SeenReferences
 
 # What a network keeps of reference frames, by stream, such as GSA-Net's P_G (B, R, C_G, C_G).
 References = dict[str, Tensor]
+EXAMPLES = 3  # reference frames in a graph's examples; a graph takes any number
 
 
 class TwoStreams(Network):
@@ -159,7 +160,7 @@ class TwoStreams(Network):
         free, graphs = {name: {0: "batch"} for name in names}, {}
         if self.motion and self.uses_references:
             examples = {
-                name: pictures(self.num_references, height, width)
+                name: pictures(EXAMPLES, height, width)
                 for name in ("reference_images", "reference_flows")
             }
             with torch.no_grad():

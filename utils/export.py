@@ -53,6 +53,8 @@ def main() -> None:
     network = trained.segmenter.network
     width, height = (int(side) for side in trained.segmenter.views[0].sides)
     graphs = network.graphs(height, width)
+    if not graphs:
+        raise ExportError(f"{trained.method}: this network has no part that can be exported")
     print(f"{trained.method}, from {arguments.checkpoint}")
     notes = {"network": trained.method, "settings": trained.settings}
     export(graphs, arguments.output, arguments.format, notes)

@@ -41,7 +41,13 @@ from utils.evaluation.set_evaluation import (
     evaluate_masks,
 )
 from utils.evaluation.trained_network import refuse_flags
-from utils.evaluation.video import MASKS, OVERLAY, check_results, published_when_whole
+from utils.evaluation.video import (
+    MASKS,
+    OVERLAY,
+    check_results,
+    print_results,
+    published_when_whole,
+)
 from utils.processes import num_cores, start_process
 from utils.reports.film import open_film
 from utils.reports.pictures import draw_overlay, write_mask
@@ -75,6 +81,8 @@ def main() -> None:
     """Read the settings, then propagate the first masks of a set or of one video."""
     settings, arguments = parse_settings(propagation_parser(), config)
     check_arguments(arguments, settings)
+    by_default = "vip" if arguments.vip else "jhmdb" if arguments.jhmdb else "smtc_a"
+    arguments.recipe = arguments.recipe or by_default
     if arguments.output:
         a_set = Path(settings.data_root, arguments.set) if arguments.set else None
         check_output(arguments.output, a_set)
@@ -143,8 +151,11 @@ def above_zero(text: str) -> float:
 
 def recipe_changes(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the flags change of the recipe, by name."""
-    given = {n.removeprefix("recipe_"): v for n, v in vars(arguments).items() if "recipe_" in n}
-    return {name: value for name, value in given.items() if value is not None}
+    return {
+        name.removeprefix("recipe_"): value
+        for name, value in vars(arguments).items()
+        if name.startswith("recipe_") and value is not None
+    }
 
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
@@ -162,9 +173,6 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
 
 def check_arguments(arguments: argparse.Namespace, settings: Settings) -> None:
     """Refuse combinations of arguments of which one would have no effect."""
-    if not arguments.recipe:
-        of_people = {"vip": arguments.vip, "jhmdb": arguments.jhmdb}
-        arguments.recipe = next((name for name, given in of_people.items() if given), "smtc_a")
     if bool(arguments.video) != bool(arguments.first_mask):
         raise SettingsError("--video and --first-mask FILE need each other")
     if bool(arguments.video or arguments.set) != bool(arguments.output):
@@ -301,9 +309,7 @@ def propagate_clip(
             write_mask(partial_output / MASKS / f"{frame.name}.png", labels, num_objects)
             add_to_film(draw_overlay(frame.image, labels, num_objects))
             bar.update()
-    print(f"{clip.count} frames, {clip.count / (time.monotonic() - start):.1f} a second")
-    print(f"masks: {output / MASKS}")
-    print(f"overlay: {output / OVERLAY}")
+    print_results(output, clip.count, clip.count / (time.monotonic() - start))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from models.gsanet import local_extractor
-from models.interface import Graph
+from models.interface import Graph, Network
 from models.ops import resize
+from models.two_streams import TwoStreams
 from tests.models.small_networks import frames_in_memory, network
 from utils import export
 from utils.export import ExportError, compare
@@ -139,6 +140,9 @@ def test_the_program_exports_a_checkpoint(call, tmp_path, monkeypatch):
     with pytest.raises(SettingsError, match="--threshold: without effect"):
         export.main()
     monkeypatch.setattr("sys.argv", ["export", *map(str, flags)])
+    with monkeypatch.context() as patch, pytest.raises(ExportError, match="no part that can be"):
+        patch.setattr(TwoStreams, "graphs", Network.graphs)
+        export.main()
     export.main()
     described = json.loads((tmp_path / "out/export.json").read_text())
     assert described["network"].startswith("gsanet with mobilenetv3_small_100")

@@ -6,15 +6,15 @@ from pathlib import Path
 from datasets.clips import VideoError
 from datasets.live import open_live
 from datasets.progress import progress_bar
-from utils.evaluation.streaming import predict_stream
+from utils.evaluation.streaming import check_streams, predict_stream
 from utils.evaluation.trained_network import TrainedNetwork
 from utils.evaluation.video import (
     OVERLAY,
     FrameWriter,
-    announced,
     check_results,
-    estimator_of,
+    print_results,
     published_when_whole,
+    settings_estimator,
 )
 from utils.reports.film import open_film
 from utils.settings import Settings
@@ -33,12 +33,8 @@ def evaluate_live(trained: TrainedNetwork, source: str, output: Path, settings: 
         VideoError: the source cannot be used, or the network needs the whole video; or the source
             broke off, after the results of the frames before have been written.
     """
-    if not trained.segmenter.network.streams_frames:
-        raise VideoError(
-            f"{trained.method}: needs the whole video before its first result; leave out --stream, "
-            "or record the source first"
-        )
-    estimator = estimator_of(trained, settings)
+    check_streams(trained, "leave out --stream, or record the source first")
+    estimator = settings_estimator(trained, settings)
     check_results(Path(source), output)
     with (
         locked(output, "writing into"),
@@ -60,7 +56,7 @@ def evaluate_live(trained: TrainedNetwork, source: str, output: Path, settings: 
         seconds = time.monotonic() - start
         if not bar.n:
             raise fault or VideoError(f"{source}: stopped before its first frame was segmented")
-    announced(output, bar.n, bar.n / seconds, settings)
+    print_results(output, bar.n, bar.n / seconds)
     if video.left_out:
         print(f"{video.left_out} frames left out: the network is slower than the source")
     if fault is not None:

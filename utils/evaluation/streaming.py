@@ -12,6 +12,15 @@ from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator
 from datasets.samples import show
 from utils.evaluation.segmenting import Segmenter, Views
+from utils.evaluation.trained_network import TrainedNetwork
+
+
+def check_streams(trained: TrainedNetwork, advice: str) -> None:
+    """Raise VideoError, with the ``advice``, for a network that needs the whole video."""
+    if not trained.segmenter.network.streams_frames:
+        raise VideoError(
+            f"{trained.method}: needs the whole video before its first result; {advice}"
+        )
 
 
 def predict_stream(

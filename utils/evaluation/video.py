@@ -28,18 +28,18 @@ _PARTIAL = ".partial"  # folder of unfinished results
 
 
 def evaluate_video(trained: TrainedNetwork, source: Path, output: Path, settings: Settings) -> None:
-    """Write masks and a film of any video into ``output``, as :func:`segment_video` does.
+    """Write masks and a film of any video into ``output``, as :func:`write_video` does.
 
     Raises:
         CheckpointError: the network is of stage 1, or another process writes into ``output``.
     """
-    estimator = estimator_of(trained, settings)
+    estimator = settings_estimator(trained, settings)
     with locked(output, "writing into"), terminated_in_order():
-        count, rate = segment_video(trained.segmenter, source, output, settings, estimator)
-    announced(output, count, rate, settings)
+        count, rate = write_video(trained.segmenter, source, output, settings, estimator)
+    print_results(output, count, rate)
 
 
-def estimator_of(trained: TrainedNetwork, settings: Settings) -> Estimator | None:
+def settings_estimator(trained: TrainedNetwork, settings: Settings) -> Estimator | None:
     """The estimator of the settings, if the network takes flow. Prints both.
 
     Raises:
@@ -61,16 +61,16 @@ def estimator_of(trained: TrainedNetwork, settings: Settings) -> Estimator | Non
     )
 
 
-def announced(output: Path, count: int, rate: float, settings: Settings) -> None:
+def print_results(output: Path, count: int, rate: float) -> None:
     """Print how many frames there were, how many a second, and where the results are."""
     print(f"{count} frames, {rate:.1f} a second")
     print(f"masks: {output / MASKS}")
-    if settings.save:
+    if (output / PROBABILITIES).is_dir():
         print(f"probabilities: {output / PROBABILITIES}")
     print(f"overlay: {output / OVERLAY}")
 
 
-def segment_video(
+def write_video(
     segmenter: Segmenter,
     source: Path,
     output: Path,

@@ -111,6 +111,7 @@ def test_a_pipe_that_stays_open_is_stopped_and_its_results_are_kept(checkpoint, 
     assert process.returncode == 0, errors.decode()
     found = len(list((tmp_path / "masks").iterdir()))
     assert 5 <= found < 1000 and f"{found} frames, " in output.decode()
+    assert "left out" not in output.decode()  # a pipe waits
     images = decoded(clip)[:found]
     check(tmp_path, list(segment_stream(load(checkpoint, "cpu"), images, flow="dis")))
 

@@ -22,7 +22,7 @@ from datasets.samples import show
 from models.interface import REFERENCES, Needs, Network, Prediction
 from models.two_streams import uniform_references
 from utils.evaluation.segmenting import Segmenter
-from utils.evaluation.video import segment_video
+from utils.evaluation.video import write_video
 from utils.reports.pictures import OVERLAY_COLOUR
 from utils.settings import load_settings
 
@@ -122,7 +122,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 def run(source, output, model=None, *, estimator=difference, views=None, **settings):
     segmenter = Segmenter(model or Bright(), SIZE, **(views or {}))
-    return segment_video(segmenter, source, output, DEFAULTS.replace(**settings), estimator)
+    return write_video(segmenter, source, output, DEFAULTS.replace(**settings), estimator)
 
 
 def files_in(folder) -> list[str]:
@@ -359,7 +359,7 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 import numpy as np, torch
-from test_video import DEFAULTS, Bright, Segmenter, segment_video
+from test_video import DEFAULTS, Bright, Segmenter, write_video
 torch.set_num_threads(1)
 
 class Forgetful(Bright):
@@ -370,7 +370,7 @@ def still(first, second):
     return np.zeros((*first.shape[:2], 2), np.float32)
 
 for clip in map(Path, sys.argv[1:]):
-    segment_video(Segmenter(Forgetful(), 32), clip, clip.with_suffix(""), DEFAULTS, still)
+    write_video(Segmenter(Forgetful(), 32), clip, clip.with_suffix(""), DEFAULTS, still)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
