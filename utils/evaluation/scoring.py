@@ -283,7 +283,8 @@ class _Scorer:
             if self.protocol.objects == ONE and (self.proposals or labels.max() > 1):
                 return SEVERAL
         if not one_object(truth).any() and (known := truth != VOID).any():
-            self.false_alarms[path] = float(np.mean(labels[known] != 0))
+            least = 128 if self.protocol.objects == SALIENCY else 1  # of a pixel that is masked
+            self.false_alarms[path] = float(np.mean(labels[known] >= least))
         return score_frame(labels, truth, self.protocol)
 
 

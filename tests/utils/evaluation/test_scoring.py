@@ -12,6 +12,7 @@ from datasets.files import write_picture
 from datasets.layout import Frame, Sequence, video_sequences
 from datasets.problems import DatasetError
 from tests.readers import read_mask
+from utils.evaluation import scoring
 from utils.evaluation.foreground import BORDER, ORACLE
 from utils.evaluation.metrics import boundary_accuracy, region_similarity
 from utils.evaluation.protocols import PROTOCOLS, summarise
@@ -243,6 +244,18 @@ def test_false_alarms_of_several_proposals_are_those_of_the_chosen_foreground(vi
     found = {}
     score_masks(masks, video_set, LONG, false_alarms=found, progress=False)
     assert list(found.values()) == [100 / (40 * 60)]
+
+
+def test_false_alarms_of_grey_maps_are_values_above_one_half(video_set, masks, monkeypatch):
+    monkeypatch.setattr(scoring, "saliency_curves", lambda *_: np.zeros((4, 256)))
+    write_picture(video_set[0].frames[1].mask, np.zeros((40, 60), np.uint8))
+    grey = np.full((40, 60), 127, np.uint8)
+    grey[3, 10:17] = 128
+    write_picture(masks / "bear/001.png", grey)
+    found = {}
+    protocol = PROTOCOLS["saliency"]
+    score_masks(masks, video_set, protocol, false_alarms=found, progress=False)
+    assert list(found.values()) == [7 / (40 * 60)]
 
 
 def test_a_folder_of_masks_that_does_not_exist_is_refused(video_set, tmp_path):
