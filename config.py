@@ -172,6 +172,6 @@ SAVE: optional(one_of("probabilities", "probabilities16")) = None  # soft masks,
 FRAME_RATE: number(0.1, 1000) = 24.0  # frames per second of a folder of frames; a file has its own
 
 # Flow maps of any video [video, flow]
-FLOW_ESTIMATOR: one_of("raft", "dis") = "raft"  # dis: OpenCV's, needs neither weights nor a GPU
+FLOW_ESTIMATOR: optional(one_of("raft", "dis")) = None  # None: as in training; dis is OpenCV's
 FLOW_WEIGHTS: optional(path) = None  # local file with RAFT's weights; None: a download
-REMOVE_CAMERA_MOTION: bool = False  # as in python -m datasets.flow; also of simulated flow maps
+REMOVE_CAMERA_MOTION: optional(bool) = None  # None: as in training; of simulated flow maps, too

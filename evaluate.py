@@ -2,7 +2,7 @@
 
 - ``python evaluate.py --checkpoint FILE --set DAVIS_test --output DIR``
 - ``python evaluate.py --masks DIR --set DAVIS_test --output DIR``
-- ``python evaluate.py --checkpoint FILE --video CLIP --output DIR``, also of a camera
+- ``python evaluate.py --video CLIP``, also of a camera; ``--checkpoint FILE`` for your own network
 - ``python evaluate.py --compare DIR1 DIR2 ... --output DIR``
 
 ``--help`` lists the settings that have an effect.
@@ -16,7 +16,7 @@ import config
 from datasets.live import is_live
 from utils.evaluation.live import evaluate_live
 from utils.evaluation.set_evaluation import check_output, evaluate_masks, evaluate_set
-from utils.evaluation.trained_network import load_trained_network, refuse_flags
+from utils.evaluation.trained_network import STARTER, load_trained_network, refuse_flags
 from utils.evaluation.video import evaluate_video
 from utils.processes import launch_processes, start_process
 from utils.reports.pages import write_comparison
@@ -29,12 +29,15 @@ def main() -> None:
     settings, arguments = parse_settings(evaluation_parser(), config)
     check_arguments(arguments, settings)
     set_name, output = arguments.set or settings.val_set, arguments.output
-    if arguments.checkpoint and output is None:
+    if arguments.video:
+        name = "live" if is_live(arguments.video) else Path(arguments.video).absolute().stem
+        output = output or Path(f"{name}_masks")
+    elif arguments.checkpoint and output is None:
         output = arguments.checkpoint.parent / f"{set_name}{'_tta' * arguments.tta}"
     if output is not None:
         a_set = not (arguments.compare or arguments.video)
         check_output(output, Path(settings.data_root, set_name) if a_set else None)
-    network = (arguments.checkpoint, settings, arguments.given)
+    network = (arguments.checkpoint or STARTER, settings, arguments.given)
 
     if arguments.compare:
         print(f"comparison: {write_comparison(arguments.compare, output)}")
@@ -63,9 +66,10 @@ def evaluation_parser() -> argparse.ArgumentParser:
         "checkpoint's, unless flags below change them. Flags without effect are refused.",
         listed=effective,
     )
-    what = parser.add_mutually_exclusive_group(required=True)
+    what = parser.add_mutually_exclusive_group()
     where = parser.add_mutually_exclusive_group()
-    what.add_argument("--checkpoint", type=a_path, metavar="FILE", help="network to evaluate")
+    network = "network to evaluate (default for --video: assets/starter.pt)"
+    what.add_argument("--checkpoint", type=a_path, metavar="FILE", help=network)
     what.add_argument("--masks", type=a_path, metavar="DIR", help="score these masks instead")
     several = "compare evaluations, given by their --output folders"
     what.add_argument("--compare", type=a_path, metavar="DIR", nargs="+", help=several)
@@ -75,7 +79,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
     where.add_argument("--video", type=not_empty, metavar="CLIP", help=clip)
     each = "with --video FILE: segment frame by frame, without looking ahead, as of a camera"
     parser.add_argument("--stream", action="store_true", help=each)
-    results = "folder for results (default for a set: beside the checkpoint)"
+    results = "folder for results (default: beside the checkpoint; of a clip NAME: NAME_masks)"
     parser.add_argument("--output", type=a_path, metavar="DIR", help=results)
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     cut = "with --masks: cut grey masks at 0.5"
@@ -97,11 +101,13 @@ def a_path(text: str) -> Path:
 
 def check_arguments(arguments: argparse.Namespace, settings: Settings) -> None:
     """Refuse combinations of arguments of which one would have no effect."""
+    network = arguments.checkpoint or arguments.video
+    something = network or arguments.masks or arguments.compare
     for given, needed, message in (
-        (arguments.video, arguments.checkpoint, "--video needs --checkpoint"),
-        (arguments.video, arguments.output, "--video needs --output"),
+        (True, something, "expected --video, --checkpoint, --masks or --compare"),
+        (arguments.video, not (arguments.masks or arguments.compare), "--video takes a network"),
         (arguments.stream, arguments.video, "--stream needs --video"),
-        (arguments.tta, arguments.checkpoint, "--tta needs --checkpoint"),
+        (arguments.tta, network, "--tta needs a network"),
         (arguments.binarize, arguments.masks, "--binarize needs --masks"),
         (arguments.compare, arguments.output, "--compare needs --output"),
         (arguments.compare, not arguments.set, "--compare takes no --set"),

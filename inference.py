@@ -4,7 +4,7 @@
 
     from inference import load, segment_video
 
-    network = load("runs/train/best.pt")
+    network = load()
     for mask in segment_video(network, "clip.mp4"):
         ...
 
@@ -25,18 +25,26 @@ from utils.evaluation.given_flow import estimator_of, flow_of
 from utils.evaluation.given_frames import one_by_one, source_of
 from utils.evaluation.segmenting import check_numbers, to_labels
 from utils.evaluation.streaming import check_streams, predict_stream
-from utils.evaluation.trained_network import TrainedNetwork, load_trained_network, refuse_stage1
+from utils.evaluation.trained_network import (
+    STARTER,
+    TrainedNetwork,
+    load_trained_network,
+    refuse_stage1,
+)
 from utils.settings import SettingsError, read_default_settings
 
 
 def load(
-    checkpoint: str | PathLike, device: str | torch.device | None = None, **changes: Any
+    checkpoint: str | PathLike = STARTER,
+    device: str | torch.device | None = None,
+    **changes: Any,
 ) -> TrainedNetwork:
     """A checkpoint's network, ready to segment, with the settings of its run.
 
     Args:
         checkpoint: the file, as ``runs/train/best.pt``; a folder of ``python -m utils.describe
-            --safetensors``; or the name ``user/model`` of one on huggingface.co.
+            --safetensors``; or the name ``user/model`` of one on huggingface.co. By default the
+            small network that comes with the code, see assets/starter.md.
         device: as ``"cuda:1"`` or ``"cpu"``; ``None`` takes a GPU if there is one.
         changes: settings of the evaluation by lower-case name, as ``image_size=512`` or
             ``threshold=0.4``.

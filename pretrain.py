@@ -58,7 +58,7 @@ def main() -> None:
         stills_of(train_frames, settings, network.needs, augmentation_from(settings)),
         lambda network, quick: validate_stills(network, val_frames, settings, process, quick),
         {settings.pretrain_set: frames},
-        origin_in_words("simulated", settings.remove_camera_motion) if simulated else None,
+        origin_in_words("simulated", bool(settings.remove_camera_motion)) if simulated else None,
     )
 
 

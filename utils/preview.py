@@ -72,7 +72,8 @@ def samples_of(
     if stage == 1:
         frames, _ = split_frames(still_images(root, s.pretrain_set), s.pretrain_val_share, s.seed)
         samples = stills_of(frames, s, needs, augmentation)
-        flow = origin_in_words("simulated", s.remove_camera_motion) if samples.simulation else None
+        removed = bool(s.remove_camera_motion)
+        flow = origin_in_words("simulated", removed) if samples.simulation else None
         return [(f"stage 1 {s.pretrain_set}", samples, flow)]
     return [
         (

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from datasets.flow.estimators import FlowError, build_estimator
 from datasets.flow.making import check_set, convert_flo, make_share
-from datasets.flow.origin import begin_origin, flow_origin, origin_in_words, set_origin
+from datasets.flow.origin import ESTIMATORS, begin_origin, flow_origin, origin_in_words, set_origin
 from datasets.layout import video_sequences
 from datasets.problems import DatasetError
 from datasets.progress import print_any_name
@@ -58,7 +58,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--set", required=True, help="a video set in it, such as DAVIS_train")
     add(
         "--estimator",
-        choices=("raft", "dis"),
+        choices=ESTIMATORS,
         default="raft",
         help="raft (default): the paper's choice, wants weights and a GPU; dis: OpenCV's, needs "
         "neither",

@@ -11,6 +11,7 @@ from datasets.flow.pairs import image_pairs
 from datasets.layout import Frame, Sequence, flow_note
 from datasets.problems import DatasetError
 
+ESTIMATORS = "raft", "dis"
 _ORIGIN = ".flow.json"  # in the set's folder
 
 # Begins the JPEG comment of a flow map. The sizes and checksums of its two images follow.
@@ -29,6 +30,22 @@ def flow_origin(data_root: Path, set_name: str) -> str | None:
 def origin_in_words(estimator: str, remove_camera_motion: bool) -> str:
     """The estimator's name and whether camera motion is kept, as `flow_origin` tells it."""
     return f"{estimator}, camera motion {'removed' if remove_camera_motion else 'kept'}"
+
+
+def kind_of_flow(
+    trained_on: str | None, estimator: str | None, remove_camera_motion: bool | None
+) -> tuple[str, bool]:
+    """The estimator of a video's flow maps, and whether it removes the camera's motion.
+
+    ``None`` stands for the kind that the network was trained on, in the words of
+    ``origin_in_words``. DIS takes the place of an estimator that is not known here.
+    """
+    made_by, _, _ = (trained_on or "").partition(", ")
+    known = made_by if made_by in ESTIMATORS else "dis"
+    removed = trained_on == origin_in_words(made_by, True)
+    if remove_camera_motion is not None:
+        removed = remove_camera_motion
+    return estimator or known, removed
 
 
 def compare_flow(trained_on: str | None, given: str | None) -> None:

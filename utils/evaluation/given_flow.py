@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Items
 from functools import partial
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from datasets.clips import ClipFrame, VideoError
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator, build_estimator
-from datasets.flow.origin import origin_in_words
+from datasets.flow.origin import ESTIMATORS, kind_of_flow
 from utils.evaluation.clip_predictions import (
     FlowMaps,
     FrameWithFlow,
@@ -22,8 +21,6 @@ from utils.evaluation.clip_predictions import (
 )
 from utils.evaluation.given_frames import as_image, in_memory
 from utils.evaluation.trained_network import TrainedNetwork
-
-_ESTIMATORS = "raft", "dis"
 
 
 def flow_of(flow: Any, trained: TrainedNetwork, source: VideoSource) -> FlowMaps:
@@ -67,13 +64,11 @@ def estimator_of(flow: Any, trained: TrainedNetwork) -> Estimator | None:
         return None
     if callable(flow):
         return _checked(flow)
-    kinds = product((*_ESTIMATORS, "simulated"), (False, True))
-    known, removed = {origin_in_words(*kind): kind for kind in kinds}.get(trained.flow, ("", False))
-    name = (known if known in _ESTIMATORS else "dis") if flow is None else flow
-    if not isinstance(name, str) or name not in _ESTIMATORS:
-        found = repr(name) if isinstance(name, str) else type(name).__name__
-        names = " or ".join(map(repr, _ESTIMATORS))
+    if flow is not None and (not isinstance(flow, str) or flow not in ESTIMATORS):
+        found = repr(flow) if isinstance(flow, str) else type(flow).__name__
+        names = " or ".join(map(repr, ESTIMATORS))
         raise VideoError(f"flow: found {found}, expected {names}, or a function of two frames")
+    name, removed = kind_of_flow(trained.flow, flow, None)
     return build_estimator(name, None, str(trained.segmenter.device), removed)
 
 

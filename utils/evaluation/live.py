@@ -1,6 +1,7 @@
 """A camera, an address, a pipe or a file, segmented frame by frame as it comes."""
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 from datasets.clips import VideoError
@@ -42,9 +43,9 @@ def evaluate_live(trained: TrainedNetwork, source: str, output: Path, settings: 
         Interrupts() as interrupts,
         published_when_whole(output) as partial,
         open_film(partial / OVERLAY, video) as add_to_film,
+        closing(FrameWriter(partial, settings, add_to_film)) as writer,
         progress_bar(desc="segmenting, Ctrl-C ends it", unit="frame") as bar,
     ):
-        writer = FrameWriter(partial, settings, add_to_film)
         frames, fault = video.frames(lambda: interrupts.pending is not None), None
         start = time.monotonic()
         try:

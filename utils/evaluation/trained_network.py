@@ -18,6 +18,7 @@ from utils.training.checkpoints import (
 )
 from utils.training.samples import input_size, network_name, without_effect
 
+STARTER = Path(__file__).parents[2] / "assets" / "starter.pt"  # described in starter.md
 _NEEDED = ("IMAGE_SIZE", "NUM_REFERENCES", "RECOLOUR_FLOW")  # settings of the checkpoint's run
 _OF_PROGRAMS = ("GPU", "WORKERS")  # without effect from Python
 

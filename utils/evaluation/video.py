@@ -1,7 +1,9 @@
 """Any video: from a clip to masks and a film that shows them, in bounded memory."""
 
+import csv
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -12,18 +14,19 @@ import numpy as np
 
 from datasets.clips import VideoError, check_clip
 from datasets.flow.estimators import Estimator, build_estimator
-from datasets.flow.origin import compare_flow, origin_in_words
+from datasets.flow.origin import compare_flow, kind_of_flow, origin_in_words
 from utils.evaluation.clip_predictions import estimated_flow, predict_clip, without_flow
 from utils.evaluation.segmenting import Segmenter, to_labels
 from utils.evaluation.soft_masks import PROBABILITIES, to_grey, write_soft_masks
 from utils.evaluation.trained_network import TrainedNetwork, refuse_stage1
 from utils.reports.film import open_film
-from utils.reports.pictures import draw_overlay, write_mask
+from utils.reports.pictures import OVERLAY_COLOUR, Colour, draw_overlay, write_mask
 from utils.settings import Settings
 from utils.training.interrupts import terminated_in_order
 from utils.training.run_folder import locked
 
-MASKS, OVERLAY = "masks", "overlay.mp4"
+MASKS, OVERLAY, MASKED = "masks", "overlay.mp4", "masked.csv"
+_SHARE, _HIGHEST = "masked_share", "highest_probability"  # columns of MASKED
 _PARTIAL = ".partial"  # folder of unfinished results
 
 
@@ -40,25 +43,24 @@ def evaluate_video(trained: TrainedNetwork, source: Path, output: Path, settings
 
 
 def settings_estimator(trained: TrainedNetwork, settings: Settings) -> Estimator | None:
-    """The estimator of the settings, if the network takes flow. Prints both.
+    """The estimator of the network's flow, by the settings; None if it takes none. Prints both.
 
     Raises:
         CheckpointError: the network is of stage 1.
     """
     refuse_stage1(trained)
     device, takes_flow = trained.segmenter.device, trained.segmenter.network.needs.flow
-    origin = origin_in_words(settings.flow_estimator, settings.remove_camera_motion)
+    kind = kind_of_flow(trained.flow, settings.flow_estimator, settings.remove_camera_motion)
+    origin = origin_in_words(*kind)
     flow = f"; flow: {origin}" if takes_flow else ""
     print(f"{trained.method}, from {trained.checkpoint}, on {device}{flow}")
     if not takes_flow:
         return None
     compare_flow(trained.flow, origin)
-    return build_estimator(
-        settings.flow_estimator,
-        settings.flow_weights and Path(settings.flow_weights),
-        str(device),
-        settings.remove_camera_motion,
-    )
+    if not (trained.flow or settings.flow_estimator):
+        print("note: the checkpoint does not name its flow; --flow-estimator raft takes RAFT")
+    weights = settings.flow_weights and Path(settings.flow_weights)
+    return build_estimator(kind[0], weights, str(device), kind[1])
 
 
 def print_results(output: Path, count: int, rate: float) -> None:
@@ -68,6 +70,19 @@ def print_results(output: Path, count: int, rate: float) -> None:
     if (output / PROBABILITIES).is_dir():
         print(f"probabilities: {output / PROBABILITIES}")
     print(f"overlay: {output / OVERLAY}")
+    print(f"masked share and highest probability of each frame: {output / MASKED}")
+    if empty := _highest_of_empty(output / MASKED):
+        print(
+            f"{len(empty)} frames have no mask; their highest probability is "
+            f"{sum(empty) / len(empty):.2f} on average, at most {max(empty):.2f}"
+        )
+
+
+def _highest_of_empty(table: Path) -> list[float]:
+    """The highest probability of each frame in which nothing is masked."""
+    with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = csv.DictReader(file)
+        return [float(row[_HIGHEST]) for row in rows if not float(row[_SHARE])]
 
 
 def write_video(
@@ -77,16 +92,7 @@ def write_video(
     settings: Settings,
     estimator: Estimator | None,
 ) -> tuple[int, float]:
-    """Segment a video file or a folder of frames: masks, and a film with the objects tinted.
-
-    The clip is read three times: to check and count it, for the references, which are uniform over
-    all of it (Sec. 4.4), and to segment it. Flow is made on the way, if there is an ``estimator``.
-    Memory does not grow with the clip. Networks that look ahead also keep features of every frame.
-
-    ``output/masks/<name>.png`` are as large as the upright frames: 0 and 255, or label maps of
-    several objects. Names are numbers from 00000, or in a folder the pictures' own. With
-    ``settings.save`` probabilities are written as well. Results appear, and replace an earlier
-    run's, when they are complete. One process at a time may write into ``output``.
+    """Segment a video file or a folder of frames, as :func:`write_frames` does.
 
     Returns:
         The number of frames, and frames per second: decoding, flow, network and writing.
@@ -94,21 +100,64 @@ def write_video(
     Raises:
         VideoError: the clip is unusable, or the results cannot be written.
     """
+    written = write_frames(segmenter, source, output, settings, estimator, progress=True)
+    count, _ = next(written)
+    start = time.monotonic()
+    deque(written, maxlen=0)
+    return count, count / (time.monotonic() - start)
+
+
+def write_frames(
+    segmenter: Segmenter,
+    source: Path,
+    output: Path,
+    settings: Settings,
+    estimator: Estimator | None,
+    colour: Colour = OVERLAY_COLOUR,
+    progress: bool = False,
+) -> Iterator[tuple[int, np.ndarray | None]]:
+    """Write masks of a video and a film with its objects tinted, frame by frame.
+
+    The clip is read three times: to check and count it, for the references, which are uniform over
+    all of it (Sec. 4.4), and to segment it. Flow is made on the way, if there is an ``estimator``.
+    Memory does not grow with the clip. Networks that look ahead also keep features of every frame.
+
+    ``output/masks/<name>.png`` are as large as the upright frames: 0 and 255, or label maps of
+    several objects. Names are numbers from 00000, or in a folder the pictures' own. With
+    ``settings.save`` probabilities are written as well. ``masked.csv`` tells how much is masked.
+    Results appear, and replace an earlier run's, when they are complete. Closing the iterator
+    before leaves nothing. One process at a time may write into ``output``.
+
+    Args:
+        segmenter: the network.
+        source: the video.
+        output: folder of the results.
+        settings: of the evaluation.
+        estimator: of the flow; ``None`` for networks that take none.
+        colour: of the tinted object, if there is only one.
+        progress: show progress bars.
+
+    Returns:
+        An iterator of the video's number of frames with each frame's tinted picture, uint8 RGB
+        (H, W, 3). Before the first frame the picture is ``None``.
+
+    Raises:
+        VideoError: the clip is unusable, or the results cannot be written.
+    """
     check_results(source, output)
-    clip = check_clip(source, settings.frame_rate)
+    clip = check_clip(source, settings.frame_rate, progress)
+    yield clip.count, None
     flow_maps = without_flow if estimator is None else estimated_flow(estimator)
     batch_size = settings.eval_batch_size
     with (
         published_when_whole(output) as partial,
         open_film(partial / OVERLAY, clip) as add_to_film,
-        closing(predict_clip(segmenter, clip, flow_maps, batch_size, progress=True)) as predicted,
+        closing(predict_clip(segmenter, clip, flow_maps, batch_size, progress)) as predicted,
+        closing(FrameWriter(partial, settings, add_to_film, colour)) as writer,
     ):
-        writer = FrameWriter(partial, settings, add_to_film)
-        start = time.monotonic()
         for frame, result in predicted:
-            writer.write(frame.name, frame.image, result.probability(clip.size))
-        seconds = time.monotonic() - start
-    return clip.count, clip.count / seconds
+            shown = writer.write(frame.name, frame.image, result.probability(clip.size))
+            yield clip.count, shown
 
 
 @dataclass
@@ -118,9 +167,16 @@ class FrameWriter:
     folder: Path
     settings: Settings
     add_to_film: Callable[[np.ndarray], None]
+    colour: Colour = OVERLAY_COLOUR
 
-    def write(self, name: str, image: np.ndarray, probability: np.ndarray) -> None:
-        """Write the mask of one frame, and what else is wanted.
+    def __post_init__(self) -> None:
+        path = self.folder / MASKED
+        self._table = path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+        self._rows = csv.writer(self._table)
+        self._rows.writerow(["frame", _SHARE, _HIGHEST])
+
+    def write(self, name: str, image: np.ndarray, probability: np.ndarray) -> np.ndarray:
+        """Write the mask of one frame, and what else is wanted. Returns the tinted picture.
 
         Args:
             name: of the frame, without suffix.
@@ -133,12 +189,20 @@ class FrameWriter:
         if s.save:
             soft = to_grey(probability, s.save)
             write_soft_masks(self.folder / PROBABILITIES / f"{name}.png", soft)
-        self.add_to_film(draw_overlay(image, labels, count))
+        masked, highest = (labels > 0).mean(), probability.max(initial=0)
+        self._rows.writerow([name, f"{masked:.6g}", f"{highest:.6f}"])
+        shown = draw_overlay(image, labels, count, self.colour)
+        self.add_to_film(shown)
+        return shown
+
+    def close(self) -> None:
+        """Close the table of the frames."""
+        self._table.close()
 
 
 def check_results(source: Path, output: Path) -> None:
     """Check, before anything is read, that only results of an earlier video would be replaced."""
-    results = [output / name for name in (MASKS, OVERLAY, PROBABILITIES)]
+    results = [output / name for name in (MASKS, OVERLAY, PROBABILITIES, MASKED)]
     for path in (*results, output / _PARTIAL):
         if path.resolve() in (source.resolve(), *source.resolve().parents):
             raise VideoError(f"{source} would be replaced by the results; choose another --output")
@@ -161,7 +225,7 @@ def published_when_whole(output: Path) -> Iterator[Path]:
         yield partial
         for folder in (MASKS, PROBABILITIES):
             shutil.rmtree(output / folder, ignore_errors=True)
-        for path in (partial / name for name in (PROBABILITIES, OVERLAY, MASKS)):
+        for path in (partial / name for name in (PROBABILITIES, MASKED, OVERLAY, MASKS)):
             if path.exists():
                 path.replace(output / path.name)
     except (OSError, av.FFmpegError) as error:

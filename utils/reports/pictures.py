@@ -20,7 +20,8 @@ from datasets.pictures import read_image
 
 PANEL_WIDTH = 240
 LABEL_HEIGHT = 22
-OVERLAY_COLOUR = (255, 0, 128)  # a pink that hardly anything filmed has
+Colour = tuple[int, int, int]  # red, green and blue, 0 to 255
+OVERLAY_COLOUR: Colour = (255, 0, 128)  # a pink that hardly anything filmed has
 
 
 def draw_panels(
@@ -112,13 +113,15 @@ def draw_mask(labels: np.ndarray, num_objects: int) -> np.ndarray:
     return cv2.cvtColor(panel_sized(cv2.inRange(labels, 1, 1)), cv2.COLOR_GRAY2RGB)
 
 
-def draw_overlay(image: np.ndarray, labels: np.ndarray, num_objects: int) -> np.ndarray:
-    """The image with its objects half tinted and outlined: in OVERLAY_COLOUR if there is one.
+def draw_overlay(
+    image: np.ndarray, labels: np.ndarray, num_objects: int, colour: Colour = OVERLAY_COLOUR
+) -> np.ndarray:
+    """The image with its objects half tinted and outlined: in ``colour`` if there is one.
 
     Outlines lie inside the objects. Outside the objects the picture equals the image.
     """
     objects = cv2.inRange(labels, 1, num_objects)
-    colours = _coloured(labels, num_objects)
+    colours = _coloured(labels, num_objects, colour)
     overlay = cv2.copyTo(cv2.addWeighted(image, 0.5, colours, 0.5, 0), objects, image.copy())
     width = max(1, round(min(labels.shape) / 250))  # pixels
     # Labels change where an object ends, but not within it.
@@ -153,12 +156,12 @@ def davis_palette() -> np.ndarray:
     return palette.clip(max=191)
 
 
-def _coloured(labels: np.ndarray, num_objects: int) -> np.ndarray:
-    """Labels as colours: DAVIS's palette, or OVERLAY_COLOUR if there is one object."""
+def _coloured(labels: np.ndarray, num_objects: int, colour: Colour = OVERLAY_COLOUR) -> np.ndarray:
+    """Labels as colours: DAVIS's palette, or ``colour`` if there is one object."""
     palette = davis_palette()
     palette[num_objects + 1 :] = 0
     if num_objects == 1:
-        palette[1] = OVERLAY_COLOUR
+        palette[1] = colour
     return cv2.LUT(cv2.cvtColor(labels, cv2.COLOR_GRAY2RGB), palette[None])
 
 

@@ -83,7 +83,7 @@ def simulation_from(settings: Settings) -> MotionSimulation:
         for name in MotionSimulation.__dataclass_fields__
         if name != "camera_removed"
     }
-    return MotionSimulation(**strengths, camera_removed=settings.remove_camera_motion)
+    return MotionSimulation(**strengths, camera_removed=bool(settings.remove_camera_motion))
 
 
 def split_frames(frames: list[Frame], share: float, seed: int) -> tuple[list[Frame], list[Frame]]:

@@ -12,7 +12,7 @@ from PIL import Image
 from datasets.flow.__main__ import main
 from datasets.flow.estimators import dis_estimator
 from datasets.flow.making import make_flow
-from datasets.flow.origin import flow_origin
+from datasets.flow.origin import flow_origin, kind_of_flow
 from datasets.problems import DatasetError
 from tests.datasets.flow.frames import moving_frames, to_the_right, write_frames
 
@@ -104,3 +104,20 @@ def test_pipes_are_not_waited_for(flat: Path) -> None:
     assert make_flow(flat, "DAVIS_train", to_the_right) == (0, 7, 0)
     with pytest.raises(DatasetError, match=r"a_cat_00001\.png: not a regular file"):
         make_flow(flat, "DAVIS_train", to_the_right, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "estimator", "removed", "expected"),
+    [
+        ("raft, camera motion kept", None, None, ("raft", False)),
+        ("dis, camera motion removed", None, None, ("dis", True)),
+        ("simulated, camera motion removed", None, None, ("dis", True)),
+        ("raft, camera motion removed", "dis", None, ("dis", True)),
+        ("raft, camera motion removed", None, False, ("raft", False)),
+        ("raft, camera motion kept, in part replaced by dis", None, None, ("raft", False)),
+        (None, None, None, ("dis", False)),
+        (None, "raft", True, ("raft", True)),
+    ],
+)
+def test_a_video_gets_the_flow_of_the_training(trained_on, estimator, removed, expected):
+    assert kind_of_flow(trained_on, estimator, removed) == expected

@@ -82,7 +82,12 @@ def test_a_video_gets_them_beside_its_masks(name, evaluated, predicted, tiny_roo
         # The set's flow maps went through JPEG.
         np.testing.assert_allclose(found, probability, atol=0.02)
     evaluated(*flags)
-    assert {path.name for path in folder.parent.iterdir()} == {".lock", "masks", "overlay.mp4"}
+    assert {path.name for path in folder.parent.iterdir()} == {
+        ".lock",
+        "masks",
+        "masked.csv",
+        "overlay.mp4",
+    }
 
 
 @pytest.mark.parametrize("name", ["gsanet"], indirect=True)

@@ -1,5 +1,6 @@
 """From a clip to masks and an overlay: what is written, when, and what is left after an error."""
 
+import csv
 import os
 import struct
 import subprocess
@@ -22,13 +23,14 @@ from datasets.samples import show
 from models.interface import REFERENCES, Needs, Network, Prediction
 from models.two_streams import uniform_references
 from utils.evaluation.segmenting import Segmenter
-from utils.evaluation.video import write_video
+from utils.evaluation.video import print_results, write_video
 from utils.reports.pictures import OVERLAY_COLOUR
 from utils.settings import load_settings
 
 SIZE = 64
 DEFAULTS = load_settings(config)
 HEIGHT, WIDTH = 48, 80
+RESULTS = "masks", "overlay.mp4", "masked.csv"
 
 
 class Bright(Network):
@@ -134,7 +136,7 @@ def test_a_file_gives_masks_and_an_overlay_that_browsers_play(tmp_path):
     count, speed = run(write_clip(tmp_path / "clip.mp4", rate=rate), tmp_path / "a/b")
     assert count == 10 and speed > 0
     overlay = tmp_path / "a/b/overlay.mp4"
-    assert {path.name for path in overlay.parent.iterdir()} == {"masks", overlay.name}
+    assert {path.name for path in overlay.parent.iterdir()} == {*RESULTS}
     masks = masks_of(tmp_path / "a/b")
     assert list(masks) == [f"{number:05d}" for number in range(10)]
     for number, mask in enumerate(masks.values()):
@@ -267,6 +269,31 @@ def test_a_constant_clip_without_an_object_gives_empty_masks_and_a_film(tmp_path
     assert all(np.abs(picture.astype(int) - (10, 30, 50)).max() < 8 for picture in film)
 
 
+def test_a_table_tells_how_much_is_masked_and_how_sure_the_network_is(tmp_path, capsys):
+    """Three frames have an object; the others are dark, at a probability below one half."""
+    (tmp_path / "frames").mkdir()
+    for number in range(5):
+        image = picture(number) if number < 3 else np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+        Image.fromarray(image).save(tmp_path / f"frames/a,{number}.png")
+    run(tmp_path / "frames", tmp_path / "out")
+    with (tmp_path / "out/masked.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    masks = masks_of(tmp_path / "out")
+    assert [row["frame"] for row in rows] == list(masks)
+    for row, mask in zip(rows, masks.values()):
+        assert float(row["masked_share"]) == pytest.approx(mask.mean(), rel=1e-5)
+    assert all(float(row["highest_probability"]) > 0.99 for row in rows[:3])
+    dark = 1 / (1 + np.exp(-20 * (90 / 255 - 0.5)))
+    assert [float(row["highest_probability"]) for row in rows[3:]] == pytest.approx(
+        [dark] * 2, rel=1e-4
+    )
+    print_results(tmp_path / "out", 5, 1.0)
+    assert (
+        f"2 frames have no mask; their highest probability is {dark:.2f} on"
+        in capsys.readouterr().out
+    )
+
+
 def test_threshold_and_stretching_are_those_of_masks(tmp_path):
     source = write_clip(tmp_path / "clip.mp4", 2)
     run(source, tmp_path, threshold=1.0)
@@ -315,14 +342,14 @@ def test_earlier_results_stay_until_new_ones_are_whole(tmp_path):
     assert len(files_in(output)) == len(before) + 2
     run(write_clip(tmp_path / "short.mp4", 5), output)
     assert len(masks_of(output)) == len(decoded(output / "overlay.mp4")) == 5
-    assert sorted(path.name for path in output.iterdir()) == ["masks", "overlay.mp4", "scores.csv"]
+    assert sorted(path.name for path in output.iterdir()) == sorted([*RESULTS, "scores.csv"])
 
 
 def test_what_a_killed_run_has_left_is_cleared(tmp_path):
     for name in (".partial/masks", "notes"):
         (tmp_path / "out" / name).mkdir(parents=True)
     run(write_clip(tmp_path / "clip.mp4", 3), tmp_path / "out")
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"masks", "overlay.mp4", "notes"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {*RESULTS, "notes"}
 
 
 def test_results_that_cannot_be_written_are_a_clear_error(tmp_path, monkeypatch):
