@@ -155,8 +155,9 @@ def test_pictures_in_memory_are_read_when_they_are_needed(trained, frames):
     assert set(read) == set(range(20))  # the check
     read.clear()
     next(results)
-    # The references are 3, 10 and 16; two batches of four frames, and the one after, for the flow.
-    assert max(set(read) - {10, 11, 16, 17}) == 8
+    # The references are 3, 10 and 16; two batches of four frames, perhaps the third, which a thread
+    # reads, and the frame after it, for the flow.
+    assert 8 <= max(set(read) - {16, 17}) <= 12
     assert len(list(results)) == 19
 
 

@@ -2,6 +2,7 @@
 
 - ``python -m utils.describe runs/train/best.pt``
 - ``python -m utils.describe runs/train/best.pt --safetensors OUT_DIR``
+- ``python -m utils.describe runs/train/best.pt --half OUT_FILE``: a small checkpoint
 """
 
 import argparse
@@ -21,6 +22,8 @@ from utils.training.checkpoints import (
     build_from_checkpoint,
     find_checkpoint,
     load_checkpoint,
+    not_finite,
+    save_checkpoint,
     values_of,
     write_published,
 )
@@ -88,6 +91,8 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, metavar="FILE", help="checkpoint to describe")
     text = "also write model.safetensors, config.json and README.md into this new folder"
     parser.add_argument("--safetensors", type=Path, metavar="OUT_DIR", help=text)
+    text = "also write a checkpoint in half precision, without the state of the training"
+    parser.add_argument("--half", type=Path, metavar="OUT_FILE", help=text)
     arguments = parser.parse_args()
     path, output = find_checkpoint(arguments.checkpoint), arguments.safetensors
     checkpoint, settings = load_checkpoint(path), load_settings(config)
@@ -97,6 +102,9 @@ def main() -> None:
     if output is not None:
         publish(checkpoint, output, settings)
         print(f"written: {output / PUBLISHED}, {output / CONFIG}, {output / CARD}")
+    if half := arguments.half:
+        write_half(checkpoint, half, settings)
+        print(f"written: {half}, {half.stat().st_size / 1e6:.1f} MB")
 
 
 def describe(checkpoint: dict[str, Any], settings: Settings) -> dict[str, str]:
@@ -136,10 +144,7 @@ def publish(checkpoint: dict[str, Any], output: Path, settings: Settings) -> Non
     check_output(output)
     if output.is_dir() and any(output.iterdir()):
         raise CheckpointError(f"{output} holds files; give --safetensors a new or empty folder")
-    paths = {*settings.paths(), *map(str.lower, settings.paths())}
-    checkpoint = dict(checkpoint)
-    for part in "settings", "arguments":
-        checkpoint[part] = {n: v for n, v in checkpoint[part].items() if n not in paths}
+    checkpoint = _without_paths(checkpoint, settings)
     card = describe(checkpoint, settings)
     write_published(output / PUBLISHED, checkpoint, card)
     write_text(output / CONFIG, json.dumps(values_of(checkpoint), indent=1) + "\n")
@@ -153,6 +158,36 @@ def publish(checkpoint: dict[str, Any], output: Path, settings: Settings) -> Non
         licences=licences,
     )
     write_text(output / CARD, text)
+
+
+def write_half(checkpoint: dict[str, Any], path: Path, settings: Settings) -> None:
+    """Write a checkpoint whose filters and matrices are float16; the network computes in float32.
+
+    Settings and arguments that are paths of this machine are left out.
+
+    Raises:
+        CheckpointError: there is a file, it cannot be written, or a weight is too large.
+    """
+    if path.exists():
+        raise CheckpointError(f"{path} is there already; give --half a new name")
+    weights = {
+        name: tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
+        for name, tensor in checkpoint["weights"].items()
+    }
+    if large := list(not_finite(weights)):
+        raise CheckpointError(f"{large[0]} has numbers that are too large for half precision")
+    values = values_of(_without_paths(checkpoint, settings))
+    save_checkpoint(path, {**values, "weights": weights})
+
+
+def _without_paths(checkpoint: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """The checkpoint without settings and arguments that are paths of this machine."""
+    paths = {*settings.paths(), *map(str.lower, settings.paths())}
+    kept = {
+        part: {n: v for n, v in checkpoint[part].items() if n not in paths}
+        for part in ("settings", "arguments")
+    }
+    return {**checkpoint, **kept}
 
 
 def _parameters(checkpoint: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+from PIL import Image
 
 import config
 from datasets.layout import video_sequences
@@ -120,3 +121,33 @@ def test_the_version_is_that_of_the_change_log_and_the_citation():
     with open(f"{root}/CHANGELOG.md") as changes, open(f"{root}/CITATION.cff") as citation:
         assert f"\n## {__version__}" in changes.read()
         assert f"\nversion: {__version__}\n" in citation.read()
+
+
+def test_a_checkpoint_in_half_precision_is_small_and_gives_the_same_masks(
+    checkpoint, run, tiny_root, tmp_path, capsys
+):
+    small = tmp_path / "small.pt"
+    run(checkpoint, "--half", small)
+    assert small.stat().st_size < 0.6 * checkpoint.stat().st_size
+    there = load_checkpoint(small)
+    assert there["flow"] == "dis, camera motion kept" and "training" not in there
+    assert "/home/me" not in str({k: v for k, v in there.items() if k != "weights"})
+    frames = [frame.image for frame in video_sequences(tiny_root, "DAVIS_test")[0].frames]
+    images = [np.asarray(Image.open(path).convert("RGB")) for path in frames]
+    one, other = (
+        np.stack(list(segment_video(load(path, "cpu"), images, probabilities=True)))
+        for path in (checkpoint, small)
+    )
+    assert 0 < np.abs(one - other).max() < 0.02
+    with pytest.raises(CheckpointError, match="is there already"):
+        run(checkpoint, "--half", small)
+
+
+def test_weights_that_are_too_large_for_half_precision_are_an_error(checkpoint, run, tmp_path):
+    there = load_checkpoint(checkpoint)
+    name = next(name for name, tensor in there["weights"].items() if tensor.ndim > 1)
+    there["weights"][name] = there["weights"][name] + 1e6
+    save_checkpoint(checkpoint, there)
+    with pytest.raises(CheckpointError, match=f"{name} has numbers"):
+        run(checkpoint, "--half", tmp_path / "small.pt")
+    assert not (tmp_path / "small.pt").exists()

@@ -1,9 +1,11 @@
 """What a GPU is sent and what is fetched from it, and in which order results are taken."""
 
+import threading
+
 import pytest
 import torch
 
-from utils.transfer import fetch, one_ahead, send
+from utils.transfer import fetch, one_ahead, read_ahead, send
 
 
 def begun(count, events):
@@ -31,6 +33,43 @@ def test_the_next_piece_is_begun_before_a_result_is_waited_for_and_no_other():
     assert events == ["begin 0", "begin 1", "wait 0"]
     assert list(results) == [1, 2]
     assert events[3:] == ["begin 2", "wait 1", "wait 2"]
+
+
+def test_items_are_read_by_a_thread_one_ahead_and_an_error_comes_in_its_place():
+    read, main = [], threading.get_ident()
+
+    def items():
+        for number in range(4):
+            if number == 3:
+                raise ValueError("the fourth")
+            read.append(threading.get_ident() != main)
+            yield number
+
+    with read_ahead(items()) as ahead:
+        assert next(ahead) == 0
+        assert next(ahead) == 1 and next(ahead) == 2
+        with pytest.raises(ValueError, match="the fourth"):
+            next(ahead)
+    assert read == [True] * 3
+
+
+def test_nothing_is_read_after_the_end_of_the_block_and_no_more_than_one_item_ahead():
+    read, asked = [], threading.Semaphore(0)
+
+    def items():
+        for number in range(9):
+            read.append(number)
+            asked.release()
+            yield number
+
+    unread = items()
+    with read_ahead(unread) as ahead:
+        assert asked._value == 0  # nothing before the first is asked for
+        assert next(ahead) == 0
+        assert all(asked.acquire(timeout=10) for _ in range(2))
+        assert not asked.acquire(timeout=0.1)
+    unread.close()  # fails if a thread still runs it
+    assert read == [0, 1]
 
 
 def test_tensors_of_the_cpu_are_fetched_as_they_are():

@@ -21,7 +21,7 @@ from datasets.flow.pairs import motion_pairs
 from datasets.progress import progress_bar
 from datasets.samples import show
 from utils.evaluation.segmenting import FramePrediction, Segmenter, Views
-from utils.transfer import one_ahead
+from utils.transfer import one_ahead, read_ahead
 
 # A frame, and a function that makes its flow map, uint8 RGB (H, W, 3), or gives None without flow.
 FrameWithFlow = tuple[ClipFrame, Callable[[], np.ndarray | None]]
@@ -86,12 +86,13 @@ def predict_clip(
         batch_size: frames that the network takes at once.
         progress: show progress bars.
     """
+    video = _ViewedClip(segmenter, source, flow_maps, batch_size, progress)
     with (
         closing(source.frames()) as frames,
         closing(source.frames()) as again,
+        read_ahead(video.read(frames)) as video.batches,
         progress_bar(desc="segmenting", total=source.count, unit="frame", shown=progress) as bar,
     ):
-        video = _ViewedClip(segmenter, source, flow_maps, flow_maps(frames), batch_size, progress)
         # A network that looks ahead reads the whole video first; its frames are then read again.
         shown = again if segmenter.network.looks_ahead else video.waiting
         for results in one_ahead(segmenter.segment(video)):
@@ -105,6 +106,7 @@ class _ViewedClip:
     """A video as a ``ViewedVideo``. Its batches can be read once.
 
     Attributes:
+        batches: from :meth:`read`.
         waiting: frames whose batch has been read and whose result has not been used yet; none if
             the network looks ahead.
     """
@@ -112,9 +114,9 @@ class _ViewedClip:
     segmenter: Segmenter
     source: VideoSource
     flow_maps: FlowMaps
-    frames: Iterator[FrameWithFlow]
     batch_size: int
     progress: bool
+    batches: Iterator[Views] = field(default_factory=lambda: iter(()))
     waiting: deque[ClipFrame] = field(default_factory=deque)
 
     def __len__(self) -> int:
@@ -136,7 +138,12 @@ class _ViewedClip:
         return default_collate([views[position] for position in positions])
 
     def __iter__(self) -> Iterator[Views]:
-        while batch := list(islice(self.frames, self.batch_size)):
+        return self.batches
+
+    def read(self, frames: Iterator[ClipFrame]) -> Iterator[Views]:
+        """The batches of the frames: decoding, flow and the views."""
+        frames_with_flow = self.flow_maps(frames)
+        while batch := list(islice(frames_with_flow, self.batch_size)):
             if not self.segmenter.network.looks_ahead:
                 self.waiting.extend(frame for frame, _ in batch)
             yield default_collate([self._views(*frame) for frame in batch])
