@@ -1,0 +1,13 @@
+"""A small GSA-Net for little data and CPUs, as ``assets/starter.pt`` was trained.
+
+assets/starter.md has the commands. Flow maps are those of DIS without the camera's motion.
+"""
+
+BACKBONE = "tf_efficientnet_lite0"
+CHANNELS = 64
+NUM_CLUSTERS = 32
+DECODER_IMAGE = False
+IMAGE_SIZE = 256
+CROP_SCALE = 0.6
+FLOW_TURN = 180.0
+BATCH_SIZE = 8
