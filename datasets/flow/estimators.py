@@ -89,18 +89,21 @@ def without_camera_motion(flow: np.ndarray) -> np.ndarray:
     Resting parts of the scene are then nearly white in a flow map.
     """
     height, width = flow.shape[:2]
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
-    terms = np.stack([np.ones_like(x), x, y], axis=-1)
+    y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in (height, width))
     step = max(1, min(height, width) // 60)  # the fit needs no more than some thousand points
-    points, motion = (a[::step, ::step].reshape(-1, a.shape[-1]) for a in (terms, flow))
-    weights = np.ones(len(points), np.float32)
+    motion = flow[::step, ::step].reshape(-1, 2).astype(np.float64)
+    some_x, some_y = np.meshgrid(x[::step], y[::step])
+    points = np.stack([np.ones_like(some_x), some_x, some_y], axis=-1).reshape(-1, 3)
+    points = points.astype(np.float64)  # its squares are summed below
+    weights = np.ones(len(points))
     for _ in range(20):  # iteratively reweighted least squares, Cauchy weights
-        root = np.sqrt(weights)[:, None]
-        affine = np.linalg.lstsq(points * root, motion * root, rcond=None)[0]
+        weighted = (points * weights[:, None]).T
+        affine = np.linalg.lstsq(weighted @ points, weighted @ motion, rcond=None)[0]
         residual = np.linalg.norm(motion - points @ affine, axis=1)
         scale = max(1.5 * float(np.median(residual)), 0.05)  # pixels
         weights = 1 / (1 + (residual / scale) ** 2)
-    return flow - (terms @ affine).astype(np.float32)
+    constant, by_x, by_y = affine.astype(np.float32)
+    return flow - (constant + x[:, None] * by_x) - (y[:, None] * by_y)[:, None]
 
 
 def _of_any_size(estimator: Estimator, smallest: int, multiple: int = 1) -> Estimator:
