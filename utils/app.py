@@ -221,6 +221,9 @@ def build_page(gradio: ModuleType, job: Job, method: str) -> Any:
                             yield state(text, running=True) | {frame: result.picture}
             except UserError as error:
                 yield state(f"Error: {error}") | shown_frame()
+            except Exception as error:  # the page can be used again; the log has the traceback
+                yield state(f"Error: {type(error).__name__}: {error}") | shown_frame()
+                raise
 
         def finished(result: Results) -> dict[Any, Any]:
             pictures = [

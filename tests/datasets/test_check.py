@@ -227,9 +227,10 @@ def test_flow_maps_of_other_images_and_maps_missing_for_last_frames(tmp_path):
 
 
 def damage(path: Path, replacement: bytes) -> None:
-    """Replace bytes in the middle of a file."""
+    """Replace bytes in the middle of a file's pixels."""
     content = path.read_bytes()
-    middle = len(content) // 2
+    pixels = content.index(b"IDAT" if path.suffix == ".png" else b"\xff\xda")
+    middle = (pixels + len(content) - len(replacement)) // 2
     path.write_bytes(content[:middle] + replacement + content[middle + len(replacement) :])
 
 
@@ -249,7 +250,9 @@ def test_damage_inside_a_mask_as_jpeg_and_an_image_as_png(tmp_path):
     image, mask = write(tmp_path / "set/RGB/a.png"), write(tmp_path / "set/GT/a.jpg")
     write_frames(tmp_path / "set", ["b", "c"])
     assert problems_of(tmp_path, "set", deep=True) == {}
-    damage(image, bytes([image.read_bytes()[image.stat().st_size // 2] ^ 1]))
+    content = bytearray(image.read_bytes())
+    content[len(content) // 2] ^= 1
+    image.write_bytes(content)
     damage(mask, bytes(100))
     found = problems_of(tmp_path, "set", deep=True)["file that cannot be used"]
     assert [item.split(": ")[0] for item in found] == ["RGB/a.png", "GT/a.jpg"]

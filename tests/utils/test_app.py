@@ -86,9 +86,10 @@ def browser():
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
 
 
-@pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
+@pytest.fixture
 def page(request, browser, server):
-    width, height = request.param
+    """The page in a window, as wide as a desktop's if the test does not say otherwise."""
+    width, height = getattr(request, "param", (1280, 900))
     page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(60_000)
     page.goto(server[0])
@@ -118,6 +119,7 @@ def status(page, expected: str) -> str:
     return found.input_value()
 
 
+@pytest.mark.parametrize("page", [(1280, 900), (390, 844)], ids=["desktop", "phone"], indirect=True)
 def test_a_clip_gets_an_overlay_and_masks_to_download(page, server, tmp_path):
     start(page, write_clip(tmp_path / "a clip.mp4", FRAMES))
     status(page, "^Done")

@@ -13,6 +13,7 @@ from utils.evaluation.video import (
     OVERLAY,
     FrameWriter,
     check_results,
+    print_certainty,
     print_results,
     published_when_whole,
     settings_estimator,
@@ -58,6 +59,7 @@ def evaluate_live(trained: TrainedNetwork, source: str, output: Path, settings: 
         if not bar.n:
             raise fault or VideoError(f"{source}: stopped before its first frame was segmented")
     print_results(output, bar.n, bar.n / seconds)
+    print_certainty(output)
     if video.left_out:
         print(f"{video.left_out} frames left out: the network is slower than the source")
     if fault is not None:

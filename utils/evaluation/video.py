@@ -40,6 +40,7 @@ def evaluate_video(trained: TrainedNetwork, source: Path, output: Path, settings
     with locked(output, "writing into"), terminated_in_order():
         count, rate = write_video(trained.segmenter, source, output, settings, estimator)
     print_results(output, count, rate)
+    print_certainty(output)
 
 
 def settings_estimator(trained: TrainedNetwork, settings: Settings) -> Estimator | None:
@@ -70,6 +71,10 @@ def print_results(output: Path, count: int, rate: float) -> None:
     if (output / PROBABILITIES).is_dir():
         print(f"probabilities: {output / PROBABILITIES}")
     print(f"overlay: {output / OVERLAY}")
+
+
+def print_certainty(output: Path) -> None:
+    """Print how sure the network was in the frames in which nothing is masked."""
     print(f"masked share and highest probability of each frame: {output / MASKED}")
     if empty := _highest_of_empty(output / MASKED):
         print(

@@ -23,7 +23,7 @@ from datasets.samples import show
 from models.interface import REFERENCES, Needs, Network, Prediction
 from models.two_streams import uniform_references
 from utils.evaluation.segmenting import Segmenter
-from utils.evaluation.video import print_results, write_video
+from utils.evaluation.video import print_certainty, write_video
 from utils.reports.pictures import OVERLAY_COLOUR
 from utils.settings import load_settings
 
@@ -287,7 +287,7 @@ def test_a_table_tells_how_much_is_masked_and_how_sure_the_network_is(tmp_path, 
     assert [float(row["highest_probability"]) for row in rows[3:]] == pytest.approx(
         [dark] * 2, rel=1e-4
     )
-    print_results(tmp_path / "out", 5, 1.0)
+    print_certainty(tmp_path / "out")
     assert (
         f"2 frames have no mask; their highest probability is {dark:.2f} on"
         in capsys.readouterr().out
