@@ -13,7 +13,7 @@ from torch import nn
 from models.gsanet import local_extractor
 from models.interface import Graph, Network
 from models.ops import resize
-from models.two_streams import TwoStreams
+from models.two_streams import TwoStreams, uniform_references
 from tests.models.small_networks import frames_in_memory, network
 from utils import export
 from utils.export import ExportError, compare
@@ -29,12 +29,10 @@ def probabilities(model, video):
     return torch.cat(found).sigmoid()[:, 0].numpy()
 
 
-# The exporter's time grows with the number of operations; these networks have few.
-@pytest.mark.parametrize("name", ["gsanet", "dpa"])
-def test_the_documents_program_has_the_networks_masks(name, tmp_path, monkeypatch):
+# The exporter's time grows with the number of operations; this network has few.
+def test_the_documents_program_has_the_networks_masks(tmp_path, monkeypatch):
     monkeypatch.setattr(local_extractor, "KMEANS_ROUNDS", 2)
-    rounds = {"gsanet": {"num_iterations": 1}, "dpa": {"graph_rounds": 1}}
-    model = network(name, backbone="resnet18", **rounds[name]).eval()
+    model = network("gsanet", backbone="resnet18", num_iterations=1).eval()
     export.export(model.graphs(HEIGHT, WIDTH), tmp_path / "exported", "onnx", {})
     graphs = json.loads((tmp_path / "exported/export.json").read_text())["graphs"]
     assert graphs["frames"]["inputs"]["image"] == ["batch", 3, HEIGHT, WIDTH]
@@ -71,6 +69,20 @@ def test_a_program_of_torch_is_read_again(name, tmp_path):
         else:
             expected = resize(model(images).logits[0], (HEIGHT, WIDTH)).sigmoid()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_graphs_of_dpa_have_its_probabilities():
+    """Before their export, which takes a minute and compares its result with them."""
+    model = network("dpa", backbone="resnet18", graph_rounds=1).eval()
+    graphs = model.graphs(HEIGHT, WIDTH)
+    references, frames = graphs["references"].module, graphs["frames"].module
+    video = frames_in_memory(5, HEIGHT, WIDTH)
+    expected = probabilities(model, video)
+    shown, batch = video.at(uniform_references(5, 3)), video.at(range(5))
+    with torch.inference_mode():
+        kept = references(shown["image"], shown["flow"])
+        (found,) = frames(batch["image"], batch["flow"], *kept)
+    np.testing.assert_allclose(found[:, 0].numpy(), expected, atol=1e-4)
 
 
 class Doubled(nn.Module):
