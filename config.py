@@ -174,4 +174,4 @@ FRAME_RATE: number(0.1, 1000) = 24.0  # frames per second of a folder of frames;
 # Flow maps of any video [video, flow]
 FLOW_ESTIMATOR: optional(one_of("raft", "dis")) = None  # None: as in training; dis is OpenCV's
 FLOW_WEIGHTS: optional(path) = None  # local file with RAFT's weights; None: a download
-REMOVE_CAMERA_MOTION: optional(bool) = None  # None: as in training; of simulated flow maps, too
+REMOVE_CAMERA_MOTION: optional(bool) = None  # None: as in training, or of simulated maps kept

@@ -30,8 +30,8 @@ def main() -> None:
     check_arguments(arguments, settings)
     set_name, output = arguments.set or settings.val_set, arguments.output
     if arguments.video:
-        name = "live" if is_live(arguments.video) else Path(arguments.video).absolute().stem
-        output = output or Path(f"{name}_masks")
+        clip = Path(arguments.video).absolute()
+        output = output or Path(f"{clip.name if clip.is_dir() else clip.stem}_masks")
     elif arguments.checkpoint and output is None:
         output = arguments.checkpoint.parent / f"{set_name}{'_tta' * arguments.tta}"
     if output is not None:
@@ -102,11 +102,17 @@ def a_path(text: str) -> Path:
 def check_arguments(arguments: argparse.Namespace, settings: Settings) -> None:
     """Refuse combinations of arguments of which one would have no effect."""
     network = arguments.checkpoint or arguments.video
+    live = arguments.video and is_live(arguments.video)
     something = network or arguments.masks or arguments.compare
     for given, needed, message in (
         (True, something, "expected --video, --checkpoint, --masks or --compare"),
-        (arguments.video, not (arguments.masks or arguments.compare), "--video takes a network"),
+        (
+            arguments.video,
+            not (arguments.masks or arguments.compare),
+            "--video takes no --masks or --compare",
+        ),
         (arguments.stream, arguments.video, "--stream needs --video"),
+        (live, arguments.output, "--video of a camera, an address or a pipe needs --output"),
         (arguments.tta, network, "--tta needs a network"),
         (arguments.binarize, arguments.masks, "--binarize needs --masks"),
         (arguments.compare, arguments.output, "--compare needs --output"),

@@ -24,6 +24,8 @@ from datasets.problems import Problems, format_problems
 from datasets.progress import progress_bar
 from errors import UserError
 
+# FFmpeg reads text as a film. Playlists name other files, which an upload must not show.
+_NO_FILMS = ("tty", "hls", "dash", "concat", "sdp", "imf")
 _REPAIR = "get a whole copy, or keep what can be read: ffmpeg -i FILE -c:v libx264 repaired.mp4"
 
 
@@ -174,8 +176,8 @@ def _open_video(path: Path, threads: str) -> Iterator[av.VideoStream]:
         # The prefix keeps a colon in a name from being taken for a protocol.
         with av.open(f"file:{path}", metadata_errors="replace") as container:
             stream = container.streams.best("video")
-            is_text = container.format.name == "tty"  # FFmpeg reads text as a film
-            if stream is None or stream.codec_context is None or is_text:
+            no_film = container.format.name in _NO_FILMS
+            if stream is None or stream.codec_context is None or no_film:
                 raise VideoError(
                     f"{path}: no video stream that FFmpeg can decode; expected a video file or a "
                     "folder of pictures"

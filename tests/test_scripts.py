@@ -532,7 +532,8 @@ def test_names_of_a_video_may_be_in_any_encoding(chain, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--masks", "x", "--video", "y"), "--video takes a network"),
+        (("--masks", "x", "--video", "y"), "--video takes no --masks or --compare"),
+        (("--video", "0"), "--video of a camera, an address or a pipe needs --output"),
         (("--set", "x"), "expected --video, --checkpoint, --masks or --compare"),
         (("--masks", "x", "--tta"), "--tta needs a network"),
         (("--checkpoint", "x", "--binarize"), "--binarize needs --masks"),

@@ -1,6 +1,6 @@
 """A web page on this machine: drop a clip, see its masks, download them.
 
-``pip install gradio``, then ``python -m utils.app``
+``pip install "gradio>=6"``, then ``python -m utils.app``
 
 docs/evaluation.md says more.
 """
@@ -50,7 +50,6 @@ def main() -> None:
     """Read the settings, load the network and serve the page until Ctrl-C."""
     settings, arguments = parse_settings(app_parser(), config)
     refuse_flags(arguments.given & {"FRAME_RATE"})
-    gradio = import_gradio()
     device = start_process(settings.gpu.split(",")[0]).device
     given = (arguments.checkpoint, settings, arguments.given)
     trained = load_trained_network(*given, ("video",), device)
@@ -59,6 +58,7 @@ def main() -> None:
         uploads, jobs = Path(folder, "uploads"), Path(folder, "jobs")
         os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # so that nothing is left at the end
         jobs.mkdir()  # Gradio serves copies of files that lie outside of its own folder
+        gradio = import_gradio()
         job = Job(trained.segmenter, settings, estimator, jobs)
         print(f"http://{arguments.host}:{arguments.port} is the page; Ctrl-C ends it")
         try:
@@ -67,6 +67,7 @@ def main() -> None:
                 server_port=arguments.port,
                 max_file_size=arguments.max_upload * 2**20,
                 footer_links=[],
+                share=False,  # not even where the environment asks for a public address
                 ssr_mode=False,
                 quiet=True,
                 css=_STYLE,
@@ -92,11 +93,11 @@ def app_parser() -> argparse.ArgumentParser:
 
 def import_gradio() -> ModuleType:
     """Gradio, told to send no reports. Raises AppError if it is not installed."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = os.environ["GRADIO_RUN_HISTORY"] = "False"
     try:
         import gradio
     except ImportError as error:
-        raise AppError("the page needs the package gradio: pip install gradio") from error
+        raise AppError("the page needs the package gradio: pip install 'gradio>=6'") from error
     return gradio
 
 
@@ -254,10 +255,19 @@ def in_words(progress: Progress, seconds: float) -> str:
 
 
 def parse_colour(text: str) -> Colour:
-    """The colour of a colour picker, ``#ff0080`` or ``rgba(255, 0, 128, 1)``."""
-    if text.startswith("#"):
-        return tuple(bytes.fromhex(text[1:7]))
-    return tuple(round(float(number)) for number in re.findall(r"[\d.]+", text)[:3])
+    """The colour of a colour picker, ``#ff0080`` or ``rgba(255, 0, 128, 1)``.
+
+    Raises:
+        AppError: it is neither.
+    """
+    if re.fullmatch("#[0-9a-fA-F]{6}", text):
+        return tuple(bytes.fromhex(text[1:]))
+    number = r"\s*(\d+(?:\.\d+)?)\s*"
+    found = re.fullmatch(rf"rgba?\({number},{number},{number}(?:,.*)?\)", text)
+    colour = tuple(round(float(x)) for x in found.groups()) if found else (256,)
+    if max(colour) > 255:
+        raise AppError(f"Colour: found {text!r}, expected one as #ff0080")
+    return colour
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import pytest
 
 import config
 from tests.small_checkpoints import save_small
-from utils.app import parse_colour
+from utils.app import AppError, parse_colour
 from utils.settings import load_settings
 
 CHROMIUM = shutil.which("chromium")
@@ -175,3 +175,6 @@ def test_a_large_upload_is_refused(page, server, tmp_path):
 def test_colours_of_the_picker():
     assert parse_colour("#ff0080") == (255, 0, 128)
     assert parse_colour("rgba(12.4, 255, 7.6, 1)") == (12, 255, 8)
+    for wrong in ("", "#12", "pink", "rgb(1, 2)", "rgb(1, 2, 300)"):
+        with pytest.raises(AppError, match="Colour: found"):
+            parse_colour(wrong)

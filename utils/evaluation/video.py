@@ -44,7 +44,7 @@ def evaluate_video(trained: TrainedNetwork, source: Path, output: Path, settings
 
 
 def settings_estimator(trained: TrainedNetwork, settings: Settings) -> Estimator | None:
-    """The estimator of the network's flow, by the settings; None if it takes none. Prints both.
+    """The estimator of the network's flow, by the settings; None for one without flow. Prints both.
 
     Raises:
         CheckpointError: the network is of stage 1.
@@ -59,7 +59,10 @@ def settings_estimator(trained: TrainedNetwork, settings: Settings) -> Estimator
         return None
     compare_flow(trained.flow, origin)
     if not (trained.flow or settings.flow_estimator):
-        print("note: the checkpoint does not name its flow; --flow-estimator raft takes RAFT")
+        print(
+            "note: the checkpoint does not name its flow maps, so DIS makes them; "
+            "--flow-estimator raft takes RAFT"
+        )
     weights = settings.flow_weights and Path(settings.flow_weights)
     return build_estimator(kind[0], weights, str(device), kind[1])
 
@@ -230,6 +233,7 @@ def published_when_whole(output: Path) -> Iterator[Path]:
         yield partial
         for folder in (MASKS, PROBABILITIES):
             shutil.rmtree(output / folder, ignore_errors=True)
+        (output / MASKED).unlink(missing_ok=True)
         for path in (partial / name for name in (PROBABILITIES, MASKED, OVERLAY, MASKS)):
             if path.exists():
                 path.replace(output / path.name)

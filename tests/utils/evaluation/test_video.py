@@ -416,3 +416,16 @@ def test_memory_does_not_grow_with_the_clip(tmp_path):
     few, many = map(float, done.stdout.split())
     print(f"peak memory: {few:.0f} MB at 50 frames, {many:.0f} MB at 500")
     assert many < min(1.1 * few, few + 40)
+
+
+def test_a_playlist_is_no_video_and_shows_no_other_file(tmp_path):
+    with av.open(str(tmp_path / "other.ts"), "w", format="mpegts") as film:
+        stream = film.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        for number in range(20):
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number), format="rgb24")))
+        film.mux(stream.encode())
+    head = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n"
+    (tmp_path / "list.m3u8").write_text(f"{head}{tmp_path / 'other.ts'}\n#EXT-X-ENDLIST\n")
+    with pytest.raises(VideoError, match="no video"):
+        run(tmp_path / "list.m3u8", tmp_path / "out")
