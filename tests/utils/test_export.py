@@ -53,21 +53,16 @@ def test_the_documents_program_has_the_networks_masks(tmp_path, monkeypatch):
     assert (masks & truth).sum() / (masks | truth).sum() >= 0.999
 
 
-@pytest.mark.parametrize("name", ["gsanet", "smtc"])
-def test_a_program_of_torch_is_read_again(name, tmp_path):
-    arguments = {} if name == "smtc" else {"motion": False}
-    model = network(name, **arguments).eval()
+def test_a_program_of_torch_is_read_again(tmp_path):
+    model = network("smtc").eval()
     export.export(model.graphs(HEIGHT, WIDTH), tmp_path, "torch", {})
     (file,) = tmp_path.glob("*.pt2")
     module = torch.export.load(file).module()
     images = frames_in_memory(3, HEIGHT, WIDTH).at(range(3))["image"]
     with torch.inference_mode():
         (found,) = module(images)
-        if name == "smtc":
-            tokens = model.encoder(model.normalise(images), class_token=False)
-            expected = tokens.keys.transpose(1, 2).unflatten(2, tokens.grid)
-        else:
-            expected = resize(model(images).logits[0], (HEIGHT, WIDTH)).sigmoid()
+        tokens = model.encoder(model.normalise(images), class_token=False)
+        expected = tokens.keys.transpose(1, 2).unflatten(2, tokens.grid)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
