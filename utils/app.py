@@ -9,11 +9,12 @@ import argparse
 import os
 import re
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,13 +28,21 @@ from errors import UserError
 from utils.evaluation.segmenting import Segmenter
 from utils.evaluation.soft_masks import PROBABILITIES
 from utils.evaluation.trained_network import STARTER, load_trained_network, refuse_flags
-from utils.evaluation.video import MASKED, MASKS, OVERLAY, settings_estimator, write_frames
+from utils.evaluation.video import (
+    MASKED,
+    MASKS,
+    OVERLAY,
+    certainty,
+    settings_estimator,
+    write_frames,
+)
 from utils.processes import start_process
 from utils.reports.pictures import OVERLAY_COLOUR, Colour
 from utils.scripts import run_script
 from utils.settings import Settings, parse_settings, positive, settings_parser
 from utils.training.interrupts import terminated_in_order
 
+_PATIENCE = 30  # seconds to wait for a frame at the end
 _KEPT = 3600  # seconds for which uploads and results are kept
 _LOOK = 0.5  # seconds between two pictures of a frame while the network works
 _MASKS = 8  # masks on the page
@@ -72,8 +81,10 @@ def main() -> None:
                 quiet=True,
                 css=_STYLE,
             )
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             raise AppError(f"port {arguments.port} of {arguments.host}: {error}") from error
+        finally:
+            job.computing.acquire(timeout=_PATIENCE)  # kept: nothing is computed from here on
 
 
 def app_parser() -> argparse.ArgumentParser:
@@ -117,6 +128,7 @@ class Results:
     film: Path
     masks: list[Path]
     downloads: list[Path]
+    certainty: str  # of frames without a mask
 
 
 @dataclass(frozen=True)
@@ -127,6 +139,7 @@ class Job:
     settings: Settings
     estimator: Estimator | None
     folder: Path  # for temporary files
+    computing: threading.Lock = field(default_factory=threading.Lock)  # held for each frame
 
     def run(self, clip: Path, colour: Colour) -> Iterator[Progress | Results]:
         """Segment a clip. Its results are removed when the iterator goes on or is closed.
@@ -139,11 +152,20 @@ class Job:
             given = (self.segmenter, clip, output, self.settings, self.estimator, colour)
             try:
                 with closing(write_frames(*given)) as written:
-                    for done, (count, picture) in enumerate(written):
+                    for done, (count, picture) in enumerate(self._one_by_one(written)):
                         yield Progress(done, count, picture)
             except UserError as error:
                 raise AppError(str(error).replace(f"{clip.parent}/", "")) from error
             yield _collect(output, clip.stem)
+
+    def _one_by_one(self, frames: Iterator[Any]) -> Iterator[Any]:
+        """The frames, each computed when nothing else is, and not after the end of the page."""
+        while True:
+            with self.computing:
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
 
 
 def _collect(output: Path, name: str) -> Results:
@@ -160,7 +182,7 @@ def _collect(output: Path, name: str) -> Results:
                 for picture in sorted((output / kind).iterdir()):
                     archive.write(picture, picture.relative_to(output))
     shown = [masks[int((i + 0.5) * len(masks) / _MASKS)] for i in range(_MASKS)]
-    return Results(film, list(dict.fromkeys(shown)), [film, *archives, table])
+    return Results(film, list(dict.fromkeys(shown)), [film, *archives, table], certainty(table))
 
 
 def build_page(gradio: ModuleType, job: Job, method: str) -> Any:
@@ -230,7 +252,7 @@ def build_page(gradio: ModuleType, job: Job, method: str) -> Any:
             pictures = [
                 (np.asarray(Image.open(path).convert("RGB")), path.stem) for path in result.masks
             ]
-            return state("Done") | {
+            return state(f"Done\n{result.certainty}".strip()) | {
                 frame: gradio.update(value=None, visible=False),
                 film: gradio.update(value=str(result.film), visible=True),
                 masks: gradio.update(value=pictures, visible=True),

@@ -42,7 +42,7 @@ def kind_of_flow(
     """
     made_by, _, _ = (trained_on or "").partition(", ")
     known = made_by if made_by in ESTIMATORS else "dis"
-    removed = trained_on == origin_in_words(made_by, True)
+    removed = (trained_on or "").startswith(origin_in_words(made_by, True))
     if remove_camera_motion is not None:
         removed = remove_camera_motion
     return estimator or known, removed

@@ -47,8 +47,8 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """The page's address and the folder of its temporary files; ended as by a user."""
+def server(browser, tmp_path_factory):
+    """The page's address and the folder of its temporary files; ended while it works on a clip."""
     folder = tmp_path_factory.mktemp("app")
     checkpoint = save_small(folder / "best.pt", load_settings(config).replace(image_size=64))
     port = free_port()
@@ -72,6 +72,10 @@ def server(tmp_path_factory):
                 assert process.poll() is None, (folder / "log").read_text()
                 time.sleep(0.1)
             yield f"http://127.0.0.1:{port}", folder / "tmp"
+            page = browser.new_page()
+            page.goto(f"http://127.0.0.1:{port}")
+            start(page, write_clip(folder / "last.mp4", 600))
+            status(page, "^[1-9][0-9]* of 600")
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 143
             assert not [p for p in (folder / "tmp").iterdir() if p.name.startswith("masks-")]

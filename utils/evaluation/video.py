@@ -64,6 +64,10 @@ def settings_estimator(trained: TrainedNetwork, settings: Settings) -> Estimator
             "--flow-estimator raft takes RAFT"
         )
     weights = settings.flow_weights and Path(settings.flow_weights)
+    if weights and kind[0] == "dis":
+        print(
+            "note: FLOW_WEIGHTS are RAFT's, but DIS makes the flow maps; add --flow-estimator raft"
+        )
     return build_estimator(kind[0], weights, str(device), kind[1])
 
 
@@ -77,20 +81,23 @@ def print_results(output: Path, count: int, rate: float) -> None:
 
 
 def print_certainty(output: Path) -> None:
-    """Print how sure the network was in the frames in which nothing is masked."""
+    """Print where the table of the frames is, and :func:`certainty`."""
     print(f"masked share and highest probability of each frame: {output / MASKED}")
-    if empty := _highest_of_empty(output / MASKED):
-        print(
-            f"{len(empty)} frames have no mask; their highest probability is "
-            f"{sum(empty) / len(empty):.2f} on average, at most {max(empty):.2f}"
-        )
+    if text := certainty(output / MASKED):
+        print(text)
 
 
-def _highest_of_empty(table: Path) -> list[float]:
-    """The highest probability of each frame in which nothing is masked."""
+def certainty(table: Path) -> str:
+    """How sure the network was in frames without a mask; "" if there are none."""
     with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.DictReader(file)
-        return [float(row[_HIGHEST]) for row in rows if not float(row[_SHARE])]
+        empty = [float(row[_HIGHEST]) for row in rows if not float(row[_SHARE])]
+    if not empty:
+        return ""
+    return (
+        f"frames without a mask: {len(empty)}; their highest probability is "
+        f"{sum(empty) / len(empty):.2f} on average, at most {max(empty):.2f}"
+    )
 
 
 def write_video(

@@ -115,6 +115,7 @@ def test_pipes_are_not_waited_for(flat: Path) -> None:
         ("raft, camera motion removed", "dis", None, ("dis", True)),
         ("raft, camera motion removed", None, False, ("raft", False)),
         ("raft, camera motion kept, in part replaced by dis", None, None, ("raft", False)),
+        ("dis, camera motion removed, in part replaced by raft", None, None, ("dis", True)),
         (None, None, None, ("dis", False)),
         (None, "raft", True, ("raft", True)),
     ],

@@ -289,7 +289,7 @@ def test_a_table_tells_how_much_is_masked_and_how_sure_the_network_is(tmp_path, 
     )
     print_certainty(tmp_path / "out")
     assert (
-        f"2 frames have no mask; their highest probability is {dark:.2f} on"
+        f"frames without a mask: 2; their highest probability is {dark:.2f} on"
         in capsys.readouterr().out
     )
 
