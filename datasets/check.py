@@ -125,6 +125,10 @@ def main(arguments: list[str] | None = None) -> int:
     add("--deep", action="store_true", help="decode every file, not only its header")
     options = parser.parse_args(arguments)
     try:
+        if not options.data_root.is_dir():
+            raise DatasetError(
+                f"{options.data_root}: no such folder; expected the one with the sets"
+            )
         names = options.set or [
             name for name in subfolders(options.data_root) if (options.data_root / name).is_dir()
         ]

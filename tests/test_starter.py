@@ -57,5 +57,17 @@ def test_a_clip_gets_masks_without_a_checkpoint(tmp_path):
     assert all((one > 0).tolist() == other.tolist() for one, other in zip(same, found, strict=True))
 
 
+def test_a_clip_that_cannot_be_used_leaves_no_folder(tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(b"no film")
+    done = subprocess.run(
+        [sys.executable, ROOT / "evaluate.py", "--video", "clip.mp4", "--gpu", ""],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and done.stderr.startswith("error: clip.mp4: ")
+    assert not (tmp_path / "clip_masks").exists()
+
+
 def test_it_is_small():
     assert STARTER.stat().st_size < 15e6

@@ -324,7 +324,7 @@ def test_folders_that_are_no_sets_are_problems(videos, tmp_path, program):
 
 def test_roots_that_cannot_be_checked(tmp_path, capsys):
     for root, arguments, words in (
-        (tmp_path / "nowhere", [], str(tmp_path / "nowhere")),
+        (tmp_path / "nowhere", [], f"{tmp_path / 'nowhere'}: no such folder"),
         (tmp_path, [], "holds no set"),
         (tmp_path, ["--set", "DAVIS_trian"], "Data set DAVIS_trian not found"),
     ):

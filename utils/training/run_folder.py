@@ -102,13 +102,14 @@ def locked(folder: Path, busy: str = "training into") -> Iterator[None]:
     """Keep a second process from writing into a folder of results, which is made if need be.
 
     Loader processes do not inherit the lock. ``busy`` says in the message what the other process
-    does.
+    does. A folder that was made here is removed if there is an error before anything is in it.
 
     Raises:
         CheckpointError: another process has the folder.
     """
+    new, lock = not folder.exists(), folder / ".lock"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with lock.open("w") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
@@ -117,4 +118,10 @@ def locked(folder: Path, busy: str = "training into") -> Iterator[None]:
             ) from None
         except OSError:  # a file system without locks
             pass
-        yield
+        try:
+            yield
+        except BaseException:
+            if new and [*folder.iterdir()] == [lock]:  # nothing was begun
+                lock.unlink()
+                folder.rmdir()
+            raise
