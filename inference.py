@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from datasets.clips import VideoError
+from datasets.progress import Report
 from utils.evaluation.clip_predictions import predict_clip
 from utils.evaluation.given_flow import estimator_of, flow_of
 from utils.evaluation.given_frames import one_by_one, source_of
@@ -73,7 +74,7 @@ def segment_video(
     *,
     probabilities: bool = False,
     flow: Any = None,
-    progress: bool = False,
+    progress: bool | Report = False,
 ) -> Iterator[np.ndarray]:
     """The masks of a video's frames, one after the other.
 
@@ -85,7 +86,8 @@ def segment_video(
             are kept in memory.
         probabilities: return probabilities in place of masks.
         flow: how flow maps are made, or the flow maps, see ``utils.evaluation.given_flow.flow_of``.
-        progress: show progress bars on stderr.
+        progress: show progress bars on stderr; or a function that is told of each frame: the work
+            ("segmenting"), the number of frames done, and of all.
 
     Returns:
         An iterator of label maps, uint8 (H, W), 0 the background and 1 to K the objects; or of

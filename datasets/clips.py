@@ -21,7 +21,7 @@ from datasets.containers import is_cut_off
 from datasets.layout import list_pictures, natural_order
 from datasets.pictures import read_image
 from datasets.problems import Problems, format_problems
-from datasets.progress import progress_bar
+from datasets.progress import Report, progress_bar
 from errors import UserError
 
 # FFmpeg reads text as a film. Playlists name other files, which an upload must not show.
@@ -69,12 +69,12 @@ class Clip:
                     yield ClipFrame(f"{number:05d}", partial(upright, frame, self.turns))
 
 
-def check_clip(source: Path, frame_rate: float = 24.0, progress: bool = True) -> Clip:
+def check_clip(source: Path, frame_rate: float = 24.0, progress: bool | Report = True) -> Clip:
     """Read a clip to its end, count its frames and find its faults.
 
     The source is a video file that FFmpeg can read, or a folder of pictures (.jpg, .jpeg or .png)
     in the order of the numbers in their names, to be shown at ``frame_rate`` frames per second.
-    ``progress`` shows a bar.
+    ``progress`` shows a bar, or is a function that is told of each frame.
 
     Raises:
         UserError: nothing is there, it is no video, it is damaged, it has a single frame, or its
@@ -96,7 +96,7 @@ def check_clip(source: Path, frame_rate: float = 24.0, progress: bool = True) ->
     return clip
 
 
-def _check_folder(folder: Path, frame_rate: float, progress: bool) -> Clip:
+def _check_folder(folder: Path, frame_rate: float, progress: bool | Report) -> Clip:
     problems: Problems = {}
     paths = list(list_pictures(folder, problems).values())
     if problems:
@@ -105,13 +105,15 @@ def _check_folder(folder: Path, frame_rate: float, progress: bool) -> Clip:
         raise VideoError(f"{folder}: no pictures (.jpg, .jpeg or .png) in this folder itself")
     paths.sort(key=lambda path: (natural_order(path.stem), path.name))
     size = read_image(paths[0]).shape[:2]
-    for path in progress_bar(paths, shown=progress, desc="checking", unit="frame"):
+    for path in progress_bar(
+        paths, shown=progress, total=len(paths), desc="checking", unit="frame"
+    ):
         _check_size(path.name, read_image(path).shape[:2], size, folder)
     rate = Fraction(frame_rate).limit_denominator(1001)
     return Clip(folder, len(paths), size, rate, pictures=tuple(paths))
 
 
-def _check_file(path: Path, progress: bool) -> Clip:
+def _check_file(path: Path, progress: bool | Report) -> Clip:
     times: list[int | None] = []
     size, turns = None, 0
     # Without frame threads every decoding error is seen, also those at the end.

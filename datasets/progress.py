@@ -2,11 +2,14 @@
 
 import io
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
+# Is told before each item what is done ("segmenting"), how many items are done, and of how many,
+# None if that is not known. An exception that it raises ends the work.
+Report = Callable[[str, int, int | None], None]
 _LINE_EVERY = 30  # seconds, in a log
 
 
@@ -31,11 +34,17 @@ def print_any_name() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def progress_bar(items: Iterable[Any] | None = None, *, shown: bool = True, **options: Any) -> tqdm:
+def progress_bar(
+    items: Iterable[Any] | None = None, *, shown: bool | Report = True, **options: Any
+) -> tqdm:
     """A tqdm bar on stderr, of ``items`` or updated by the caller; in a log, a line now and then.
 
-    ``options`` are tqdm's own: ``total``, ``desc``, ``unit``, ...
+    A function in the place of ``shown`` is told of the items instead. ``options`` are tqdm's own:
+    ``total``, ``desc``, ``unit``, ...
     """
+    if not isinstance(shown, bool):
+        items = _reported(items or (), shown, options.get("desc", ""), options.get("total"))
+        shown = False
     if sys.stderr.isatty():
         look = {"dynamic_ncols": True}
     else:
@@ -43,3 +52,9 @@ def progress_bar(items: Iterable[Any] | None = None, *, shown: bool = True, **op
         look = {"file": _Lines(sys.stderr), "ncols": 100, "position": 0}
         look |= {"mininterval": _LINE_EVERY, "maxinterval": _LINE_EVERY}
     return tqdm(items, disable=not shown, **{**look, **options})
+
+
+def _reported(items: Iterable[Any], report: Report, work: str, count: int | None) -> Iterator[Any]:
+    for done, item in enumerate(items):
+        report(work, done, count)
+        yield item

@@ -377,3 +377,30 @@ def test_nothing_is_printed_unless_it_is_asked_for(checkpoint, folder, capfd):
     list(segment_video(network, folder, progress=True))
     out, err = capfd.readouterr()
     assert out == "" and "references" in err and "segmenting" in err and "checking" in err
+
+
+def test_a_function_is_told_how_far_the_work_is_and_can_end_it(trained, frames, folder):
+    told = []
+    list(segment_video(trained, folder, progress=lambda *how_far: told.append(how_far)))
+    works = [work for work, *_ in told]
+    assert list(dict.fromkeys(works)) == ["checking", "references", "segmenting"]
+    assert [how_far for how_far in told if how_far[0] == "checking"][-1] == ("checking", 4, 5)
+    assert told[-5:] == [("segmenting", done, 5) for done in range(5)]
+
+    def stop(work: str, done: int, count: int) -> None:
+        if (work, done) == ("segmenting", 2):
+            raise InterruptedError
+
+    masks = segment_video(trained, frames, progress=stop)
+    next(masks), next(masks)
+    with pytest.raises(InterruptedError):
+        next(masks)
+
+
+def test_a_network_that_looks_ahead_says_how_much_it_has_read(tiny_settings, frames, tmp_path):
+    network = load(save_small(tmp_path / "best.pt", tiny_settings, "ssl_uvos", None), "cpu")
+    told = []
+    list(segment_video(network, frames, progress=lambda *how_far: told.append(how_far)))
+    assert [how_far for how_far in told if how_far[0] == "reading"] == [
+        ("reading", done, 5) for done in range(5)
+    ]

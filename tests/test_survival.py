@@ -100,14 +100,14 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_one_that_is_no
 ):
     """Kills between and within epochs, right after a checkpoint of the run was written."""
     settings = tiny_settings.replace(
-        epochs=6, batch_size=2, workers=1, validate_every=2, checkpoint_minutes=1e-6
+        epochs=4, batch_size=2, workers=1, validate_every=2, checkpoint_minutes=1e-6
     )
     write_settings(settings, tmp_path / "settings.py")
     command = (ROOT / "train.py", "--config", tmp_path / "settings.py", "--resume", "auto")
     assert start(tmp_path, *command, "--run-name", "straight", log="straight.txt").wait(120) == 0
     runs, killed = tmp_path / "runs", (*command, "--run-name", "killed")
     last = runs / "killed/last.pt"
-    for kills in range(3):
+    for kills in range(2):
         before = last.stat().st_mtime_ns if last.exists() else 0
         process = start(tmp_path, *killed, log=f"{kills}.txt")
         until(lambda: last.exists() and last.stat().st_mtime_ns > before, process)  # noqa: B023
@@ -205,10 +205,10 @@ def test_two_launchers_with_a_folder_in_common_are_two_nodes(start, tmp_path, ti
 
 def test_torchrun_starts_anew_what_has_died_and_auto_goes_on(start, tmp_path, tiny_settings):
     settings = tiny_settings.replace(
-        epochs=12,
+        epochs=6,
         batch_size=4,
         accumulation_steps=2,
-        validate_every=12,
+        validate_every=6,
         checkpoint_minutes=1e-4,
     )
     write_settings(settings, tmp_path / "settings.py")
@@ -304,18 +304,18 @@ def run_frozen(settings, folder: Path, name: str, launcher=(), spoilt=-1, told=-
 
 
 def test_two_processes_have_the_losses_of_one_with_their_batches_together(tmp_path, tiny_settings):
-    """50 steps; also in two parts each, which is four processes' shares in two."""
+    """16 steps; also in two parts each, which is four processes' shares in two."""
     losses = {}
     for name, launcher, parts in (("one", (), 1), ("two", TORCHRUN, 1), ("parts", TORCHRUN, 2)):
         settings = tiny_settings.replace(
-            epochs=25, validate_every=25, learning_rate=1e-4, accumulation_steps=parts
+            epochs=8, validate_every=8, learning_rate=1e-4, accumulation_steps=parts
         )
         printed = run_frozen(settings, tmp_path, name, launcher)
-        assert printed.count("epoch 25/25") == 1
+        assert printed.count("epoch 8/8") == 1
         events = EventAccumulator(str(tmp_path / name), size_guidance={"scalars": 0})
         events.Reload()
         losses[name] = [event.value for event in events.Scalars("loss/total")]
-    assert len(losses["one"]) == 50
+    assert len(losses["one"]) == 16
     assert losses["one"][0] - losses["one"][-1] > 0.05
     for name in ("two", "parts"):
         assert losses[name] == pytest.approx(losses["one"], abs=1e-4)

@@ -8,21 +8,25 @@ docs/evaluation.md says more.
 import argparse
 import os
 import re
+import shutil
+import socket
 import tempfile
 import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
 import numpy as np
-from PIL import Image
 
 import config
+from datasets.clips import check_clip
 from datasets.flow.estimators import Estimator
 from errors import UserError
 from utils.evaluation.segmenting import Segmenter
@@ -42,12 +46,14 @@ from utils.scripts import run_script
 from utils.settings import Settings, parse_settings, positive, settings_parser
 from utils.training.interrupts import terminated_in_order
 
-_PATIENCE = 30  # seconds to wait for a frame at the end
 _KEPT = 3600  # seconds for which uploads and results are kept
 _LOOK = 0.5  # seconds between two pictures of a frame while the network works
 _MASKS = 8  # masks on the page
+_LARGEST = 960  # pixels of a shown frame
 # As many masks in a row as a screen is wide enough for.
 _STYLE = "#masks .grid-container {grid-template-columns: repeat(auto-fill, minmax(140px, 1fr))}"
+# Uploads are files, not folders. CUDA graphs of torch.compile belong to the main thread.
+_WITHOUT_EFFECT = {"FRAME_RATE", "COMPILE"}
 _WAITING = "Drop a clip, then press Start."
 
 
@@ -58,7 +64,8 @@ class AppError(UserError):
 def main() -> None:
     """Read the settings, load the network and serve the page until Ctrl-C."""
     settings, arguments = parse_settings(app_parser(), config)
-    refuse_flags(arguments.given & {"FRAME_RATE"})
+    refuse_flags(arguments.given & _WITHOUT_EFFECT)
+    host = check_address(arguments.host, arguments.port)
     device = start_process(settings.gpu.split(",")[0]).device
     given = (arguments.checkpoint, settings, arguments.given)
     trained = load_trained_network(*given, ("video",), device)
@@ -67,12 +74,12 @@ def main() -> None:
         uploads, jobs = Path(folder, "uploads"), Path(folder, "jobs")
         os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # so that nothing is left at the end
         jobs.mkdir()  # Gradio serves copies of files that lie outside of its own folder
-        gradio = import_gradio()
+        gradio = import_gradio(arguments.host)
         job = Job(trained.segmenter, settings, estimator, jobs)
-        print(f"http://{arguments.host}:{arguments.port} is the page; Ctrl-C ends it")
+        print(f"http://{host}:{arguments.port} is the page; Ctrl-C ends it")
         try:
             build_page(gradio, job, trained.method).launch(
-                server_name=arguments.host,
+                server_name=host,
                 server_port=arguments.port,
                 max_file_size=arguments.max_upload * 2**20,
                 footer_links=[],
@@ -81,16 +88,14 @@ def main() -> None:
                 quiet=True,
                 css=_STYLE,
             )
-        except (OSError, OverflowError) as error:
-            raise AppError(f"port {arguments.port} of {arguments.host}: {error}") from error
         finally:
-            job.computing.acquire(timeout=_PATIENCE)  # kept: nothing is computed from here on
+            job.end()
 
 
 def app_parser() -> argparse.ArgumentParser:
     """The flags of this program, and those of the settings."""
     listed = ("test", "objects", "masks", "machine", "video")
-    parser = settings_parser(config, __doc__.split("\n")[0], listed)
+    parser = settings_parser(config, __doc__.split("\n")[0], listed, _WITHOUT_EFFECT)
     add = parser.add_argument
     network = "network that segments (default: assets/starter.pt)"
     add("--checkpoint", type=Path, metavar="FILE", default=STARTER, help=network)
@@ -102,23 +107,43 @@ def app_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def import_gradio() -> ModuleType:
+def check_address(host: str, port: int) -> str:
+    """The host as it is written in a URL. Raises AppError if nothing can be served there."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server((address[0], port), family=family).close()
+    except (OSError, OverflowError) as error:
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
+        raise AppError(
+            f"--host {host} --port {port}: {reason}; choose another --port, or a --host of this "
+            "machine"
+        ) from error
+    return f"[{host}]" if family == socket.AF_INET6 else host
+
+
+def import_gradio(host: str) -> ModuleType:
     """Gradio, told to send no reports. Raises AppError if it is not installed."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = os.environ["GRADIO_RUN_HISTORY"] = "False"
+    # At the start it asks itself for the page, which a proxy would refuse.
+    others = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, (others, host, "localhost")))
     try:
         import gradio
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
         raise AppError("the page needs the package gradio: pip install 'gradio>=6'") from error
     return gradio
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a clip is."""
+@dataclass
+class Running:
+    """How far a clip is: written by the thread that segments it, read by the page."""
 
-    done: int  # frames
-    count: int
-    picture: np.ndarray | None  # the last frame, tinted
+    text: str = "Waiting for the clips before this one"
+    picture: np.ndarray | None = None  # the last frame, tinted
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,39 +158,59 @@ class Results:
 
 @dataclass(frozen=True)
 class Job:
-    """What is done with each clip."""
+    """What is done with each clip, one after the other."""
 
     segmenter: Segmenter
     settings: Settings
     estimator: Estimator | None
     folder: Path  # for temporary files
-    computing: threading.Lock = field(default_factory=threading.Lock)  # held for each frame
+    worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    ended: threading.Event = field(default_factory=threading.Event)
 
-    def run(self, clip: Path, colour: Colour) -> Iterator[Progress | Results]:
-        """Segment a clip. Its results are removed when the iterator goes on or is closed.
+    @contextmanager
+    def started(self, upload: Path, colour: Colour) -> Iterator[tuple[Running, Future[Results]]]:
+        """Segment a clip in the job's thread: how far it is, and its results.
 
-        Raises:
-            UserError: the clip cannot be used. The message has its name without its folder.
+        Leaving the block stops the work before its next frame, and removes all files. The future
+        raises UserError for a clip that cannot be used. The message has its name without a folder.
         """
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            output = Path(folder)
-            given = (self.segmenter, clip, output, self.settings, self.estimator, colour)
-            try:
-                with closing(write_frames(*given)) as written:
-                    for done, (count, picture) in enumerate(self._one_by_one(written)):
-                        yield Progress(done, count, picture)
-            except UserError as error:
-                raise AppError(str(error).replace(f"{clip.parent}/", "")) from error
-            yield _collect(output, clip.stem)
+        running, folder = Running(), Path(tempfile.mkdtemp(dir=self.folder))
+        # The upload may be removed while the clip waits.
+        clip = folder / upload.name
+        os.link(upload, clip)
+        results = self.worker.submit(self._segment, clip, colour, running)
+        try:
+            yield running, results
+        finally:  # does not wait: Gradio calls this where it serves all pages
+            running.stopped = True
+            results.cancel()
+            results.add_done_callback(lambda _: shutil.rmtree(folder, ignore_errors=True))
 
-    def _one_by_one(self, frames: Iterator[Any]) -> Iterator[Any]:
-        """The frames, each computed when nothing else is, and not after the end of the page."""
-        while True:
-            with self.computing:
-                frame = next(frames, None)
-            if frame is None:
-                return
-            yield frame
+    def _segment(self, clip: Path, colour: Colour, running: Running) -> Results:
+        began = 0.0
+
+        def report(work: str, done: int, count: int | None) -> None:
+            nonlocal began
+            if running.stopped or self.ended.is_set():
+                raise CancelledError
+            if not done:
+                began = time.monotonic()
+            running.text = in_words(work, done, count, time.monotonic() - began)
+
+        output = clip.with_name("results")
+        try:
+            checked = check_clip(clip, progress=report)
+            given = (self.segmenter, checked, output, self.settings, self.estimator)
+            for picture in write_frames(*given, colour, report):
+                running.picture = picture
+        except UserError as error:
+            raise AppError(str(error).replace(f"{clip.parent}/", "")) from error
+        return _collect(output, clip.stem)
+
+    def end(self) -> None:
+        """Stop before the next frame; wait for that, so that no file is written afterwards."""
+        self.ended.set()
+        self.worker.shutdown(cancel_futures=True)
 
 
 def _collect(output: Path, name: str) -> Results:
@@ -232,16 +277,15 @@ def build_page(gradio: ModuleType, job: Job, method: str) -> Any:
                 yield state(_WAITING)
                 return
             yield state("Reading the clip", running=True) | hidden() | shown_frame()
-            began = shown = time.monotonic()
             try:
-                with closing(job.run(Path(upload), parse_colour(tint))) as results:
-                    for result in results:
-                        if isinstance(result, Results):
-                            yield finished(result)
-                        elif time.monotonic() > shown + _LOOK or not result.done:
-                            shown = time.monotonic()
-                            text = in_words(result, shown - began)
-                            yield state(text, running=True) | {frame: result.picture}
+                with job.started(Path(upload), parse_colour(tint)) as (running, results):
+                    while wait([results], _LOOK).not_done:
+                        picture = running.picture
+                        shown = {} if picture is None else {frame: small(picture)}
+                        yield state(running.text, running=True) | shown
+                    yield finished(results.result())
+            except CancelledError:
+                yield state("The program has ended") | shown_frame()
             except UserError as error:
                 yield state(f"Error: {error}") | shown_frame()
             except Exception as error:  # the page can be used again; the log has the traceback
@@ -249,9 +293,7 @@ def build_page(gradio: ModuleType, job: Job, method: str) -> Any:
                 raise
 
         def finished(result: Results) -> dict[Any, Any]:
-            pictures = [
-                (np.asarray(Image.open(path).convert("RGB")), path.stem) for path in result.masks
-            ]
+            pictures = [(str(path), path.stem) for path in result.masks]
             return state(f"Done\n{result.certainty}".strip()) | {
                 frame: gradio.update(value=None, visible=False),
                 film: gradio.update(value=str(result.film), visible=True),
@@ -260,19 +302,34 @@ def build_page(gradio: ModuleType, job: Job, method: str) -> Any:
             }
 
         parts = [status, start, cancel, frame, film, masks, files]
-        running = start.click(segment, [clip, colour], parts, concurrency_limit=1)
+        running = start.click(
+            segment, [clip, colour], parts, concurrency_limit=None, api_visibility="private"
+        )
         cancel.click(
-            lambda: state("Cancelled") | hidden() | shown_frame(), None, parts, cancels=[running]
+            lambda: state("Cancelled") | hidden() | shown_frame(),
+            None,
+            parts,
+            cancels=[running],
+            api_visibility="private",
         )
     return page
 
 
-def in_words(progress: Progress, seconds: float) -> str:
-    """How far a clip is, and how long the rest takes."""
-    text = f"{progress.done} of {progress.count} frames"
-    if progress.done:
-        rest = seconds / progress.done * (progress.count - progress.done)
-        text += f", about {rest:.0f} s to go"
+def small(picture: np.ndarray) -> np.ndarray:
+    """A picture of at most 960 pixels: a larger one takes long to encode and to send."""
+    scale = _LARGEST / max(picture.shape)
+    if scale >= 1:
+        return picture
+    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def in_words(work: str, done: int, count: int | None, seconds: float) -> str:
+    """How far a clip is, and, after some seconds of segmenting, how long the rest takes."""
+    text = f"{done} of {count} frames" if count else f"{done} frames"
+    if work != "segmenting":
+        return f"{work.capitalize()}: {text}"
+    if done:
+        text += f", about {seconds / done * (count - done):.0f} s to go"
     return text
 
 

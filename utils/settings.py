@@ -184,12 +184,16 @@ def write_settings(settings: Settings, path: Path) -> None:
 
 
 def settings_parser(
-    config: ModuleType, description: str, listed: Collection[str] = ()
+    config: ModuleType,
+    description: str,
+    listed: Collection[str] = (),
+    unlisted: Collection[str] = (),
 ) -> argparse.ArgumentParser:
     """A parser with ``--config FILE`` and a flag for every setting, grouped as in ``config.py``.
 
     The script adds its own arguments. A fault of ``config.py`` ends the process with a message and
-    status 2. ``--help`` has all settings, or those in groups with one of the words ``listed``.
+    status 2. ``--help`` has all settings, or those in groups with one of the words ``listed``
+    without the names ``unlisted``.
     """
     others = "; python train.py --help has the other settings" if listed else ""
     parser = argparse.ArgumentParser(
@@ -213,7 +217,7 @@ def settings_parser(
     except SettingsError as error:
         _refuse(parser, error)
     groups: dict[str, Any] = {}
-    shown = settings.marked(*listed) if listed else settings._lines
+    shown = set(settings.marked(*listed) if listed else settings._lines) - set(unlisted)
     for line in settings._lines.values():
         kind, title = line.kind(), line.heading.partition(" [")[0]
         if title not in groups:

@@ -32,7 +32,8 @@ def fetch(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
     if not any(tensor.is_cuda for tensor in tensors):
         return lambda: copies
     done = torch.cuda.Event()
-    done.record()
+    # A thread's own current device may be another GPU.
+    done.record(torch.cuda.current_stream(next(t.device for t in tensors if t.is_cuda)))
 
     def wait() -> list[Tensor]:
         done.synchronize()

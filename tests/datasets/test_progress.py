@@ -67,3 +67,20 @@ def test_names_that_the_output_cannot_show_are_escaped(monkeypatch, encoding):
     assert (
         shown.getvalue() == b"\\udcff " + (b"\\xfc" if encoding == "ascii" else b"\xc3\xbc") + b"\n"
     )
+
+
+def test_a_function_is_told_of_each_item_and_can_end_the_work():
+    told = []
+    assert list(progress_bar("abc", shown=lambda *how_far: told.append(how_far), desc="x")) == [
+        *"abc"
+    ]
+    assert told == [("x", 0, None), ("x", 1, None), ("x", 2, None)]
+
+    def stop(work: str, done: int, count: int) -> None:
+        told.append((work, done, count))
+        if done:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        list(progress_bar("abc", shown=stop, desc="y", total=3))
+    assert told[3:] == [("y", 0, 3), ("y", 1, 3)]

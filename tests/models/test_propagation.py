@@ -157,10 +157,11 @@ def test_memory_does_not_grow_with_the_video():
 
     features, first = video(frames=2)
     frames = (features[t % 2] for t in range(60))
-    counts = []
-    for _ in propagate(frames, first, SMALL["smtc_a"]):
-        counts.append(count())
-    assert counts[50] == counts[10]
+    counts = {}
+    for number, _ in enumerate(propagate(frames, first, SMALL["smtc_a"])):
+        if number in (10, 50):
+            counts[number] = count()
+    assert counts[50] == counts[10] > 0
 
 
 @pytest.mark.parametrize(

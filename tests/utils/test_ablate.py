@@ -610,7 +610,7 @@ def test_one_row_from_data_to_tables(tmp_path, tiny_settings):
     write_settings(tiny_settings, tmp_path / "settings.py")
     command = [sys.executable, "-m", "utils.ablate", "--config", str(tmp_path / "settings.py")]
     command += ["--output", str(tmp_path / "out")]
-    command += ["--seeds", "0", "--rows", "f", "--sweep", "1", "2", "--jobs", "2"]
+    command += ["--seeds", "0", "--rows", "f", "--sweep", "--jobs", "2"]
     result = subprocess.run(
         command,
         cwd=ROOT,
@@ -620,12 +620,10 @@ def test_one_row_from_data_to_tables(tmp_path, tiny_settings):
         timeout=300,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    table2, figure7 = (rows_of(tmp_path / f"out/{name}.csv") for name in ("table2", "figure7"))
+    table2 = rows_of(tmp_path / "out/table2.csv")
     assert [line["row"] for line in table2] == ["f"]
-    assert [line["T"] for line in figure7] == ["1", "2"]
-    assert table2[0]["G_mean"] == figure7[1]["G_mean"]
     assert 0 < float(table2[0]["G_mean"]) < 100
-    assert "4/4 f_seed0_evaluation" in result.stdout
+    assert "3/3 f_seed0_evaluation" in result.stdout
     assert (tmp_path / "out/table2.md").read_text() in result.stdout
     assert (tmp_path / "out/f_seed0/evaluation/report.html").is_file()
 

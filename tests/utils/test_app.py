@@ -1,4 +1,4 @@
-"""The page in a real browser: Chromium, headless, at the width of a desktop and of a phone."""
+"""The page: its work without a browser, and in Chromium, as wide as a desktop and as a phone."""
 
 import os
 import re
@@ -7,17 +7,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import zipfile
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from torch import nn
 
 import config
+from models.interface import REFERENCES, Needs, Network, Prediction
 from tests.small_checkpoints import save_small
-from utils.app import AppError, parse_colour
+from utils.app import AppError, Job, check_address, in_words, parse_colour, small
+from utils.evaluation.segmenting import Segmenter
 from utils.settings import load_settings
 
 CHROMIUM = shutil.which("chromium")
@@ -25,7 +30,25 @@ ROOT = Path(__file__).parents[2]
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 FRAMES, HEIGHT, WIDTH = 12, 48, 80
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, as Debian's chromium")
+
+class Bright(Network):
+    """Takes what is bright for the object, and waits before it reads anything."""
+
+    needs = Needs(REFERENCES)
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        self.batches = 0
+
+    def segment_video(self, video):
+        self.reached.set()
+        self.go_on.wait(60)
+        video.at([0])
+        for batch in video:
+            self.batches += 1
+            yield Prediction([batch["image"].float().mean(dim=1, keepdim=True) - 100])
 
 
 def write_clip(path: Path, frames: int) -> Path:
@@ -86,6 +109,8 @@ def server(browser, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium, as Debian's chromium")
     with pytest.importorskip("playwright.sync_api").sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
 
@@ -101,6 +126,25 @@ def page(request, browser, server):
     yield page
     assert page.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out
     page.close()
+
+
+@pytest.fixture
+def job(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    segmenter = Segmenter(Bright(), 64)
+    job = Job(segmenter, load_settings(config), None, tmp_path / "jobs")
+    yield job
+    segmenter.network.go_on.set()
+    job.end()
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether the folder becomes empty."""
+    for _ in range(100):
+        if not list(folder.iterdir()):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def start(page, clip: Path) -> None:
@@ -121,6 +165,95 @@ def status(page, expected: str) -> str:
         "([box, text]) => RegExp(text).test(box.value)", arg=[found.element_handle(), expected]
     )
     return found.input_value()
+
+
+def test_results_are_there_until_the_block_ends(job, tmp_path):
+    job.segmenter.network.go_on.set()
+    clip = write_clip(tmp_path / "clip.mp4", FRAMES)
+    with job.started(clip, (255, 0, 0)) as (running, results):
+        clip.unlink()  # as Gradio does with old uploads
+        found = results.result(60)
+        assert running.text.startswith(f"{FRAMES - 1} of {FRAMES} frames, about ")
+        red = running.picture.reshape(-1, 3)[running.picture[..., 0].argmax()]
+        assert running.picture.shape == (HEIGHT, WIDTH, 3) and red[0] > red[2]
+        names = ["clip_overlay.mp4", "clip_masks.zip", "clip_masked.csv"]
+        assert [path.name for path in found.downloads] == names
+        assert all(path.is_file() for path in (*found.downloads, *found.masks))
+        assert found.certainty == "" and len(found.masks) == 8
+    assert is_empty(job.folder)
+
+
+def test_a_stopped_clip_is_not_segmented(job, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", FRAMES)
+    with job.started(clip, (255, 0, 0)) as (_, results):
+        assert job.segmenter.network.reached.wait(60)
+    assert list(job.folder.iterdir())  # not while its files are in use
+    job.segmenter.network.go_on.set()
+    with pytest.raises(CancelledError):
+        results.result(60)
+    assert not job.segmenter.network.batches
+    assert is_empty(job.folder)
+
+
+def test_a_clip_waits_and_can_be_cancelled_meanwhile(job, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", FRAMES)
+    with job.started(clip, (255, 0, 0)) as (_, first):
+        assert job.segmenter.network.reached.wait(60)
+        with job.started(clip, (255, 0, 0)) as (running, second):
+            assert running.text == "Waiting for the clips before this one"
+        assert second.cancelled() and len(list(job.folder.iterdir())) == 1
+        job.segmenter.network.go_on.set()
+        assert first.result(60).film.is_file()
+
+
+def test_the_end_of_the_program_stops_the_work(job, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", FRAMES)
+    with (
+        job.started(clip, (255, 0, 0)) as (_, first),
+        job.started(clip, (255, 0, 0)) as (_, second),
+    ):
+        assert job.segmenter.network.reached.wait(60)
+        threading.Timer(0.2, job.segmenter.network.go_on.set).start()
+        job.end()
+        for results in (first, second):
+            with pytest.raises(CancelledError):
+                results.result(60)
+    assert not job.segmenter.network.batches
+
+
+def test_a_clip_that_cannot_be_used(job, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"nothing")
+    with (
+        job.started(broken, (255, 0, 0)) as (_, results),
+        pytest.raises(AppError, match=r"^broken\.mp4: "),
+    ):
+        results.result(60)
+    assert is_empty(job.folder)
+
+
+def test_how_far_a_clip_is():
+    assert in_words("checking", 30, None, 2) == "Checking: 30 frames"
+    assert in_words("references", 3, 40, 2) == "References: 3 of 40 frames"
+    assert in_words("segmenting", 0, 40, 2) == "0 of 40 frames"
+    assert in_words("segmenting", 10, 40, 2) == "10 of 40 frames, about 6 s to go"
+
+
+def test_large_frames_are_shown_smaller():
+    assert small(np.zeros((1080, 1920, 3), np.uint8)).shape == (540, 960, 3)
+    assert small(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_an_address_that_cannot_be_used():
+    assert check_address("127.0.0.1", free_port()) == "127.0.0.1"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(AppError, match=f"--port {port}: Address already in use; choose"):
+            check_address("127.0.0.1", port)
+    with pytest.raises(AppError, match="--port 70000: "):
+        check_address("127.0.0.1", 70000)
 
 
 @pytest.mark.parametrize("page", [(1280, 900), (390, 844)], ids=["desktop", "phone"], indirect=True)
@@ -152,18 +285,22 @@ def test_a_broken_clip_is_said_to_be_and_can_be_replaced(page, tmp_path):
     status(page, "^Done")
 
 
-def test_a_clip_can_be_cancelled(page, server, tmp_path):
+def test_a_clip_can_be_cancelled(browser, page, server, tmp_path):
     start(page, write_clip(tmp_path / "long.mp4", 600))
     text = status(page, "^[1-9][0-9]* of 600")
     assert re.fullmatch(r"\d+ of 600 frames, about \d+ s to go", text)
-    assert list(server[1].glob("masks-*/jobs/*"))
+    jobs = next(server[1].glob("masks-*/jobs"))
+    assert len(list(jobs.iterdir())) == 1
+    other = browser.new_page()
+    other.goto(server[0])
+    start(other, write_clip(tmp_path / "second.mp4", 600))
+    status(other, "^Waiting for the clips")
+    other.get_by_role("button", name="Cancel").click()
+    status(other, "^Cancelled")
+    other.close()
     page.get_by_role("button", name="Cancel").click()
     status(page, "^Cancelled")
-    for _ in range(100):
-        if not list(server[1].glob("masks-*/jobs/*")):
-            break
-        time.sleep(0.1)
-    assert not list(server[1].glob("masks-*/jobs/*"))
+    assert is_empty(jobs)
     replace(page, write_clip(tmp_path / "short.mp4", FRAMES))
     status(page, "^Done")
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Items
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Protocol
+from itertools import chain, islice
+from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import default_collate
@@ -18,7 +18,7 @@ from datasets.clips import ClipFrame
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator
 from datasets.flow.pairs import motion_pairs
-from datasets.progress import progress_bar
+from datasets.progress import Report, progress_bar
 from datasets.samples import show
 from utils.evaluation.segmenting import FramePrediction, Segmenter, Views
 from utils.transfer import one_ahead, read_ahead
@@ -70,7 +70,7 @@ def predict_clip(
     source: VideoSource,
     flow_maps: FlowMaps,
     batch_size: int,
-    progress: bool,
+    progress: bool | Report,
 ) -> Iterator[tuple[ClipFrame, FramePrediction]]:
     """Each frame of a video in order, with the network's scores of it.
 
@@ -84,21 +84,19 @@ def predict_clip(
         source: the video.
         flow_maps: adds the flow maps to its frames.
         batch_size: frames that the network takes at once.
-        progress: show progress bars.
+        progress: show progress bars, or a function that is told of each frame.
     """
     video = _ViewedClip(segmenter, source, flow_maps, batch_size, progress)
     with (
         closing(source.frames()) as frames,
         closing(source.frames()) as again,
         read_ahead(video.read(frames)) as video.batches,
-        progress_bar(desc="segmenting", total=source.count, unit="frame", shown=progress) as bar,
     ):
         # A network that looks ahead reads the whole video first; its frames are then read again.
-        shown = again if segmenter.network.looks_ahead else video.waiting
-        for results in one_ahead(segmenter.segment(video)):
-            for result in results:
-                yield next(again) if shown is again else shown.popleft(), result
-                bar.update()
+        looks_ahead = segmenter.network.looks_ahead
+        results = chain.from_iterable(one_ahead(segmenter.segment(video)))
+        for result in video.bar(results, "segmenting", source.count):
+            yield next(again) if looks_ahead else video.waiting.popleft(), result
 
 
 @dataclass
@@ -115,7 +113,7 @@ class _ViewedClip:
     source: VideoSource
     flow_maps: FlowMaps
     batch_size: int
-    progress: bool
+    progress: bool | Report
     batches: Iterator[Views] = field(default_factory=lambda: iter(()))
     waiting: deque[ClipFrame] = field(default_factory=deque)
 
@@ -125,14 +123,8 @@ class _ViewedClip:
     def at(self, positions: Items[int]) -> Views:
         last, views = max(positions), {}
         with closing(self.source.frames()) as frames:
-            bar = progress_bar(
-                islice(self.flow_maps(frames), last + 1),
-                shown=self.progress,
-                desc="references",
-                total=last + 1,
-                unit="frame",
-            )
-            for position, frame in enumerate(bar):
+            needed = islice(self.flow_maps(frames), last + 1)
+            for position, frame in enumerate(self.bar(needed, "references", last + 1)):
                 if position in positions:
                     views[position] = self._views(*frame)
         return default_collate([views[position] for position in positions])
@@ -142,11 +134,18 @@ class _ViewedClip:
 
     def read(self, frames: Iterator[ClipFrame]) -> Iterator[Views]:
         """The batches of the frames: decoding, flow and the views."""
+        looks_ahead = self.segmenter.network.looks_ahead
+        if looks_ahead:
+            frames = iter(self.bar(frames, "reading", len(self)))
         frames_with_flow = self.flow_maps(frames)
         while batch := list(islice(frames_with_flow, self.batch_size)):
-            if not self.segmenter.network.looks_ahead:
+            if not looks_ahead:
                 self.waiting.extend(frame for frame, _ in batch)
             yield default_collate([self._views(*frame) for frame in batch])
+
+    def bar(self, items: Iterable[Any], work: str, count: int) -> Iterable[Any]:
+        """The items, with a progress bar."""
+        return progress_bar(items, shown=self.progress, desc=work, total=count, unit="frame")
 
     def _views(self, frame: ClipFrame, flow_map: Callable[[], np.ndarray | None]) -> Views:
         flow, recolour = flow_map(), self.segmenter.recolour_flow

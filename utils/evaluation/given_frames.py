@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from datasets.clips import ClipFrame, VideoError, check_clip
+from datasets.progress import Report
 from utils.evaluation.clip_predictions import VideoSource
 
 _EXPECTED = (
@@ -38,7 +39,7 @@ class GivenFrames:
             yield ClipFrame(f"{number:05d}", lambda n=number: image_at(self.pictures, n))
 
 
-def source_of(frames: Any, progress: bool = False) -> VideoSource:
+def source_of(frames: Any, progress: bool | Report = False) -> VideoSource:
     """The frames of a video file or a folder, given by its path, or pictures given in order.
 
     Everything is checked here. Lists and arrays are used in place. The pictures of other iterables,

@@ -12,9 +12,10 @@ from pathlib import Path
 import av
 import numpy as np
 
-from datasets.clips import VideoError, check_clip
+from datasets.clips import Clip, VideoError, check_clip
 from datasets.flow.estimators import Estimator, build_estimator
 from datasets.flow.origin import compare_flow, kind_of_flow, origin_in_words
+from datasets.progress import Report
 from utils.evaluation.clip_predictions import estimated_flow, predict_clip, without_flow
 from utils.evaluation.segmenting import Segmenter, to_labels
 from utils.evaluation.soft_masks import PROBABILITIES, to_grey, write_soft_masks
@@ -115,26 +116,28 @@ def write_video(
     Raises:
         VideoError: the clip is unusable, or the results cannot be written.
     """
-    written = write_frames(segmenter, source, output, settings, estimator, progress=True)
-    count, _ = next(written)
+    check_results(source, output)
+    if (output / MASKS).exists():
+        print(f"note: {output} has results of an earlier video; they will be replaced")
+    clip = check_clip(source, settings.frame_rate)
     start = time.monotonic()
-    deque(written, maxlen=0)
-    return count, count / (time.monotonic() - start)
+    deque(write_frames(segmenter, clip, output, settings, estimator), maxlen=0)
+    return clip.count, clip.count / (time.monotonic() - start)
 
 
 def write_frames(
     segmenter: Segmenter,
-    source: Path,
+    clip: Clip,
     output: Path,
     settings: Settings,
     estimator: Estimator | None,
     colour: Colour = OVERLAY_COLOUR,
-    progress: bool = False,
-) -> Iterator[tuple[int, np.ndarray | None]]:
+    progress: bool | Report = True,
+) -> Iterator[np.ndarray]:
     """Write masks of a video and a film with its objects tinted, frame by frame.
 
-    The clip is read three times: to check and count it, for the references, which are uniform over
-    all of it (Sec. 4.4), and to segment it. Flow is made on the way, if there is an ``estimator``.
+    The clip is read twice: for the references, which are uniform over all of it (Sec. 4.4), and to
+    segment it. Flow is made on the way, if there is an ``estimator``.
     Memory does not grow with the clip. Networks that look ahead also keep features of every frame.
 
     ``output/masks/<name>.png`` are as large as the upright frames: 0 and 255, or label maps of
@@ -145,23 +148,19 @@ def write_frames(
 
     Args:
         segmenter: the network.
-        source: the video.
+        clip: the video.
         output: folder of the results.
         settings: of the evaluation.
         estimator: of the flow; ``None`` for networks that take none.
         colour: of the tinted object, if there is only one.
-        progress: show progress bars.
+        progress: show progress bars, or a function that is told of each frame.
 
     Returns:
-        An iterator of the video's number of frames with each frame's tinted picture, uint8 RGB
-        (H, W, 3). Before the first frame the picture is ``None``.
+        An iterator of the tinted frames, uint8 RGB (H, W, 3).
 
     Raises:
         VideoError: the clip is unusable, or the results cannot be written.
     """
-    check_results(source, output)
-    clip = check_clip(source, settings.frame_rate, progress)
-    yield clip.count, None
     flow_maps = without_flow if estimator is None else estimated_flow(estimator)
     batch_size = settings.eval_batch_size
     with (
@@ -171,8 +170,7 @@ def write_frames(
         closing(FrameWriter(partial, settings, add_to_film, colour)) as writer,
     ):
         for frame, result in predicted:
-            shown = writer.write(frame.name, frame.image, result.probability(clip.size))
-            yield clip.count, shown
+            yield writer.write(frame.name, frame.image, result.probability(clip.size))
 
 
 @dataclass
