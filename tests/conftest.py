@@ -76,15 +76,19 @@ def tiny_settings(tiny_root):
 
 @pytest.fixture
 def gpu_events(monkeypatch):
-    """Replaces torch.cuda.Event; "record" and "wait", in the order in which they were asked for."""
+    """Replaces torch.cuda.Event; the streams recorded and "wait", in the order they were asked for.
+
+    A device's stream is its own name.
+    """
     seen = []
 
     class Event:
-        def record(self):
-            seen.append("record")
+        def record(self, stream):
+            seen.append(stream)
 
         def synchronize(self):
             seen.append("wait")
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", str)
     return seen

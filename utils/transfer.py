@@ -1,12 +1,10 @@
-"""Work for which the program does not wait: copies to and from a GPU, and reading.
+"""Copies to and from a GPU for which the program does not wait.
 
 A GPU works through its tasks while Python continues; asking it for a number makes Python wait. So
 the next task is started before the result of the last one is read.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -40,29 +38,6 @@ def fetch(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
         return copies
 
     return wait
-
-
-@contextmanager
-def read_ahead(items: Iterable[Result]) -> Iterator[Iterator[Result]]:
-    """The items, each read by a thread while the caller works with the one before it.
-
-    ::
-
-        with read_ahead(batches) as batches:
-            for batch in batches: ...
-
-    At the end of the block nothing is being read.
-    """
-    unread, end = iter(items), object()
-    with ThreadPoolExecutor(1) as thread:
-
-        def ahead() -> Iterator[Result]:
-            following = thread.submit(next, unread, end)
-            while (item := following.result()) is not end:
-                following = thread.submit(next, unread, end)
-                yield item
-
-        yield ahead()
 
 
 def one_ahead(started: Iterable[Callable[[], Result]]) -> Iterator[Result]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from errors import UserError
 # Two frames, (H, W, 3) uint8 RGB, to the motion from the first to the second, (H, W, 2) float32 in
 # pixels, x to the right and y down.
 Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Encoded = TypeVar("Encoded")
 
 _FLAGS = "(flags: --weights, --estimator; in evaluate.py --flow-weights, --flow-estimator)"
 _RAFT_SMALLEST = 128  # pixels; below, RAFT's coarsest correlation map would be empty
@@ -37,13 +39,15 @@ def build_estimator(
 def dis_estimator() -> Estimator:
     """DIS optical flow of OpenCV (Kroeger et al., ECCV 2016), medium preset, on grey frames."""
 
+    def grey(frame: np.ndarray) -> np.ndarray:
+        return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+
     def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second)]
         # A new one for each pair: on frames below 48 pixels a used one remembers the last pair.
         dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        return dis.calc(*grey, None)
+        return dis.calc(first, second, None)
 
-    return _of_any_size(estimate, _DIS_SMALLEST)
+    return _of_any_size(grey, estimate, _DIS_SMALLEST)
 
 
 def raft_estimator(weights: Path | None = None, device: str | None = None) -> Estimator:
@@ -55,6 +59,8 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
     # Imported here because it takes seconds and DIS does not need it.
     import torch
     from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
+
+    from datasets.flow.raft import Raft
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     url = Raft_Large_Weights.DEFAULT.url
@@ -69,18 +75,11 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
             f"({reason}): give a copy of {url}, or use DIS, which needs none {_FLAGS}"
         ) from error
     try:
-        model.to(device).eval()
+        raft = Raft(model, device)
     except (RuntimeError, AssertionError) as error:
         raise FlowError(f"there is no device {device!r} for RAFT ({error})") from error
 
-    @torch.inference_mode()
-    def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        pair = torch.from_numpy(np.stack([first, second])).to(device)
-        pair = pair.permute(0, 3, 1, 2).float() / 127.5 - 1
-        flow = model(pair[:1], pair[1:])[-1][0]  # RAFT returns each of its refinements
-        return flow.permute(1, 2, 0).cpu().numpy()
-
-    return _of_any_size(estimate, _RAFT_SMALLEST, multiple=8)
+    return _of_any_size(raft.encode, raft.estimate, _RAFT_SMALLEST, multiple=8)
 
 
 def without_camera_motion(flow: np.ndarray) -> np.ndarray:
@@ -106,14 +105,27 @@ def without_camera_motion(flow: np.ndarray) -> np.ndarray:
     return flow - (constant + x[:, None] * by_x) - (y[:, None] * by_y)[:, None]
 
 
-def _of_any_size(estimator: Estimator, smallest: int, multiple: int = 1) -> Estimator:
-    """Lets an estimator take frames of any size, and gives equal frames no motion.
+def _of_any_size(
+    encode: Callable[[np.ndarray], Encoded],
+    estimate: Callable[[Encoded, Encoded], np.ndarray],
+    smallest: int,
+    multiple: int = 1,
+) -> Estimator:
+    """An estimator of frames of any size, from what encodes a frame and what compares two of them.
 
     Frames are padded with their border to at least `smallest` pixels and to a multiple of
-    `multiple`. FlowError is raised if the motion is not finite.
+    `multiple`. Equal frames have no motion. A frame of the pair before is not encoded again.
+    FlowError is raised if the motion is not finite.
     """
+    last: list[tuple[np.ndarray, Encoded]] = []  # the pair before: padded frames, encoded
 
-    def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    def encoded(padded: np.ndarray) -> Encoded:
+        for known, result in last:
+            if np.array_equal(known, padded):
+                return result
+        return encode(padded)
+
+    def between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         height, width = first.shape[:2]
         if np.array_equal(first, second):
             return np.zeros((height, width, 2), np.float32)
@@ -123,7 +135,8 @@ def _of_any_size(estimator: Estimator, smallest: int, multiple: int = 1) -> Esti
         top, left = pad_y // 2, pad_x // 2
         sides = top, pad_y - top, left, pad_x - left
         padded = [cv2.copyMakeBorder(x, *sides, cv2.BORDER_REPLICATE) for x in (first, second)]
-        flow = estimator(*padded)[top : top + height, left : left + width]
+        last[:] = [(one, encoded(one)) for one in padded]
+        flow = estimate(*(result for _, result in last))[top : top + height, left : left + width]
         if not np.isfinite(flow).all():
             raise FlowError(
                 f"the motion between frames of {width} x {height} pixels is not finite: look at "
@@ -131,4 +144,4 @@ def _of_any_size(estimator: Estimator, smallest: int, multiple: int = 1) -> Esti
             )
         return flow
 
-    return estimate
+    return between

@@ -1,5 +1,6 @@
 """Writing the flow maps of a video set."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from datasets.layout import Frame, Sequence, video_sequences
 from datasets.pictures import read_image, read_size
 from datasets.problems import DatasetError, Problems, format_problems
 from datasets.progress import progress_bar
+from datasets.threads import read_ahead, write_behind
 
 # The direction of motion is in the chroma, which JPEG by default stores at half the resolution.
 _JPEG = [
@@ -75,19 +77,29 @@ def make_share(
     rank, processes = share
     pairs = [pair for sequence in sequences for pair in image_pairs(sequence)]
     mine = [pair for number, pair in enumerate(pairs) if number // _RUN % processes == rank]
-    written = renewed = 0
     read = lru_cache(maxsize=2)(read_image)  # neighbouring pairs share an image
-    for frame, other, sign in progress_bar(mine, desc=title, unit="frame", shown=rank == 0):
-        stale = not overwrite and is_stale(frame, other)
-        if frame.flow is not None and not (overwrite or stale):
-            continue
-        try:
-            flow = sign * estimator(read(frame.image), read(other))
-        except FlowError as error:
-            raise FlowError(f"{frame.image}: {error}") from error
-        _replace_map(frame, flow, image_record(frame.image, other))
-        written += 1
-        renewed += stale
+
+    def images() -> Iterator[tuple[np.ndarray, np.ndarray, bool] | None]:
+        """The images of each pair, and whether its map is stale; None if its map is kept."""
+        for frame, other, _ in mine:
+            stale = not overwrite and is_stale(frame, other)
+            made = frame.flow is None or overwrite or stale
+            yield (read(frame.image), read(other), stale) if made else None
+
+    written = renewed = 0
+    bar = progress_bar(mine, desc=title, unit="frame", shown=rank == 0)
+    with read_ahead(images()) as ready, write_behind() as behind:
+        for (frame, other, sign), pair in zip(bar, ready):
+            if pair is None:
+                continue
+            first, second, stale = pair
+            try:
+                flow = sign * estimator(first, second)
+            except FlowError as error:
+                raise FlowError(f"{frame.image}: {error}") from error
+            behind(_replace_map, frame, flow, image_record(frame.image, other))
+            written += 1
+            renewed += stale
     return written, len(mine) - written, renewed
 
 

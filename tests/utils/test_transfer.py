@@ -1,11 +1,9 @@
 """What a GPU is sent and what is fetched from it, and in which order results are taken."""
 
-import threading
-
 import pytest
 import torch
 
-from utils.transfer import fetch, one_ahead, read_ahead, send
+from utils.transfer import fetch, one_ahead, send
 
 
 def begun(count, events):
@@ -35,43 +33,6 @@ def test_the_next_piece_is_begun_before_a_result_is_waited_for_and_no_other():
     assert events[3:] == ["begin 2", "wait 1", "wait 2"]
 
 
-def test_items_are_read_by_a_thread_one_ahead_and_an_error_comes_in_its_place():
-    read, main = [], threading.get_ident()
-
-    def items():
-        for number in range(4):
-            if number == 3:
-                raise ValueError("the fourth")
-            read.append(threading.get_ident() != main)
-            yield number
-
-    with read_ahead(items()) as ahead:
-        assert next(ahead) == 0
-        assert next(ahead) == 1 and next(ahead) == 2
-        with pytest.raises(ValueError, match="the fourth"):
-            next(ahead)
-    assert read == [True] * 3
-
-
-def test_nothing_is_read_after_the_end_of_the_block_and_no_more_than_one_item_ahead():
-    read, asked = [], threading.Semaphore(0)
-
-    def items():
-        for number in range(9):
-            read.append(number)
-            asked.release()
-            yield number
-
-    unread = items()
-    with read_ahead(unread) as ahead:
-        assert asked._value == 0  # nothing before the first is asked for
-        assert next(ahead) == 0
-        assert all(asked.acquire(timeout=10) for _ in range(2))
-        assert not asked.acquire(timeout=0.1)
-    unread.close()  # fails if a thread still runs it
-    assert read == [0, 1]
-
-
 def test_tensors_of_the_cpu_are_fetched_as_they_are():
     tensors = [torch.rand(2), torch.rand(3)]
     fetched = fetch(tensors)()
@@ -83,6 +44,7 @@ def test_numbers_of_a_gpu_are_waited_for_when_they_are_used_and_after_they_were_
 
     class OnGPU:
         is_cuda = True
+        device = torch.device("cuda:1")  # not the thread's current one
 
         def to(self, device, non_blocking):
             assert device == "cpu" and non_blocking
@@ -90,9 +52,9 @@ def test_numbers_of_a_gpu_are_waited_for_when_they_are_used_and_after_they_were_
             return torch.ones(1)
 
     fetched = fetch([OnGPU(), OnGPU()])
-    assert gpu_events == ["copy", "copy", "record"]
+    assert gpu_events == ["copy", "copy", "cuda:1"]
     assert fetched() == [torch.ones(1), torch.ones(1)]
-    assert gpu_events == ["copy", "copy", "record", "wait"]
+    assert gpu_events == ["copy", "copy", "cuda:1", "wait"]
 
 
 @pytest.mark.parametrize("pinned", [False, True])

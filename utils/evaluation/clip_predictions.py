@@ -20,8 +20,9 @@ from datasets.flow.estimators import Estimator
 from datasets.flow.pairs import motion_pairs
 from datasets.progress import Report, progress_bar
 from datasets.samples import show
+from datasets.threads import read_ahead
 from utils.evaluation.segmenting import FramePrediction, Segmenter, Views
-from utils.transfer import one_ahead, read_ahead
+from utils.transfer import one_ahead
 
 # A frame, and a function that makes its flow map, uint8 RGB (H, W, 3), or gives None without flow.
 FrameWithFlow = tuple[ClipFrame, Callable[[], np.ndarray | None]]

@@ -1,0 +1,165 @@
+"""RAFT (Teed and Deng, ECCV 2020) for the frames of a video, with the weights of torchvision.
+
+The results are those of torchvision's forward pass. Three things make it faster: features of a
+frame are computed once, only the last refinement becomes a flow map of the frame's size, and the
+recurrent unit's convolutions of the context, which all refinements share, are computed once.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.optical_flow.raft import RAFT
+from torchvision.ops.misc import Conv2dNormActivation
+
+_REFINEMENTS = 12
+_LEVELS = 4  # of the correlations
+_STRIDE = 8  # pixels of a frame for one of the features
+
+
+@dataclass(frozen=True)
+class EncodedFrame:
+    """A frame and its features for the matching."""
+
+    image: Tensor  # (1, 3, H, W), -1 to 1
+    features: Tensor  # (1, C, H/8, W/8)
+
+
+class Raft:
+    """Encodes frames, and estimates the motion between two of them.
+
+    Args:
+        model: torchvision's ``raft_large``; it is changed, and cannot be called afterwards.
+        device: where it computes.
+    """
+
+    def __init__(self, model: RAFT, device: str | torch.device):
+        _normalise_over_one_image(model.feature_encoder)
+        _fold_normalisation(model.eval().context_encoder)
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.device = device
+        block = model.update_block
+        self.hidden = block.hidden_state_size
+        recurrent = block.recurrent_block
+        self.units = [
+            _RecurrentUnit(unit, self.hidden) for unit in (recurrent.convgru1, recurrent.convgru2)
+        ]
+
+    @torch.inference_mode()
+    def encode(self, frame: np.ndarray) -> EncodedFrame:
+        """Encode a frame, uint8 RGB (H, W, 3), whose sides are multiples of 8."""
+        image = torch.from_numpy(frame).to(self.device).permute(2, 0, 1)[None]  # channels-last
+        image = image.float() / 127.5 - 1
+        return EncodedFrame(image, self.model.feature_encoder(image))
+
+    @torch.inference_mode()
+    def estimate(self, first: EncodedFrame, second: EncodedFrame) -> np.ndarray:
+        """The motion from the first frame to the second, float32 (H, W, 2) in pixels."""
+        model, block = self.model, self.model.update_block
+        model.corr_block.corr_pyramid = _correlations(first.features, second.features)
+        encoded = model.context_encoder(first.image)
+        hidden, context = encoded[:, : self.hidden].tanh(), encoded[:, self.hidden :].relu()
+        shares = [unit.of_context(context) for unit in self.units]
+        start = _positions(*first.features.shape[-2:], self.device)
+        position = start.clone()
+        for _ in range(_REFINEMENTS):
+            correlation = model.corr_block.index_pyramid(centroids_coords=position)
+            motion = block.motion_encoder(position - start, correlation)
+            for unit, share in zip(self.units, shares):
+                hidden = unit(hidden, motion, share)
+            position = position + block.flow_head(hidden)
+        flow = _enlarge(position - start, model.mask_predictor(hidden))
+        return flow[0].permute(1, 2, 0).cpu().numpy()
+
+
+class _RecurrentUnit:
+    """A convolutional gated recurrent unit whose input is a constant context and the motion."""
+
+    def __init__(self, unit: nn.Module, hidden: int):
+        self.padding = unit.convz.padding
+        convolutions = unit.convz, unit.convr, unit.convq
+        weight = torch.cat([one.weight for one in convolutions]).detach()
+        self.bias = torch.cat([one.bias for one in convolutions]).detach()
+        context = (weight.shape[1] - hidden) // 2  # the other half of it is the motion's
+        # Separate convolutions, so that their inputs need not be joined in each refinement.
+        own, *others = weight.split([hidden, context, context], dim=1)
+        parts = own[: 2 * hidden], own[2 * hidden :], *others
+        self.gates, self.candidate, self.context, self.motion = (
+            part.contiguous(memory_format=torch.channels_last) for part in parts
+        )
+
+    def of_context(self, context: Tensor) -> Tensor:
+        """The context's share of the three convolutions."""
+        return F.conv2d(context, self.context, self.bias, padding=self.padding)
+
+    def __call__(self, hidden: Tensor, motion: Tensor, share: Tensor) -> Tensor:
+        """The next hidden state."""
+        inputs = F.conv2d(motion, self.motion, padding=self.padding).add_(share)
+        of_gates, candidate = inputs.split([len(self.gates), len(self.candidate)], dim=1)
+        gates = F.conv2d(hidden, self.gates, padding=self.padding).add_(of_gates)
+        update, reset = gates.sigmoid_().chunk(2, dim=1)
+        own = F.conv2d(reset * hidden, self.candidate, padding=self.padding)
+        return torch.lerp(hidden, own.add_(candidate).tanh_(), update)
+
+
+def _normalise_over_one_image(encoder: nn.Module) -> None:
+    """Batch instead of instance normalisation: the same for one image, and faster channels-last."""
+    for module in list(encoder.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.InstanceNorm2d):
+                size = child.num_features
+                norm = nn.BatchNorm2d(size, child.eps, affine=False, track_running_stats=False)
+                setattr(module, name, norm)
+
+
+def _fold_normalisation(encoder: nn.Module) -> None:
+    """Make the batch normalisation a part of the convolution before it."""
+    for module in list(encoder.modules()):
+        if isinstance(module, Conv2dNormActivation):
+            convolution, norm, *_ = module
+            module[0], module[1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+
+
+def _correlations(first: Tensor, second: Tensor) -> list[Tensor]:
+    """Products of all features, and their means over 2, 4 and 8 of the second frame (Sec. 3.2).
+
+    The mean of products with some features is the product with the features' mean.
+    """
+    levels = []
+    for level in range(_LEVELS):
+        keys = F.avg_pool2d(second, 2**level) if level else second
+        # Channels last, so that nothing is copied.
+        rows, columns = (x.permute(0, 2, 3, 1).flatten(0, 2) for x in (first, keys))
+        products = (rows / rows.shape[1] ** 0.5) @ columns.T
+        levels.append(products.view(-1, 1, *keys.shape[-2:]))
+    return levels
+
+
+def _positions(height: int, width: int, device: str | torch.device) -> Tensor:
+    """The place of each feature, (1, 2, H, W), x before y."""
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=torch.float32, device=device),
+        torch.arange(width, dtype=torch.float32, device=device),
+        indexing="ij",
+    )
+    return torch.stack([x, y])[None]
+
+
+def _enlarge(flow: Tensor, weights: Tensor) -> Tensor:
+    """Each pixel's flow as a weighted mean of its feature's and eight neighbours' (Sec. 3.3).
+
+    Args:
+        flow: (1, 2, H, W) in features.
+        weights: (1, 9 * 8 * 8, H, W), before their softmax.
+
+    Returns:
+        (1, 2, 8 * H, 8 * W) in pixels.
+    """
+    height, width = flow.shape[-2:]
+    weights = weights.view(1, 9, _STRIDE, _STRIDE, height, width).softmax(dim=1)
+    neighbours = F.unfold(_STRIDE * flow, 3, padding=1).view(1, 2, 9, height, width)
+    pixels = torch.einsum("bnyxhw,bcnhw->bchywx", weights, neighbours)
+    return pixels.reshape(1, 2, _STRIDE * height, _STRIDE * width)
