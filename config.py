@@ -30,7 +30,7 @@ WORKERS: whole(0) = 8  # loader processes per training process, at most one a co
 EVAL_BATCH_SIZE: whole(1) = 4  # frames in a batch of validation and evaluation
 
 # Speed [resume, masks]
-MIXED_PRECISION: bool = True  # bfloat16 on GPUs; the CPU always computes in float32
+MIXED_PRECISION: bool = True  # bfloat16 on GPUs and on CPUs with AMX; False: float32
 COMPILE: bool = False  # torch.compile of training steps and of evaluate.py; minutes at the start
 
 # Training data

@@ -15,6 +15,7 @@ from datasets.layout import still_images
 from datasets.problems import DatasetError
 from models import build_model, model_class
 from utils.evaluation.validation import validate_stills
+from utils.precision import device_in_words
 from utils.scripts import run_script
 from utils.settings import SettingsError
 from utils.training.dry_run import count_parameters
@@ -50,7 +51,8 @@ def main() -> None:
             f"stage 1: {network_name(settings.model, arguments)}, {count_parameters(network)}, "
             f"{'simulated motion, ' if simulated else ''}"
             f"{len(train_frames)} images for training, {len(val_frames)} for validation, "
-            f"on {process.device}; run folder {run.folder}"
+            f"on {device_in_words(process.device, settings.mixed_precision)}; "
+            f"run folder {run.folder}"
         )
     run.train(
         network,

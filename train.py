@@ -14,6 +14,7 @@ from datasets.flow.origin import compare_flow, flow_origin, note_flow
 from datasets.layout import frames_of
 from models import build_model, model_class
 from utils.evaluation.validation import validate_videos
+from utils.precision import device_in_words
 from utils.scripts import run_script
 from utils.training.checkpoints import CheckpointError, check_same_network, load_checkpoint
 from utils.training.dry_run import count_parameters
@@ -67,7 +68,8 @@ def main() -> None:
             f"{'stage 2: ' if has_stage1 else ''}{network_name(settings.model, arguments)}, "
             f"{count_parameters(network)}, "
             f"{', '.join(counts)}, validation on {settings.val_set}: {len(val_sequences)}, "
-            f"on {process.device}; run folder {run.folder}"
+            f"on {device_in_words(process.device, settings.mixed_precision)}; "
+            f"run folder {run.folder}"
         )
     if checkpoint is not None:
         loaded = network.start_from(checkpoint["weights"])

@@ -14,6 +14,8 @@ from utils.settings import load_settings
 
 # Networks as small as the tests' gain nothing from threads, which only wait for one another.
 torch.set_num_threads(1)
+# Results are compared with numbers in float32, also where the processor has AMX.
+torch.cpu._is_amx_tile_supported = lambda: False
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +69,7 @@ def tiny_settings(tiny_root):
         min_learning_rate=1e-4,
         seed=0,
         gpu="",
+        mixed_precision=False,
         run_name=None,
         validate_every=1,
         val_frame_step=1,

@@ -39,6 +39,7 @@ from datasets.synthetic import write_synthetic
 from models import build_model, model_class
 from models.interface import Network
 from utils.evaluation.segmenting import Segmenter, Views
+from utils.precision import precision
 from utils.processes import Process, gpu_indices, num_cores, start_process
 from utils.scripts import run_script
 from utils.settings import Settings, SettingsError, parse_settings, positive, settings_parser
@@ -123,7 +124,7 @@ def report(job: Job, lines: list[str]) -> dict[str, Any]:
     bar = progress_bar(lines, desc="benchmark", unit="line")
     return {
         "device": torch.cuda.get_device_name(job.device) if gpu else cpu,
-        "precision": "bfloat16" if gpu and job.settings.mixed_precision else "float32",
+        "precision": precision(job.settings.mixed_precision, job.device),
         "torch": torch.__version__,
         "commit": git_commit(Path(__file__).parent),
         "settings": job.settings.as_dict(),

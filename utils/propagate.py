@@ -48,6 +48,7 @@ from utils.evaluation.video import (
     print_results,
     published_when_whole,
 )
+from utils.precision import device_in_words
 from utils.processes import num_cores, start_process
 from utils.reports.film import open_film
 from utils.reports.pictures import draw_overlay, write_mask
@@ -91,7 +92,7 @@ def main() -> None:
     features, source = build_features(arguments, settings, recipe)
     changes = ", ".join(f"{n} {v}" for n, v in recipe_changes(arguments).items())
     name = f"label propagation, {arguments.recipe}{f' with {changes}' * bool(changes)}, {source}"
-    print(f"{name}, on {device}")
+    print(f"{name}, on {device_in_words(device, settings.mixed_precision)}")
     options = {
         "batch_size": settings.eval_batch_size,
         "mixed_precision": settings.mixed_precision,

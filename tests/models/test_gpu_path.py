@@ -150,7 +150,7 @@ def test_a_mix_transformer_is_bfloat16_throughout(training):
     assert torch.float32 not in seen.types_of("add") + seen.types_of("addcmul")
 
 
-def test_the_segmenter_converts_weights_for_mixed_precision_on_the_gpu(monkeypatch):
+def test_the_segmenter_converts_weights_where_it_computes_in_bfloat16(monkeypatch):
     asked = []
     monkeypatch.setattr(
         "utils.evaluation.segmenting.with_weights_as",
@@ -164,6 +164,10 @@ def test_the_segmenter_converts_weights_for_mixed_precision_on_the_gpu(monkeypat
         assert not asked
         Segmenter(model, SIZE, mixed_precision=True)
     assert asked == [torch.bfloat16]
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    Segmenter(model, SIZE, mixed_precision=False)
+    Segmenter(model, SIZE, mixed_precision=True)
+    assert asked == [torch.bfloat16] * 2
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from datasets.samples import TestFrames
 from models.interface import Indicator, Network, Prediction
 from models.ops import resize
 from models.precision import with_weights_as
+from utils.precision import in_bfloat16, mixed_precision
 from utils.training.checkpoints import CheckpointError
 from utils.training.samples import make_loader
 from utils.transfer import fetch, one_ahead, send
@@ -86,7 +87,7 @@ class Segmenter:
             of the network's ``size_step``.
         flip: show every scale mirrored too.
         recolour_flow: a mirrored flow map's colours follow its motion, as in training.
-        mixed_precision: bfloat16 on a GPU, by a copy of the network as it is now.
+        mixed_precision: bfloat16 where it is faster, by a copy of the network as it is now.
         compile: segment by torch.compile, on a GPU with CUDA graphs.
     """
 
@@ -102,7 +103,7 @@ class Segmenter:
         compile: bool = False,
     ):
         self.device = next(network.parameters()).device
-        if mixed_precision and self.device.type == "cuda":
+        if in_bfloat16(mixed_precision, self.device):
             network = with_weights_as(network, torch.bfloat16)
         self.network = network
         step = network.size_step
@@ -319,10 +320,9 @@ def means_of_indicators(videos: list[dict[str, Indicator]]) -> tuple[dict[str, f
 
 
 @contextmanager
-def inference(device: torch.device, mixed_precision: bool) -> Iterator[None]:
-    """Context of a forward pass without gradients, in bfloat16 on GPUs if wanted."""
-    enabled = mixed_precision and device.type == "cuda"
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+def inference(device: torch.device, bfloat16: bool) -> Iterator[None]:
+    """Context of a forward pass without gradients, in bfloat16 if wanted and faster."""
+    with torch.inference_mode(), mixed_precision(bfloat16, device):
         yield
 
 

@@ -48,6 +48,7 @@ from utils.evaluation.segmenting import (
 )
 from utils.evaluation.soft_masks import PROBABILITIES, to_grey, write_soft_masks
 from utils.evaluation.trained_network import TrainedNetwork
+from utils.precision import device_in_words
 from utils.processes import Process, gather, num_cores
 from utils.reports.pages import write_report
 from utils.reports.pictures import draw_frame, write_mask
@@ -98,7 +99,8 @@ def evaluate_set(
     used = trained.settings | {"DATA_ROOT": str(videos.root.resolve()), "PROTOCOL": protocol.name}
     used["FOREGROUND"] = settings.foreground
     if process.is_main:
-        print(f"{trained.method}, from {trained.checkpoint}, on {process.device}")
+        where = device_in_words(process.device, settings.mixed_precision)
+        print(f"{trained.method}, from {trained.checkpoint}, on {where}")
         compare_flow(trained.flow, flow)
     checkpoint, file = str(trained.checkpoint.resolve()), trained.checkpoint.stat()
     identity = {

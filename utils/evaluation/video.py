@@ -20,6 +20,7 @@ from utils.evaluation.clip_predictions import estimated_flow, predict_clip, with
 from utils.evaluation.segmenting import Segmenter, to_labels
 from utils.evaluation.soft_masks import PROBABILITIES, to_grey, write_soft_masks
 from utils.evaluation.trained_network import TrainedNetwork, refuse_stage1
+from utils.precision import device_in_words
 from utils.reports.film import open_film
 from utils.reports.pictures import OVERLAY_COLOUR, Colour, draw_overlay, write_mask
 from utils.settings import Settings
@@ -55,7 +56,8 @@ def settings_estimator(trained: TrainedNetwork, settings: Settings) -> Estimator
     kind = kind_of_flow(trained.flow, settings.flow_estimator, settings.remove_camera_motion)
     origin = origin_in_words(*kind)
     flow = f"; flow: {origin}" if takes_flow else ""
-    print(f"{trained.method}, from {trained.checkpoint}, on {device}{flow}")
+    where = device_in_words(device, settings.mixed_precision)
+    print(f"{trained.method}, from {trained.checkpoint}, on {where}{flow}")
     if not takes_flow:
         return None
     compare_flow(trained.flow, origin)

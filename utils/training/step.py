@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from models.interface import Network
+from utils.precision import mixed_precision
 from utils.processes import Process
 from utils.settings import Settings
 from utils.transfer import fetch, send
@@ -102,7 +103,7 @@ class Trainer:
         for number, part in enumerate(parts, 1):
             batch = {name: send(tensor, device) for name, tensor in part.items()}
             with self._gradients_kept_here(number < len(parts)):
-                with self._mixed_precision():
+                with mixed_precision(self.settings.mixed_precision, self.process.device):
                     terms = self.loss(batch)
                 total = sum(terms.values())
                 (total / len(parts)).backward()
@@ -140,11 +141,6 @@ class Trainer:
         if more_to_come and isinstance(self.loss, DistributedDataParallel):
             return self.loss.no_sync()
         return nullcontext()
-
-    def _mixed_precision(self) -> torch.autocast:
-        kind = self.process.device.type
-        enabled = self.settings.mixed_precision and kind == "cuda"
-        return torch.autocast(kind, torch.bfloat16, enabled=enabled)
 
     def _over_all_processes(self, means: list[Tensor], requests: Sequence[float]) -> Tensor:
         """The means of some numbers over all processes, then the sums of the requests."""
