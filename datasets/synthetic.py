@@ -15,6 +15,7 @@ object, in all of their frames or from the middle on.
 import argparse
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -54,26 +55,34 @@ def write_synthetic(
     (data_root / MARKER).write_text(json.dumps({"seed": seed}) + "\n")
     counts = (stills, train_sequences, test_sequences, empty_sequences, empty_sequences)
     videos = [(kind, index) for kind, count in enumerate(counts) for index in range(count)]
+
+    def write(kind: int, index: int) -> int:
+        """Write a still or a sequence; returns its number of images."""
+        rng = np.random.default_rng([seed, kind, index])
+        shape = SHAPES[index % len(SHAPES)]
+        motion = list(MOTIONS)[index % len(MOTIONS)] if kind > 0 else None
+        scene = make_scene(rng, shape, motion, frames if kind > 0 else 1, height, width)
+        if kind > 2:
+            turn = index + index // len(SHAPES)  # so that each kind has every shape
+            motion, kind = EMPTY[turn % len(EMPTY)], kind - 2
+            scene = without_object(scene, motion)
+        sequence = f"{('still', 'train', 'test')[kind]}_{motion}-{shape}-{index:02d}"
+        folder = data_root / SETS[kind] / (sequence if kind == 2 else "")
+        for t in range(len(scene.camera)):
+            name = f"{sequence}_{t:05d}" if kind > 0 else f"still_{index:05d}"
+            picture, coverage = render_frame(scene, t)
+            write_picture(folder / "RGB" / f"{name}.jpg", picture)
+            mask = np.where(coverage > 0.5, 255, 0).astype(np.uint8)
+            write_picture(folder / "GT" / f"{name}.png", mask)
+        return len(scene.camera)
+
     total = stills + sum(counts[1:]) * frames
-    with progress_bar(total=total, desc="synthetic data", unit="image") as progress:
-        for kind, index in videos:
-            rng = np.random.default_rng([seed, kind, index])
-            shape = SHAPES[index % len(SHAPES)]
-            motion = list(MOTIONS)[index % len(MOTIONS)] if kind > 0 else None
-            scene = make_scene(rng, shape, motion, frames if kind > 0 else 1, height, width)
-            if kind > 2:
-                turn = index + index // len(SHAPES)  # so that each kind has every shape
-                motion, kind = EMPTY[turn % len(EMPTY)], kind - 2
-                scene = without_object(scene, motion)
-            sequence = f"{('still', 'train', 'test')[kind]}_{motion}-{shape}-{index:02d}"
-            folder = data_root / SETS[kind] / (sequence if kind == 2 else "")
-            for t in range(len(scene.camera)):
-                name = f"{sequence}_{t:05d}" if kind > 0 else f"still_{index:05d}"
-                picture, coverage = render_frame(scene, t)
-                write_picture(folder / "RGB" / f"{name}.jpg", picture)
-                mask = np.where(coverage > 0.5, 255, 0).astype(np.uint8)
-                write_picture(folder / "GT" / f"{name}.png", mask)
-                progress.update()
+    with (
+        progress_bar(total=total, desc="synthetic data", unit="image") as progress,
+        ThreadPoolExecutor() as pool,
+    ):
+        for written in pool.map(write, *zip(*videos)):
+            progress.update(written)
 
 
 def _clear(data_root: Path, overwrite: bool) -> None:
