@@ -178,6 +178,10 @@ def check_arguments(arguments: argparse.Namespace, settings: Settings) -> None:
         raise SettingsError("--video and --first-mask FILE need each other")
     if bool(arguments.video or arguments.set) != bool(arguments.output):
         raise SettingsError("--set and --video need --output DIR, which has no effect otherwise")
+    for name in ("vip", "jhmdb"):  # before weights are loaded
+        folder = getattr(arguments, name)
+        if folder and not folder.is_dir():
+            raise SettingsError(f"--{name} {folder}: no such folder; expected the unpacked archive")
     heard = {*settings.marked("machine"), "MIXED_PRECISION"}
     heard |= {"FRAME_RATE"} if arguments.video else set()
     heard |= {"DATA_ROOT", "PROTOCOL", "FOREGROUND"} if arguments.set else set()

@@ -11,6 +11,7 @@ program can be stopped and started again. A file that is there already is kept.
 
 import argparse
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -65,11 +66,17 @@ def _prepare(options: argparse.Namespace) -> list[Prepared]:
     source, data_root, accept = options.source, options.data_root, options.partial
     if options.name != FOLDER:
         return prepare(source, data_root, SOURCES[options.name], accept_partial=accept)
+    new = not data_root.exists()
     data_root.mkdir(parents=True, exist_ok=True)
-    # Beside the set, so that decoded frames become links.
-    with TemporaryDirectory(prefix=".", dir=data_root) as decoded:
-        read = partial(read_folder, set_name=options.set, decoded=Path(decoded))
-        return prepare(source, data_root, Source(read, ()), accept_partial=accept)
+    try:
+        # Beside the set, so that decoded frames become links.
+        with TemporaryDirectory(prefix=".", dir=data_root) as decoded:
+            read = partial(read_folder, set_name=options.set, decoded=Path(decoded))
+            return prepare(source, data_root, Source(read, ()), accept_partial=accept)
+    finally:
+        if new:
+            with suppress(OSError):  # it is not empty
+                data_root.rmdir()
 
 
 def _in_words(counts: dict[str, int]) -> str:

@@ -25,6 +25,7 @@ from utils import propagate
 from utils.evaluation.metrics import region_similarity
 from utils.evaluation.propagating import propagate_video, read_first_mask
 from utils.reports.pictures import write_mask
+from utils.settings import SettingsError
 
 ROOT = Path(__file__).parents[2]
 TINY = ("--backbone", "vit_tiny_patch16_224", "--pretrained-backbone", "false", "--gpu", "")
@@ -100,11 +101,18 @@ def test_a_video_gets_masks_and_a_film(clip, tmp_path):
         assert sum(1 for _ in film.decode(video=0)) == 5
 
 
-def test_a_first_mask_is_needed(clip, tmp_path):
-    result = call("--video", clip / "RGB", "--output", tmp_path)
-    assert result.returncode == 1
-    assert "--video and --first-mask FILE need each other" in result.stderr
-    assert "Traceback" not in result.stderr
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--video", "clip", "--output", "out"), "--video and --first-mask FILE need each other"),
+        (("--vip", "missing"), "--vip missing: no such folder; expected the unpacked archive"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_weights_are_loaded(monkeypatch, flags, message):
+    monkeypatch.setattr(sys, "argv", ["propagate", *flags])
+    monkeypatch.setattr(propagate, "build_features", None)
+    with pytest.raises(SettingsError, match=message):
+        propagate.main()
 
 
 @pytest.mark.parametrize(
