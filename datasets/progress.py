@@ -42,7 +42,7 @@ def progress_bar(
     A function in the place of ``shown`` is told of the items instead. ``options`` are tqdm's own:
     ``total``, ``desc``, ``unit``, ...
     """
-    if not isinstance(shown, bool):
+    if callable(shown):
         items = _reported(items or (), shown, options.get("desc", ""), options.get("total"))
         shown = False
     if sys.stderr.isatty():

@@ -54,7 +54,7 @@ _LARGEST = 960  # pixels of a shown frame
 _STYLE = "#masks .grid-container {grid-template-columns: repeat(auto-fill, minmax(140px, 1fr))}"
 # Uploads are files, not folders. CUDA graphs of torch.compile belong to the main thread.
 _WITHOUT_EFFECT = {"FRAME_RATE", "COMPILE"}
-_WAITING = "Drop a clip, then press Start."
+_WAITING, _READING = "Drop a clip, then press Start.", "Reading the clip"
 
 
 class AppError(UserError):
@@ -65,6 +65,9 @@ def main() -> None:
     """Read the settings, load the network and serve the page until Ctrl-C."""
     settings, arguments = parse_settings(app_parser(), config)
     refuse_flags(arguments.given & _WITHOUT_EFFECT)
+    if settings.compile:
+        settings = settings.replace(compile=False)
+        print("note: COMPILE is without effect on the page")
     host = check_address(arguments.host, arguments.port)
     device = start_process(settings.gpu.split(",")[0]).device
     given = (arguments.checkpoint, settings, arguments.given)
@@ -112,13 +115,13 @@ def check_address(host: str, port: int) -> str:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server((address[0], port), family=family).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
         raise AppError(
             f"--host {host} --port {port}: {reason}; choose another --port, or a --host of this "
             "machine"
         ) from error
-    return f"[{host}]" if family == socket.AF_INET6 else host
+    return f"[{host}]" if ":" in host else host
 
 
 def import_gradio(host: str) -> ModuleType:
@@ -175,19 +178,18 @@ class Job:
         raises UserError for a clip that cannot be used. The message has its name without a folder.
         """
         running, folder = Running(), Path(tempfile.mkdtemp(dir=self.folder))
-        # The upload may be removed while the clip waits.
-        clip = folder / upload.name
-        os.link(upload, clip)
-        results = self.worker.submit(self._segment, clip, colour, running)
+        results: Future[Results] = Future()
         try:
+            clip = _kept(upload, folder)
+            results = self.worker.submit(self._segment, clip, folder / "results", colour, running)
             yield running, results
         finally:  # does not wait: Gradio calls this where it serves all pages
             running.stopped = True
             results.cancel()
             results.add_done_callback(lambda _: shutil.rmtree(folder, ignore_errors=True))
 
-    def _segment(self, clip: Path, colour: Colour, running: Running) -> Results:
-        began = 0.0
+    def _segment(self, clip: Path, output: Path, colour: Colour, running: Running) -> Results:
+        began, running.text = 0.0, _READING
 
         def report(work: str, done: int, count: int | None) -> None:
             nonlocal began
@@ -197,7 +199,6 @@ class Job:
                 began = time.monotonic()
             running.text = in_words(work, done, count, time.monotonic() - began)
 
-        output = clip.with_name("results")
         try:
             checked = check_clip(clip, progress=report)
             given = (self.segmenter, checked, output, self.settings, self.estimator)
@@ -211,6 +212,19 @@ class Job:
         """Stop before the next frame; wait for that, so that no file is written afterwards."""
         self.ended.set()
         self.worker.shutdown(cancel_futures=True)
+
+
+def _kept(upload: Path, folder: Path) -> Path:
+    """The clip in a folder of its own, because Gradio may remove the upload while it waits."""
+    if not upload.exists():
+        raise AppError(f"{upload.name}: uploads are removed after an hour; drop it again")
+    clip = folder / "clip" / upload.name
+    clip.parent.mkdir()
+    try:
+        os.link(upload, clip)
+    except OSError:  # not every file system has links
+        shutil.copyfile(upload, clip)
+    return clip
 
 
 def _collect(output: Path, name: str) -> Results:
@@ -233,6 +247,7 @@ def _collect(output: Path, name: str) -> Results:
 def build_page(gradio: ModuleType, job: Job, method: str) -> Any:
     """The page as ``gradio.Blocks``; one clip at a time is segmented, others wait."""
     one_object = job.segmenter.network.needs.masks
+    clips: dict[str, Running] = {}  # of each page that has one
     with gradio.Blocks(
         title="Video object segmentation", analytics_enabled=False, delete_cache=(60, _KEPT)
     ) as page:
@@ -272,18 +287,24 @@ def build_page(gradio: ModuleType, job: Job, method: str) -> Any:
         def shown_frame() -> dict[Any, Any]:
             return {frame: gradio.update(value=None, visible=True)}
 
-        def segment(upload: str | None, tint: str) -> Iterator[dict[Any, Any]]:
+        def segment(
+            upload: str | None, tint: str, request: gradio.Request
+        ) -> Iterator[dict[Any, Any]]:
             if upload is None:
                 yield state(_WAITING)
                 return
-            yield state("Reading the clip", running=True) | hidden() | shown_frame()
+            yield state(_READING, running=True) | hidden() | shown_frame()
             try:
                 with job.started(Path(upload), parse_colour(tint)) as (running, results):
-                    while wait([results], _LOOK).not_done:
+                    clips[request.session_hash] = running
+                    while wait([results], _LOOK).not_done and not running.stopped:
                         picture = running.picture
                         shown = {} if picture is None else {frame: small(picture)}
                         yield state(running.text, running=True) | shown
-                    yield finished(results.result())
+                    if running.stopped:
+                        yield state("Cancelled") | hidden() | shown_frame()
+                    else:
+                        yield finished(results.result())
             except CancelledError:
                 yield state("The program has ended") | shown_frame()
             except UserError as error:
@@ -291,6 +312,13 @@ def build_page(gradio: ModuleType, job: Job, method: str) -> Any:
             except Exception as error:  # the page can be used again; the log has the traceback
                 yield state(f"Error: {type(error).__name__}: {error}") | shown_frame()
                 raise
+            finally:
+                clips.pop(request.session_hash, None)
+
+        # Gradio's own way to cancel may let the page wait for ever.
+        def stop(request: gradio.Request) -> None:
+            if request.session_hash in clips:
+                clips[request.session_hash].stopped = True
 
         def finished(result: Results) -> dict[Any, Any]:
             pictures = [(str(path), path.stem) for path in result.masks]
@@ -302,16 +330,10 @@ def build_page(gradio: ModuleType, job: Job, method: str) -> Any:
             }
 
         parts = [status, start, cancel, frame, film, masks, files]
-        running = start.click(
-            segment, [clip, colour], parts, concurrency_limit=None, api_visibility="private"
-        )
-        cancel.click(
-            lambda: state("Cancelled") | hidden() | shown_frame(),
-            None,
-            parts,
-            cancels=[running],
-            api_visibility="private",
-        )
+        private = {"api_visibility": "private"}
+        start.click(segment, [clip, colour], parts, concurrency_limit=None, **private)
+        cancel.click(stop, **private)
+        clip.upload(lambda: "Press Start.", None, status, **private)
     return page
 
 

@@ -110,10 +110,15 @@ def main() -> None:
 def describe(checkpoint: dict[str, Any], settings: Settings) -> dict[str, str]:
     """Texts about a checkpoint, by name; ``settings`` are those of ``config.py``."""
     of_run, defaults = checkpoint["settings"], settings.as_dict()
+    # A checkpoint that names its flow maps says so in a line of its own.
+    unnamed = {
+        *FORMER,
+        *(("FLOW_ESTIMATOR", "REMOVE_CAMERA_MOTION") if checkpoint.get("flow") else ()),
+    }
     own = {
         name: value
         for name, value in of_run.items()
-        if name not in FORMER and (name not in defaults or defaults[name] != value)
+        if name not in unnamed and (name not in defaults or defaults[name] != value)
     }
     done, score = _training(checkpoint.get("progress"), of_run)
     version, commit = (checkpoint.get(name) or NOT_KNOWN for name in ("version", "commit"))

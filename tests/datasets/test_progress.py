@@ -84,3 +84,4 @@ def test_a_function_is_told_of_each_item_and_can_end_the_work():
     with pytest.raises(InterruptedError):
         list(progress_bar("abc", shown=stop, desc="y", total=3))
     assert told[3:] == [("y", 0, 3), ("y", 1, 3)]
+    assert list(progress_bar("ab", shown=0)) == ["a", "b"]

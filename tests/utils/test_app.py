@@ -183,6 +183,27 @@ def test_results_are_there_until_the_block_ends(job, tmp_path):
     assert is_empty(job.folder)
 
 
+def test_a_clip_is_copied_where_there_are_no_links(job, tmp_path, monkeypatch):
+    def refuse(*_: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", refuse)
+    job.segmenter.network.go_on.set()
+    clip = write_clip(tmp_path / "clip.mp4", FRAMES).rename(tmp_path / "results")
+    with job.started(clip, (255, 0, 0)) as (_, results):
+        assert results.result(60).film.name == "results_overlay.mp4"
+    assert is_empty(job.folder)
+
+
+def test_an_upload_that_is_gone_is_said_to_be(job, tmp_path):
+    with (
+        pytest.raises(AppError, match=r"^old\.mp4: uploads are removed after an hour; drop it"),
+        job.started(tmp_path / "old.mp4", (255, 0, 0)),
+    ):
+        pass
+    assert is_empty(job.folder)
+
+
 def test_a_stopped_clip_is_not_segmented(job, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", FRAMES)
     with job.started(clip, (255, 0, 0)) as (_, results):
@@ -254,6 +275,16 @@ def test_an_address_that_cannot_be_used():
             check_address("127.0.0.1", port)
     with pytest.raises(AppError, match="--port 70000: "):
         check_address("127.0.0.1", 70000)
+    with pytest.raises(AppError, match=r"--host a\.\.b "):
+        check_address("a..b", free_port())
+
+
+def test_an_address_of_ipv6_is_in_brackets_and_a_name_is_not(monkeypatch):
+    loopback = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: loopback)
+    monkeypatch.setattr(socket, "create_server", lambda *_, **__: socket.socket())
+    assert check_address("::1", 80) == "[::1]"
+    assert check_address("my-machine", 80) == "my-machine"
 
 
 @pytest.mark.parametrize("page", [(1280, 900), (390, 844)], ids=["desktop", "phone"], indirect=True)
@@ -298,9 +329,16 @@ def test_a_clip_can_be_cancelled(browser, page, server, tmp_path):
     other.get_by_role("button", name="Cancel").click()
     status(other, "^Cancelled")
     other.close()
+    for _ in range(3):
+        page.get_by_role("button", name="Cancel").click()
+        status(page, "^Cancelled")
+        assert is_empty(jobs)
+        page.wait_for_timeout(1000)  # no later state of the work takes its place
+        assert page.get_by_label("Status").input_value() == "Cancelled"
+        page.get_by_role("button", name="Start").click()
+        status(page, "^[1-9][0-9]* of 600")
     page.get_by_role("button", name="Cancel").click()
     status(page, "^Cancelled")
-    assert is_empty(jobs)
     replace(page, write_clip(tmp_path / "short.mp4", FRAMES))
     status(page, "^Done")
 

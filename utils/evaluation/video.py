@@ -119,9 +119,9 @@ def write_video(
         VideoError: the clip is unusable, or the results cannot be written.
     """
     check_results(source, output)
+    clip = check_clip(source, settings.frame_rate)
     if (output / MASKS).exists():
         print(f"note: {output} has results of an earlier video; they will be replaced")
-    clip = check_clip(source, settings.frame_rate)
     start = time.monotonic()
     deque(write_frames(segmenter, clip, output, settings, estimator), maxlen=0)
     return clip.count, clip.count / (time.monotonic() - start)
