@@ -54,8 +54,8 @@ demo: .venv/.demo
 ifneq ($(WITH_MASKS),)
 	$(PY) -m datasets.flow --data-root $(DEMO)/data --set DAVIS_train --estimator dis
 	$(PY) -m datasets.flow --data-root $(DEMO)/data --set DAVIS_test --estimator dis
-	$(PY) pretrain.py $(DEMO_SETTINGS) --epochs 4 --validate-every 4
-	$(PY) train.py $(DEMO_SETTINGS) --epochs 4 --validate-every 4 \
+	$(PY) pretrain.py $(DEMO_SETTINGS) --epochs 6 --validate-every 6
+	$(PY) train.py $(DEMO_SETTINGS) --epochs 5 --validate-every 5 \
 		--stage1-checkpoint $(DEMO)/runs/pretrain/last.pt
 else
 	$(PY) train.py $(DEMO_SETTINGS) --epochs 2 --validate-every 2
