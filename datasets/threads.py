@@ -33,9 +33,10 @@ def read_ahead(items: Iterable[Item]) -> Iterator[Iterator[Item]]:
 
 @contextmanager
 def write_behind() -> Iterator[Callable[..., None]]:
-    """A function that calls another one, with these arguments, in a thread.
+    """Yields ``behind(function, *arguments)``, which calls the function in a thread.
 
-    It waits for the call before, and raises its error. At the end of the block all is done.
+    Each call waits for the one before and raises its error. The end of the block waits for the
+    last call. If the block itself fails, that error is raised and the last call's is lost.
     """
     with ThreadPoolExecutor(1) as thread:
         before = thread.submit(lambda: None)

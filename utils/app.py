@@ -215,7 +215,7 @@ class Job:
 
 
 def _kept(upload: Path, folder: Path) -> Path:
-    """The clip in a folder of its own, because Gradio may remove the upload while it waits."""
+    """A link to the clip in a folder, because Gradio may remove the upload while it waits."""
     if not upload.exists():
         raise AppError(f"{upload.name}: uploads are removed after an hour; drop it again")
     clip = folder / "clip" / upload.name
@@ -223,7 +223,7 @@ def _kept(upload: Path, folder: Path) -> Path:
     try:
         os.link(upload, clip)
     except OSError:  # not every file system has links
-        shutil.copyfile(upload, clip)
+        return upload
     return clip
 
 

@@ -124,7 +124,7 @@ def report(job: Job, lines: list[str]) -> dict[str, Any]:
     bar = progress_bar(lines, desc="benchmark", unit="line")
     return {
         "device": torch.cuda.get_device_name(job.device) if gpu else cpu,
-        "precision": precision(job.settings.mixed_precision, job.device),
+        "precision": precision(job.device, job.settings.mixed_precision),
         "torch": torch.__version__,
         "commit": git_commit(Path(__file__).parent),
         "settings": job.settings.as_dict(),

@@ -111,16 +111,19 @@ def _of_any_size(
     smallest: int,
     multiple: int = 1,
 ) -> Estimator:
-    """An estimator of frames of any size, from what encodes a frame and what compares two of them.
+    """Makes an estimator for frames of any size of ``encode`` and ``estimate``.
+
+    The first takes a frame, the second two encoded frames.
 
     Frames are padded with their border to at least `smallest` pixels and to a multiple of
     `multiple`. Equal frames have no motion. A frame of the pair before is not encoded again.
     FlowError is raised if the motion is not finite.
     """
-    last: list[tuple[np.ndarray, Encoded]] = []  # the pair before: padded frames, encoded
+    # The pair before: padded frames, encoded. It is replaced as a whole, as threads may share it.
+    last: list[list[tuple[np.ndarray, Encoded]]] = [[]]
 
     def encoded(padded: np.ndarray) -> Encoded:
-        for known, result in last:
+        for known, result in last[0]:
             if np.array_equal(known, padded):
                 return result
         return encode(padded)
@@ -135,8 +138,8 @@ def _of_any_size(
         top, left = pad_y // 2, pad_x // 2
         sides = top, pad_y - top, left, pad_x - left
         padded = [cv2.copyMakeBorder(x, *sides, cv2.BORDER_REPLICATE) for x in (first, second)]
-        last[:] = [(one, encoded(one)) for one in padded]
-        flow = estimate(*(result for _, result in last))[top : top + height, left : left + width]
+        last[0] = pair = [(one, encoded(one)) for one in padded]
+        flow = estimate(*(result for _, result in pair))[top : top + height, left : left + width]
         if not np.isfinite(flow).all():
             raise FlowError(
                 f"the motion between frames of {width} x {height} pixels is not finite: look at "

@@ -1,10 +1,12 @@
 """RAFT (Teed and Deng, ECCV 2020) for the frames of a video, with the weights of torchvision.
 
-The results are those of torchvision's forward pass. Three things make it faster: features of a
-frame are computed once, only the last refinement becomes a flow map of the frame's size, and the
-recurrent unit's convolutions of the context, which all refinements share, are computed once.
+The results are those of torchvision's forward pass but for rounding. It is faster because features
+of a frame are computed once, only the last refinement becomes a flow map of the frame's size, the
+recurrent unit's convolutions of the context, which all refinements share, are computed once, and
+tensors are channels-last. It computes in float32, also where the caller uses autocast.
 """
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,12 +42,13 @@ class Raft:
         _normalise_over_one_image(model.feature_encoder)
         _fold_normalisation(model.eval().context_encoder)
         self.model = model.to(device, memory_format=torch.channels_last)
-        self.device = device
+        self.device = torch.device(device)
         block = model.update_block
-        self.hidden = block.hidden_state_size
+        self.hidden_channels = block.hidden_state_size
         recurrent = block.recurrent_block
         self.units = [
-            _RecurrentUnit(unit, self.hidden) for unit in (recurrent.convgru1, recurrent.convgru2)
+            _RecurrentUnit(unit, self.hidden_channels)
+            for unit in (recurrent.convgru1, recurrent.convgru2)
         ]
 
     @torch.inference_mode()
@@ -53,26 +56,34 @@ class Raft:
         """Encode a frame, uint8 RGB (H, W, 3), whose sides are multiples of 8."""
         image = torch.from_numpy(frame).to(self.device).permute(2, 0, 1)[None]  # channels-last
         image = image.float() / 127.5 - 1
-        return EncodedFrame(image, self.model.feature_encoder(image))
+        with torch.autocast(self.device.type, enabled=False):
+            return EncodedFrame(image, self.model.feature_encoder(image))
 
     @torch.inference_mode()
     def estimate(self, first: EncodedFrame, second: EncodedFrame) -> np.ndarray:
         """The motion from the first frame to the second, float32 (H, W, 2) in pixels."""
+        with torch.autocast(self.device.type, enabled=False):
+            flow = self._refined(first, second)
+        return flow[0].permute(1, 2, 0).cpu().numpy()
+
+    def _refined(self, first: EncodedFrame, second: EncodedFrame) -> Tensor:
         model, block = self.model, self.model.update_block
-        model.corr_block.corr_pyramid = _correlations(first.features, second.features)
+        # A copy of its own: two threads may call this, and the memory is free afterwards.
+        correlations = copy(model.corr_block)
+        correlations.corr_pyramid = _correlations(first.features, second.features)
         encoded = model.context_encoder(first.image)
-        hidden, context = encoded[:, : self.hidden].tanh(), encoded[:, self.hidden :].relu()
+        hidden, context = encoded.tensor_split([self.hidden_channels], dim=1)
+        hidden, context = hidden.tanh(), context.relu()
         shares = [unit.of_context(context) for unit in self.units]
         start = _positions(*first.features.shape[-2:], self.device)
         position = start.clone()
         for _ in range(_REFINEMENTS):
-            correlation = model.corr_block.index_pyramid(centroids_coords=position)
+            correlation = correlations.index_pyramid(centroids_coords=position)
             motion = block.motion_encoder(position - start, correlation)
             for unit, share in zip(self.units, shares):
                 hidden = unit(hidden, motion, share)
             position = position + block.flow_head(hidden)
-        flow = _enlarge(position - start, model.mask_predictor(hidden))
-        return flow[0].permute(1, 2, 0).cpu().numpy()
+        return _enlarge(position - start, model.mask_predictor(hidden))
 
 
 class _RecurrentUnit:
@@ -124,9 +135,10 @@ def _fold_normalisation(encoder: nn.Module) -> None:
 
 
 def _correlations(first: Tensor, second: Tensor) -> list[Tensor]:
-    """Products of all features, and their means over 2, 4 and 8 of the second frame (Sec. 3.2).
+    """Products of all pairs of features, (1, C, H, W) each, at four levels (Sec. 3.2).
 
-    The mean of products with some features is the product with the features' mean.
+    Level l has (H * W, 1, H / 2^l, W / 2^l): products with the means of squares of the second
+    frame's features, which are the means of the products.
     """
     levels = []
     for level in range(_LEVELS):

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.precision import full_precision
+
 
 class SpatioTemporalBlock(nn.Module):
     """A transformer block over the tokens of all frames of a clip, without positions.
@@ -56,7 +58,8 @@ class SpatioTemporalBlock(nn.Module):
         total = 0.0
         for query, key in zip(queries.unbind(1), keys.unbind(1)):  # a head at a time, for memory
             logits = query @ key.transpose(1, 2) * query.shape[-1] ** -0.5
-            total = total + F.dropout(logits.softmax(dim=-1), dropout)
+            # Autocast does this on GPUs by itself.
+            total = total + F.dropout(full_precision(logits).softmax(dim=-1), dropout)
         return total / self.heads
 
     def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:

@@ -159,7 +159,7 @@ class SSLUVOS(Network):
         features = F.normalize(outputs[:, patches.flatten()], dim=2).unflatten(1, (frames, count))
         cosines = torch.einsum("bqc,btnc->bqtn", features[:, :, chosen].flatten(1, 2), features)
         semantic = semantic_consistency(
-            cosines, attention, *_at_most(SEMANTIC_PARTS, SEMANTIC, count)
+            full_precision(cosines), attention, *_at_most(SEMANTIC_PARTS, SEMANTIC, count)
         )
 
         attention = attention.unflatten(1, (frames, -1))  # (B, T, Q, T, N)
@@ -171,7 +171,8 @@ class SSLUVOS(Network):
         maps = rows((torch.cat([near, far], dim=3) + starts).flatten(1)).flatten(2)
         maps = maps.unflatten(1, (*near.shape[1:3], -1))  # (B, T, Q, P + R, M)
         positive, negative = maps.split([near.shape[3], far.shape[3]], dim=3)
-        motion = motion_consistency(attention.flatten(3), positive, negative)
+        with without_autocast(attention):
+            motion = motion_consistency(attention.flatten(3), positive, negative)
         return {"semantic": semantic, "motion": motion}
 
     def segment_video(self, video: Video) -> Iterator[Prediction]:

@@ -183,7 +183,7 @@ def test_results_are_there_until_the_block_ends(job, tmp_path):
     assert is_empty(job.folder)
 
 
-def test_a_clip_is_copied_where_there_are_no_links(job, tmp_path, monkeypatch):
+def test_a_clip_is_used_in_place_where_there_are_no_links(job, tmp_path, monkeypatch):
     def refuse(*_: Path) -> None:
         raise PermissionError
 

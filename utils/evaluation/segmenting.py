@@ -21,7 +21,7 @@ from datasets.samples import TestFrames
 from models.interface import Indicator, Network, Prediction
 from models.ops import resize
 from models.precision import with_weights_as
-from utils.precision import in_bfloat16, mixed_precision
+from utils.precision import autocast, in_bfloat16
 from utils.training.checkpoints import CheckpointError
 from utils.training.samples import make_loader
 from utils.transfer import fetch, one_ahead, send
@@ -103,7 +103,7 @@ class Segmenter:
         compile: bool = False,
     ):
         self.device = next(network.parameters()).device
-        if in_bfloat16(mixed_precision, self.device):
+        if in_bfloat16(self.device, mixed_precision):
             network = with_weights_as(network, torch.bfloat16)
         self.network = network
         step = network.size_step
@@ -320,9 +320,9 @@ def means_of_indicators(videos: list[dict[str, Indicator]]) -> tuple[dict[str, f
 
 
 @contextmanager
-def inference(device: torch.device, bfloat16: bool) -> Iterator[None]:
-    """Context of a forward pass without gradients, in bfloat16 if wanted and faster."""
-    with torch.inference_mode(), mixed_precision(bfloat16, device):
+def inference(device: torch.device, mixed_precision: bool) -> Iterator[None]:
+    """Context of a forward pass without gradients, in the precision of the device."""
+    with torch.inference_mode(), autocast(device, mixed_precision):
         yield
 
 

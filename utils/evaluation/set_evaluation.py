@@ -48,7 +48,7 @@ from utils.evaluation.segmenting import (
 )
 from utils.evaluation.soft_masks import PROBABILITIES, to_grey, write_soft_masks
 from utils.evaluation.trained_network import TrainedNetwork
-from utils.precision import device_in_words
+from utils.precision import device_in_words, precision
 from utils.processes import Process, gather, num_cores
 from utils.reports.pages import write_report
 from utils.reports.pictures import draw_frame, write_mask
@@ -111,6 +111,7 @@ def evaluate_set(
         "panel_step": settings.panel_step,
         "save": settings.save,
         "rule": protocol.rule,
+        "precision": precision(process.device, settings.mixed_precision),
         **used,
     }
     with locked(output, "evaluating into") if process.is_main else nullcontext():

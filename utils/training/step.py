@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from models.interface import Network
-from utils.precision import mixed_precision
+from utils.precision import autocast
 from utils.processes import Process
 from utils.settings import Settings
 from utils.transfer import fetch, send
@@ -103,7 +103,7 @@ class Trainer:
         for number, part in enumerate(parts, 1):
             batch = {name: send(tensor, device) for name, tensor in part.items()}
             with self._gradients_kept_here(number < len(parts)):
-                with mixed_precision(self.settings.mixed_precision, self.process.device):
+                with autocast(self.process.device, self.settings.mixed_precision):
                     terms = self.loss(batch)
                 total = sum(terms.values())
                 (total / len(parts)).backward()

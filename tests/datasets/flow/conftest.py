@@ -19,8 +19,15 @@ def flat(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def raft_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """File with random weights for raft_large."""
+    """File with random weights for raft_large, and random statistics of its norms."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("raft") / "weights.pth"
-    torch.save(raft_large().state_dict(), path)
+    model = raft_large()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values in (module.weight.data, module.running_var):
+                values.uniform_(0.5, 1.5)
+            for values in (module.bias.data, module.running_mean):
+                values.uniform_(-0.5, 0.5)
+    torch.save(model.state_dict(), path)
     return path

@@ -14,6 +14,7 @@ from datasets.flow.estimators import (
     without_camera_motion,
 )
 from datasets.flow.making import make_flow
+from datasets.flow.raft import Raft
 from datasets.pictures import read_image
 from tests.datasets.flow.frames import STEP, moving_frames, write_frames
 
@@ -73,6 +74,30 @@ def test_raft_computes_what_torchvision_documents(raft_weights: Path) -> None:
     np.testing.assert_allclose(
         estimate(*cropped), estimate(*padded)[3:-4, 6:-7], atol=1e-3, rtol=1e-3
     )
+
+
+def test_a_frame_of_the_pair_before_is_not_encoded_again(raft_weights, monkeypatch):
+    one, two, three = moving_frames(3, 128, 144)
+    encode, encoded = Raft.encode, []
+    monkeypatch.setattr(
+        Raft, "encode", lambda raft, frame: encoded.append(frame) or encode(raft, frame)
+    )
+    estimate = raft_estimator(raft_weights, "cpu")
+    for first, second, new in ((one, two, 2), (two, three, 1), (three, two, 0), (one, two, 1)):
+        encoded.clear()
+        flow = estimate(first.copy(), second.copy())
+        assert len(encoded) == new
+        np.testing.assert_allclose(
+            flow, raft_estimator(raft_weights, "cpu")(first, second), atol=1e-4
+        )
+
+
+def test_raft_computes_in_float32_under_autocast(raft_weights):
+    first, second = moving_frames(2, 128, 144)
+    expected = raft_estimator(raft_weights, "cpu")(first, second)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        flow = raft_estimator(raft_weights, "cpu")(first, second)
+    np.testing.assert_array_equal(flow, expected)
 
 
 def test_raft_refuses_files_that_are_not_its_weights(tmp_path: Path) -> None:

@@ -223,3 +223,13 @@ def test_masks_depend_on_the_queries_and_keys_of_the_block_alone():
     for one, other in zip(before, after):
         assert one.shape[1] > 1
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_losses_are_in_float32_under_autocast():
+    model = network().train()
+    keys, class_tokens = torch.randn(2, 3, 24, 192), torch.randn(2, 3, 192)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model.loss_of_features(keys, class_tokens)
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
