@@ -1236,3 +1236,19 @@ def test_networks_without_slots_are_validated_too(tiny_settings, tiny_root):
     with_slots = build_model("gsanet", **network_arguments(tiny_settings, motion=True)).eval()
     result = validate_videos(with_slots, sequences, tiny_settings, Process("cpu"), quick=True)
     assert result.pictures.keys() == {"panel", "slot maps by iteration"}
+
+
+@pytest.mark.parametrize("script", [pretrain, train])
+def test_several_processes_do_not_compile(refusal, monkeypatch, script):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    message = refusal(script, "--gpu", "0,1", "--compile")
+    assert "COMPILE is on" in message and "2 processes" in message
+
+
+def test_torchrun_s_processes_do_not_compile(refusal, monkeypatch):
+    monkeypatch.setattr(
+        "utils.training.start.start_process",
+        lambda _: Process(torch.device("cpu"), rank=0, world_size=3),
+    )
+    assert "3 processes" in refusal(train, "--gpu", "", "--compile")

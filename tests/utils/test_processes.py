@@ -93,6 +93,16 @@ def test_one_gpu_and_processes_that_were_started_start_nothing(machine, monkeypa
     assert started == []
 
 
+def test_a_gpu_s_convolutions_are_chosen_by_trying(machine, monkeypatch):
+    machine(4)
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    assert start_process("2") == Process(torch.device("cuda", 2))
+    assert chosen == [torch.device("cuda", 2)]
+    assert torch.backends.cudnn.benchmark
+
+
 def test_more_processes_than_gpus_are_refused_with_a_message(machine, monkeypatch):
     machine(4)
     for name, value in {**TORCHRUN, "RANK": "1", "LOCAL_RANK": "1"}.items():

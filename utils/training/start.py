@@ -12,8 +12,8 @@ from datasets.layout import Frame
 from models import model_class
 from models.interface import Network
 from utils import __version__
-from utils.processes import Process, launch_processes, start_process
-from utils.settings import Settings, parse_settings, settings_parser
+from utils.processes import Process, gpu_indices, launch_processes, start_process
+from utils.settings import Settings, SettingsError, parse_settings, settings_parser
 from utils.training.checkpoints import BEST, LAST
 from utils.training.dry_run import try_out
 from utils.training.loop import Training, Validate
@@ -104,11 +104,22 @@ def start_training(config: ModuleType, name: str, description: str) -> Run | Non
     settings, arguments = parse_settings(parser, config)
     resume = find_run(name, settings, arguments.resume)
     settings = resumed_settings(settings, resume, arguments.given | arguments.in_files)
+    _check_compile(settings, len(gpu_indices(settings.gpu)))
     if launch_processes(settings.gpu):
         return None
     process = start_process(settings.gpu)
+    _check_compile(settings, process.world_size)
     folder = check_run(name, settings, resume, process, arguments.dry_run)
     if process.is_main and (unheard := without_effect(arguments.given, settings.model)):
         print(f"without effect on {settings.model}: {', '.join(unheard)}")
     resumed = resume is not None
     return Run(f"{name}.py", settings, process, folder, resumed, arguments.dry_run)
+
+
+def _check_compile(settings: Settings, num_processes: int) -> None:
+    if settings.compile and num_processes > 1:
+        raise SettingsError(
+            f"COMPILE is on, and training would use {num_processes} processes. torch.compile does "
+            "not support the norms that they share (github.com/pytorch/pytorch/issues/161302). "
+            "Train on one GPU, or with COMPILE = False"
+        )

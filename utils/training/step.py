@@ -17,6 +17,7 @@ from models.interface import Network
 from utils.precision import autocast
 from utils.processes import Process
 from utils.settings import Settings
+from utils.training.buffers import Buffers
 from utils.transfer import fetch, send
 
 
@@ -75,8 +76,7 @@ class Trainer:
             weight_decay=0.0,
             fused=True,
         )
-        self.buffers = list(self.network.buffers())
-        self.buffers_before = [buffer.clone() for buffer in self.buffers]
+        self.buffers = Buffers(self.network)
 
     def step(self, parts: Sequence[dict[str, Tensor]], requests: Sequence[float] = ()) -> Step:
         """Train on one batch.
@@ -95,8 +95,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("rate", 1.0)
         self.network.before_step(self.steps)
-        if self.buffers:  # a bad step must not change the statistics of norms
-            torch._foreach_copy_(self.buffers_before, self.buffers)
+        self.buffers.keep()  # a bad step must not change the statistics of norms
 
         self.optimizer.zero_grad(set_to_none=True)
         losses: dict[str, Tensor] = {}
@@ -115,8 +114,7 @@ class Trainer:
         # A fused optimizer does nothing where this is 1; torch's gradient scaler uses it, too.
         self.optimizer.found_inf = bad.float()
         self.optimizer.step()
-        for buffer, before in zip(self.buffers, self.buffers_before):
-            torch.where(bad, before, buffer, out=buffer)
+        self.buffers.restore(bad)
         self.steps += 1
         with torch.no_grad():
             self.network.after_step(self.steps)
@@ -132,8 +130,7 @@ class Trainer:
         """The network in evaluation mode, the same in every process."""
         if self.process.world_size > 1:
             # Without synchronised norms each process has statistics of its own samples.
-            for buffer in self.buffers:
-                torch.distributed.broadcast(buffer, 0)
+            self.buffers.broadcast()
         return self.network.eval()
 
     def _gradients_kept_here(self, more_to_come: bool) -> AbstractContextManager:
