@@ -31,7 +31,7 @@ EVAL_BATCH_SIZE: whole(1) = 4  # frames in a batch of validation and evaluation
 
 # Speed [resume, masks]
 MIXED_PRECISION: bool = True  # bfloat16 on GPUs and on CPUs with AMX; False: float32
-COMPILE: bool = False  # torch.compile of training steps and of evaluate.py; minutes at the start
+COMPILE: bool = False  # torch.compile, for evaluate.py and training on one GPU; slow to start
 
 # Training data
 PRETRAIN_SET: str = "DUTS_train"  # still images with masks, for stage 1 (Sec. 4.1)
