@@ -1246,6 +1246,15 @@ def test_several_processes_do_not_compile(refusal, monkeypatch, script):
     assert "COMPILE is on" in message and "2 processes" in message
 
 
+def test_one_process_of_torchrun_may_compile_on_a_machine_with_more_gpus(refusal, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    one = Process(torch.device("cpu"))
+    monkeypatch.setattr("utils.training.start.start_process", lambda _: one)
+    assert "COMPILE" not in refusal(train, "--gpu", "0,1", "--compile", "--data-root", "none")
+
+
 def test_torchrun_s_processes_do_not_compile(refusal, monkeypatch):
     monkeypatch.setattr(
         "utils.training.start.start_process",

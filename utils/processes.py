@@ -101,7 +101,7 @@ def start_process(gpu: str, timeout: timedelta = timedelta(minutes=30)) -> Proce
         print(f'GPU is "{gpu}", but torch sees no GPU on this machine: using the CPU.')
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        # Inputs have one size, or a few: cuDNN tries its algorithms once for each.
+        # Inputs of a run or a clip have few sizes: cuDNN tries its algorithms once for each.
         torch.backends.cudnn.benchmark = True
     else:
         _keep_freed_memory()

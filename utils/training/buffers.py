@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Buffers:
-    """All buffers of a network, which must stay the same tensors."""
+    """All buffers of a network, whose values may change but which are never replaced."""
 
     def __init__(self, network: nn.Module):
         by_type: dict[torch.dtype, list[Tensor]] = {}

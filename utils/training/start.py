@@ -1,5 +1,6 @@
 """The start of a training run: its settings, its device, its folder and its record."""
 
+import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,8 @@ def start_training(config: ModuleType, name: str, description: str) -> Run | Non
     settings, arguments = parse_settings(parser, config)
     resume = find_run(name, settings, arguments.resume)
     settings = resumed_settings(settings, resume, arguments.given | arguments.in_files)
-    _check_compile(settings, len(gpu_indices(settings.gpu)))
+    if "LOCAL_RANK" not in os.environ:  # before processes are started
+        _check_compile(settings, len(gpu_indices(settings.gpu)))
     if launch_processes(settings.gpu):
         return None
     process = start_process(settings.gpu)
@@ -119,7 +121,7 @@ def start_training(config: ModuleType, name: str, description: str) -> Run | Non
 def _check_compile(settings: Settings, num_processes: int) -> None:
     if settings.compile and num_processes > 1:
         raise SettingsError(
-            f"COMPILE is on, and training would use {num_processes} processes. torch.compile does "
-            "not support the norms that they share (github.com/pytorch/pytorch/issues/161302). "
+            f"COMPILE is on, and training would use {num_processes} processes. With several, "
+            "torch.compile fails on synchronised norms (github.com/pytorch/pytorch/issues/107372). "
             "Train on one GPU, or with COMPILE = False"
         )
