@@ -468,11 +468,10 @@ def test_evaluations_are_compared_in_one_page(chain, call, tmp_path):
         assert f"{float(row['J_mean']):.3f}" in text
 
 
-def test_the_frames_of_a_sequence_are_segmented_as_a_video(chain, tiny_root, tmp_path):
+def test_the_frames_of_a_sequence_are_segmented_as_a_video(chain, tiny_root, call, tmp_path):
     sequence = video_sequences(tiny_root, "DAVIS_test")[0]
-    printed = done(
-        tmp_path,
-        *(ROOT / "evaluate.py", "--config", chain.settings, "--checkpoint", chain.stage2),
+    printed = call(
+        *(evaluate, "--config", chain.settings, "--checkpoint", chain.stage2),
         *("--video", sequence.frames[0].image.parent, "--output", "clip"),
         *("--flow-estimator", "dis"),
     )
@@ -998,18 +997,15 @@ def test_a_truncated_image_is_found_before_training(chain, refusal, tiny_root, t
     assert not (tmp_path / "runs").exists()
 
 
-def test_training_needs_flow_maps_and_the_message_says_how_to_make_them(chain, tiny_root, tmp_path):
+def test_training_needs_flow_maps_and_the_message_says_how_to_make_them(
+    chain, tiny_root, refusal, tmp_path
+):
     root = tmp_path / "data"
     shutil.copytree(tiny_root, root)
     shutil.rmtree(root / "DAVIS_train/FLOW")
-    result = run(
-        tmp_path, ROOT / "train.py", "--config", chain.settings, "--data-root", root, "--gpu", "0"
-    )
-    assert result.returncode == 1
-    assert "10 x image without flow map" in result.stderr
-    assert f"python -m datasets.flow --data-root {root} --set DAVIS_train" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert "using the CPU" in result.stdout
+    message = refusal(train, "--config", chain.settings, "--data-root", root)
+    assert "10 x image without flow map" in message
+    assert f"python -m datasets.flow --data-root {root} --set DAVIS_train" in message
     assert not (tmp_path / "runs").exists()
 
 

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -73,7 +74,11 @@ def main() -> None:
     given = (arguments.checkpoint, settings, arguments.given)
     trained = load_trained_network(*given, ("video",), device)
     estimator = settings_estimator(trained, settings)
-    with terminated_in_order(), tempfile.TemporaryDirectory(prefix="masks-") as folder:
+    with (
+        left_at_once(),
+        terminated_in_order(),
+        tempfile.TemporaryDirectory(prefix="masks-") as folder,
+    ):
         uploads, jobs = Path(folder, "uploads"), Path(folder, "jobs")
         os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # so that nothing is left at the end
         jobs.mkdir()  # Gradio serves copies of files that lie outside of its own folder
@@ -93,6 +98,21 @@ def main() -> None:
             )
         finally:
             job.end()
+
+
+@contextmanager
+def left_at_once() -> Iterator[None]:
+    """Ends the program after the block, or at the SystemExit of a signal.
+
+    Python's own end would abort it if one of Gradio's threads were in OpenCV.
+    """
+    code = 0
+    try:
+        yield
+    except SystemExit as ended:
+        code = ended.code
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def app_parser() -> argparse.ArgumentParser:
