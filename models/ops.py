@@ -56,11 +56,20 @@ def correlation_maps(features: Tensor, prototypes: Tensor) -> Tensor:
     return similarity.unflatten(2, features.shape[2:])
 
 
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention: (B, H, Q, C), (B, H, K, C), (B, H, K, D) to (B, H, Q, D)."""
+    if query.device.type != "cpu" or query.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(query, key, value)
+    # torch's kernel for the CPU is as slow in bfloat16 as in float32; products are not.
+    weights = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
+    return weights.softmax(dim=3) @ value
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention of one head: (B, Q, C), (B, K, C), (B, K, D) to (B, Q, D)."""
     # With an axis of heads GPUs have faster kernels, and the network can be exported.
     heads = (x.unsqueeze(1) for x in (query, key, value))
-    return F.scaled_dot_product_attention(*heads).squeeze(1)
+    return attention(*heads).squeeze(1)
 
 
 def gather_features(features: Tensor, indices: Tensor) -> Tensor:

@@ -6,11 +6,15 @@ import torch
 def in_bfloat16(device: torch.device, wanted: bool) -> bool:
     """Whether the device computes in bfloat16; ``wanted`` is the setting ``MIXED_PRECISION``.
 
-    GPUs do, and CPUs with AMX, Intel's matrix instructions. Others are slower in it than in
+    GPUs do, and CPUs with instructions for it: AMX or AVX-512 BF16. Others are slower in it than in
     float32.
     """
-    amx = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return wanted and (device.type == "cuda" or amx)
+    return wanted and (device.type == "cuda" or device.type == "cpu" and cpu_has_bfloat16())
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies in bfloat16."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def autocast(device: torch.device, wanted: bool) -> torch.autocast:

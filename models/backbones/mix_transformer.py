@@ -14,6 +14,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.ops import attention
 from models.precision import LayerNorm
 
 # Widths of the four levels and numbers of blocks in them (Xie et al., Table 6).
@@ -133,7 +134,7 @@ class ReducedAttention(nn.Module):
         query = self.to_query(x).flatten(1, 2).unflatten(2, (self.heads, -1)).transpose(1, 2)
         key_value = self.to_key_value(memory).flatten(1, 2).unflatten(2, (2, self.heads, -1))
         key, value = key_value.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = attention(query, key, value)
         return self.to_output(attended.transpose(1, 2).reshape(x.shape))
 
 

@@ -1,9 +1,9 @@
 """Feature aggregation transformer, FAT (Sec. 3.4, Figure 4)."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import feed_forward
+from models.ops import attention
 
 
 class FeatureAggregationTransformer(nn.Module):
@@ -68,7 +68,7 @@ class AttentionBlock(nn.Module):
         """
         memory = self.norm_memory(memory)
         value = self.to_value(memory)
-        attended = F.scaled_dot_product_attention(
+        attended = attention(
             self._split(self.to_query(self.norm_query(query))),
             self._split(self.to_key(memory)),
             self._split(value),
