@@ -30,7 +30,7 @@ WORKERS: whole(0) = 8  # loader processes per training process, at most one a co
 EVAL_BATCH_SIZE: whole(1) = 4  # frames in a batch of validation and evaluation
 
 # Speed [resume, masks]
-MIXED_PRECISION: bool = True  # bfloat16 on GPUs and on CPUs with AMX; False: float32
+MIXED_PRECISION: bool = True  # bfloat16 on GPUs and CPUs that have it; False: float32
 COMPILE: bool = False  # torch.compile, for evaluate.py and training on one GPU; slow to start
 
 # Training data

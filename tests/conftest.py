@@ -14,8 +14,8 @@ from utils.settings import load_settings
 
 # Networks as small as the tests' gain nothing from threads, which only wait for one another.
 torch.set_num_threads(1)
-# Results are compared with numbers in float32, also where the processor has AMX.
-torch.cpu._is_amx_tile_supported = lambda: False
+# Results are compared with numbers in float32, also where the processor has bfloat16.
+torch.cpu._is_amx_tile_supported = torch.cpu._is_avx512_bf16_supported = lambda: False
 
 
 @pytest.fixture(scope="session")

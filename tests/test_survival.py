@@ -1,12 +1,14 @@
 """Training as real processes that are killed, told to stop, lose a part, or work together."""
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -15,10 +17,18 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import config
+from datasets.layout import video_sequences
+from datasets.samples import VideoFrames
 from datasets.synthetic import write_synthetic
+from models.gsanet.network import GSANet
 from utils import __version__
+from utils.processes import end_process, start_process
 from utils.settings import write_settings
+from utils.training import accounts
 from utils.training.checkpoints import load_checkpoint
+from utils.training.interrupts import Interrupted
+from utils.training.loop import Training
+from utils.training.samples import network_arguments
 
 ROOT = Path(config.__file__).parent
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -82,6 +92,12 @@ def long_epochs(tmp_path, tiny_settings, endless):
         width=64,
     )
     return (*endless, "--data-root", tmp_path / "data", "--batch-size", "2")
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def has_begun(folder: Path):
@@ -189,11 +205,9 @@ def test_processes_that_are_told_to_stop_do_so_at_the_same_step(start, tmp_path,
 def test_two_launchers_with_a_folder_in_common_are_two_nodes(start, tmp_path, tiny_settings):
     settings = tiny_settings.replace(epochs=2, batch_size=2)
     write_settings(settings, tmp_path / "settings.py")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
     launcher = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
-    launcher += ["--rdzv-id", "run", "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
+    launcher += ["--rdzv-id", "run", "--rdzv-backend", "c10d"]
+    launcher += ["--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
     command = (*launcher, ROOT / "pretrain.py", "--config", tmp_path / "settings.py")
     nodes = [start(tmp_path, *command, log=f"{name}.txt") for name in ("first", "second")]
     assert [node.wait(120) for node in nodes] == [0, 0]
@@ -228,24 +242,9 @@ def test_torchrun_starts_anew_what_has_died_and_auto_goes_on(start, tmp_path, ti
     assert all(torch.equal(t, second["weights"][name]) for name, t in first["weights"].items())
 
 
-FROZEN = """
-import os, signal, sys
-from pathlib import Path
-import torch
-import config
-import utils.training.accounts
-from datasets.layout import video_sequences
-from datasets.samples import VideoFrames
-from models.gsanet.network import GSANet
-from utils.processes import end_process, start_process
-from utils.training.interrupts import Interrupted
-from utils.settings import load_settings, read_settings_file
-from utils.training.accounts import Validation
-from utils.training.loop import Training
-from utils.training.samples import network_arguments
-
 class Frozen(GSANet):
-    # torch synchronises the norms of no CPU.
+    """Its norms keep their statistics: torch synchronises the norms of no CPU."""
+
     def train(self, mode=True):
         super().train(mode)
         for module in self.modules():
@@ -253,64 +252,78 @@ class Frozen(GSANet):
                 module.eval()
         return self
 
-spoilt, told = map(int, sys.argv[3:5])
 
 class Spoilt(VideoFrames):
-    # One of its frames is none; the last process is told to stop at one of its samples.
+    """One of its frames is no picture; the last process is told to stop at one of its samples."""
+
     taken = 0
+
+    def __init__(self, spoilt, told, process, *arguments):
+        super().__init__(*arguments)
+        self.spoilt = spoilt
+        self.told = told if process.rank == process.world_size - 1 else -1
 
     def __getitem__(self, key):
         sample = super().__getitem__(key)
-        if key[1] == spoilt:
+        if key[1] == self.spoilt:
             sample["image"] = torch.full(sample["image"].shape, torch.nan)
         self.taken += 1
-        if self.taken == told and process.rank == process.world_size - 1:
+        if self.taken == self.told:
             os.kill(os.getpid(), signal.SIGTERM)
         return sample
 
-utils.training.accounts.LOG_INTERVAL = 1
-settings = read_settings_file(Path(sys.argv[1]), load_settings(config))
-process = start_process("")
-torch.manual_seed(0)
-model = Frozen(**network_arguments(settings, motion=True))
-sequences = video_sequences(Path(settings.data_root), "DAVIS_train")
-dataset = Spoilt([sequences], settings.image_size, 2)
-try:
+
+def train_frozen(settings, folder, spoilt, told, environment) -> None:
+    """A process of a run in ``folder``, begun or resumed."""
+    log = os.open(folder.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, sys.stdout.fileno())
+    os.dup2(log, sys.stderr.fileno())
+    os.environ.update(environment)
+    accounts.LOG_INTERVAL = 1
+    process = start_process("")
+    torch.manual_seed(0)
+    model = Frozen(**network_arguments(settings, motion=True))
+    sequences = video_sequences(Path(settings.data_root), "DAVIS_train")
+    dataset = Spoilt(spoilt, told, process, [sequences], settings.image_size, 2)
     identity = {"model": "gsanet", "arguments": {"motion": True}}
-    validate = lambda *_: Validation(0.5)
-    run = Training(model, dataset, validate, settings, identity, Path(sys.argv[2]), process)
-    run.run(resume=True)
-except Interrupted:
-    pass
-end_process()
-"""
+    with suppress(Interrupted):
+        run = Training(model, dataset, validate, settings, identity, folder, process)
+        run.run(resume=True)
+    end_process()
 
 
-def run_frozen(settings, folder: Path, name: str, launcher=(), spoilt=-1, told=-1) -> str:
-    """That script's run in ``folder / name``, begun or resumed; returns what it printed."""
-    (folder / "frozen.py").write_text(FROZEN)
-    write_settings(settings, folder / f"{name}.py")
-    command = (*launcher, folder / "frozen.py", folder / f"{name}.py", folder / name, spoilt, told)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, *map(str, command)],
-        env={**environment, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+def validate(*_) -> accounts.Validation:
+    return accounts.Validation(0.5)
+
+
+def run_frozen(settings, folder: Path, processes: int, spoilt=-1, told=-1) -> str:
+    """That run by some processes; returns what they printed."""
+    # Forked from a process that has imported everything, they start at once.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    log = folder.with_suffix(".txt")
+    log.unlink(missing_ok=True)
+    group = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    started = []
+    for rank in map(str, range(processes)):
+        environment = {**group, "RANK": rank, "LOCAL_RANK": rank} if processes > 1 else {}
+        arguments = (settings, folder, spoilt, told, environment)
+        started.append(context.Process(target=train_frozen, args=arguments, daemon=True))
+        started[-1].start()
+    for process in started:
+        process.join(300)
+    assert [process.exitcode for process in started] == [0] * processes, log.read_text()
+    return log.read_text()
 
 
 def test_two_processes_have_the_losses_of_one_with_their_batches_together(tmp_path, tiny_settings):
     """16 steps; also in two parts each, which is four processes' shares in two."""
     losses = {}
-    for name, launcher, parts in (("one", (), 1), ("two", TORCHRUN, 1), ("parts", TORCHRUN, 2)):
+    for name, processes, parts in (("one", 1, 1), ("two", 2, 1), ("parts", 2, 2)):
         settings = tiny_settings.replace(
             epochs=8, validate_every=8, learning_rate=1e-4, accumulation_steps=parts
         )
-        printed = run_frozen(settings, tmp_path, name, launcher)
+        printed = run_frozen(settings, tmp_path / name, processes)
         assert printed.count("epoch 8/8") == 1
         events = EventAccumulator(str(tmp_path / name), size_guidance={"scalars": 0})
         events.Reload()
@@ -326,7 +339,7 @@ def test_processes_that_stop_and_save_all_the_time_agree_and_lose_nothing(tmp_pa
     settings = tiny_settings.replace(
         epochs=3, batch_size=2, validate_every=3, checkpoint_minutes=1e-6
     )
-    run_frozen(settings, tmp_path, "straight", TORCHRUN, spoilt=1)
+    run_frozen(settings, tmp_path / "straight", 2, spoilt=1)
     straight = load_checkpoint(tmp_path / "straight/last.pt")
     assert straight["progress"]["bad_steps"] == 3 and straight["progress"]["step"] == 15
     lines = (tmp_path / "straight/log.txt").read_text().splitlines()
@@ -334,10 +347,10 @@ def test_processes_that_stop_and_save_all_the_time_agree_and_lose_nothing(tmp_pa
     assert len(skipped) == 3
     assert all(line.count(",") == 2 + 1 for line in skipped)  # both processes' samples are named
 
-    assert "stopped after step" in run_frozen(settings, tmp_path, "told", TORCHRUN, 1, told=7)
+    assert "stopped after step" in run_frozen(settings, tmp_path / "told", 2, spoilt=1, told=7)
     progress = load_checkpoint(tmp_path / "told/last.pt")["progress"]
     assert progress["epoch"] == 1 and 0 < progress["batch"] < 5
-    assert "resuming" in run_frozen(settings, tmp_path, "told", TORCHRUN, 1)
+    assert "resuming" in run_frozen(settings, tmp_path / "told", 2, spoilt=1)
     told = load_checkpoint(tmp_path / "told/last.pt")
     assert told["progress"] == straight["progress"]
     assert all(torch.equal(t, straight["weights"][name]) for name, t in told["weights"].items())

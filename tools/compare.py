@@ -4,6 +4,8 @@
 
 GSANet and FakeFlow are clones of github.com/Hydragon516/GSANet and github.com/suhwan-cho/FakeFlow.
 They need transformers and einops, and stay unchanged but for random weights in their encoders.
+They compute in float32. This code computes as it does by default, and in float32 too if that
+differs.
 Every network has its own process, and they take turns, so that other work of the machine slows
 down all of them. Times are medians over the turns; memory is each process's peak.
 """
@@ -18,14 +20,17 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from utils.precision import autocast, in_bfloat16, precision
+
 UNITS = {"inference": "frame", "training": "sample", "loader": "sample"}
 LOADED = 40  # samples of a turn of a loader
-BATCH = 2  # samples of a training step
+CPU = torch.device("cpu")
 
 Work = tuple[Callable[[], object], int]  # what is timed, and how many frames or samples it takes
 _work: Work  # of the network that this process has
@@ -41,14 +46,19 @@ def main() -> None:
     add("--data-root", type=Path, help="for the loader: folder with DAVIS_train and its flow maps")
     add("--size", type=int, default=512, help="side of the input in pixels")
     add("--frames", type=int, default=40, help="length of the video")
+    text = "samples of a training step, or this code's frames at once (default: 2, or 4)"
+    add("--batch", type=int, help=text)
     add("--turns", type=int, default=5)
     add("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     if options.what == "loader" and options.data_root is None:
         parser.error("--what loader needs --data-root, a folder with DAVIS_train and its flow maps")
+    options.batch = options.batch or (2 if options.what == "training" else 4)
     makers = {"here": our_loader, "release": loader_of_release}
     if options.what != "loader":
         makers = {"here": ours, "release": release}
+        if in_bfloat16(CPU, True):
+            makers["float32"] = partial(ours, mixed_precision=False)
     if options.fakeflow and options.what == "inference":
         makers["FakeFlow"] = fakeflow
     context = multiprocessing.get_context("spawn")
@@ -64,7 +74,8 @@ def main() -> None:
             times[name].append(seconds)
         print(f"turn {turn}: {', '.join(f'{name} {t[-1]:.3f}' for name, t in times.items())}")
     print(
-        f"{options.what} at {options.size}, mit_b2, float32, {options.threads} threads, seconds "
+        f"{options.what} at {options.size}, mit_b2, here in {precision(CPU, True)}, others in "
+        f"float32, {options.threads} threads, batches of {options.batch}, seconds "
         f"per {UNITS[options.what]}, medians of {options.turns} turns (least to most)"
     )
     for name, (_, *counted) in times.items():  # the first turn is a warm-up
@@ -93,10 +104,11 @@ def take_turn() -> tuple[float, float]:
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def ours(options: argparse.Namespace) -> Work:
+def ours(options: argparse.Namespace, mixed_precision: bool = True) -> Work:
     """This repository's GSA-Net."""
     from models import build_model
     from models.losses import segmentation_loss
+    from models.precision import with_weights_as
     from utils.processes import start_process
 
     start_process("")
@@ -104,19 +116,23 @@ def ours(options: argparse.Namespace) -> Work:
     if options.what == "training":
 
         def loss(image: Tensor, references: Tensor, mask: Tensor) -> Tensor:
-            prediction = model(image, image, references, references)
-            return sum(segmentation_loss(prediction, mask).values())
+            with autocast(CPU, mixed_precision):
+                prediction = model(image, image, references, references)
+                return sum(segmentation_loss(prediction, mask).values())
 
-        return steps(model, loss, options.size, fused=True)
+        return steps(model, loss, options, fused=True)
     model.eval()
-    frame = torch.rand(1, 3, options.size, options.size)
+    if in_bfloat16(CPU, mixed_precision):
+        model = with_weights_as(model, torch.bfloat16)
+    frames = torch.rand(options.batch, 3, options.size, options.size)
     references = torch.rand(1, 3, 3, options.size, options.size)
 
     @torch.inference_mode()
     def video() -> None:
-        encoded = model.encode_references(references, references)
-        for _ in range(options.frames):
-            model.segment(frame, frame, encoded)
+        with autocast(CPU, mixed_precision):
+            encoded = model.encode_references(references, references)
+            for _ in range(options.frames // options.batch):
+                model.segment(frames, frames, encoded)
 
     return video, options.frames
 
@@ -138,7 +154,7 @@ def release(options: argparse.Namespace) -> Work:
             predictions, _ = model(image, image, references, references)
             return sum(structure_loss(prediction, mask) for prediction in predictions)
 
-        return steps(model, loss, options.size, fused=False)
+        return steps(model, loss, options, fused=False)
     model.eval()
     frame = torch.rand(1, 3, options.size, options.size)
     references = torch.rand(1, 12, options.size, options.size)
@@ -195,11 +211,17 @@ def spread(length: int) -> list[int]:
     return [i * length // LOADED for i in range(LOADED)]
 
 
-def steps(model: torch.nn.Module, loss: Callable[..., Tensor], size: int, fused: bool) -> Work:
+def steps(
+    model: torch.nn.Module,
+    loss: Callable[..., Tensor],
+    options: argparse.Namespace,
+    fused: bool,
+) -> Work:
     """Training steps on a batch with three references and a disc as mask."""
+    size, batch = options.size, options.batch
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, size)] * 2, indexing="ij")
-    mask = (x**2 + y**2 < 0.3).float().expand(BATCH, 1, size, size).contiguous()
-    image, references = torch.rand(BATCH, 3, size, size), torch.rand(BATCH, 3, 3, size, size)
+    mask = (x**2 + y**2 < 0.3).float().expand(batch, 1, size, size).contiguous()
+    image, references = torch.rand(batch, 3, size, size), torch.rand(batch, 3, 3, size, size)
     optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=fused)
     model.train()
 
@@ -208,7 +230,7 @@ def steps(model: torch.nn.Module, loss: Callable[..., Tensor], size: int, fused:
         loss(image, references, mask).backward()
         optimizer.step()
 
-    return step, BATCH
+    return step, batch
 
 
 def random_encoders(kind: type) -> None:

@@ -9,7 +9,7 @@ def in_bfloat16(device: torch.device, wanted: bool) -> bool:
     GPUs do, and CPUs with instructions for it: AMX or AVX-512 BF16. Others are slower in it than in
     float32.
     """
-    return wanted and (device.type == "cuda" or device.type == "cpu" and cpu_has_bfloat16())
+    return wanted and (device.type == "cuda" or (device.type == "cpu" and cpu_has_bfloat16()))
 
 
 def cpu_has_bfloat16() -> bool:

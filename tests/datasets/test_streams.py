@@ -13,7 +13,6 @@ import config
 ROOT = Path(config.__file__).parent
 PROGRAM = """
 import sys, datasets
-from utils.scripts import run_script
 from datasets.problems import DatasetError
 from tqdm import tqdm
 
@@ -27,8 +26,11 @@ def main():
         print("working")
     raise DatasetError("what is wrong")
 
-{call}
 """
+CALLS = {  # utils.scripts imports torch
+    "run_script(main)": "from utils.scripts import run_script\nrun_script(main)\n",
+    "main()": "main()\n",
+}
 
 
 def shell(command: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -47,9 +49,9 @@ def shell(command: str, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.fixture(params=["run_script(main)", "main()"])
+@pytest.fixture(params=[*CALLS])
 def program(tmp_path, request):
-    (tmp_path / "program.py").write_text(PROGRAM.format(call=request.param))
+    (tmp_path / "program.py").write_text(PROGRAM + CALLS[request.param])
     return str(tmp_path / "program.py")
 
 
@@ -67,6 +69,9 @@ def test_without_standard_error_the_message_is_on_standard_output(program):
     assert "DatasetError: what is wrong" in ended.stdout or "error: what is wrong" in ended.stdout
     ended = shell('"$1" "$2" work >&- 2>&-', program)
     assert ended.returncode == 1
+
+
+def test_without_standard_error_a_misspelt_flag_is_said_on_standard_output():
     ended = shell('"$1" train.py --bacth-size 3 2>&-')
     assert ended.returncode == 2 and "--bacth-size: no such flag" in ended.stdout
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.ops import (
+    attention,
     correlation_maps,
     cosine_similarity,
     global_weighted_average_pooling,
@@ -67,6 +68,19 @@ def test_correlation_maps_follow_equation_4():
                     assert math.isclose(
                         maps[b, m, y, x].item(), product / lengths, rel_tol=1e-10, abs_tol=1e-12
                     )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_attention_is_the_softmax_of_scaled_products(dtype, tolerance):
+    generator = torch.Generator().manual_seed(0)
+    shapes = (2, 3, 7, 16), (2, 3, 5, 16), (2, 3, 5, 4)
+    inputs = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    attended = attention(*inputs)
+    assert attended.dtype == dtype
+    query, key, value = (x.double() for x in inputs)
+    weights = torch.einsum("bhqc,bhkc->bhqk", query, key).div(4).exp()
+    exact = torch.einsum("bhqk,bhkd->bhqd", weights / weights.sum(3, keepdim=True), value)
+    assert (attended.double() - exact).norm() / exact.norm() < tolerance
 
 
 def test_maps_are_one_at_the_prototype_itself_and_minus_one_at_its_opposite():

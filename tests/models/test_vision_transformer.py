@@ -42,6 +42,18 @@ def test_keys_and_class_token_are_those_of_timm(block):
     torch.testing.assert_close(alone.keys, keys)
 
 
+@pytest.mark.parametrize("gradients", [True, False])
+def test_bfloat16_gives_the_keys_of_float32(gradients):
+    model = encoder()
+    images = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    exact = model(images)
+    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(gradients):
+        fast = model(images)
+    assert fast.keys.dtype == torch.bfloat16
+    for found, true in ((fast.keys, exact.keys), (fast.class_token, exact.class_token)):
+        assert (found.float() - true).norm() / true.norm() < 0.02
+
+
 @torch.inference_mode()
 def test_images_are_resized_to_whole_patches_and_never_cut():
     model = encoder()

@@ -11,13 +11,7 @@ from utils.precision import autocast, device_in_words, in_bfloat16
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 
 
-@pytest.fixture
-def amx(monkeypatch):
-    """A processor that says it has AMX; any one computes in bfloat16 if it must."""
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-
-
-def test_gpus_compute_in_bfloat16_and_processors_without_amx_do_not():
+def test_gpus_compute_in_bfloat16_and_processors_without_it_do_not():
     assert in_bfloat16(GPU, True) and not in_bfloat16(CPU, True)
     assert not in_bfloat16(GPU, False)
     assert device_in_words(GPU, True) == "cuda:1 in bfloat16"
@@ -26,7 +20,10 @@ def test_gpus_compute_in_bfloat16_and_processors_without_amx_do_not():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
-def test_processors_with_amx_compute_in_bfloat16_unless_told_otherwise(amx):
+# Any processor computes in bfloat16 if it must.
+@pytest.mark.parametrize("instructions", ["_is_amx_tile_supported", "_is_avx512_bf16_supported"])
+def test_processors_with_bfloat16_compute_in_it_unless_told_otherwise(monkeypatch, instructions):
+    monkeypatch.setattr(torch.cpu, instructions, lambda: True)
     assert in_bfloat16(CPU, True) and not in_bfloat16(CPU, False)
     assert not in_bfloat16(torch.device("xpu"), True)
     assert device_in_words(CPU, True) == "cpu in bfloat16"
@@ -34,7 +31,8 @@ def test_processors_with_amx_compute_in_bfloat16_unless_told_otherwise(amx):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 
 
-def test_masks_of_a_trained_network_are_the_same_in_bfloat16(amx, tmp_path):
+def test_masks_of_a_trained_network_are_the_same_in_bfloat16(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     write_disc(tmp_path / "clip.mp4")
     fast, exact = (
         np.concatenate(list(segment_video(network, tmp_path / "clip.mp4", probabilities=True)))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from datasets.masks import VOID
 from utils.evaluation.metrics import BOUND_SHARE, boundary, disk
@@ -123,7 +122,7 @@ def matching_labels(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     counts = overlap_counts(predicted, true)[:, :VOID]
     common = counts[1:VOID, 1:]
     unions = counts[1:VOID].sum(axis=1)[:, None] + counts[:, 1:].sum(axis=0) - common
-    rows, columns = linear_sum_assignment(common / np.maximum(unions, 1), maximize=True)
+    rows, columns = _best_pairs(common / np.maximum(unions, 1))
     known = common[rows, columns] > 0
     numbers = np.zeros(256, np.uint8)
     numbers[rows[known] + 1] = columns[known] + 1
@@ -143,7 +142,7 @@ def assign(scores: PairScores) -> np.ndarray:
     (mean J + mean F) / 2. There must be at least as many proposals as objects.
     """
     quality = (scores.region.mean(axis=2) + scores.boundary.mean(axis=2)) / 2
-    proposals, objects = linear_sum_assignment(quality, maximize=True)
+    proposals, objects = _best_pairs(quality)
     return proposals[objects.argsort()]
 
 
@@ -237,4 +236,12 @@ def mean_iou(counts: np.ndarray) -> float:
     common = counts[1:, 1:]
     union = counts[1:].sum(axis=1, keepdims=True) + counts[:, 1:].sum(axis=0) - common
     iou = common / np.maximum(union, 1)
-    return float(iou[linear_sum_assignment(iou, maximize=True)].sum() / iou.shape[1])
+    return float(iou[_best_pairs(iou)].sum() / iou.shape[1])
+
+
+def _best_pairs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of a matrix, one to one, with the largest sum."""
+    # SciPy takes half a second to import, at the start of every program.
+    from scipy.optimize import linear_sum_assignment
+
+    return linear_sum_assignment(values, maximize=True)

@@ -4,8 +4,6 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import cycler, style
-from matplotlib.figure import Figure
 
 from datasets.files import printable
 
@@ -17,7 +15,6 @@ LINES = (  # colour, and lengths of dashes and gaps, so that lines differ not by
     ("#808080", (12, 3)),
     ("#a07a10", (4, 2, 1, 2)),
 )
-_COLOURS, _DASHES = zip(*LINES)
 _WIDTH, _HEIGHT = 3.8, 1.5  # of a plot, in inches
 _FEW_FRAMES = 30  # up to this number, every frame has a dot
 _NAME_LENGTH, _NAMES_LENGTH = 18, 50  # characters of a frame's name, and of all names below a plot
@@ -25,7 +22,6 @@ _STYLE = {
     # The background is transparent and the text grey, so that the page can be light or dark.
     **{f"{part}color": "#767676" for part in ("text.", "axes.label", "xtick.", "ytick.")},
     **{f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")},
-    "axes.prop_cycle": cycler(color=_COLOURS, linestyle=[(0, one) for one in _DASHES]),
     "axes.grid": True,
     "axes.xmargin": 0.02,
     "grid.color": "#76767640",
@@ -47,13 +43,20 @@ def plot_scores(frames: Sequence[str], plots: Mapping[str, Mapping[str, np.ndarr
     ``plots`` stand one below the other: by title the lines by label, values (T,) in [0, 1]. They
     have the colours and dashes of LINES, again from the first after the last.
     """
+    # Matplotlib takes half a second to import, at the start of every evaluation.
+    from matplotlib import cycler, style
+    from matplotlib.figure import Figure
+
+    colours, dashes = zip(*LINES)
+    cycle = cycler(color=colours, linestyle=[(0, one) for one in dashes])
     names = [
         name if len(name) <= _NAME_LENGTH else f"…{name[1 - _NAME_LENGTH :]}"
         for name in map(printable, frames)  # Matplotlib takes no bytes that are not UTF-8
     ]
     number = np.clip(_NAMES_LENGTH // max(map(len, names)), 2, 6)
     ticks = np.unique(np.linspace(0, len(names) - 1, number).round().astype(int))
-    with style.context(_STYLE, after_reset=True):  # whatever the user's matplotlibrc says
+    # Whatever the user's matplotlibrc says.
+    with style.context({**_STYLE, "axes.prop_cycle": cycle}, after_reset=True):
         figure = Figure(figsize=(_WIDTH, _HEIGHT * len(plots)))
         figure.subplots_adjust(0.1, 0.16 / len(plots), 0.99, 0.98, hspace=0.25)
         axes = figure.subplots(len(plots), squeeze=False).flat
