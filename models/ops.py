@@ -57,10 +57,13 @@ def correlation_maps(features: Tensor, prototypes: Tensor) -> Tensor:
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention: (B, H, Q, C), (B, H, K, C), (B, H, K, D) to (B, H, Q, D)."""
+    """Scaled dot-product attention: (B, H, Q, C), (B, H, K, C), (B, H, K, D) to (B, H, Q, D).
+
+    On the CPU in bfloat16 the scores are rounded to it, too.
+    """
     if query.device.type != "cpu" or query.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(query, key, value)
-    # torch's kernel for the CPU is as slow in bfloat16 as in float32; products are not.
+    # There, with few keys, torch's own kernel takes up to twice as long.
     weights = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
     return weights.softmax(dim=3) @ value
 

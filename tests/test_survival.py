@@ -275,6 +275,7 @@ class Spoilt(VideoFrames):
 
 def train_frozen(settings, folder, spoilt, told, environment) -> None:
     """A process of a run in ``folder``, begun or resumed."""
+    torch.set_num_threads(1)
     log = os.open(folder.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
@@ -312,6 +313,9 @@ def run_frozen(settings, folder: Path, processes: int, spoilt=-1, told=-1) -> st
         started[-1].start()
     for process in started:
         process.join(300)
+        if process.exitcode != 0:  # the others would wait for it
+            for other in started:
+                other.kill()
     assert [process.exitcode for process in started] == [0] * processes, log.read_text()
     return log.read_text()
 

@@ -73,10 +73,10 @@ def main() -> None:
             seconds, memory[name] = worker.submit(take_turn).result()
             times[name].append(seconds)
         print(f"turn {turn}: {', '.join(f'{name} {t[-1]:.3f}' for name, t in times.items())}")
+    how = "" if options.what == "loader" else f"mit_b2, here in {precision(CPU, True)}, "
     print(
-        f"{options.what} at {options.size}, mit_b2, here in {precision(CPU, True)}, others in "
-        f"float32, {options.threads} threads, batches of {options.batch}, seconds "
-        f"per {UNITS[options.what]}, medians of {options.turns} turns (least to most)"
+        f"{options.what} at {options.size}, {how}{options.threads} threads, seconds per "
+        f"{UNITS[options.what]}, medians of {options.turns} turns (least to most)"
     )
     for name, (_, *counted) in times.items():  # the first turn is a warm-up
         ratio = statistics.median(a / b for a, b in zip(counted, times["here"][1:]))

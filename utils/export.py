@@ -48,6 +48,8 @@ def main() -> None:
     settings, arguments = parse_settings(parser, config)
     check_output(arguments.output, None)
     refuse_flags(arguments.given & set(settings.marked("machine", "masks")))
+    # Graphs are in float32.
+    settings = settings.replace(mixed_precision=False)
     given = (arguments.checkpoint, settings, arguments.given)
     trained = load_trained_network(*given, (), torch.device("cpu"))
     network = trained.segmenter.network

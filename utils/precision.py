@@ -9,10 +9,10 @@ def in_bfloat16(device: torch.device, wanted: bool) -> bool:
     GPUs do, and CPUs with instructions for it: AMX or AVX-512 BF16. Others are slower in it than in
     float32.
     """
-    return wanted and (device.type == "cuda" or (device.type == "cpu" and cpu_has_bfloat16()))
+    return wanted and (device.type == "cuda" or (device.type == "cpu" and _cpu_has_bfloat16()))
 
 
-def cpu_has_bfloat16() -> bool:
+def _cpu_has_bfloat16() -> bool:
     """Whether the processor multiplies in bfloat16."""
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 

@@ -110,11 +110,7 @@ class VisionTransformer(nn.Module):
         x = self.encoder.patch_embed(images)
         grid = (x.shape[1], x.shape[2])
         x = self.encoder.norm_pre(self._with_positions(x.flatten(1, 2), grid))
-        # See models.ops.attention. With gradients, timm's products would need far more memory.
-        products = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-        fused = torch.is_grad_enabled() or not products
         for number, block in enumerate(self.encoder.blocks):
-            block.attn.fused_attn = fused
             if number == self.block:
                 keys = self._keys(block, x)
                 if not class_token:

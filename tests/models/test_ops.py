@@ -71,12 +71,19 @@ def test_correlation_maps_follow_equation_4():
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-def test_attention_is_the_softmax_of_scaled_products(dtype, tolerance):
+def test_attention_is_the_softmax_of_scaled_products(dtype, tolerance, monkeypatch):
+    kernel, calls = torch.nn.functional.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *inputs: (calls.append(inputs), kernel(*inputs))[1],
+    )
     generator = torch.Generator().manual_seed(0)
     shapes = (2, 3, 7, 16), (2, 3, 5, 16), (2, 3, 5, 4)
     inputs = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
     attended = attention(*inputs)
     assert attended.dtype == dtype
+    assert len(calls) == (dtype == torch.float32)
     query, key, value = (x.double() for x in inputs)
     weights = torch.einsum("bhqc,bhkc->bhqk", query, key).div(4).exp()
     exact = torch.einsum("bhqk,bhkd->bhqd", weights / weights.sum(3, keepdim=True), value)

@@ -150,6 +150,8 @@ def test_the_program_exports_a_checkpoint(call, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(ExportError, match="no part that can be"):
         patch.setattr(TwoStreams, "graphs", Network.graphs)
         export.main()
+    # Also on a processor that evaluates in bfloat16.
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     export.main()
     described = json.loads((tmp_path / "out/export.json").read_text())
     assert described["network"].startswith("gsanet with mobilenetv3_small_100")

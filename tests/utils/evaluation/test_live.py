@@ -216,7 +216,7 @@ def test_a_source_that_is_not_there_is_named(source, message):
 def test_networks_that_need_the_whole_video_are_refused(tiny_settings, clip, tmp_path, monkeypatch):
     small = tiny_settings.replace(model="ssl_uvos", backbone="vit_tiny_patch16_224")
     path = save_small(tmp_path / "x.pt", small, "ssl_uvos", None)
-    arguments = flags(path, clip, tmp_path / "out")[:-4]
+    arguments = ("--checkpoint", path, "--video", clip, "--output", tmp_path / "out")
     with pytest.raises(VideoError, match="needs the whole video before its first result"):
-        run_evaluation(monkeypatch, *arguments, "--gpu", "", "--stream")
+        run_evaluation(monkeypatch, *map(str, arguments), "--gpu", "", "--stream")
     assert not (tmp_path / "out").exists()
