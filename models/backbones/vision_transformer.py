@@ -1,6 +1,8 @@
 """Vision transformers whose keys are features, as DINO's are used (SSL-UVOS, SMTC)."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,9 @@ from models.backbones import ModelError, weights_error, weights_file
 
 WRAPPERS = ("module.", "backbone.", "encoder.")
 NESTED = ("teacher", "state_dict", "model")
+# Of an image whose attention is computed by products: with 2500 tokens, 6 heads and 4 images the
+# scores and their softmax are 0.6 GB.
+MOST_TOKENS = 2500
 
 
 # Mean and deviation of Kinetics' images, with which the releases of SMTC and SSL-UVOS test.
@@ -110,12 +115,13 @@ class VisionTransformer(nn.Module):
         x = self.encoder.patch_embed(images)
         grid = (x.shape[1], x.shape[2])
         x = self.encoder.norm_pre(self._with_positions(x.flatten(1, 2), grid))
-        for number, block in enumerate(self.encoder.blocks):
-            if number == self.block:
-                keys = self._keys(block, x)
-                if not class_token:
-                    return Tokens(keys, None, grid)
-            x = block(x)
+        with _fast_attention(self.encoder.blocks, x):
+            for number, block in enumerate(self.encoder.blocks):
+                if number == self.block:
+                    keys = self._keys(block, x)
+                    if not class_token:
+                        return Tokens(keys, None, grid)
+                x = block(x)
         return Tokens(keys, x[:, 0], grid, x[:, self.encoder.num_prefix_tokens :])
 
     def train_keys_alone(self) -> None:
@@ -174,6 +180,28 @@ def resample_positions(table: Tensor, grid: tuple[int, int], prefix: int, rule: 
         patches.float(), scale_factor=factors, mode="bicubic", recompute_scale_factor=False
     )
     return torch.cat([first, patches.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+
+@contextmanager
+def _fast_attention(blocks: nn.Sequential, x: Tensor) -> Iterator[None]:
+    """Context in which timm's blocks compute attention as ``models.ops.attention`` does."""
+    # With gradients, each block would keep its scores.
+    if (
+        x.device.type != "cpu"
+        or not torch.is_autocast_enabled("cpu")
+        or torch.is_grad_enabled()
+        or x.shape[1] > MOST_TOKENS
+    ):
+        yield
+        return
+    before = [block.attn.fused_attn for block in blocks]
+    for block in blocks:
+        block.attn.fused_attn = False
+    try:
+        yield
+    finally:
+        for block, fused in zip(blocks, before):
+            block.attn.fused_attn = fused
 
 
 def _is_plain(encoder: nn.Module) -> bool:

@@ -7,7 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from models.backbones import ModelError
+from models.backbones import ModelError, vision_transformer
 from models.backbones.vision_transformer import VisionTransformer, resample_positions
 
 TINY = "vit_tiny_patch16_224"
@@ -42,12 +42,25 @@ def test_keys_and_class_token_are_those_of_timm(block):
     torch.testing.assert_close(alone.keys, keys)
 
 
-def test_bfloat16_gives_the_keys_of_float32():
+@pytest.mark.parametrize(
+    ("gradients", "most_tokens", "kernels"), [(False, 7, 0), (False, 6, 12), (True, 7, 12)]
+)
+def test_bfloat16_gives_the_keys_of_float32(monkeypatch, gradients, most_tokens, kernels):
+    kernel, calls = F.scaled_dot_product_attention, []
+
+    def counted(*inputs, **options):
+        calls.append(inputs)
+        return kernel(*inputs, **options)
+
     model = encoder()
     images = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     exact = model(images)
-    with torch.autocast("cpu", torch.bfloat16):
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+    monkeypatch.setattr(vision_transformer, "MOST_TOKENS", most_tokens)
+    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(gradients):
         fast = model(images)
+    assert len(calls) == kernels
+    assert all(block.attn.fused_attn for block in model.encoder.blocks)
     assert fast.keys.dtype == torch.bfloat16
     for found, true in ((fast.keys, exact.keys), (fast.class_token, exact.class_token)):
         assert (found.float() - true).norm() / true.norm() < 0.02
