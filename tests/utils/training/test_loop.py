@@ -86,14 +86,17 @@ def video_run(settings, seed: int):
     return build_model("gsanet", **arguments), dataset, {"model": "gsanet", "arguments": arguments}
 
 
-def test_a_compiled_run_takes_the_same_steps(tmp_path, tiny_settings, monkeypatch):
+@pytest.mark.parametrize("sizes", [None, [32, 64]])
+def test_a_compiled_run_takes_the_same_steps(tmp_path, tiny_settings, monkeypatch, sizes):
     """By torch.compile without code generation, whose rounding differs and which takes a minute."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     weights, graphs = [], []
     for name, compiled in (("plain", False), ("compiled", True)):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        settings = tiny_settings.replace(compile=compiled, epochs=2, image_sizes=[32, 64])
+        settings = tiny_settings.replace(
+            compile=compiled, epochs=1 if sizes is None else 2, image_sizes=sizes
+        )
         model, dataset, identity = video_run(settings, seed=1)
         fit(model, dataset, scores(*[0.5] * 3), settings, identity, tmp_path / name, CPU)
         weights.append(load_checkpoint(tmp_path / name / "last.pt")["weights"])
