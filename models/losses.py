@@ -48,8 +48,8 @@ def foreground(labels: Tensor) -> Tensor:
 def iou_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """L_IOU of eq. 5 for P = sigmoid(logits) and mask (B, 1, H, W), mean over the batch.
 
-    The mask has zeros and ones alone. The smaller of P and G is then their product, whose gradient
-    is faster to compute.
+    The mask must hold only zeros and ones. Then min(P, G) = P G and max(P, G) = P + G - P G, whose
+    gradients are faster to compute on the CPU.
     """
     probability, pixels = logits.sigmoid(), (1, 2, 3)
     overlap = (probability * mask).sum(dim=pixels)
