@@ -19,7 +19,7 @@ WITH_MASKS := $(filter gsanet dpa,$(MODEL))
 ifneq ($(WITH_MASKS),)
 DEMO_SETTINGS := --model $(MODEL) $(DEMO_MACHINE) \
 	--backbone regnety_002 --pretrained-backbone false --image-size 128 --channels 64 \
-	--num-clusters 16 --num-neighbours 8 --batch-size 4 --learning-rate 1e-3
+	--num-clusters 16 --num-neighbours 8 --batch-size 8 --learning-rate 1.5e-3
 else
 DEMO_SETTINGS := --config recipes/$(MODEL).py $(DEMO_MACHINE) --train-sets DAVIS_train \
 	--backbone vit_tiny_patch16_224 --pretrained-backbone false --image-size 128 --image-width 192 \
