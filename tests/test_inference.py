@@ -18,6 +18,7 @@ from datasets.pictures import read_image
 from datasets.samples import show
 from inference import load, segment_stream, segment_video
 from models.two_streams import uniform_references
+from tests.datasets.flow.frames import write_frames
 from tests.small_checkpoints import save_small
 from utils.kinds import SettingsError
 from utils.training.checkpoints import CheckpointError
@@ -276,6 +277,28 @@ def test_flow_is_made_as_in_training_or_by_the_estimator_named(
     network = load(save_small(tmp_path / "best.pt", tiny_settings, flow=of_training), "cpu")
     segment_video(network, frames, flow=flow)
     assert seen == [asked]
+
+
+def test_large_frames_are_reduced_for_named_estimators_and_not_for_functions(
+    trained, checkpoint, call, tmp_path, monkeypatch
+):
+    large = [np.random.default_rng(n).integers(0, 256, (800, 810, 3), np.uint8) for n in range(2)]
+    seen = []
+
+    def still(first, second):
+        seen.append(first.shape[:2])
+        return np.zeros((*first.shape[:2], 2), np.float32)
+
+    for module in ("given_flow", "video"):
+        monkeypatch.setattr(f"utils.evaluation.{module}.build_estimator", lambda *_: still)
+    for segment in (segment_video, segment_stream):
+        for flow, size in (("dis", (720, 729)), (still, (800, 810))):
+            assert [mask.shape for mask in segment(trained, large, flow=flow)] == [(800, 810)] * 2
+            assert set(seen) == {size}
+            seen.clear()
+    write_frames(tmp_path / "large", "a", large)
+    call(evaluate, "--checkpoint", checkpoint, "--video", tmp_path / "large", "--output", tmp_path)
+    assert set(seen) == {(720, 729)}
 
 
 # Networks

@@ -17,6 +17,7 @@ Encoded = TypeVar("Encoded")
 _FLAGS = "(flags: --weights, --estimator; in evaluate.py --flow-weights, --flow-estimator)"
 _RAFT_SMALLEST = 128  # pixels; below, RAFT's coarsest correlation map would be empty
 _DIS_SMALLEST = 32  # pixels; below, OpenCV fails or crashes, depending on the width
+_LARGE = 720  # pixels of the shorter side
 
 
 class FlowError(UserError):
@@ -34,6 +35,24 @@ def build_estimator(
     if not remove_camera_motion:
         return estimator
     return lambda first, second: without_camera_motion(estimator(first, second))
+
+
+def of_small_frames(estimator: Estimator) -> Estimator:
+    """An estimator that first reduces frames whose shorter side has more than 720 pixels.
+
+    Its motion is that of the reduced frames, in their pixels. Networks see flow maps at a smaller
+    size still, and RAFT's memory grows with the square of the frame's area.
+    """
+
+    def small(frame: np.ndarray) -> np.ndarray:
+        height, width = frame.shape[:2]
+        scale = _LARGE / min(height, width)
+        if scale >= 1:
+            return frame
+        sides = round(width * scale), round(height * scale)
+        return cv2.resize(frame, sides, interpolation=cv2.INTER_AREA)
+
+    return lambda first, second: estimator(small(first), small(second))
 
 
 def dis_estimator() -> Estimator:

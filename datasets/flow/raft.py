@@ -6,7 +6,6 @@ recurrent unit's convolutions of the context, which all refinements share, are c
 tensors are channels-last. It computes in float32, also where the caller uses autocast.
 """
 
-from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,7 @@ from torchvision.ops.misc import Conv2dNormActivation
 
 _REFINEMENTS = 12
 _LEVELS = 4  # of the correlations
+_RADIUS = 4  # features to each side of a position, at each level, whose correlations are looked up
 _STRIDE = 8  # pixels of a frame for one of the features
 
 
@@ -68,9 +68,7 @@ class Raft:
 
     def _refined(self, first: EncodedFrame, second: EncodedFrame) -> Tensor:
         model, block = self.model, self.model.update_block
-        # A copy of its own: two threads may call this, and the memory is free afterwards.
-        correlations = copy(model.corr_block)
-        correlations.corr_pyramid = _correlations(first.features, second.features)
+        correlations = _Correlations(first.features, second.features)
         encoded = model.context_encoder(first.image)
         hidden, context = encoded.tensor_split([self.hidden_channels], dim=1)
         hidden, context = hidden.tanh(), context.relu()
@@ -78,12 +76,42 @@ class Raft:
         start = _positions(*first.features.shape[-2:], self.device)
         position = start.clone()
         for _ in range(_REFINEMENTS):
-            correlation = correlations.index_pyramid(centroids_coords=position)
-            motion = block.motion_encoder(position - start, correlation)
+            motion = block.motion_encoder(position - start, correlations.around(position))
             for unit, share in zip(self.units, shares):
                 hidden = unit(hidden, motion, share)
             position = position + block.flow_head(hidden)
         return _enlarge(position - start, model.mask_predictor(hidden))
+
+
+class _Correlations:
+    """Products of all pairs of two frames' features (1, C, H, W), at four levels (Sec. 3.2).
+
+    Level l has (H * W, 1, H / 2^l, W / 2^l): products with the means of squares of the second
+    frame's features, which are the means of the products.
+    """
+
+    def __init__(self, first: Tensor, second: Tensor):
+        first = first / first.shape[1] ** 0.5
+        line = torch.arange(-_RADIUS, _RADIUS + 1.0, device=first.device)
+        offsets = torch.stack(torch.meshgrid(line, line, indexing="ij"), dim=-1)  # x before y
+        self.levels = []
+        for level in range(_LEVELS):
+            keys = F.avg_pool2d(second, 2**level) if level else second
+            # grid_sample counts from -1, the middle of the first feature, to 1, that of the last.
+            last = torch.tensor([keys.shape[-1] - 1.0, keys.shape[-2] - 1.0], device=first.device)
+            steps = 2 / 2**level / last, 2 * offsets / last - 1
+            self.levels.append((_products(first, keys), *steps))
+
+    def around(self, position: Tensor) -> Tensor:
+        """The correlations at positions (1, 2, H, W) and around them: (1, 4 * 9 * 9, H, W)."""
+        height, width = position.shape[-2:]
+        # Contiguous, because grid_sample is slow otherwise.
+        centre = position.permute(0, 2, 3, 1).contiguous().view(-1, 1, 1, 2)
+        seen = [
+            F.grid_sample(products, centre * step + offsets, align_corners=True).flatten(1)
+            for products, step, offsets in self.levels
+        ]
+        return torch.cat(seen, dim=1).view(1, height, width, -1).permute(0, 3, 1, 2)
 
 
 class _RecurrentUnit:
@@ -134,20 +162,16 @@ def _fold_normalisation(encoder: nn.Module) -> None:
             module[0], module[1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
 
 
-def _correlations(first: Tensor, second: Tensor) -> list[Tensor]:
-    """Products of all pairs of features, (1, C, H, W) each, at four levels (Sec. 3.2).
-
-    Level l has (H * W, 1, H / 2^l, W / 2^l): products with the means of squares of the second
-    frame's features, which are the means of the products.
-    """
-    levels = []
-    for level in range(_LEVELS):
-        keys = F.avg_pool2d(second, 2**level) if level else second
-        # Channels last, so that nothing is copied.
-        rows, columns = (x.permute(0, 2, 3, 1).flatten(0, 2) for x in (first, keys))
-        products = (rows / rows.shape[1] ** 0.5) @ columns.T
-        levels.append(products.view(-1, 1, *keys.shape[-2:]))
-    return levels
+def _products(first: Tensor, second: Tensor) -> Tensor:
+    """Products of all pairs of features (1, C, H, W) and (1, C, h, w): (H * W, 1, h, w)."""
+    rows, columns = (x.permute(0, 2, 3, 1) for x in (first, second))  # nothing is copied
+    if first.device.type != "cpu":
+        products = rows.flatten(0, 2) @ columns.flatten(0, 2).T
+    else:
+        # oneDNN's convolutions are faster than the products of matrices on some CPUs.
+        kernel = columns.flatten(0, 2)[..., None, None]
+        products = F.conv2d(first, kernel).permute(0, 2, 3, 1)
+    return products.reshape(-1, 1, *second.shape[-2:])
 
 
 def _positions(height: int, width: int, device: str | torch.device) -> Tensor:
@@ -172,6 +196,6 @@ def _enlarge(flow: Tensor, weights: Tensor) -> Tensor:
     """
     height, width = flow.shape[-2:]
     weights = weights.view(1, 9, _STRIDE, _STRIDE, height, width).softmax(dim=1)
-    neighbours = F.unfold(_STRIDE * flow, 3, padding=1).view(1, 2, 9, height, width)
-    pixels = torch.einsum("bnyxhw,bcnhw->bchywx", weights, neighbours)
-    return pixels.reshape(1, 2, _STRIDE * height, _STRIDE * width)
+    neighbours = F.unfold(_STRIDE * flow, 3, padding=1).view(1, 2, 9, 1, 1, height, width)
+    pixels = (weights.unsqueeze(1) * neighbours).sum(dim=2)
+    return pixels.permute(0, 1, 4, 2, 5, 3).reshape(1, 2, _STRIDE * height, _STRIDE * width)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datasets.clips import ClipFrame, VideoError
 from datasets.flow.colour_wheel import flow_to_picture
-from datasets.flow.estimators import Estimator, build_estimator
+from datasets.flow.estimators import Estimator, build_estimator, of_small_frames
 from datasets.flow.origin import ESTIMATORS, kind_of_flow
 from utils.evaluation.clip_predictions import (
     FlowMaps,
@@ -69,7 +69,7 @@ def estimator_of(flow: Any, trained: TrainedNetwork) -> Estimator | None:
         names = " or ".join(map(repr, ESTIMATORS))
         raise VideoError(f"flow: found {found}, expected {names}, or a function of two frames")
     name, removed = kind_of_flow(trained.flow, flow, None)
-    return build_estimator(name, None, str(trained.segmenter.device), removed)
+    return of_small_frames(build_estimator(name, None, str(trained.segmenter.device), removed))
 
 
 def _checked(estimator: Estimator) -> Estimator:

@@ -13,7 +13,7 @@ import av
 import numpy as np
 
 from datasets.clips import Clip, VideoError, check_clip
-from datasets.flow.estimators import Estimator, build_estimator
+from datasets.flow.estimators import Estimator, build_estimator, of_small_frames
 from datasets.flow.origin import compare_flow, kind_of_flow, origin_in_words
 from datasets.progress import Report
 from utils.evaluation.clip_predictions import estimated_flow, predict_clip, without_flow
@@ -71,7 +71,7 @@ def settings_estimator(trained: TrainedNetwork, settings: Settings) -> Estimator
         print(
             "note: FLOW_WEIGHTS are RAFT's, but DIS makes the flow maps; add --flow-estimator raft"
         )
-    return build_estimator(kind[0], weights, str(device), kind[1])
+    return of_small_frames(build_estimator(kind[0], weights, str(device), kind[1]))
 
 
 def print_results(output: Path, count: int, rate: float) -> None:

@@ -10,6 +10,7 @@ from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 from datasets.flow.estimators import (
     FlowError,
     dis_estimator,
+    of_small_frames,
     raft_estimator,
     without_camera_motion,
 )
@@ -39,6 +40,18 @@ def test_dis_takes_frames_of_any_size(size: tuple[int, int]) -> None:
     if min(size) > 30:
         inner = flow[8:-8, 16:-16].reshape(-1, 2)
         np.testing.assert_allclose(np.median(inner, axis=0), STEP, atol=0.3)
+
+
+def test_large_frames_are_reduced_and_others_are_not() -> None:
+    first, second = (np.kron(frame, np.ones((12, 12, 1), np.uint8)) for frame in moving_frames(2))
+    motion = of_small_frames(dis_estimator())(first, second)  # of 1536 x 1728 pixels
+    assert motion.shape == (720, 810, 2)
+    inner = motion[90:-90, 90:-90].reshape(-1, 2)
+    # The texture moves by 12 times STEP, and its pixels are 720 / 1536 as large afterwards.
+    np.testing.assert_allclose(np.median(inner, axis=0), np.multiply(STEP, 12 * 720 / 1536), atol=1)
+    seen = []
+    of_small_frames(lambda *pair: seen.extend(pair))(first[:720], second[:720])
+    assert seen[0].shape == (720, 1728, 3) and np.array_equal(seen[0], first[:720])
 
 
 def test_equal_frames_have_no_motion_and_a_white_flow_map(
