@@ -205,8 +205,8 @@ def show(
 ) -> dict[str, Tensor]:
     """One view of a frame, as a network takes it.
 
-    Takes uint8 RGB (H, W, 3) and gives ``image`` and, if there is one, ``flow``, uint8 RGB
-    (3, S, S). With ``recolour_flow`` a mirrored flow map's colours follow its motion.
+    Takes uint8 RGB pictures of any sizes and gives ``image`` and, if there is one, ``flow``, uint8
+    RGB (3, S, S). With ``recolour_flow`` a mirrored flow map's colours follow its motion.
     """
     shown = {"image": to_tensor(view.apply(image))}
     if flow is not None:

@@ -1,7 +1,7 @@
 """Fine-tuning on a few annotated frames of your own videos, from a checkpoint of stage 2.
 
     python train.py --config runs/train/settings.py recipes/finetune.py --run-name mine
-        --stage1-checkpoint runs/train/best.pt --train-sets mine --val-set mine
+        --stage1-checkpoint runs/train/last.pt --train-sets mine --val-set mine
 
 The first file gives the checkpoint's network and input size. An epoch has the annotated frames
 once; epochs are counted for ten of them.

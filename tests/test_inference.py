@@ -12,7 +12,7 @@ import evaluate
 from datasets.augmentation import whole_frame
 from datasets.clips import VideoError
 from datasets.flow.colour_wheel import flow_to_picture
-from datasets.flow.estimators import dis_estimator
+from datasets.flow.estimators import dis_estimator, of_small_frames
 from datasets.layout import video_sequences
 from datasets.pictures import read_image
 from datasets.samples import show
@@ -292,7 +292,11 @@ def test_large_frames_are_reduced_for_named_estimators_and_not_for_functions(
     for module in ("given_flow", "video"):
         monkeypatch.setattr(f"utils.evaluation.{module}.build_estimator", lambda *_: still)
     for segment in (segment_video, segment_stream):
-        for flow, size in (("dis", (720, 729)), (still, (800, 810))):
+        for flow, size in (
+            ("dis", (720, 729)),
+            (still, (800, 810)),
+            (of_small_frames(still), (720, 729)),
+        ):
             assert [mask.shape for mask in segment(trained, large, flow=flow)] == [(800, 810)] * 2
             assert set(seen) == {size}
             seen.clear()

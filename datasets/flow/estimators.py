@@ -7,17 +7,18 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from datasets.augmentation import resize
 from errors import UserError
 
 # Two frames, (H, W, 3) uint8 RGB, to the motion from the first to the second, (H, W, 2) float32 in
-# pixels, x to the right and y down.
+# pixels, x to the right and y down. of_small_frames makes an estimator of smaller motion.
 Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Encoded = TypeVar("Encoded")
 
 _FLAGS = "(flags: --weights, --estimator; in evaluate.py --flow-weights, --flow-estimator)"
 _RAFT_SMALLEST = 128  # pixels; below, RAFT's coarsest correlation map would be empty
 _DIS_SMALLEST = 32  # pixels; below, OpenCV fails or crashes, depending on the width
-_LARGE = 720  # pixels of the shorter side
+_LARGE = 720  # pixels of the shorter side; with more, flow takes longer and masks are no better
 
 
 class FlowError(UserError):
@@ -37,20 +38,18 @@ def build_estimator(
     return lambda first, second: without_camera_motion(estimator(first, second))
 
 
-def of_small_frames(estimator: Estimator) -> Estimator:
+def of_small_frames(estimator: Estimator, at_least: int = 0) -> Estimator:
     """An estimator that first reduces frames whose shorter side has more than 720 pixels.
 
-    Its motion is that of the reduced frames, in their pixels. Networks see flow maps at a smaller
-    size still, and RAFT's memory grows with the square of the frame's area.
+    Its motion has the size of the reduced frames, and is in their pixels. ``at_least`` is the side
+    of a network's input: where it is more than 720, frames keep as many pixels. RAFT's memory grows
+    with the square of a frame's area.
     """
+    shorter = max(_LARGE, at_least)
 
     def small(frame: np.ndarray) -> np.ndarray:
-        height, width = frame.shape[:2]
-        scale = _LARGE / min(height, width)
-        if scale >= 1:
-            return frame
-        sides = round(width * scale), round(height * scale)
-        return cv2.resize(frame, sides, interpolation=cv2.INTER_AREA)
+        scale = min(1, shorter / min(frame.shape[:2]))
+        return resize(frame, *(round(side * scale) for side in frame.shape[:2]))
 
     return lambda first, second: estimator(small(first), small(second))
 

@@ -1,9 +1,9 @@
 """RAFT (Teed and Deng, ECCV 2020) for the frames of a video, with the weights of torchvision.
 
-The results are those of torchvision's forward pass but for rounding. It is faster because features
-of a frame are computed once, only the last refinement becomes a flow map of the frame's size, the
-recurrent unit's convolutions of the context, which all refinements share, are computed once, and
-tensors are channels-last. It computes in float32, also where the caller uses autocast.
+The results are those of torchvision's forward pass but for rounding. It is faster: features of a
+frame and the recurrent unit's convolutions of the context are computed once, only the last
+refinement becomes a flow map of the frame's size, and tensors are channels-last. The caller's
+autocast has no effect.
 """
 
 from dataclasses import dataclass
@@ -92,15 +92,16 @@ class _Correlations:
 
     def __init__(self, first: Tensor, second: Tensor):
         first = first / first.shape[1] ** 0.5
-        line = torch.arange(-_RADIUS, _RADIUS + 1.0, device=first.device)
+        line = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float32, device=first.device)
         offsets = torch.stack(torch.meshgrid(line, line, indexing="ij"), dim=-1)  # x before y
-        self.levels = []
+        # Products; how grid_sample's coordinates follow from a position's; those around it.
+        self.levels: list[tuple[Tensor, Tensor, Tensor]] = []
         for level in range(_LEVELS):
             keys = F.avg_pool2d(second, 2**level) if level else second
             # grid_sample counts from -1, the middle of the first feature, to 1, that of the last.
             last = torch.tensor([keys.shape[-1] - 1.0, keys.shape[-2] - 1.0], device=first.device)
-            steps = 2 / 2**level / last, 2 * offsets / last - 1
-            self.levels.append((_products(first, keys), *steps))
+            step = 2 / 2**level / last
+            self.levels.append((_products(first, keys), step, 2 * offsets / last - 1))
 
     def around(self, position: Tensor) -> Tensor:
         """The correlations at positions (1, 2, H, W) and around them: (1, 4 * 9 * 9, H, W)."""
@@ -108,8 +109,8 @@ class _Correlations:
         # Contiguous, because grid_sample is slow otherwise.
         centre = position.permute(0, 2, 3, 1).contiguous().view(-1, 1, 1, 2)
         seen = [
-            F.grid_sample(products, centre * step + offsets, align_corners=True).flatten(1)
-            for products, step, offsets in self.levels
+            F.grid_sample(products, centre * step + around, align_corners=True).flatten(1)
+            for products, step, around in self.levels
         ]
         return torch.cat(seen, dim=1).view(1, height, width, -1).permute(0, 3, 1, 2)
 
@@ -164,13 +165,13 @@ def _fold_normalisation(encoder: nn.Module) -> None:
 
 def _products(first: Tensor, second: Tensor) -> Tensor:
     """Products of all pairs of features (1, C, H, W) and (1, C, h, w): (H * W, 1, h, w)."""
-    rows, columns = (x.permute(0, 2, 3, 1) for x in (first, second))  # nothing is copied
-    if first.device.type != "cpu":
-        products = rows.flatten(0, 2) @ columns.flatten(0, 2).T
+    keys = second.permute(0, 2, 3, 1).flatten(0, 2)
+    if first.device.type == "cpu":
+        # oneDNN's convolutions are faster than products of matrices on some CPUs. GPUs would round
+        # them to TF32.
+        products = F.conv2d(first, keys[..., None, None]).permute(0, 2, 3, 1)
     else:
-        # oneDNN's convolutions are faster than the products of matrices on some CPUs.
-        kernel = columns.flatten(0, 2)[..., None, None]
-        products = F.conv2d(first, kernel).permute(0, 2, 3, 1)
+        products = first.permute(0, 2, 3, 1) @ keys.T
     return products.reshape(-1, 1, *second.shape[-2:])
 
 

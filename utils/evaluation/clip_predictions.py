@@ -24,7 +24,7 @@ from datasets.threads import read_ahead
 from utils.evaluation.segmenting import FramePrediction, Segmenter, Views
 from utils.transfer import one_ahead
 
-# A frame, and a function that makes its flow map, uint8 RGB (H, W, 3), or gives None without flow.
+# A frame, and a function that makes its flow map, uint8 RGB of any size, or None without flow.
 FrameWithFlow = tuple[ClipFrame, Callable[[], np.ndarray | None]]
 # Adds flow maps to all frames of a video, in order.
 FlowMaps = Callable[[Iterable[ClipFrame]], Iterator[FrameWithFlow]]

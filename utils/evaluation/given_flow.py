@@ -51,7 +51,8 @@ def estimator_of(flow: Any, trained: TrainedNetwork) -> Estimator | None:
     Args:
         flow: its name, ``"raft"`` or ``"dis"``; an ``Estimator``; or ``None`` for that of the
             network's training. DIS takes its place if it is unknown, or if the flow was simulated.
-            An estimator by its name removes the camera's motion if that was done in training.
+            An estimator by its name removes the camera's motion if that was done in training, and
+            reduces large frames, see ``of_small_frames``.
         trained: the network.
 
     Raises:
@@ -69,17 +70,24 @@ def estimator_of(flow: Any, trained: TrainedNetwork) -> Estimator | None:
         names = " or ".join(map(repr, ESTIMATORS))
         raise VideoError(f"flow: found {found}, expected {names}, or a function of two frames")
     name, removed = kind_of_flow(trained.flow, flow, None)
-    return of_small_frames(build_estimator(name, None, str(trained.segmenter.device), removed))
+    estimator = build_estimator(name, None, str(trained.segmenter.device), removed)
+    return of_small_frames(estimator, trained.segmenter.largest_side)
 
 
 def _checked(estimator: Estimator) -> Estimator:
     """A caller's function, whose result is a VideoError unless it is motion in pixels."""
 
     def checked(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        motion, shape = estimator(first, second), (*first.shape[:2], 2)
-        found = f"{getattr(motion, 'dtype', type(motion).__name__)} {np.shape(motion)}"
-        if not isinstance(motion, np.ndarray) or motion.dtype.kind != "f" or motion.shape != shape:
-            raise VideoError(f"flow: the function returned {found}; expected float {shape}")
+        motion, (height, width) = estimator(first, second), first.shape[:2]
+        shape = np.shape(motion)
+        fits = len(shape) == 3 and shape[2] == 2 and 0 < shape[0] <= height
+        # The motion of reduced frames has their shape, but for rounding.
+        fits = fits and abs(shape[0] * width - shape[1] * height) <= max(height, width)
+        if not fits or not isinstance(motion, np.ndarray) or motion.dtype.kind != "f":
+            raise VideoError(
+                f"flow: the function returned {getattr(motion, 'dtype', type(motion).__name__)} "
+                f"{shape}; expected float {(height, width, 2)}, or the motion of reduced frames"
+            )
         if not np.isfinite(motion).all():
             raise VideoError("flow: the function returned motion that is not finite")
         return motion

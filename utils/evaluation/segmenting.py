@@ -123,6 +123,11 @@ class Segmenter:
         if compile:
             network.compile_for_inference("reduce-overhead" if self.device.type == "cuda" else None)
 
+    @property
+    def largest_side(self) -> int:
+        """Of the network's input in all views, in pixels."""
+        return int(max(view.sides.max() for view in self.views))
+
     def shown(self, frames: Items[Frame]) -> TestFrames:
         """The frames in all views, with the flow maps if the network takes them."""
         return TestFrames(frames, self.views, self.network.needs.flow, self.recolour_flow)

@@ -48,6 +48,8 @@ def evaluate_video(trained: TrainedNetwork, source: Path, output: Path, settings
 def settings_estimator(trained: TrainedNetwork, settings: Settings) -> Estimator | None:
     """The estimator of the network's flow, by the settings; None for one without flow. Prints both.
 
+    It reduces large frames, see :func:`datasets.flow.estimators.of_small_frames`.
+
     Raises:
         CheckpointError: the network is of stage 1.
     """
@@ -71,7 +73,8 @@ def settings_estimator(trained: TrainedNetwork, settings: Settings) -> Estimator
         print(
             "note: FLOW_WEIGHTS are RAFT's, but DIS makes the flow maps; add --flow-estimator raft"
         )
-    return of_small_frames(build_estimator(kind[0], weights, str(device), kind[1]))
+    estimator = build_estimator(kind[0], weights, str(device), kind[1])
+    return of_small_frames(estimator, trained.segmenter.largest_side)
 
 
 def print_results(output: Path, count: int, rate: float) -> None:

@@ -50,8 +50,16 @@ def test_large_frames_are_reduced_and_others_are_not() -> None:
     # The texture moves by 12 times STEP, and its pixels are 720 / 1536 as large afterwards.
     np.testing.assert_allclose(np.median(inner, axis=0), np.multiply(STEP, 12 * 720 / 1536), atol=1)
     seen = []
-    of_small_frames(lambda *pair: seen.extend(pair))(first[:720], second[:720])
-    assert seen[0].shape == (720, 1728, 3) and np.array_equal(seen[0], first[:720])
+
+    def look(*pair):
+        seen.append(pair[0])
+
+    of_small_frames(look)(first[:, :1000], second[:, :1000])
+    of_small_frames(look, at_least=896)(first, second)
+    assert [one.shape[:2] for one in seen] == [(1106, 720), (896, 1008)]
+    for small in (first[:720], first[:, :720]):
+        of_small_frames(look)(small, small)
+        assert np.array_equal(seen[-1], small)
 
 
 def test_equal_frames_have_no_motion_and_a_white_flow_map(
