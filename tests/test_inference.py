@@ -369,6 +369,7 @@ def test_a_path_is_no_network(checkpoint, frames):
     ("returned", "message"),
     [
         (np.zeros((10, 10, 2), np.float32), r"returned float32 \(10, 10, 2\); expected"),
+        (np.zeros((64, 48, 2), np.float32), r"\(64, 48, 2\); expected float \(48, 64, 2\)"),
         (None, r"returned NoneType \(\); expected"),
         (np.full((48, 64, 2), np.nan, np.float32), "not finite"),
     ],

@@ -80,7 +80,7 @@ def _checked(estimator: Estimator) -> Estimator:
     def checked(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         motion, (height, width) = estimator(first, second), first.shape[:2]
         shape = np.shape(motion)
-        fits = len(shape) == 3 and shape[2] == 2 and 0 < shape[0] <= height
+        fits = len(shape) == 3 and shape[2] == 2 and min(shape) > 0 and shape[0] <= height
         # The motion of reduced frames has their shape, but for rounding.
         fits = fits and abs(shape[0] * width - shape[1] * height) <= max(height, width)
         if not fits or not isinstance(motion, np.ndarray) or motion.dtype.kind != "f":
