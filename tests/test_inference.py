@@ -303,6 +303,12 @@ def test_large_frames_are_reduced_for_named_estimators_and_not_for_functions(
     write_frames(tmp_path / "large", "a", large)
     call(evaluate, "--checkpoint", checkpoint, "--video", tmp_path / "large", "--output", tmp_path)
     assert set(seen) == {(720, 729)}
+    # A larger input of the network keeps frames larger.
+    wide = load(checkpoint, "cpu", image_size=32, image_width=768)
+    assert wide.segmenter.largest_side == 768
+    seen.clear()
+    list(segment_video(wide, large, flow="dis"))
+    assert set(seen) == {(768, 778)}
 
 
 # Networks
@@ -370,6 +376,8 @@ def test_a_path_is_no_network(checkpoint, frames):
     [
         (np.zeros((10, 10, 2), np.float32), r"returned float32 \(10, 10, 2\); expected"),
         (np.zeros((64, 48, 2), np.float32), r"\(64, 48, 2\); expected float \(48, 64, 2\)"),
+        (np.zeros((48, 65, 2), np.float32), r"\(48, 65, 2\); expected float \(48, 64, 2\)"),
+        (np.zeros((1, 0, 2), np.float32), r"\(1, 0, 2\); expected float \(48, 64, 2\)"),
         (None, r"returned NoneType \(\); expected"),
         (np.full((48, 64, 2), np.nan, np.float32), "not finite"),
     ],

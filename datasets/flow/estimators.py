@@ -11,14 +11,14 @@ from datasets.augmentation import resize
 from errors import UserError
 
 # Two frames, (H, W, 3) uint8 RGB, to the motion from the first to the second, (H, W, 2) float32 in
-# pixels, x to the right and y down. of_small_frames makes an estimator of smaller motion.
+# pixels, x to the right and y down. That of of_small_frames has the size of reduced frames.
 Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Encoded = TypeVar("Encoded")
 
 _FLAGS = "(flags: --weights, --estimator; in evaluate.py --flow-weights, --flow-estimator)"
 _RAFT_SMALLEST = 128  # pixels; below, RAFT's coarsest correlation map would be empty
 _DIS_SMALLEST = 32  # pixels; below, OpenCV fails or crashes, depending on the width
-_LARGE = 720  # pixels of the shorter side; with more, flow takes longer and masks are no better
+_LARGE = 720  # pixels of the shorter side; more take longer, and masks were no better
 
 
 class FlowError(UserError):
@@ -41,9 +41,9 @@ def build_estimator(
 def of_small_frames(estimator: Estimator, at_least: int = 0) -> Estimator:
     """An estimator that first reduces frames whose shorter side has more than 720 pixels.
 
-    Its motion has the size of the reduced frames, and is in their pixels. ``at_least`` is the side
-    of a network's input: where it is more than 720, frames keep as many pixels. RAFT's memory grows
-    with the square of a frame's area.
+    Its motion has the size of the reduced frames and is in their pixels. ``at_least`` is the
+    longest side of the network's input; if it is more than 720, frames are reduced to it instead.
+    RAFT's memory grows with the square of a frame's area.
     """
     shorter = max(_LARGE, at_least)
 

@@ -51,8 +51,8 @@ def estimator_of(flow: Any, trained: TrainedNetwork) -> Estimator | None:
     Args:
         flow: its name, ``"raft"`` or ``"dis"``; an ``Estimator``; or ``None`` for that of the
             network's training. DIS takes its place if it is unknown, or if the flow was simulated.
-            An estimator by its name removes the camera's motion if that was done in training, and
-            reduces large frames, see ``of_small_frames``.
+            Unless it is a function, it removes the camera's motion if that was done in training,
+            and reduces large frames, see ``of_small_frames``.
         trained: the network.
 
     Raises:
@@ -80,9 +80,10 @@ def _checked(estimator: Estimator) -> Estimator:
     def checked(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         motion, (height, width) = estimator(first, second), first.shape[:2]
         shape = np.shape(motion)
-        fits = len(shape) == 3 and shape[2] == 2 and min(shape) > 0 and shape[0] <= height
-        # The motion of reduced frames has their shape, but for rounding.
-        fits = fits and abs(shape[0] * width - shape[1] * height) <= max(height, width)
+        fits = len(shape) == 3 and shape[2] == 2 and min(shape) > 0
+        fits = fits and shape[0] <= height and shape[1] <= width
+        # Reduced frames keep their shape; each side is rounded to a whole pixel.
+        fits = fits and abs(shape[0] * width - shape[1] * height) <= (height + width) / 2
         if not fits or not isinstance(motion, np.ndarray) or motion.dtype.kind != "f":
             raise VideoError(
                 f"flow: the function returned {getattr(motion, 'dtype', type(motion).__name__)} "

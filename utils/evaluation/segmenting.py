@@ -125,7 +125,7 @@ class Segmenter:
 
     @property
     def largest_side(self) -> int:
-        """Of the network's input in all views, in pixels."""
+        """The longest side of the network's input over all views, in pixels."""
         return int(max(view.sides.max() for view in self.views))
 
     def shown(self, frames: Items[Frame]) -> TestFrames:
