@@ -77,7 +77,8 @@ def read_joints(video: People) -> np.ndarray:
         positions = scipy.io.loadmat(path)["pos_img"]  # (2, J, T), from 1
         if positions.ndim != 3 or len(positions) != 2:
             raise ValueError(f"pos_img is {positions.shape}")
-    except (OSError, ValueError, KeyError, scipy.io.matlab.MatReadError) as error:
+    # SciPy 1.11 raises TypeError for a file of less than four bytes.
+    except (OSError, ValueError, TypeError, KeyError, scipy.io.matlab.MatReadError) as error:
         raise DatasetError(f"{path}: no joint_positions.mat of JHMDB ({error})") from error
     if positions.shape[2] > len(video.images):
         raise DatasetError(

@@ -1,5 +1,6 @@
 """Soft masks: their values, their files, and the masks that are made from them again."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -53,7 +54,8 @@ def evaluated(call, checkpoint, tmp_path):
 def soft_masks(folder, stem, count) -> np.ndarray:
     """The pictures of a frame's objects."""
     names = [stem] if count == 1 else [f"{stem}_{number}" for number in range(1, count + 1)]
-    return np.stack([np.array(Image.open(folder / f"{name}.png")) for name in names])
+    files = [str(folder / f"{name}.png") for name in names]
+    return np.stack([cv2.imread(file, cv2.IMREAD_UNCHANGED) for file in files])
 
 
 @pytest.mark.parametrize("save", RANGES)
