@@ -168,6 +168,7 @@ def test_both_stages_leave_settings_checkpoints_and_a_log(chain):
         assert len(lines) == epochs and lines[-1].startswith(f"epoch {epochs}/{epochs}  step")
         (start,) = json.loads((run_dir / "record.json").read_text())["starts"]
         assert f"{name}.py" in start["command"]
+        assert f"on {start['device']}" in getattr(chain, name)
         sets = {"DUTS_train"} if name == "pretrain" else {"DAVIS_train", "DAVIS_test"}
         assert start["data"].keys() == sets
     assert {path.name for path in chain.folder.iterdir()} == {"settings.py", "runs", "out"}

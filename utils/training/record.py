@@ -58,9 +58,9 @@ def fingerprint(
 
 
 def write_record(
-    run_dir: Path, fingerprints: Mapping[str, Mapping[str, Any]], processes: int = 1
+    run_dir: Path, fingerprints: Mapping[str, Mapping[str, Any]], device: str, processes: int = 1
 ) -> None:
-    """Add this start of a run, by that many processes, to its record."""
+    """Add this start of a run to its record; ``device`` is the device with its precision."""
     gpus = range(torch.cuda.device_count())
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     versions |= {name: version(name) for name in ("torchvision", "timm", "numpy")}
@@ -69,6 +69,7 @@ def write_record(
         "command": shlex.join(sys.argv),
         "commit": git_commit(Path(__file__).parent),
         "versions": versions,
+        "device": device,
         "gpus": [torch.cuda.get_device_name(gpu) for gpu in gpus],
         "processes": processes,
         "data": dict(fingerprints),

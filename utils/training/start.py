@@ -13,6 +13,7 @@ from datasets.layout import Frame
 from models import model_class
 from models.interface import Network
 from utils import __version__
+from utils.precision import device_in_words
 from utils.processes import Process, gpu_indices, launch_processes, start_process
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
 from utils.training.checkpoints import BEST, LAST
@@ -69,7 +70,8 @@ class Run:
             found = fingerprint(frames, Path(s.data_root))
             if changed := changed_data(self.folder, found):
                 print(changed)
-            write_record(self.folder, found, self.process.world_size)
+            device = device_in_words(self.process.device, s.mixed_precision)
+            write_record(self.folder, found, device, self.process.world_size)
 
         with locked(self.folder) if self.process.is_main else nullcontext():
             training.run(self.resumed, record)

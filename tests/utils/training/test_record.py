@@ -92,10 +92,10 @@ def test_a_file_that_is_gone_is_named(tiny_root, tmp_path):
 def test_each_start_is_added_to_the_record(tmp_path, monkeypatch):
     run_dir = tmp_path / "runs" / "train"
     monkeypatch.setattr(sys, "argv", ["train.py", "--run-name", "two words"])
-    write_record(run_dir, {"DAVIS_train": SET}, processes=2)
+    write_record(run_dir, {"DAVIS_train": SET}, "cuda:0 in bfloat16", processes=2)
     (first,) = starts(run_dir)
     monkeypatch.setattr(sys, "argv", ["train.py", "--resume", "runs/train"])
-    write_record(run_dir, {"DAVIS_train": SET})
+    write_record(run_dir, {"DAVIS_train": SET}, "cpu in float32")
     assert starts(run_dir)[0] == first
     assert [start["command"] for start in starts(run_dir)] == [
         "train.py --run-name 'two words'",
@@ -109,13 +109,14 @@ def test_each_start_is_added_to_the_record(tmp_path, monkeypatch):
     assert first["versions"]["torch"] == torch.__version__
     assert {"torchvision", "timm", "numpy"} <= first["versions"].keys()
     assert len(first["gpus"]) == torch.cuda.device_count()
+    assert first["device"] == "cuda:0 in bfloat16"
     assert first["processes"] == 2
     assert first["data"] == {"DAVIS_train": SET}
 
 
 def test_changed_data_is_told_by_set_and_against_the_first_start(tmp_path):
     assert changed_data(tmp_path, {"DAVIS_train": SET}) is None
-    write_record(tmp_path, {"DAVIS_train": SET, "DUTS_train": SET, "old": SET})
+    write_record(tmp_path, {"DAVIS_train": SET, "DUTS_train": SET, "old": SET}, "cpu in float32")
     assert changed_data(tmp_path, {"DAVIS_train": SET, "DUTS_train": SET, "old": SET}) is None
     now = {
         "DAVIS_train": {**SET, "images": 4, "flow_maps": 4, "hash": "1"},
@@ -127,7 +128,7 @@ def test_changed_data_is_told_by_set_and_against_the_first_start(tmp_path):
         f"{tmp_path / 'record.json'} has the numbers of files"
     )
     assert changed_data(tmp_path, now) == expected
-    write_record(tmp_path, now)
+    write_record(tmp_path, now, "cpu in float32")
     assert changed_data(tmp_path, now) == expected
 
 
@@ -164,5 +165,5 @@ def test_a_missing_or_slow_git_is_no_trouble(tmp_path, monkeypatch):
     slow.write_text("#!/bin/sh\nwhile :; do :; done\n")
     slow.chmod(0o755)
     monkeypatch.setattr("utils.training.record._GIT_SECONDS", 0.2)
-    write_record(tmp_path, {})
+    write_record(tmp_path, {}, "cpu in float32")
     assert starts(tmp_path)[0]["commit"] is None
