@@ -117,8 +117,8 @@ NOISE_SEED: whole(0, 2**32 - 1) = 0  # of the random slots that instances begin 
 KINETICS_STATISTICS: bool = False  # normalise videos as the release's evaluation does
 
 # SMTC (MODEL = "smtc")
-SEMANTIC_SLOTS: whole(2, 100) = 16  # S, kinds of things that the slots of stage 1 stand for
-INSTANCE_SLOTS: whole(1, 6) = 4  # P, the slots of stage 2 for each of them
+SEMANTIC_SLOTS: whole(2, 100) = 16  # S, kinds of things
+INSTANCE_SLOTS: whole(1, 6) = 4  # P, the instance slots of each semantic slot
 CORRESPONDENCE_GRID: whole(1) = 16  # side of the grid of the previous frame's positions
 CYCLIC_CLIPS: bool = True  # a clip's first frame has the last one before it; False: the second
 INSTANCE_REGION: one_of("soft", "probability", "logit") = "soft"  # whose tokens instances share

@@ -126,7 +126,7 @@ class VideoWindows(Dataset):
     """Windows of neighbouring frames, for networks that learn from a video's continuity.
 
     The augmentation's geometry is the same for all frames of a window, the rest is drawn anew.
-    Raises DatasetError if no sequence is long enough for a window.
+    Raises DatasetError if a set has no sequence that is long enough for a window.
     """
 
     sets: Items[Items[Sequence]]  # for each training set its sequences
@@ -141,8 +141,12 @@ class VideoWindows(Dataset):
     def __post_init__(self) -> None:
         windows = [[w for s in sequences for w in self._windows(s)] for sequences in self.sets]
         self.windows = [window for of_set in windows for window in of_set]
-        if not self.windows:
-            raise DatasetError(f"no sequence has the {self.frames} frames that a window needs")
+        for number, of_set in enumerate(windows, 1):
+            if not of_set:
+                raise DatasetError(
+                    f"no sequence of training set {number} has the {self.frames} frames that a "
+                    "window needs"
+                )
         self.set_sizes = [len(of_set) for of_set in windows]
         self._of_windows = self._of_frames = None
         if self.augmentation is not None:

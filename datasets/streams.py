@@ -8,6 +8,16 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def is_own_program() -> bool:
+    """Whether the program is one of this project, and not one that imports its modules."""
+    program = Path(sys.argv[0]).resolve()
+    own = program.is_file() and program.is_relative_to(_ROOT)
+    own = own and not program.is_relative_to(sys.prefix)
+    return own or sys.argv[0] == "-m"  # while Python looks for the module
+
 
 def set_up_program() -> None:
     """Let a program end without a traceback at ``| head -1`` and at an early Ctrl-C.

@@ -58,7 +58,7 @@ class TwoStreams(Network):
         reference_gradient: bool,
         loss: str,
         sigma: float,
-        supervise_slot_maps: bool,
+        supervise_slot_maps: bool = True,
     ):
         super().__init__()
         self.motion = motion

@@ -632,12 +632,22 @@ def test_an_evaluation_that_was_stopped_goes_on_and_another_begins_anew(
     assert files(tmp_path / "out/masks") != files(chain.masks)
 
 
-def test_results_never_replace_what_no_evaluation_has_made(chain, refusal, tiny_root, tmp_path):
+def test_results_never_replace_what_no_evaluation_has_made(
+    chain, refusal, tiny_root, tmp_path, monkeypatch
+):
     flags = ("--config", chain.settings, "--checkpoint", chain.stage2, "--output")
     (tmp_path / "mine/masks").mkdir(parents=True)
     (tmp_path / "mine/masks/important.txt").write_text("x")
     assert "holds files that no evaluation has made" in refusal(evaluate, *flags, "mine")
     assert files(tmp_path) == {"mine/masks/important.txt": b"x"}
+    # Not even when an evaluation has scored it.
+    own = shutil.copytree(chain.masks, tmp_path / "own/masks")
+    monkeypatch.chdir(tmp_path)
+    scored = ("--config", chain.settings, "--masks", own, "--output", "own")
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, scored)])
+    run_script(evaluate.main)
+    assert "holds files that no evaluation has made" in refusal(evaluate, *flags, "own")
+    assert files(own) == files(chain.masks)
     (tmp_path / "file").write_text("x")
     assert "is a file; --output takes a folder" in refusal(evaluate, *flags, "file/results")
     for module, given in (
@@ -1218,7 +1228,30 @@ def test_the_validation_does_not_depend_on_the_number_of_processes(
         assert together.frames == together.of == alone.frames > 0
         quick = validate(model, data, settings, Process("cpu", 0, 3), quick=True)
         assert quick.of == alone.frames
+        if validate is validate_videos:  # what one process has done, which a dry run divides by
+            assert quick.frames == 1
         monkeypatch.undo()
+
+
+def test_a_quick_validation_counts_all_frames_that_are_segmented(
+    tiny_settings, tiny_root, monkeypatch
+):
+    model = build_model("gsanet", **network_arguments(tiny_settings, motion=True)).eval()
+    sequences = video_sequences(tiny_root, "DAVIS_test")
+    settings = tiny_settings.replace(eval_batch_size=2)
+    for looks_ahead, frames in ((False, 2), (True, len(sequences[0].frames))):
+        monkeypatch.setattr(type(model), "looks_ahead", looks_ahead)
+        found = validate_videos(model, sequences, settings, Process("cpu"), quick=True)
+        assert found.frames == frames
+
+
+def test_stage_1_validates_masks_as_the_settings_make_them(tiny_settings, tiny_root):
+    model = build_model("gsanet", **network_arguments(tiny_settings, motion=False)).eval()
+    frames = still_images(tiny_root, "DUTS_train")
+    plain = tiny_settings.replace(threshold=0.9)  # above all that an untrained network gives
+    assert validate_stills(model, frames, plain, Process("cpu")).score == 0
+    stretched = plain.replace(stretch_masks=True, threshold=0.5)
+    assert validate_stills(model, frames, stretched, Process("cpu")).score > 0
 
 
 def test_networks_without_slots_are_validated_too(tiny_settings, tiny_root):

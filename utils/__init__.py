@@ -1,4 +1,4 @@
-"""What serves the scripts: settings, training loop, checkpoints, metrics, losses, pictures."""
+"""What serves the scripts: settings, training loop, checkpoints, metrics, pictures."""
 
 import datasets  # noqa: F401  before all that takes time, for the sake of Ctrl-C
 

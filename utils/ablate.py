@@ -236,7 +236,7 @@ def run_jobs(
     """
     logs = output / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    gpus = gpu.split(",") if parallel > 1 else [gpu]
+    gpus = [one.strip() for one in gpu.split(",")] if parallel > 1 else [gpu]
     done = {job for job in jobs if job.is_done()}
     todo = [job for job in jobs if job not in done]
     print(f"{len(jobs)} jobs, {len(done)} of them done; logs in {logs}", flush=True)

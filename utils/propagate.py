@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import config
 from datasets.clips import check_clip
@@ -39,6 +40,7 @@ from utils.evaluation.set_evaluation import (
     begin_evaluation,
     check_output,
     evaluate_masks,
+    file_version,
 )
 from utils.evaluation.trained_network import refuse_flags
 from utils.evaluation.video import (
@@ -69,6 +71,8 @@ class Method:
     """How labels are propagated. ``name`` is a line for people."""
 
     name: str
+    encoder: str  # a checkpoint or a backbone
+    weights: Path | None  # the encoder's file; None if there is none
     features: FeatureMap
     recipe: Recipe
     options: dict[str, Any]  # of ``propagate_video``
@@ -97,7 +101,9 @@ def main() -> None:
         "batch_size": settings.eval_batch_size,
         "mixed_precision": settings.mixed_precision,
     }
-    method = Method(name, features.to(device).eval(), recipe, options)
+    weights = arguments.checkpoint or settings.backbone_weights
+    weights = Path(weights) if weights else None
+    method = Method(name, source, weights, features.to(device).eval(), recipe, options)
     if arguments.vip or arguments.jhmdb:
         score = score_vip if arguments.vip else score_jhmdb
         print(score(arguments.vip or arguments.jhmdb, method.features, recipe, **options))
@@ -206,6 +212,7 @@ def build_features(
         source = settings.backbone if chosen else BACKBONE
         weights = settings.backbone_weights and Path(settings.backbone_weights)
         pretrained = settings.pretrained_backbone
+        torch.manual_seed(settings.seed)  # of random weights
         if source.startswith("vit_"):
             table = settings.position_table
             encoder = VisionTransformer(source, pretrained, weights, positions=table)
@@ -234,6 +241,8 @@ def propagate_set(method: Method, set_name: str, output: Path, settings: Setting
     check_files(frames_of(sequences), flow=False)
     firsts = {sequence.name: _first_of(sequence) for sequence in sequences}
     identity = {"method": method.name, "recipe": asdict(method.recipe), **method.options}
+    identity["weights"] = method.weights and file_version(method.weights)
+    identity["positions"] = settings.position_table
     identity["data"] = fingerprint({set_name: frames_of(sequences)}, root)
     with locked(output, "propagating into"), terminated_in_order():
         begin_evaluation(output, identity)
@@ -248,7 +257,7 @@ def propagate_set(method: Method, set_name: str, output: Path, settings: Setting
     print(f"masks: {output / MASKS}")
     if all(frame.mask for frame in frames_of(sequences)):
         used = settings.replace(protocol=settings.protocol or PROTOCOL)
-        evaluate_masks(output / MASKS, set_name, output, used, False, method.name)
+        evaluate_masks(output / MASKS, set_name, output, used, False, method.name, method.encoder)
         (output / IDENTITY).unlink()
     else:
         print(f"not every frame of {set_name} has a mask, so nothing was scored")

@@ -5,6 +5,7 @@ Cho, Lee et al., "Dual Prototype Attention for Unsupervised Video Object Segment
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class DPA(TwoStreams):
     """The network of the paper; stage 1's has the RGB stream alone.
 
     Args:
-        motion, num_references, reference_gradient, loss, sigma, supervise_slot_maps: see
+        motion, num_references, reference_gradient, loss, sigma: see
             :class:`models.two_streams.TwoStreams`; the default loss is the release's IoU. Stage 1
             has IMA's prototypes, without another modality.
         backbone, pretrained_backbone, backbone_weights: see ``models.backbones``.
@@ -58,12 +59,9 @@ class DPA(TwoStreams):
         reference_gradient: bool = False,
         loss: str | None = None,
         sigma: float = 1.0,
-        supervise_slot_maps: bool = True,
     ):
         loss = loss or "iou"
-        super().__init__(
-            motion, num_references, reference_gradient, loss, sigma, supervise_slot_maps
-        )
+        super().__init__(motion, num_references, reference_gradient, loss, sigma)
         if inter_modality_attention and graph_neighbours > channels:
             raise ModelError(
                 f"GRAPH_NEIGHBOURS = {graph_neighbours} is above CHANNELS = {channels}, the number "
@@ -92,6 +90,11 @@ class DPA(TwoStreams):
         )
         # Convolutions are fastest in this layout.
         self.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def upgraded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Drops `supervise_slot_maps` of older versions, which had no effect."""
+        return {n: v for n, v in arguments.items() if n != "supervise_slot_maps"}
 
     def segment(self, image: Tensor, flow: Tensor | None, references: References) -> Prediction:
         """Masks of target frames (B, 3, H, W), given references of the same batch size."""

@@ -15,6 +15,7 @@ from models.smtc.correspondence import previous_frames
 from models.smtc.losses import SCORE, match
 from models.smtc.slot_network import CLIP, SlotNetwork
 
+MAX_LABELS = 254  # objects that a label map has room for
 STRETCHED_ABOVE = 0.3  # where the release's masks are foreground
 
 Instances = Iterator[tuple[Tensor, Tensor]]  # instance maps and scores
@@ -109,7 +110,8 @@ def release_logits(maps: Tensor, scores: Tensor) -> Tensor:
     """
     keep = scores >= SCORE
     order = (~keep).int().argsort(dim=1, stable=True)
-    maps = maps.gather(1, order[..., None, None].expand_as(maps))
+    order = order[:, :MAX_LABELS]
+    maps = maps.gather(1, order[..., None, None].expand(-1, -1, *maps.shape[2:]))
     low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
     stretched = ((maps - low) / (high - low)).nan_to_num(0.0)  # a constant map is empty
     return (stretched - STRETCHED_ABOVE).masked_fill(~keep.gather(1, order)[..., None, None], -1.0)

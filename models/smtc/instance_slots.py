@@ -15,7 +15,7 @@ class InstanceSlots(nn.Module):
         semantics, channels: S and C.
         region: see :func:`regions`.
         reparameterised: the Gaussians learn through the drawn slots. Without it the mean learns
-            from stage 1 alone, and the deviation stays.
+            from the semantic slots alone, and the deviation stays.
     """
 
     def __init__(self, semantics: int, channels: int, region: str, reparameterised: bool):
@@ -40,7 +40,7 @@ class InstanceSlots(nn.Module):
         values: Tensor,
         rounds: int,
     ) -> tuple[Tensor, Tensor]:
-        """Refine drawn slots (B, S, P, C) with the projections and the update of stage 1.
+        """Refine drawn slots (B, S, P, C) with the projections and the update of semantic slots.
 
         Args:
             semantic_logits: L (B, S, N).

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from models.backbones import Normalise
 from models.backbones.vision_transformer import KINETICS, VisionTransformer
@@ -229,13 +228,12 @@ class SSLUVOS(Network):
         Also the number of clusters, of which objects are the largest.
         """
 
-        def windows(purpose: str) -> Iterator[Tensor]:
-            bar = tqdm(range(len(maps)), purpose, unit="window", leave=False, disable=None)
-            return map(maps.window, bar)
+        def windows() -> Iterator[Tensor]:
+            return map(maps.window, range(len(maps)))
 
-        centres = find_centres(windows("clustering"), self.merge_distance)
+        centres = find_centres(windows(), self.merge_distance)
         # A loop variable would keep a window in memory while the next one is computed.
-        distances = map(lambda maps: distances_to_centres(maps, centres), windows("assigning"))
+        distances = map(lambda maps: distances_to_centres(maps, centres), windows())
         scores = -torch.cat(list(distances))
         labels = scores.argmax(dim=1)
         sizes = labels.bincount(minlength=len(centres))

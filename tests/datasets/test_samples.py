@@ -594,13 +594,16 @@ def test_windows_have_labels_and_flow_maps_only_where_they_are_wanted(tmp_path):
     assert values_of(VideoWindows([[sequence]], SIZE, 3)[0, 1]["image"]) == [1, 2, 3]
 
 
-def test_sequences_that_are_too_short_give_no_windows_and_none_at_all_is_an_error(tmp_path):
+def test_sequences_that_are_too_short_give_no_windows_and_none_in_a_set_is_an_error(tmp_path):
     short, long = make_sequence(tmp_path, "a", 2), make_sequence(tmp_path, "b", 5, first=100)
-    dataset = VideoWindows([[short], [long, short]], SIZE, 3, gap=2)
-    assert dataset.set_sizes == [0, 1]
+    dataset = VideoWindows([[long, short]], SIZE, 3, gap=2)
+    assert dataset.set_sizes == [1]
     assert values_of(dataset[0, 0]["image"]) == [100, 102, 104]
-    with pytest.raises(DatasetError, match=r"no sequence has the 6 frames that a window needs"):
+    with pytest.raises(DatasetError, match=r"no sequence of training set 1 has the 6 frames that"):
         VideoWindows([[short, long]], SIZE, 6, gap=2)
+    # The first set decides how many of the others are taken: none would train on nothing.
+    with pytest.raises(DatasetError, match=r"no sequence of training set 1 has the 3 frames that"):
+        VideoWindows([[short], [long]], SIZE, 3)
 
 
 def equal_frames(folder: Path, length: int = 3) -> Sequence:

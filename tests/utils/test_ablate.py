@@ -346,7 +346,7 @@ def test_jobs_side_by_side_share_the_gpus_and_one_alone_has_all(settings, tmp_pa
         scripts = Scripts()
         output = tmp_path / str(parallel)
         jobs = plan(settings, output, list("abcd"), [0], [], pretrain_epochs=7)
-        run_jobs(jobs, output, parallel, "0,1,2", scripts)
+        run_jobs(jobs, output, parallel, "0,1,2" if parallel == 1 else "0, 1,2", scripts)
         assert {flags["gpu"] for _, flags in scripts.commands} == expected
 
 

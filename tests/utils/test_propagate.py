@@ -21,6 +21,7 @@ from models.backbones import ModelError, build_backbone
 from models.backbones.feature_map import FeatureMap
 from models.backbones.vision_transformer import VisionTransformer
 from models.propagation import RECIPES
+from tests.small_checkpoints import save_small
 from utils import propagate
 from utils.evaluation.metrics import region_similarity
 from utils.evaluation.propagating import propagate_video, read_first_mask
@@ -177,6 +178,35 @@ def test_a_run_that_was_stopped_goes_on(several, tmp_path, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in first.iterdir()} == times  # not repeated
     assert len(list(second.iterdir())) == 5
     assert (tmp_path / "out/report.html").exists()
+
+
+def test_masks_of_other_weights_are_not_continued(several, tmp_path, monkeypatch, tiny_settings):
+    checkpoint, found = tmp_path / "best.pt", []
+    flags = ["--set", "DAVIS17_val", "--data-root", str(several), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(
+        "sys.argv", ["propagate", *flags, "--checkpoint", str(checkpoint), "--gpu="]
+    )
+
+    def stopping(output, identity):
+        found.append(identity)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(propagate, "begin_evaluation", stopping)
+    for time in (1, 1, 2):
+        save_small(checkpoint, tiny_settings)
+        os.utime(checkpoint, (time, time))
+        with pytest.raises(KeyboardInterrupt):
+            propagate.main()
+    assert found[0] == found[1] != found[2]
+
+
+def test_random_weights_are_the_same_again(several, tmp_path, monkeypatch):
+    for name in "ab":
+        flags = ("--set", "DAVIS17_val", "--data-root", several, "--output", tmp_path / name)
+        monkeypatch.setattr("sys.argv", ["propagate", *TINY, *map(str, flags)])
+        torch.manual_seed(ord(name))
+        propagate.main()
+    assert (tmp_path / "a/scores.csv").read_text() == (tmp_path / "b/scores.csv").read_text()
 
 
 @pytest.mark.parametrize("feature", ["tokens", "normalised", "keys"])

@@ -102,9 +102,8 @@ def evaluate_set(
         where = device_in_words(process.device, settings.mixed_precision)
         print(f"{trained.method}, from {trained.checkpoint}, on {where}")
         compare_flow(trained.flow, flow)
-    checkpoint, file = str(trained.checkpoint.resolve()), trained.checkpoint.stat()
     identity = {
-        "checkpoint": [checkpoint, file.st_size, file.st_mtime_ns],
+        "checkpoint": file_version(trained.checkpoint),
         "set": set_name,
         "data": fingerprint({set_name: videos.frames}, videos.root),
         "flow": flow,
@@ -129,7 +128,8 @@ def evaluate_set(
             # The identity stays, so that a repetition knows the masks as its own.
             print(f"{set_name} has no masks, so nothing was scored")
             return
-        source = {"method": trained.method, "checkpoint": checkpoint, "settings": used}
+        source = {"method": trained.method, "settings": used}
+        source["checkpoint"] = str(trained.checkpoint.resolve())
         source["proposals"] = not trained.segmenter.network.needs.masks
         _score(videos, output / (PROBABILITIES if saliency else MASKS), output, **source)
         (output / IDENTITY).unlink()
@@ -142,10 +142,12 @@ def evaluate_masks(
     settings: Settings,
     binarize: bool,
     method: str | None = None,
+    checkpoint: str | None = None,
 ) -> None:
     """Score masks that exist; without ``output`` the scores are only printed.
 
-    ``method`` is a line for people that says where the masks are from.
+    ``method`` is a line for people that says where the masks are from. If this program has made
+    them, ``checkpoint`` is what it made them with.
     """
     videos = read_set(set_name, settings, Process("cpu"), flow=False)
     check_files(videos.frames, flow=False)
@@ -155,7 +157,8 @@ def evaluate_masks(
         raise SettingsError("--binarize: saliency scores grey maps as they are; leave it out")
     used = {"BINARIZE": binarize, "FOREGROUND": settings.foreground}
     with locked(output, "evaluating into") if output else nullcontext():
-        _score(videos, masks, output, method=method or f"masks in {masks}", settings=used)
+        source = {"method": method or f"masks in {masks}", "checkpoint": checkpoint}
+        _score(videos, masks, output, settings=used, **source)
 
 
 def read_set(set_name: str, settings: Settings, process: Process, flow: bool) -> VideoSet:
@@ -353,8 +356,18 @@ def _score(
         print(f"{evaluation.title} {average.mean:.4f}")
 
 
+def file_version(path: Path) -> list[Any]:
+    """What tells a file from a later one in its place: its path, size and time of change."""
+    status = path.stat()
+    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+
+
 def begin_evaluation(output: Path, identity: dict[str, Any]) -> None:
-    """Keep what this evaluation has done before, or else remove the results of another one."""
+    """Keep what this evaluation has done before, or else remove the results of another one.
+
+    Raises:
+        DatasetError: masks that no evaluation has made are there.
+    """
     identity = json.loads(json.dumps(identity, default=str))
     known, masks = output / IDENTITY, output / MASKS
     try:
@@ -362,7 +375,7 @@ def begin_evaluation(output: Path, identity: dict[str, Any]) -> None:
             return
     except (OSError, ValueError):
         pass
-    if known.is_file() or (output / RECORD).is_file():
+    if known.is_file() or _by_a_network(output / RECORD):
         for folder in (masks, output / PROBABILITIES, output / PANELS):
             shutil.rmtree(folder, ignore_errors=True)
     elif masks.is_dir() and any(masks.iterdir()):
@@ -373,3 +386,11 @@ def begin_evaluation(output: Path, identity: dict[str, Any]) -> None:
     for name in FILES:
         (output / name).unlink(missing_ok=True)
     write_text(known, json.dumps(identity, indent=1))
+
+
+def _by_a_network(record: Path) -> bool:
+    """Whether the masks beside an evaluation's record were made by it, and not elsewhere."""
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))["checkpoint"] is not None
+    except (OSError, ValueError, KeyError):
+        return False

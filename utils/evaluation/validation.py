@@ -51,7 +51,8 @@ def validate_videos(
 
     On a set whose protocol scores several objects, it is the mean J over the objects. On a set
     without any mask only the network's indicators are there. The processes share the sequences, and
-    each gets the whole result. ``quick`` is for one batch.
+    each gets the whole result. ``quick`` is for one batch, or one sequence if the network looks
+    ahead.
     """
     protocol, _ = choose_protocol(settings.val_set, settings.protocol)
     # Their own measures have no J.
@@ -64,7 +65,7 @@ def validate_videos(
     }
     total = sum(map(len, targets.values()))
     mine = sequences[:1] if quick else sequences[process.rank :: process.world_size]
-    if quick:
+    if quick and not network.looks_ahead:
         targets = {name: frames[: settings.eval_batch_size] for name, frames in targets.items()}
     size = input_size(settings.image_size, settings.image_width)
     segmenter = Segmenter(network, size, mixed_precision=settings.mixed_precision)
@@ -94,7 +95,8 @@ def validate_videos(
             scored += _score_video(video, labels, rules, rule)
     shares = gather((scored, indicators, count), process)
     numbers, notes = means_of_indicators([one for _, some, _ in shares for one in some])
-    count = sum(count for *_, count in shares)
+    if not quick:  # in which all processes have the same frames
+        count = sum(count for *_, count in shares)
     if not with_masks:
         return Validation(None, numbers, pictures, count, total, notes)
     if rules.objects == MATCHED_PER_FRAME:
@@ -156,7 +158,8 @@ def validate_stills(
         predictions = predict_stills(network, batch, settings.mixed_precision)
         truths = batch["labels"].numpy()
         for (_, index), prediction, truth in zip(batch_keys, predictions, truths):
-            labels = to_labels(prediction.probability(truth.shape), settings.threshold)
+            probability = prediction.probability(truth.shape)
+            labels = to_labels(probability, settings.threshold, settings.stretch_masks)
             scores[index] = score_frame(labels, truth, _ALL_ANNOTATED)[0]
             if process.is_main and not pictures:
                 image, flow = (

@@ -138,7 +138,8 @@ def _panel(run: Run, sequence: str, frame: str) -> list[Tile]:
 
 def _mask_file(run: Run, sequence: str, frame: str) -> Path:
     # The folder of a network's evaluation may have been moved together with its masks.
-    masks = run.folder / "masks" if run.evaluation.checkpoint else Path(run.evaluation.masks)
+    masks = Path(run.evaluation.masks)
+    masks = run.folder / masks.name if run.evaluation.checkpoint else masks
     path = masks / sequence / f"{frame}.png"
     return path if path.is_file() else path.with_name(f"{sequence}_{frame}.png")
 

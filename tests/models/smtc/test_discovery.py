@@ -129,6 +129,12 @@ def test_masks_of_the_release_are_counted_anew_and_stretched():
     torch.testing.assert_close(logits[2], torch.full((3,), -1.0))
     constant = discovery.release_logits(torch.full((1, 1, 2, 2), 0.4), torch.ones(1, 1))
     assert (constant < 0).all()
+    # Of more instances than a label map has room for, those that count come first.
+    scores = torch.zeros(1, 300)
+    scores[0, 280:] = 0.9
+    many = discovery.release_logits(torch.rand(1, 300, 2, 2), scores)
+    assert many.shape == (1, 254, 2, 2)
+    assert (many.amax(dim=(2, 3)) > 0)[0].tolist() == [True] * 20 + [False] * 234
 
 
 @pytest.mark.parametrize("batches", [[8], [3, 3, 2], [1] * 8])

@@ -5,6 +5,7 @@ place in the tests of evaluations. Its own numbers are tested where it is instal
 """
 
 import csv
+import shutil
 import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -185,6 +186,10 @@ def test_a_networks_probabilities_are_scored_as_if_they_came_from_elsewhere(
     assert table(tmp_path / "out") == table(tmp_path / "again")
     page = write_comparison([tmp_path / "out", tmp_path / "again"], tmp_path).read_text()
     assert "same scores in every frame" in page
+    # The report shows what was scored, which is not the masks.
+    shutil.rmtree(tmp_path / "out/masks")
+    runs = [tmp_path / "out", tmp_path / "again"]
+    assert "data:image" in page and write_comparison(runs, tmp_path).read_text() == page
     with pytest.raises(SystemExit, match="--binarize: saliency scores grey maps as they are"):
         score(tmp_path / "out/probabilities", "--binarize")
 
