@@ -168,3 +168,19 @@ def _mask_values(path: Path) -> tuple[np.ndarray, int | None]:
         if (colours != values[..., None]).any():
             return colours.astype(np.int32) @ np.int32([1, 256, 65536]), None
     return values, (65535 if mode.startswith("I") else 255) // 2
+
+
+def davis_palette() -> np.ndarray:
+    """DAVIS's colours of the labels, uint8 (256, 3)."""
+    palette, labels = np.zeros((256, 3), np.uint8), np.arange(256)
+    # The bits of a label, three by three, are the bits of its colour from the highest on.
+    for bit in range(8):
+        palette[:, bit % 3] |= ((labels >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
+    return palette.clip(max=191)
+
+
+def with_palette(labels: np.ndarray) -> Image.Image:
+    """A label map, uint8 (H, W), as a picture with DAVIS's colours."""
+    picture = Image.fromarray(labels)
+    picture.putpalette(davis_palette().ravel().tolist())
+    return picture

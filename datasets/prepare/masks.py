@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from datasets.masks import VOID, one_object, read_label_map, read_labels
+from datasets.masks import VOID, one_object, read_label_map, read_labels, with_palette
 from datasets.pictures import open_picture, read_size
 from datasets.problems import DatasetError
 
@@ -69,11 +69,7 @@ def open_any(path: Path) -> Image.Image:
 
 
 def mask_picture(labels: np.ndarray) -> Image.Image:
-    """A label map as it is stored: 0 and 255, or a palette for several objects and void."""
+    """A label map as it is stored: 0 and 255, or DAVIS's palette for several objects and void."""
     if labels.max(initial=0) <= 1:
         return Image.fromarray(labels * np.uint8(255))
-    picture = Image.fromarray(labels)
-    colours = np.random.default_rng(0).integers(64, 256, (256, 3))
-    colours[0] = 0
-    picture.putpalette(colours.ravel().tolist())
-    return picture
+    return with_palette(labels)

@@ -4,16 +4,14 @@ Masks are label maps, uint8 ``(H, W)``: 0 background, 1 to K objects, and in a g
 void, whose pixels count nowhere. An object or proposal that is in no frame is an empty mask.
 """
 
-import math
 from collections.abc import Iterable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from datasets.masks import VOID
-from utils.evaluation.metrics import BOUND_SHARE, boundary, disk
+from utils.evaluation.metrics import Boundary
 
 MOST_PROPOSALS = 20  # of a video; the benchmark's evaluator takes no more
 
@@ -72,11 +70,10 @@ def score_pairs(predicted: np.ndarray, true: np.ndarray) -> FramePairs:
     common = inside[np.ix_(proposals, objects)]
     union = areas[:, None] + others - common
     region = np.where(union, common / np.maximum(union, 1), 1.0)
-    kernel = disk(math.ceil(BOUND_SHARE * math.hypot(*true.shape)))
     known = true != VOID
-    found = [_Boundary((predicted == p) & known & (p > 0), kernel) for p in proposals]
-    wanted = [_Boundary((true == k) & known & (k > 0), kernel) for k in objects]
-    accuracy = [[_boundary_accuracy(one, other) for other in wanted] for one in found]
+    found = [Boundary((predicted == p) & known & (p > 0)) for p in proposals]
+    wanted = [Boundary((true == k) & known & (k > 0)) for k in objects]
+    accuracy = [[one.accuracy(other) for other in wanted] for one in found]
     return FramePairs(proposals, objects, areas, region, np.array(accuracy))
 
 
@@ -165,40 +162,6 @@ def matched_per_frame(scores: PairScores) -> tuple[np.ndarray, np.ndarray]:
         )
     ]
     return tuple(np.concatenate(values, axis=1) for values in zip(*frames))
-
-
-class _Boundary:
-    """The boundary of a mask, inside a box, and the pixels near it, (H, W)."""
-
-    def __init__(self, mask: np.ndarray, kernel: np.ndarray):
-        mask = mask.view(np.uint8)
-        self.box = _grown(mask, 1)
-        self.line = boundary(mask[self.box])
-        self.count = cv2.countNonZero(self.line)
-        self.near = np.zeros_like(mask)
-        self.near[self.box] = self.line
-        around = _grown(self.near, len(kernel) // 2)
-        if self.count:
-            self.near[around] = cv2.dilate(self.near[around], kernel)
-
-    def share_near(self, other: "_Boundary") -> float:
-        """Share of this boundary's pixels that lie near the other one."""
-        return cv2.countNonZero(self.line & other.near[self.box]) / self.count
-
-
-def _grown(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
-    """The box around a mask, wider by ``margin`` pixels on each side."""
-    left, top, width, height = cv2.boundingRect(mask)
-    rows = slice(max(top - margin, 0), top + height + margin)
-    return rows, slice(max(left - margin, 0), left + width + margin)
-
-
-def _boundary_accuracy(found: _Boundary, true: _Boundary) -> float:
-    """F of two boundaries, as ``metrics.boundary_accuracy``."""
-    if found.count == 0 or true.count == 0:
-        return float(found.count == true.count)
-    precision, recall = found.share_near(true), true.share_near(found)
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 def adjusted_rand_index(counts: np.ndarray) -> float:

@@ -40,18 +40,35 @@ def boundary_accuracy(
     diagonal, rounded up to whole pixels. F is 1 where neither mask has a boundary, 0 where only one
     has.
     """
-    prediction, truth = _as_mask(prediction), _as_mask(truth)
-    reach = disk(math.ceil(bound_share * math.hypot(*truth.shape)))
-    # Outside the foregrounds' common box, one pixel wider, there is no boundary.
-    left, top, width, height = cv2.boundingRect(prediction | truth)
-    box = np.s_[max(top - 1, 0) : top + height + 1, max(left - 1, 0) : left + width + 1]
-    found, true = boundary(prediction[box]), boundary(truth[box])
-    num_found, num_true = cv2.countNonZero(found), cv2.countNonZero(true)
-    if num_found == 0 or num_true == 0:
-        return float(num_found == num_true)
-    precision = cv2.countNonZero(found & cv2.dilate(true, reach)) / num_found
-    recall = cv2.countNonZero(true & cv2.dilate(found, reach)) / num_true
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return Boundary(prediction, bound_share).accuracy(Boundary(truth, bound_share))
+
+
+class Boundary:
+    """The boundary of a mask (H, W) and the pixels near it; see :func:`boundary_accuracy`."""
+
+    def __init__(self, mask: np.ndarray, bound_share: float = BOUND_SHARE):
+        mask = _as_mask(mask)
+        radius = math.ceil(bound_share * math.hypot(*mask.shape))
+        # Outside the mask's box, one pixel wider, there is no boundary.
+        self.box = _grown(mask, 1)
+        self.line = _boundary(mask[self.box])
+        self.count = cv2.countNonZero(self.line)
+        self.near = np.zeros_like(mask)
+        self.near[self.box] = self.line
+        around = _grown(self.near, radius)
+        if self.count:
+            self.near[around] = cv2.dilate(self.near[around], _disk(radius))
+
+    def accuracy(self, other: "Boundary") -> float:
+        """F of two masks of one size."""
+        if self.count == 0 or other.count == 0:
+            return float(self.count == other.count)
+        precision, recall = self._share_near(other), other._share_near(self)
+        return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+    def _share_near(self, other: "Boundary") -> float:
+        """Share of this boundary's pixels that lie near the other one."""
+        return cv2.countNonZero(self.line & other.near[self.box]) / self.count
 
 
 def statistics(values: np.ndarray) -> Statistics:
@@ -70,12 +87,19 @@ def statistics(values: np.ndarray) -> Statistics:
     )
 
 
+def _grown(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """The box around a mask, wider by ``margin`` pixels on each side."""
+    left, top, width, height = cv2.boundingRect(mask)
+    rows = slice(max(top - margin, 0), top + height + margin)
+    return rows, slice(max(left - margin, 0), left + width + margin)
+
+
 def _as_mask(mask: np.ndarray) -> np.ndarray:
     """A mask as uint8 of zeros and ones."""
     return np.ascontiguousarray(mask != 0).view(np.uint8)
 
 
-def boundary(mask: np.ndarray) -> np.ndarray:
+def _boundary(mask: np.ndarray) -> np.ndarray:
     """Pixels that differ from their right, lower or lower right neighbour, uint8 (H, W).
 
     A neighbour outside the image counts as equal.
@@ -88,7 +112,7 @@ def boundary(mask: np.ndarray) -> np.ndarray:
 
 
 @lru_cache
-def disk(radius: int) -> np.ndarray:
+def _disk(radius: int) -> np.ndarray:
     """Pixels within ``radius`` of the middle one, uint8 (2 * radius + 1, 2 * radius + 1)."""
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     return (x**2 + y**2 <= radius**2).astype(np.uint8)

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from datasets.augmentation import resize
 from datasets.files import replacing, write_picture
 from datasets.layout import Frame
-from datasets.masks import VOID, one_object, read_labels
+from datasets.masks import VOID, davis_palette, one_object, read_labels, with_palette
 from datasets.pictures import read_image
 
 PANEL_WIDTH = 240
@@ -135,25 +134,14 @@ def write_mask(path: Path, labels: np.ndarray, num_objects: int) -> None:
     if num_objects == 1:
         write_picture(path, labels * np.uint8(255))
         return
-    picture = Image.fromarray(labels)
-    picture.putpalette(davis_palette().ravel().tolist())
     with replacing(path) as file:
-        picture.save(file, "PNG")
+        with_palette(labels).save(file, "PNG")
 
 
 def panel_sized(picture: np.ndarray) -> np.ndarray:
     """The picture or mask, PANEL_WIDTH wide."""
     height = max(1, round(PANEL_WIDTH * picture.shape[0] / picture.shape[1]))
     return resize(picture, height, PANEL_WIDTH)
-
-
-def davis_palette() -> np.ndarray:
-    """DAVIS's colours of the labels, uint8 (256, 3)."""
-    palette, labels = np.zeros((256, 3), np.uint8), np.arange(256)
-    # The bits of a label, three by three, are the bits of its colour from the highest on.
-    for bit in range(8):
-        palette[:, bit % 3] |= ((labels >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
-    return palette.clip(max=191)
 
 
 def _coloured(labels: np.ndarray, num_objects: int, colour: Colour = OVERLAY_COLOUR) -> np.ndarray:

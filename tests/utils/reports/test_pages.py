@@ -379,7 +379,7 @@ def test_pictures_that_are_gone_are_told_in_words(gone, tmp_path):
 def test_masks_of_a_network_are_found_in_a_folder_that_was_moved(tmp_path):
     scores = curves({"a": 3})
     write_data(tmp_path, scores)
-    evaluation = make_evaluation(scores, tmp_path, masks="where/it/was", checkpoint="best.pt")
+    evaluation = make_evaluation(scores, tmp_path, masks="where/it/was/masks", checkpoint="best.pt")
     page = Page(write_report(evaluation, tmp_path))
     assert is_right_half(page.frames("Best frames")[0][2][2])
     page = Page(write_report(replace(evaluation, checkpoint=None), tmp_path))
