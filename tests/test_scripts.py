@@ -1250,7 +1250,7 @@ def test_stage_1_validates_masks_as_the_settings_make_them(tiny_settings, tiny_r
     frames = still_images(tiny_root, "DUTS_train")
     plain = tiny_settings.replace(threshold=0.9)  # above all that an untrained network gives
     assert validate_stills(model, frames, plain, Process("cpu")).score == 0
-    stretched = plain.replace(stretch_masks=True, threshold=0.5)
+    stretched = plain.replace(stretch_masks=True)
     assert validate_stills(model, frames, stretched, Process("cpu")).score > 0
 
 

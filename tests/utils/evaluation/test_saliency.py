@@ -187,8 +187,14 @@ def test_a_networks_probabilities_are_scored_as_if_they_came_from_elsewhere(
     page = write_comparison([tmp_path / "out", tmp_path / "again"], tmp_path).read_text()
     assert "same scores in every frame" in page
     # The report shows what was scored, which is not the masks.
+    for path in (tmp_path / "out/probabilities").rglob("*.png"):
+        other = tmp_path / "inverted" / path.relative_to(tmp_path / "out/probabilities")
+        other.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(other), 255 - read_grey(path))
+    score(tmp_path / "inverted", "--output", tmp_path / "other")
+    runs = [tmp_path / "out", tmp_path / "other"]
+    page = write_comparison(runs, tmp_path).read_text()
     shutil.rmtree(tmp_path / "out/masks")
-    runs = [tmp_path / "out", tmp_path / "again"]
     assert "data:image" in page and write_comparison(runs, tmp_path).read_text() == page
     with pytest.raises(SystemExit, match="--binarize: saliency scores grey maps as they are"):
         score(tmp_path / "out/probabilities", "--binarize")
