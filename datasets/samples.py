@@ -144,8 +144,8 @@ class VideoWindows(Dataset):
         for number, of_set in enumerate(windows, 1):
             if not of_set:
                 raise DatasetError(
-                    f"no sequence of training set {number} has the {self.frames} frames that a "
-                    "window needs"
+                    f"no sequence of set {number} in TRAIN_SETS has the {self.frames} frames that "
+                    "a window needs; take that set out"
                 )
         self.set_sizes = [len(of_set) for of_set in windows]
         self._of_windows = self._of_frames = None

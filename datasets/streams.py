@@ -5,18 +5,10 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-
-_ROOT = Path(__file__).resolve().parent.parent
-
-
-def is_own_program() -> bool:
-    """Whether the program is one of this project, and not one that imports its modules."""
-    program = Path(sys.argv[0]).resolve()
-    own = program.is_file() and program.is_relative_to(_ROOT)
-    own = own and not program.is_relative_to(sys.prefix)
-    return own or sys.argv[0] == "-m"  # while Python looks for the module
 
 
 def set_up_program() -> None:
@@ -30,18 +22,26 @@ def set_up_program() -> None:
         pass
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or sys.stdout
-    sys.excepthook = _end
+    sys.excepthook = partial(_end, sys.excepthook)
     atexit.register(_is_read)
 
 
-def _end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Report an exception that nothing has caught, unless it is one of these two."""
-    if issubclass(kind, KeyboardInterrupt):
+def _end(
+    report: Callable[..., object],
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
+) -> None:
+    """Report an exception that nothing has caught, unless it is one of these two.
+
+    ``report`` is the hook that was there before. A program's own is told of Ctrl-C, too.
+    """
+    if issubclass(kind, KeyboardInterrupt) and report is sys.__excepthook__:
         return  # Python itself then ends by the signal
     if issubclass(kind, BrokenPipeError) and not _is_read():
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGPIPE)
-    sys.__excepthook__(kind, error, trace)
+    report(kind, error, trace)
 
 
 def _is_read() -> bool:

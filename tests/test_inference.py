@@ -419,13 +419,12 @@ def test_nothing_is_printed_unless_it_is_asked_for(checkpoint, folder, capfd):
     assert out == "" and "references" in err and "segmenting" in err and "checking" in err
 
 
-def test_a_program_that_imports_it_keeps_its_own_hook():
-    code = "import sys; mine = sys.excepthook = lambda *error: None; import inference; "
-    command = [sys.executable, "-c", code + "print(sys.excepthook is mine)"]
-    found = subprocess.run(
-        command, cwd=Path(inference.__file__).parent, capture_output=True, text=True, check=True
-    )
-    assert found.stdout == "True\n"
+@pytest.mark.parametrize("error", ["ValueError", "KeyboardInterrupt"])
+def test_a_program_that_imports_it_keeps_its_own_hook(error):
+    code = "import sys; sys.excepthook = lambda *error: print(error[0].__name__); import inference"
+    command = [sys.executable, "-c", f"{code}; raise {error}"]
+    found = subprocess.run(command, cwd=Path(inference.__file__).parent, capture_output=True)
+    assert found.stdout.decode() == error + "\n"
 
 
 def test_a_function_is_told_how_far_the_work_is_and_can_end_it(trained, frames, folder):

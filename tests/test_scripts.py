@@ -638,16 +638,19 @@ def test_results_never_replace_what_no_evaluation_has_made(
     flags = ("--config", chain.settings, "--checkpoint", chain.stage2, "--output")
     (tmp_path / "mine/masks").mkdir(parents=True)
     (tmp_path / "mine/masks/important.txt").write_text("x")
-    assert "holds files that no evaluation has made" in refusal(evaluate, *flags, "mine")
+    assert "holds files that no evaluation is known to have made" in refusal(
+        evaluate, *flags, "mine"
+    )
     assert files(tmp_path) == {"mine/masks/important.txt": b"x"}
     # Not even when an evaluation has scored it.
-    own = shutil.copytree(chain.masks, tmp_path / "own/masks")
     monkeypatch.chdir(tmp_path)
-    scored = ("--config", chain.settings, "--masks", own, "--output", "own")
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, scored)])
-    run_script(evaluate.main)
-    assert "holds files that no evaluation has made" in refusal(evaluate, *flags, "own")
-    assert files(own) == files(chain.masks)
+    for folder in ("masks", "probabilities"):
+        own = shutil.copytree(chain.masks, tmp_path / folder / folder)
+        scored = ("--config", chain.settings, "--masks", own, "--output", folder)
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, scored)])
+        run_script(evaluate.main)
+        assert "no evaluation is known to have made" in refusal(evaluate, *flags, folder)
+        assert files(own) == files(chain.masks)
     (tmp_path / "file").write_text("x")
     assert "is a file; --output takes a folder" in refusal(evaluate, *flags, "file/results")
     for module, given in (

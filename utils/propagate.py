@@ -28,7 +28,7 @@ from datasets.layout import Frame, Sequence, frame_label, frames_of, video_seque
 from datasets.pictures import read_image, read_size
 from datasets.problems import DatasetError
 from datasets.progress import progress_bar
-from models.backbones import build_backbone
+from models.backbones import build_backbone, weights_file
 from models.backbones.feature_map import FEATURES, FeatureMap
 from models.backbones.vision_transformer import VisionTransformer
 from models.propagation import FLOOR, RECIPES, SHORT_480, Recipe
@@ -56,7 +56,7 @@ from utils.reports.film import open_film
 from utils.reports.pictures import draw_overlay, write_mask
 from utils.scripts import run_script
 from utils.settings import Settings, SettingsError, parse_settings, positive, settings_parser
-from utils.training.checkpoints import build_from_checkpoint, load_checkpoint
+from utils.training.checkpoints import build_from_checkpoint, find_checkpoint, load_checkpoint
 from utils.training.interrupts import terminated_in_order
 from utils.training.record import fingerprint
 from utils.training.run_folder import locked
@@ -72,7 +72,7 @@ class Method:
 
     name: str
     encoder: str  # a checkpoint or a backbone
-    weights: Path | None  # the encoder's file; None if there is none
+    weights: Any  # what tells the encoder's weights from others
     features: FeatureMap
     recipe: Recipe
     options: dict[str, Any]  # of ``propagate_video``
@@ -101,9 +101,14 @@ def main() -> None:
         "batch_size": settings.eval_batch_size,
         "mixed_precision": settings.mixed_precision,
     }
-    weights = arguments.checkpoint or settings.backbone_weights
-    weights = Path(weights) if weights else None
-    method = Method(name, source, weights, features.to(device).eval(), recipe, options)
+    method = Method(
+        name,
+        source,
+        weights_version(arguments, settings),
+        features.to(device).eval(),
+        recipe,
+        options,
+    )
     if arguments.vip or arguments.jhmdb:
         score = score_vip if arguments.vip else score_jhmdb
         print(score(arguments.vip or arguments.jhmdb, method.features, recipe, **options))
@@ -228,6 +233,16 @@ def build_features(
     return FeatureMap(encoder, recipe.feature, level), f"{source} at stride {level}"
 
 
+def weights_version(arguments: argparse.Namespace, settings: Settings) -> list[Any]:
+    """What tells the weights of :func:`build_features` from others of the same name."""
+    if arguments.checkpoint:
+        return file_version(find_checkpoint(arguments.checkpoint))
+    if not settings.pretrained_backbone:
+        return [settings.seed, settings.position_table]
+    file = settings.backbone_weights and weights_file(Path(settings.backbone_weights))
+    return [file and file_version(file), settings.position_table]
+
+
 def propagate_set(method: Method, set_name: str, output: Path, settings: Settings) -> None:
     """Write the masks of a set, with DAVIS's palette, and score them if all frames have masks.
 
@@ -241,8 +256,7 @@ def propagate_set(method: Method, set_name: str, output: Path, settings: Setting
     check_files(frames_of(sequences), flow=False)
     firsts = {sequence.name: _first_of(sequence) for sequence in sequences}
     identity = {"method": method.name, "recipe": asdict(method.recipe), **method.options}
-    identity["weights"] = method.weights and file_version(method.weights)
-    identity["positions"] = settings.position_table
+    identity["weights"] = method.weights
     identity["data"] = fingerprint({set_name: frames_of(sequences)}, root)
     with locked(output, "propagating into"), terminated_in_order():
         begin_evaluation(output, identity)

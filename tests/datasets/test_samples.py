@@ -599,10 +599,10 @@ def test_sequences_that_are_too_short_give_no_windows_and_none_in_a_set_is_an_er
     dataset = VideoWindows([[long, short]], SIZE, 3, gap=2)
     assert dataset.set_sizes == [1]
     assert values_of(dataset[0, 0]["image"]) == [100, 102, 104]
-    with pytest.raises(DatasetError, match=r"no sequence of training set 1 has the 6 frames that"):
+    with pytest.raises(DatasetError, match=r"of set 1 in TRAIN_SETS has the 6 frames that"):
         VideoWindows([[short, long]], SIZE, 6, gap=2)
     # The first set decides how many of the others are taken: none would train on nothing.
-    with pytest.raises(DatasetError, match=r"no sequence of training set 1 has the 3 frames that"):
+    with pytest.raises(DatasetError, match=r"of set 1 in TRAIN_SETS has the 3 frames that"):
         VideoWindows([[short], [long]], SIZE, 3)
 
 

@@ -206,7 +206,11 @@ def test_maps_by_iteration_start_before_the_first_round_and_end_with_the_predict
 def test_arguments_of_an_older_version_are_taken_as_this_version_has_them(name):
     current = {"channels": 32, "motion": True}
     assert MODELS[name].upgraded(current) == current
-    older = {**current, **({"kmeans": "package", "num_slots": 2} if name == "gsanet" else {})}
+    gone = {
+        "gsanet": {"kmeans": "package", "num_slots": 2},
+        "dpa": {"supervise_slot_maps": True},
+    }
+    older = {**current, **gone[name]}
     given = dict(older)
     assert MODELS[name].upgraded(older) == current
     assert older == given

@@ -178,6 +178,10 @@ def test_a_run_that_was_stopped_goes_on(several, tmp_path, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in first.iterdir()} == times  # not repeated
     assert len(list(second.iterdir())) == 5
     assert (tmp_path / "out/report.html").exists()
+    # Another recipe replaces these masks, which the record knows as its own.
+    monkeypatch.setattr("sys.argv", ["propagate", *TINY, *map(str, flags), "--top-k", "1"])
+    propagate.main()
+    assert all(path.stat().st_mtime_ns > time for path, time in times.items())
 
 
 def test_masks_of_other_weights_are_not_continued(several, tmp_path, monkeypatch, tiny_settings):

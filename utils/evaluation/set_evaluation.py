@@ -157,6 +157,13 @@ def evaluate_masks(
         raise SettingsError("--binarize: saliency scores grey maps as they are; leave it out")
     used = {"BINARIZE": binarize, "FOREGROUND": settings.foreground}
     with locked(output, "evaluating into") if output else nullcontext():
+        if output and masks.resolve() in _pictures(output):
+            checkpoint = checkpoint or _checkpoint_of(output)  # scored again
+        elif output and _checkpoint_of(output):
+            raise DatasetError(
+                f"{output} holds masks that {_checkpoint_of(output)} made; choose another --output "
+                "for the scores of others"
+            )
         source = {"method": method or f"masks in {masks}", "checkpoint": checkpoint}
         _score(videos, masks, output, settings=used, **source)
 
@@ -369,28 +376,34 @@ def begin_evaluation(output: Path, identity: dict[str, Any]) -> None:
         DatasetError: masks that no evaluation has made are there.
     """
     identity = json.loads(json.dumps(identity, default=str))
-    known, masks = output / IDENTITY, output / MASKS
+    known = output / IDENTITY
     try:
         if json.loads(known.read_text(encoding="utf-8")) == identity:
             return
     except (OSError, ValueError):
         pass
-    if known.is_file() or _by_a_network(output / RECORD):
-        for folder in (masks, output / PROBABILITIES, output / PANELS):
+    made_here = known.is_file() or _checkpoint_of(output)
+    for folder in _pictures(output):
+        if made_here:
             shutil.rmtree(folder, ignore_errors=True)
-    elif masks.is_dir() and any(masks.iterdir()):
-        raise DatasetError(
-            f"{masks} holds files that no evaluation has made; choose another --output, or remove "
-            "that folder"
-        )
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise DatasetError(
+                f"{folder} holds files that no evaluation is known to have made; choose another "
+                "--output, or remove that folder"
+            )
     for name in FILES:
         (output / name).unlink(missing_ok=True)
     write_text(known, json.dumps(identity, indent=1))
 
 
-def _by_a_network(record: Path) -> bool:
-    """Whether the masks beside an evaluation's record were made by it, and not elsewhere."""
+def _pictures(output: Path) -> list[Path]:
+    """The folders of an evaluation's pictures."""
+    return [output.resolve() / name for name in (MASKS, PROBABILITIES, PANELS)]
+
+
+def _checkpoint_of(output: Path) -> str | None:
+    """What made the masks in an evaluation's folder; None if they are from elsewhere."""
     try:
-        return json.loads(record.read_text(encoding="utf-8"))["checkpoint"] is not None
-    except (OSError, ValueError, KeyError):
-        return False
+        return json.loads((output / RECORD).read_text(encoding="utf-8"))["checkpoint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

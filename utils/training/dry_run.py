@@ -1,4 +1,4 @@
-"""A dry run: two steps and a batch of validation, and an estimate of the time of a whole run."""
+"""A dry run: two steps, a short validation, and an estimate of the time of a whole run."""
 
 import math
 import time

@@ -40,7 +40,7 @@ class Training:
 
     network: Network  # on the CPU
     dataset: Dataset  # samples of the kind that the network needs
-    validate: Validate  # scores the network, in every process; with True it only tries one batch
+    validate: Validate  # scores the network, in every process; with True it is short
     settings: Settings
     identity: dict[str, Any]  # kept in checkpoints: ``model``, its ``arguments``, ``script``
     run_dir: Path  # gets the files that docs/training.md lists

@@ -102,7 +102,7 @@ def start_training(config: ModuleType, name: str, description: str) -> Run | Non
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="check everything, try two steps and one batch of validation, and write nothing",
+        help="check everything, try two steps and a short validation, and write nothing",
     )
     settings, arguments = parse_settings(parser, config)
     resume = find_run(name, settings, arguments.resume)
