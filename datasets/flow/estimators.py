@@ -18,6 +18,7 @@ Encoded = TypeVar("Encoded")
 _FLAGS = "(flags: --weights, --estimator; in evaluate.py --flow-weights, --flow-estimator)"
 _RAFT_SMALLEST = 128  # pixels; below, RAFT's coarsest correlation map would be empty
 _DIS_SMALLEST = 32  # pixels; below, OpenCV fails or crashes, depending on the width
+_BORDER = 0.15  # width of the border that shows the scene, as a share of each side
 _LARGE = 720  # pixels of the shorter side; more take longer, and masks were no better
 
 
@@ -101,26 +102,37 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
 
 
 def without_camera_motion(flow: np.ndarray) -> np.ndarray:
-    """Subtract a robust affine fit of the whole frame's motion; (H, W, 2) float32 in pixels.
+    """Subtract the motion of the scene, a robust fit to the border; (H, W, 2) float32 in pixels.
 
-    Resting parts of the scene are then nearly white in a flow map.
+    The fit is quadratic in the position, and so has some parallax of an uneven scene. The border
+    shows the scene more often than the middle does. Resting parts of the scene are then nearly
+    white in a flow map.
     """
     height, width = flow.shape[:2]
     y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in (height, width))
     step = max(1, min(height, width) // 60)  # the fit needs no more than some thousand points
-    motion = flow[::step, ::step].reshape(-1, 2).astype(np.float64)
     some_x, some_y = np.meshgrid(x[::step], y[::step])
-    points = np.stack([np.ones_like(some_x), some_x, some_y], axis=-1).reshape(-1, 3)
-    points = points.astype(np.float64)  # its squares are summed below
+    border = np.maximum(abs(some_x), abs(some_y)) >= 1 - 2 * _BORDER
+    motion = flow[::step, ::step][border].astype(np.float64)
+    points = _terms(some_x[border], some_y[border]).astype(np.float64)  # its squares are summed
     weights = np.ones(len(points))
     for _ in range(20):  # iteratively reweighted least squares, Cauchy weights
         weighted = (points * weights[:, None]).T
-        affine = np.linalg.lstsq(weighted @ points, weighted @ motion, rcond=None)[0]
-        residual = np.linalg.norm(motion - points @ affine, axis=1)
+        fit = np.linalg.lstsq(weighted @ points, weighted @ motion, rcond=None)[0]
+        residual = np.linalg.norm(motion - points @ fit, axis=1)
         scale = max(1.5 * float(np.median(residual)), 0.05)  # pixels
         weights = 1 / (1 + (residual / scale) ** 2)
-    constant, by_x, by_y = affine.astype(np.float32)
-    return flow - (constant + x[:, None] * by_x) - (y[:, None] * by_y)[:, None]
+    fit = fit.astype(np.float32)
+    # By rows and columns, and one product of the two, instead of six terms of every pixel.
+    of_rows = _terms(np.zeros_like(y), y) @ fit
+    of_columns = _terms(x, np.zeros_like(x))[:, [1, 3]] @ fit[[1, 3]]
+    both = x[:, None] * fit[4]
+    return flow - of_rows[:, None] - of_columns - y[:, None, None] * both
+
+
+def _terms(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The terms of a quadratic polynomial, (N, 6), at positions (N,)."""
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
 
 
 def _of_any_size(

@@ -141,11 +141,18 @@ def test_raft_names_a_missing_gpu(raft_weights: Path, monkeypatch: pytest.Monkey
         raft_estimator(raft_weights, "cuda")
 
 
-def test_camera_motion_is_removed_and_the_objects_own_is_kept():
-    """An affine field under an object that covers a fifth of the frame and moves against it."""
+@pytest.mark.parametrize("cover", [0.2, 0.55])
+def test_camera_motion_is_removed_and_the_objects_own_is_kept(cover):
+    """A quadratic field under an object in the middle that moves against it."""
     y, x = np.mgrid[0:90, 0:120].astype(np.float32)
-    camera = np.stack([3 + 0.02 * x - 0.01 * y, -1 + 0.015 * x + 0.01 * y], axis=-1)
-    inside = np.hypot(x - 70, y - 40) < 26
+    camera = np.stack(
+        [
+            3 + 0.02 * x - 0.01 * y + 4e-4 * x * y - 2e-4 * x * x,
+            -1 + 0.015 * x + 0.01 * y - 3e-4 * x * y + 2e-4 * y * y,
+        ],
+        axis=-1,
+    )
+    inside = np.hypot((x - 62) / 120, (y - 43) / 90) < (cover / np.pi) ** 0.5
     own = np.where(inside[..., None], np.float32([4.0, 2.5]), np.float32(0))
     noise = np.random.default_rng(0).normal(0, 0.05, camera.shape).astype(np.float32)
     residual = without_camera_motion((camera + own + noise).astype(np.float32))
