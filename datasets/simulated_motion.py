@@ -30,7 +30,7 @@ class MotionSimulation:
 
     Deformation is less where points would come close to overtaking others. Errors of flow maps are
     less where there is texture. With ``camera_removed`` flow maps are relative to the camera's
-    motion, as datasets.flow makes them with --remove-camera-motion.
+    motion, as those of datasets.flow with --remove-camera-motion nearly are.
     """
 
     camera: float = 0.02  # largest motion by pan, zoom and roll in a frame, in sides of the picture

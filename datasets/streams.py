@@ -32,13 +32,15 @@ def _end(
     error: BaseException,
     trace: TracebackType | None,
 ) -> None:
-    """Report an exception that nothing has caught, unless it is one of these two.
+    """Report an exception that nothing has caught.
 
-    ``report`` is the hook that was there before. A program's own is told of Ctrl-C, too.
+    Ctrl-C and a missing reader end the program without a traceback. ``report`` is the hook that was
+    there before; one that the program has set itself is called for these two as well.
     """
-    if issubclass(kind, KeyboardInterrupt) and report is sys.__excepthook__:
+    quiet = report is sys.__excepthook__
+    if quiet and issubclass(kind, KeyboardInterrupt):
         return  # Python itself then ends by the signal
-    if issubclass(kind, BrokenPipeError) and not _is_read():
+    if quiet and issubclass(kind, BrokenPipeError) and not _is_read():
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGPIPE)
     report(kind, error, trace)

@@ -624,6 +624,8 @@ def test_an_evaluation_that_was_stopped_goes_on_and_another_begins_anew(
     assert not (tmp_path / "out/.evaluation.json").exists()
     # Other settings are another evaluation, which takes nothing over.
     (tmp_path / "out/masks/stale").mkdir()
+    (tmp_path / "out/masks").rename(tmp_path / "disk")  # the folder may be a link
+    (tmp_path / "out/masks").symlink_to(tmp_path / "disk")
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, flags), "--threshold", "0.9"])
@@ -651,6 +653,10 @@ def test_results_never_replace_what_no_evaluation_has_made(
         run_script(evaluate.main)
         assert "no evaluation is known to have made" in refusal(evaluate, *flags, folder)
         assert files(own) == files(chain.masks)
+    theirs = shutil.copytree(chain.folder / "out", tmp_path / "theirs")
+    scored = ("--config", chain.settings, "--masks", own, "--output", theirs)
+    assert "holds the masks of another evaluation" in refusal(evaluate, *scored)
+    assert files(theirs) == files(chain.folder / "out")
     (tmp_path / "file").write_text("x")
     assert "is a file; --output takes a folder" in refusal(evaluate, *flags, "file/results")
     for module, given in (

@@ -50,7 +50,7 @@ from utils.evaluation.video import (
     print_results,
     published_when_whole,
 )
-from utils.precision import device_in_words
+from utils.precision import device_in_words, precision
 from utils.processes import num_cores, start_process
 from utils.reports.film import open_film
 from utils.reports.pictures import draw_overlay, write_mask
@@ -72,7 +72,7 @@ class Method:
 
     name: str
     encoder: str  # a checkpoint or a backbone
-    weights: Any  # what tells the encoder's weights from others
+    weights: Any  # what tells the encoder's weights and its precision from others
     features: FeatureMap
     recipe: Recipe
     options: dict[str, Any]  # of ``propagate_video``
@@ -104,7 +104,7 @@ def main() -> None:
     method = Method(
         name,
         source,
-        weights_version(arguments, settings),
+        [*weights_version(arguments, settings), precision(device, settings.mixed_precision)],
         features.to(device).eval(),
         recipe,
         options,

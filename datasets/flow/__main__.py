@@ -67,7 +67,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     text = "make the pictures from Middlebury files FLOW/<frame>.flo, and estimate nothing"
     add("--from-flo", action="store_true", help=text)
     add("--weights", type=Path, help="raft: state-dict file, in place of a download")
-    text = "show motion relative to the scene's, a robust fit to the border of the frame"
+    text = "subtract the scene's motion, fitted to the border of the frame"
     add("--remove-camera-motion", action="store_true", help=text)
     add("--device", choices=("cpu", "cuda"), help="raft: default is a GPU if any")
     return parser.parse_args(arguments)

@@ -104,9 +104,9 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
 def without_camera_motion(flow: np.ndarray) -> np.ndarray:
     """Subtract the motion of the scene, a robust fit to the border; (H, W, 2) float32 in pixels.
 
-    The fit is quadratic in the position, and so has some parallax of an uneven scene. The border
-    shows the scene more often than the middle does. Resting parts of the scene are then nearly
-    white in a flow map.
+    The fit is quadratic in the position, so it also follows a part of the parallax of an uneven
+    scene. The border shows the scene more often than the middle does. Resting parts of the scene
+    are then nearly white in a flow map.
     """
     height, width = flow.shape[:2]
     y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in (height, width))

@@ -157,12 +157,11 @@ def evaluate_masks(
         raise SettingsError("--binarize: saliency scores grey maps as they are; leave it out")
     used = {"BINARIZE": binarize, "FOREGROUND": settings.foreground}
     with locked(output, "evaluating into") if output else nullcontext():
-        if output and masks.resolve() in _pictures(output):
-            checkpoint = checkpoint or _checkpoint_of(output)  # scored again
-        elif output and _checkpoint_of(output):
+        own = output and masks.resolve() in (folder.resolve() for folder in _pictures(output))
+        if output and not own and _made_here(output):
             raise DatasetError(
-                f"{output} holds masks that {_checkpoint_of(output)} made; choose another --output "
-                "for the scores of others"
+                f"{output} holds the masks of another evaluation; choose another --output for the "
+                f"scores of {masks}"
             )
         source = {"method": method or f"masks in {masks}", "checkpoint": checkpoint}
         _score(videos, masks, output, settings=used, **source)
@@ -373,7 +372,7 @@ def begin_evaluation(output: Path, identity: dict[str, Any]) -> None:
     """Keep what this evaluation has done before, or else remove the results of another one.
 
     Raises:
-        DatasetError: masks that no evaluation has made are there.
+        DatasetError: masks, soft masks or panels that no evaluation is known to have made.
     """
     identity = json.loads(json.dumps(identity, default=str))
     known = output / IDENTITY
@@ -382,15 +381,18 @@ def begin_evaluation(output: Path, identity: dict[str, Any]) -> None:
             return
     except (OSError, ValueError):
         pass
-    made_here = known.is_file() or _checkpoint_of(output)
     for folder in _pictures(output):
-        if made_here:
-            shutil.rmtree(folder, ignore_errors=True)
-        elif folder.is_dir() and any(folder.iterdir()):
+        found = list(folder.iterdir()) if folder.is_dir() else []
+        if found and not _made_here(output):
             raise DatasetError(
                 f"{folder} holds files that no evaluation is known to have made; choose another "
                 "--output, or remove that folder"
             )
+        for path in found:  # one by one, as the folder may be a link
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     for name in FILES:
         (output / name).unlink(missing_ok=True)
     write_text(known, json.dumps(identity, indent=1))
@@ -398,12 +400,14 @@ def begin_evaluation(output: Path, identity: dict[str, Any]) -> None:
 
 def _pictures(output: Path) -> list[Path]:
     """The folders of an evaluation's pictures."""
-    return [output.resolve() / name for name in (MASKS, PROBABILITIES, PANELS)]
+    return [output / name for name in (MASKS, PROBABILITIES, PANELS)]
 
 
-def _checkpoint_of(output: Path) -> str | None:
-    """What made the masks in an evaluation's folder; None if they are from elsewhere."""
+def _made_here(output: Path) -> bool:
+    """Whether an evaluation, which may be unfinished, has made the pictures in its folder."""
     try:
-        return json.loads((output / RECORD).read_text(encoding="utf-8"))["checkpoint"]
+        record = json.loads((output / RECORD).read_text(encoding="utf-8"))
+        finished = record["checkpoint"] is not None  # masks from elsewhere have none
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        finished = False
+    return finished or (output / IDENTITY).is_file()
