@@ -388,11 +388,13 @@ def begin_evaluation(output: Path, identity: dict[str, Any]) -> None:
                 f"{folder} holds files that no evaluation is known to have made; choose another "
                 "--output, or remove that folder"
             )
-        for path in found:  # one by one, as the folder may be a link
+        for path in found:  # one by one, as the folder may be a link, which stays
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
+        if folder.is_dir() and not folder.is_symlink():
+            folder.rmdir()
     for name in FILES:
         (output / name).unlink(missing_ok=True)
     write_text(known, json.dumps(identity, indent=1))
