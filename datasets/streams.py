@@ -32,15 +32,13 @@ def _end(
     error: BaseException,
     trace: TracebackType | None,
 ) -> None:
-    """Report an exception that nothing has caught.
+    """Report an exception that nothing has caught, by the hook that was there before.
 
-    Ctrl-C and a missing reader end the program without a traceback. ``report`` is the hook that was
-    there before; one that the program has set itself is called for these two as well.
+    Ctrl-C and a missing reader end the program without a report.
     """
-    quiet = report is sys.__excepthook__
-    if quiet and issubclass(kind, KeyboardInterrupt):
+    if issubclass(kind, KeyboardInterrupt):
         return  # Python itself then ends by the signal
-    if quiet and issubclass(kind, BrokenPipeError) and not _is_read():
+    if issubclass(kind, BrokenPipeError) and not _is_read():
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGPIPE)
     report(kind, error, trace)
