@@ -145,7 +145,7 @@ class VideoWindows(Dataset):
             if not of_set:
                 raise DatasetError(
                     f"no sequence of set {number} in TRAIN_SETS has the {self.frames} frames that "
-                    "a window needs; take that set out"
+                    "a window needs; use longer videos or leave that set out"
                 )
         self.set_sizes = [len(of_set) for of_set in windows]
         self._of_windows = self._of_frames = None

@@ -51,7 +51,7 @@ class Evaluation:
     protocol: Protocol
     masks: str  # the folder of the masks, <sequence>/<frame>.png
     scores: dict[str, SequenceScores]  # by sequence, in the set's order
-    checkpoint: str | None = None  # or the backbone; None for masks from elsewhere
+    checkpoint: str | None = None  # or name of a backbone; None: masks from elsewhere
     settings: dict[str, Any] = field(default_factory=dict)  # of the masks, by name
     false_alarms: dict[str, float] | None = None  # of `count_false_alarms`
 
