@@ -22,6 +22,7 @@ from utils.processes import launch_processes, start_process
 from utils.reports.pages import write_comparison
 from utils.scripts import run_script
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
+from utils.training.checkpoints import find_checkpoint
 
 
 def main() -> None:
@@ -33,7 +34,9 @@ def main() -> None:
         clip = Path(arguments.video).absolute()
         output = output or Path(f"{clip.name if clip.is_dir() else clip.stem}_masks")
     elif arguments.checkpoint and output is None:
-        output = arguments.checkpoint.parent / f"{set_name}{'_tta' * arguments.tta}"
+        path, results = arguments.checkpoint, f"{set_name}{'_tta' * arguments.tta}"
+        is_local = find_checkpoint(path).is_relative_to(path)  # or of huggingface.co
+        output = path.parent / results if is_local else Path(f"{path.name}_{results}")
     if output is not None:
         a_set = not (arguments.compare or arguments.video)
         check_output(output, Path(settings.data_root, set_name) if a_set else None)
@@ -51,7 +54,7 @@ def main() -> None:
             evaluate_live(trained, arguments.video, output, settings)
         else:
             evaluate_video(trained, Path(arguments.video), output, settings)
-    elif not launch_processes(settings.gpu):
+    elif not launch_processes(settings.gpu, after_ctrl_c=130):
         process = start_process(settings.gpu, timedelta(days=30))  # sequences differ in length
         trained = load_trained_network(*network, ("set", "panels"), process.device, arguments.tta)
         evaluate_set(trained, set_name, output, settings, process)

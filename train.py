@@ -16,7 +16,12 @@ from models import build_model, model_class
 from utils.evaluation.validation import validate_videos
 from utils.precision import device_in_words
 from utils.scripts import run_script
-from utils.training.checkpoints import CheckpointError, check_same_network, load_checkpoint
+from utils.training.checkpoints import (
+    CheckpointError,
+    check_same_network,
+    find_checkpoint,
+    load_checkpoint,
+)
 from utils.training.dry_run import count_parameters
 from utils.training.samples import (
     augmentation_from,
@@ -42,7 +47,7 @@ def main() -> None:
     kind = model_class(settings.model)
     has_stage1 = kind.stage1 is not None
     if has_stage1 and settings.stage1_checkpoint is not None and not run.has_weights:
-        stage1 = Path(settings.stage1_checkpoint)
+        stage1 = find_checkpoint(Path(settings.stage1_checkpoint))
         if not stage1.exists():
             raise CheckpointError(
                 f"there is no checkpoint {stage1} of stage 1; run pretrain.py first, or pass "
@@ -84,6 +89,7 @@ def main() -> None:
             compare_flow(checkpoint.get("flow"), made_by)
     for name, sequences in sets.items() if process.is_main and needs.flow else ():
         note_flow(name, sequences)
+        compare_flow(made_by, flow_origin(data_root, name), f"those of {name}")
     run.train(
         network,
         arguments,

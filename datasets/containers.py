@@ -5,11 +5,13 @@ within an element, even where every frame that is left can be decoded.
 """
 
 from collections.abc import Callable
+from functools import partial
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import av
 
+_REST = 64  # bytes at a GIF's end in which its last block is looked for: some have bytes after it
 _HEADER = 27 + 255  # bytes; the longest header of an element, an Ogg page's
 
 
@@ -23,19 +25,26 @@ def is_cut_off(path: Path, stream: av.VideoStream) -> bool:
     length_of = _LENGTHS.get(container)
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
         if container == "gif":  # an image ends with a block of length 0, the file with ";"
-            return not data[-_HEADER:].rstrip(b"\0\r\n").endswith(b"\0;")
+            return b"\0;" not in data[-_REST:]
         if container == "mpegts":  # packets of 188 bytes, or with 16 more for error correction
             return all(data[-length : 1 - length] != b"\x47" for length in (188, 204))
         if container == "yuv4mpegpipe":
             planes = stream.format.components
             frame = sum(plane.width * plane.height * -(-plane.bits // 8) for plane in planes)
-            return (len(data) - data.find(b"\n") - 1) % (len("FRAME\n") + frame) > 0
+            position, length_of = data.find(b"\n") + 1, partial(_y4m_frame, frame=frame)
         while length_of and position < len(data):
             length = length_of(data[position : position + _HEADER])
             if not length:
                 return False
             position += length
         return position > len(data)
+
+
+def _y4m_frame(header: bytes, frame: int) -> int:
+    """y4m: a line, "FRAME" and perhaps parameters, and the picture's bytes."""
+    if header[:5] != b"FRAME"[: len(header)]:
+        return 0
+    return (header.find(b"\n") + 1 or len(header)) + frame
 
 
 def _ebml_element(header: bytes) -> int:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -37,6 +38,7 @@ from models import build_model
 from models.interface import REFERENCES, STILLS, Needs
 from models.ops import resize
 from tests.readers import read_mask
+from utils.describe import publish
 from utils.evaluation import validation
 from utils.evaluation.segmenting import Segmenter, to_labels
 from utils.evaluation.validation import validate_stills, validate_videos
@@ -587,7 +589,7 @@ def test_flags_that_say_what_the_checkpoint_has_are_no_matter(chain, call):
 
 
 def test_an_evaluation_that_was_stopped_goes_on_and_another_begins_anew(
-    chain, call, tmp_path, monkeypatch
+    chain, call, tmp_path, monkeypatch, capsys
 ):
     flags = ("--config", chain.settings, "--checkpoint", chain.stage2, "--output", "out")
     flags += ("--eval-batch-size", 1)
@@ -629,9 +631,24 @@ def test_an_evaluation_that_was_stopped_goes_on_and_another_begins_anew(
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, flags), "--threshold", "0.9"])
+    capsys.readouterr()
     run_script(evaluate.main)
+    assert "note: out/masks, of another evaluation, is replaced" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out/masks").iterdir()} == {first, second}
     assert files(tmp_path / "out/masks") != files(chain.masks)
+
+
+def test_a_model_of_the_hub_is_evaluated_and_trained_further(chain, call, tmp_path, monkeypatch):
+    settings = load_settings(config)
+    publish(load_checkpoint(chain.stage2), tmp_path / "cache", settings)
+    file = str(tmp_path / "cache/model.safetensors")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_: file)
+    flags = ("--config", chain.settings, "--checkpoint", "some-one/net", "--panel-step", 0)
+    for _ in range(2):  # the folder of the results does not hide the name
+        printed = call(evaluate, *flags)
+        assert "report: net_DAVIS_test/report.html" in printed
+    printed = call(train, "--config", chain.settings, "--stage1-checkpoint", "some-one/net")
+    assert f"stage 1 from some-one/net: {len(load_checkpoint(chain.stage2)['weights'])} " in printed
 
 
 def test_results_never_replace_what_no_evaluation_has_made(
@@ -1137,6 +1154,18 @@ def test_simulated_flow_of_another_kind_than_the_videos_is_said(
         "(dis, camera motion kept)"
     )
     assert (note in printed) == removed
+
+
+def test_sets_with_flow_of_different_kinds_are_said(tiny_settings, call, monkeypatch, tmp_path):
+    write_settings(tiny_settings, tmp_path / "settings.py")
+    kinds = {"DAVIS_train": "raft, camera motion kept", "DAVIS_test": "dis, camera motion kept"}
+    monkeypatch.setattr(train, "flow_origin", lambda root, name: kinds[name])
+    printed = call(train, "--config", tmp_path / "settings.py")
+    (note,) = (line for line in printed.splitlines() if "another kind" in line)
+    assert note == (
+        "note: trained on flow maps of another kind (raft, camera motion kept) than those of "
+        "DAVIS_test (dis, camera motion kept)"
+    )
 
 
 def test_stage_1_without_motion_is_the_papers(tiny_settings, tiny_root):

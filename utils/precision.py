@@ -6,13 +6,19 @@ import torch
 def in_bfloat16(device: torch.device, wanted: bool) -> bool:
     """Whether the device computes in bfloat16; ``wanted`` is the setting ``MIXED_PRECISION``.
 
-    GPUs do, and CPUs with instructions for it: AMX or AVX-512 BF16. Others are slower in it than in
-    float32.
+    GPUs with instructions for it do (NVIDIA's from Ampere on), and CPUs with AMX or AVX-512 BF16.
+    Others are slower in it than in float32.
     """
-    return wanted and (device.type == "cuda" or (device.type == "cpu" and _cpu_has_bfloat16()))
+    has = {"cuda": _gpu_has_bfloat16, "cpu": _cpu_has_bfloat16}.get(device.type)
+    return wanted and has is not None and has(device)
 
 
-def _cpu_has_bfloat16() -> bool:
+def _gpu_has_bfloat16(device: torch.device) -> bool:
+    """Whether the GPU multiplies in bfloat16; torch emulates it on older ones."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _cpu_has_bfloat16(_: torch.device) -> bool:
     """Whether the processor multiplies in bfloat16."""
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 

@@ -38,11 +38,11 @@ class Process:
         return self.rank == 0
 
 
-def launch_processes(gpu: str) -> bool:
+def launch_processes(gpu: str, after_ctrl_c: int) -> bool:
     """Start this script again once per GPU by torchrun, if ``gpu`` ("0,1") names several.
 
     Returns True when they were started and have ended. False inside such a process, also one that
-    the user started with torchrun.
+    the user started with torchrun. ``after_ctrl_c`` is the script's status after Ctrl-C.
     """
     indices = gpu_indices(gpu)
     if len(indices) < 2 or "LOCAL_RANK" in os.environ:
@@ -54,7 +54,7 @@ def launch_processes(gpu: str) -> bool:
         # The process has said why; the launcher's own traceback would not help the user.
         sys.exit(f"error: training process {rank} ended with exit status {failure.exitcode}")
     except SignalException as error:  # the processes have stopped as they do alone
-        sys.exit(0 if error.sigval == signal.SIGINT else 128 + error.sigval)
+        sys.exit(after_ctrl_c if error.sigval == signal.SIGINT else 128 + error.sigval)
     return True
 
 

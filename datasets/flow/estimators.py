@@ -1,5 +1,6 @@
 """Optical flow: DIS, RAFT, and the removal of the camera's motion."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,7 @@ _FLAGS = "(flags: --weights, --estimator; in evaluate.py --flow-weights, --flow-
 _RAFT_SMALLEST = 128  # pixels; below, RAFT's coarsest correlation map would be empty
 _DIS_SMALLEST = 32  # pixels; below, OpenCV fails or crashes, depending on the width
 _BORDER = 0.15  # width of the border that shows the scene, as a share of each side
+_NO_MEMORY = re.compile("out of memory|DefaultCPUAllocator")  # in torch's errors
 _LARGE = 720  # pixels of the shorter side; more take longer, and masks were no better
 
 
@@ -147,7 +149,7 @@ def _of_any_size(
 
     Frames are padded with their border to at least `smallest` pixels and to a multiple of
     `multiple`. Equal frames have no motion. A frame of the pair before is not encoded again.
-    FlowError is raised if the motion is not finite.
+    FlowError is raised if the motion is not finite, or the memory is too small.
     """
     # The pair before: padded frames, encoded. It is replaced as a whole, as threads may share it.
     last: list[list[tuple[np.ndarray, Encoded]]] = [[]]
@@ -168,8 +170,19 @@ def _of_any_size(
         top, left = pad_y // 2, pad_x // 2
         sides = top, pad_y - top, left, pad_x - left
         padded = [cv2.copyMakeBorder(x, *sides, cv2.BORDER_REPLICATE) for x in (first, second)]
-        last[0] = pair = [(one, encoded(one)) for one in padded]
-        flow = estimate(*(result for _, result in pair))[top : top + height, left : left + width]
+        try:
+            last[0] = pair = [(one, encoded(one)) for one in padded]
+            flow = estimate(*(result for _, result in pair))
+        except RuntimeError as error:
+            if not _NO_MEMORY.search(str(error)):
+                raise
+            flow = None
+        if flow is None:
+            raise FlowError(
+                f"the motion between frames of {width} x {height} pixels needs more memory than "
+                f"there is: use smaller frames, --device cpu in datasets.flow, or DIS {_FLAGS}"
+            )
+        flow = flow[top : top + height, left : left + width]
         if not np.isfinite(flow).all():
             raise FlowError(
                 f"the motion between frames of {width} x {height} pixels is not finite: look at "

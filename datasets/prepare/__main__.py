@@ -10,11 +10,11 @@ program can be stopped and started again. A file that is there already is kept.
 """
 
 import argparse
+import shutil
 import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from datasets.known_sets import KNOWN_SETS, is_still_set
 from datasets.layout import flow_command
@@ -68,12 +68,15 @@ def _prepare(options: argparse.Namespace) -> list[Prepared]:
         return prepare(source, data_root, SOURCES[options.name], accept_partial=accept)
     new = not data_root.exists()
     data_root.mkdir(parents=True, exist_ok=True)
+    # Beside the set, so that decoded frames become links; a killed program leaves them there.
+    decoded = data_root / f".{Path(options.set).name}.decoded"
     try:
-        # Beside the set, so that decoded frames become links.
-        with TemporaryDirectory(prefix=".", dir=data_root) as decoded:
-            read = partial(read_folder, set_name=options.set, decoded=Path(decoded))
-            return prepare(source, data_root, Source(read, ()), accept_partial=accept)
+        shutil.rmtree(decoded, ignore_errors=True)
+        decoded.mkdir()
+        read = partial(read_folder, set_name=options.set, decoded=decoded)
+        return prepare(source, data_root, Source(read, ()), accept_partial=accept)
     finally:
+        shutil.rmtree(decoded, ignore_errors=True)
         if new:
             with suppress(OSError):  # it is not empty
                 data_root.rmdir()

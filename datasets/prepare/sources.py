@@ -106,12 +106,17 @@ def _read_youtube_vos(source: Path, problems: Problems) -> list[SourceFrame]:
     # Beside train there often are valid and test, which have an Annotations folder too.
     above = locate(source, ["train/Annotations"], problems, required=False)
     root = above / "train" if above else locate(source, ["Annotations"], problems)
-    all_root = locate(source, ["train_all_frames/JPEGImages"], problems, required=False)
+    every_root = locate(source, ["train_all_frames/JPEGImages"], problems, required=False)
+    if root is None:
+        return []
+    every_folder = (every_root or root.parent) / "train_all_frames/JPEGImages"
+    span = "one frame" if every_folder.is_dir() else "five frames, as there is no train_all_frames"
+    print(f"YTVOS_train: flow will be the motion over {span}")
     frames = []
-    for video in folders(root / "Annotations", problems) if root else ():
+    for video in folders(root / "Annotations", problems):
         parts = root / "JPEGImages" / video, root / "Annotations" / video
         images, masks = paired(*parts, problems)
-        every = numbered(all_root / "train_all_frames/JPEGImages" / video) if all_root else {}
+        every = numbered(every_folder / video)
         every |= images
         after = dict(pairwise(sorted(every)))
         images = {number: path for number, path in images.items() if number in masks}

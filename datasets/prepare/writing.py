@@ -1,5 +1,6 @@
 """Writing the frames of an archive in this project's layout."""
 
+import filecmp
 import io
 import os
 import shutil
@@ -151,10 +152,20 @@ def _as_png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def _is_outdated(file: _File) -> bool:
+    """Whether the image after a frame is another one, as when `train_all_frames` came later."""
+    if file.destination.parent.name != "NEXT" or file.content is not None:
+        return False
+    paths = file.source, file.destination
+    return not (os.path.samefile(*paths) or filecmp.cmp(*paths, shallow=False))
+
+
 def _write(file: _File) -> str:
     """Write a file whole or not at all. Returns how."""
     if file.destination.exists():
-        return "kept"
+        if not _is_outdated(file):
+            return "kept"
+        file.destination.unlink()
     if file.content is not None:
         write_bytes(file.destination, file.content)
         return "converted"

@@ -263,12 +263,23 @@ def test_a_raw_stream_that_is_cut_off_within_a_frame_is_found_out(tmp_path):
         ("mkv", {}, bytes(100)),
         ("ogv", {"codec": "libvpx", "container_format": "ogg"}, b"\xff" * 100),
         ("gif", {"codec": "gif", "pix_fmt": "rgb8"}, b"\0\r\n"),
+        ("gif", {"codec": "gif", "pix_fmt": "rgb8"}, b"made by x"),
     ],
 )
 def test_data_after_the_end_are_no_fault(tmp_path, suffix, options, more):
     path = write_clip(tmp_path / f"clip.{suffix}", 5, **options)
     path.write_bytes(path.read_bytes() + more)
     assert check_clip(path).count == 5
+
+
+def test_frames_of_y4m_may_have_parameters(tmp_path):
+    path = write_clip(tmp_path / "clip.y4m", 5, **Y4M)
+    whole = path.read_bytes().replace(b"FRAME\n", b"FRAME Ip\n")
+    path.write_bytes(whole)
+    assert check_clip(path).count == 5
+    path.write_bytes(whole[:-1])
+    with pytest.raises(VideoError, match=r"clip\.y4m: cut off"):
+        check_clip(path)
 
 
 def test_an_mp4_without_its_index_is_found_out(tmp_path):

@@ -11,6 +11,11 @@ from utils.precision import autocast, device_in_words, in_bfloat16
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 
 
+@pytest.fixture(autouse=True)
+def ampere(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+
+
 def test_gpus_compute_in_bfloat16_and_processors_without_it_do_not():
     assert in_bfloat16(GPU, True) and not in_bfloat16(CPU, True)
     assert not in_bfloat16(GPU, False)
@@ -18,6 +23,13 @@ def test_gpus_compute_in_bfloat16_and_processors_without_it_do_not():
     assert device_in_words(CPU, True) == "cpu in float32"
     with autocast(CPU, True):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_gpus_that_emulate_bfloat16_compute_in_float32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert not in_bfloat16(GPU, True)
+    monkeypatch.setattr(torch.version, "hip", "6.4")  # AMD's numbers mean something else
+    assert in_bfloat16(GPU, True)
 
 
 # Any processor computes in bfloat16 if it must.

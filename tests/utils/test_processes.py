@@ -1,9 +1,11 @@
 """Devices and processes: which GPUs are used, and when processes are started."""
 
+import signal
 import sys
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 import utils.processes
@@ -34,7 +36,7 @@ def machine(monkeypatch):
 def test_without_gpus_the_cpu_is_used(machine, gpu):
     started = machine(0)
     assert gpu_indices(gpu) == []
-    assert launch_processes(gpu) is False
+    assert launch_processes(gpu, 0) is False
     assert started == []
     process = start_process(gpu)
     assert process == Process(torch.device("cpu"), rank=0, world_size=1)
@@ -65,7 +67,7 @@ def test_gpus_that_the_machine_lacks_are_refused(machine):
 def test_several_gpus_start_one_process_each_with_the_same_command(machine, monkeypatch):
     started = machine(4)
     monkeypatch.setattr(sys, "argv", ["train.py", "--gpu", "0,2,3", "--epochs", "2"])
-    assert launch_processes("0,2,3") is True
+    assert launch_processes("0,2,3", 0) is True
     (arguments,) = started
     assert "--nproc-per-node=3" in arguments
     assert arguments[-5:] == ["train.py", "--gpu", "0,2,3", "--epochs", "2"]
@@ -80,16 +82,31 @@ def test_a_process_that_fails_ends_the_launcher_without_a_traceback(machine, mon
 
     monkeypatch.setattr(utils.processes, "torchrun", failing)
     with pytest.raises(SystemExit) as stop:
-        run_script(lambda: launch_processes("0,1"))
+        run_script(lambda: launch_processes("0,1", 0))
     assert stop.value.code not in (0, None)
+
+
+@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_launcher_gives_the_status_of_one_process(
+    machine, monkeypatch, signum, code
+):
+    machine(2)
+
+    def stopped(_):
+        raise SignalException("stopped", sigval=signum)
+
+    monkeypatch.setattr(utils.processes, "torchrun", stopped)
+    with pytest.raises(SystemExit) as stop:
+        run_script(lambda: launch_processes("0,1", after_ctrl_c=130))
+    assert stop.value.code == code
 
 
 def test_one_gpu_and_processes_that_were_started_start_nothing(machine, monkeypatch):
     started = machine(4)
-    assert launch_processes("2") is False
-    assert launch_processes("") is False
+    assert launch_processes("2", 0) is False
+    assert launch_processes("", 0) is False
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert launch_processes("0,1") is False
+    assert launch_processes("0,1", 0) is False
     assert started == []
 
 

@@ -388,6 +388,8 @@ def begin_evaluation(output: Path, identity: dict[str, Any]) -> None:
                 f"{folder} holds files that no evaluation is known to have made; choose another "
                 "--output, or remove that folder"
             )
+        if found:
+            print(f"note: {folder}, of another evaluation, is replaced")
         for path in found:  # one by one, as the folder may be a link, which stays
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

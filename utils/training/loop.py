@@ -174,7 +174,7 @@ class Training:
         if last or (p.epoch + 1) % s.validate_every == 0:
             self._save()  # so that stopping during validation loses nothing
             self._stop(self._asked_to_stop())
-            validation = self.validate(self.trainer.in_evaluation_mode(), False)
+            validation = self._validated()
         score = None if validation is None else validation.score
         is_best = score is not None and score > p.best
         if is_best:
@@ -185,6 +185,15 @@ class Training:
             self._save(best=True)
         self._save()
         self._stop(self._asked_to_stop())
+
+    def _validated(self) -> Validation | None:
+        """The validation; a signal to all processes may end it, as it ends the loaders."""
+        try:
+            return self.validate(self.trainer.in_evaluation_mode(), False)
+        except RuntimeError:
+            # Without asking the other processes, which may have stopped.
+            self._stop(self.interrupts.pending)
+            raise
 
     def _save(self, best: bool = False) -> None:
         self._read_step()

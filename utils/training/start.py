@@ -109,7 +109,7 @@ def start_training(config: ModuleType, name: str, description: str) -> Run | Non
     settings = resumed_settings(settings, resume, arguments.given | arguments.in_files)
     if "LOCAL_RANK" not in os.environ:  # before processes are started
         _check_compile(settings, len(gpu_indices(settings.gpu)))
-    if launch_processes(settings.gpu):
+    if launch_processes(settings.gpu, after_ctrl_c=0):
         return None
     process = start_process(settings.gpu)
     _check_compile(settings, process.world_size)

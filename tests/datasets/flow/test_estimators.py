@@ -97,6 +97,20 @@ def test_raft_computes_what_torchvision_documents(raft_weights: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("said", ["CUDA out of memory. Tried", "x DefaultCPUAllocator: can't"])
+def test_frames_that_are_too_large_for_the_memory_are_named(raft_weights, monkeypatch, said):
+    def estimate(*_):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(Raft, "estimate", estimate)
+    estimator = raft_estimator(raft_weights, "cpu")
+    with pytest.raises(FlowError, match=r"144 x 128 pixels needs more memory.*smaller frames"):
+        estimator(*moving_frames(2))
+    said = "another fault"
+    with pytest.raises(RuntimeError, match="another fault"):
+        estimator(*moving_frames(2))
+
+
 def test_a_frame_of_the_pair_before_is_not_encoded_again(raft_weights, monkeypatch):
     one, two, three = moving_frames(3, 128, 144)
     encode, encoded = Raft.encode, []

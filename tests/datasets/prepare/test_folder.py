@@ -109,6 +109,15 @@ def test_frames_of_a_video_file_are_numbered_from_0(source: Path) -> None:
     assert {path.name for path in data_root(source).iterdir()} == {"mine"}
 
 
+def test_frames_that_a_killed_program_decoded_are_removed(source: Path) -> None:
+    left = data_root(source) / ".mine.decoded/clip/00000.jpg"
+    write(left, np.zeros((4, 4, 3), np.uint8))
+    write_frames(source, "a", ["0", "1"])
+    write(source / "masks/a/0.png", filled((0, 0, 8, 8)) * 255)
+    assert prepare(source).keys() == {"a"}
+    assert {path.name for path in data_root(source).iterdir()} == {"mine"}
+
+
 def test_labelme(source: Path) -> None:
     write_frames(source, "cat", ["0", "1", "2"])
 

@@ -127,18 +127,27 @@ def test_youtube_vos_takes_annotated_frames_of_all_objects(source: Path) -> None
         np.testing.assert_array_equal(read_labels(frame.mask), objects(*labels))
 
 
-@pytest.mark.parametrize("every", [False, True])
-def test_flow_of_youtube_vos_belongs_to_the_next_image(source: Path, every: bool) -> None:
-    """Images 0 to 20 by fives, of which 10 is not annotated, and with `every` those between."""
+@pytest.mark.parametrize("every", ["never", "beside", "below", "later"])
+def test_flow_of_youtube_vos_belongs_to_the_next_image(source: Path, every: str, capsys) -> None:
+    """Images 0 to 20 by fives, of which 10 is not annotated, and the archive of all images."""
+    given = source / "train" if every == "beside" else source
     for t in range(0, 25, 5):
         write(source / f"train/JPEGImages/aa/{t:05d}.jpg", image(t))
     for t in (0, 5, 15, 20):
         write(source / f"train/Annotations/aa/{t:05d}.png", objects(1))
     write(source / "train/JPEGImages/b/00000.jpg", image())
     write(source / "train/Annotations/b/00000.png", objects(1))
+    if every == "later":
+        prepare(given, data_root(source), dataclasses.replace(SOURCES["youtube_vos"], sets=()))
+    every = every != "never"
     for t in range(22) if every else ():
         write(source / f"train_all_frames/JPEGImages/aa/{t:05d}.jpg", image(t))
-    (prepared,) = run("youtube_vos", source)
+    description = dataclasses.replace(SOURCES["youtube_vos"], sets=())
+    (prepared,) = prepare(given, data_root(source), description)
+    last = capsys.readouterr().out.splitlines()[-2]
+    assert last == "YTVOS_train: flow will be the motion over " + (
+        "one frame" if every else "five frames, as there is no train_all_frames"
+    )
     assert (prepared.counts["sequences"], prepared.counts["images"]) == (1, 4)
     pairs = []
 

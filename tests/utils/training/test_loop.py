@@ -754,6 +754,33 @@ def test_a_signal_during_validation_lets_it_finish_and_loses_nothing(tmp_path, s
     assert_same_end(tmp_path, folder)
 
 
+def test_a_signal_that_ends_the_loaders_of_a_validation_stops_in_order(tmp_path, straight, capsys):
+    settings, folder = straight
+    model, dataset, identity = video_run(settings, seed=1)
+
+    def validate(network, quick):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("DataLoader worker (pid(s) 1) exited unexpectedly")
+
+    with pytest.raises(Interrupted) as stop:
+        fit(model, dataset, validate, settings, identity, tmp_path, CPU)
+    assert stop.value.exit_code == 143
+    assert "stopped after step 10; continue by --resume" in capsys.readouterr().out
+    go_on(settings, tmp_path)
+    assert_same_end(tmp_path, folder)
+
+
+def test_an_error_of_the_validation_is_raised(tmp_path, straight):
+    settings, _ = straight
+    model, dataset, identity = video_run(settings, seed=1)
+
+    def validate(network, quick):
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(model, dataset, validate, settings, identity, tmp_path, CPU)
+
+
 def test_losses_are_the_same_whatever_the_number_of_loader_processes(tmp_path, tiny_settings):
     ends = []
     for workers in (0, 2):
