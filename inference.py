@@ -86,8 +86,8 @@ def segment_video(
             are kept in memory.
         probabilities: return probabilities in place of masks.
         flow: how flow maps are made, or the flow maps, see ``utils.evaluation.given_flow.flow_of``.
-        progress: show progress bars on stderr; or a function that is told of each frame: the work
-            ("segmenting"), the number of frames done, and of all.
+        progress: show progress bars on stderr; or a function that is called before each frame with
+            the work (docs/python.md names them), the number of frames done, and of all or None.
 
     Returns:
         An iterator of label maps, uint8 (H, W), 0 the background and 1 to K the objects; or of
