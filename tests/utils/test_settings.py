@@ -238,9 +238,10 @@ def test_the_scripts_own_arguments_come_back_alone(capsys):
     with pytest.raises(SystemExit):
         parse_settings(parser, config, ["--resum", "x"])
     assert "--resum: no such flag; the nearest is --resume" in capsys.readouterr().err
-    argv = ["--resume", "runs/x", "--seed", "3", "--config", str(ROOT / "recipes/dpa.py")]
+    recipe = ROOT / "recipes/gsanet_resnet101.py"
+    argv = ["--resume", "runs/x", "--seed", "3", "--config", str(recipe)]
     settings, arguments = parse_settings(parser, config, argv)
-    in_files = {"MODEL", "BACKBONE", "IMAGE_SIZE"}
+    in_files = {"TRAIN_SETS", "BACKBONE", "IMAGE_SIZE"}
     assert vars(arguments) == {"resume": "runs/x", "given": {"SEED"}, "in_files": in_files}
     assert settings.seed == 3
 
