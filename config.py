@@ -38,6 +38,7 @@ PRETRAIN_SET: str = "DUTS_train"  # still images with masks, for stage 1 (Sec. 4
 PRETRAIN_VAL_SHARE: number(above=0, below=1) = 0.05  # share of them kept for validation
 TRAIN_SETS: list_of(str) = ["DAVIS_train"]  # video sets for stage 2; the paper adds "YTVOS_train"
 BALANCE_SETS: bool = True  # an epoch takes at most as many frames of further sets as of the first
+STILL_SHARE: number(0, below=1) = 0.0  # share of stage 2's samples that are images of PRETRAIN_SET
 
 # Validation and test set [set]
 VAL_SET: str = "DAVIS_test"  # video set that train.py validates on; best.pt is chosen by its J

@@ -4,6 +4,7 @@ Edit config.py and run ``python train.py``; ``--help`` lists every setting.
 """
 
 import datasets  # noqa: F401  # isort: skip  first, for the sake of Ctrl-C
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from utils.training.samples import (
     count_in_words,
     network_name,
     training_sequences,
+    training_stills,
     validation_sequences,
     videos_of,
 )
@@ -60,15 +62,19 @@ def main() -> None:
 
     data_root, needs = Path(settings.data_root), network.needs
     train_sets = training_sequences(settings, needs)
+    stills = training_stills(settings, needs)
     val_sequences = validation_sequences(settings, needs)
     sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
-    frames = [frame for s in [*train_sets, val_sequences] for frame in frames_of(s)]
+    frames = {name: frames_of(sequences) for name, sequences in sets.items()}
+    if stills:
+        frames[settings.pretrain_set] = stills
     if process.is_main:
-        check_files(frames, flow=needs.flow)
+        check_files(chain.from_iterable(frames.values()), flow=needs.flow)
     made_by = flow_origin(data_root, settings.train_sets[0]) if needs.flow else None
 
     if process.is_main:
         counts = [count_in_words(*one) for one in zip(settings.train_sets, train_sets)]
+        counts += [f"{settings.pretrain_set}: {len(stills)} images"] if stills else []
         print(
             f"{'stage 2: ' if has_stage1 else ''}{network_name(settings.model, arguments)}, "
             f"{count_parameters(network)}, "
@@ -93,9 +99,9 @@ def main() -> None:
     run.train(
         network,
         arguments,
-        videos_of(train_sets, settings, needs, augmentation_from(settings)),
+        videos_of(train_sets, settings, needs, augmentation_from(settings), stills),
         lambda network, quick: validate_videos(network, val_sequences, settings, process, quick),
-        {name: frames_of(sequences) for name, sequences in sets.items()},
+        frames,
         made_by,
     )
 

@@ -78,7 +78,8 @@ class VideoFrames(Dataset):
 
     Frames without a mask are no targets. References are random other frames of the target's
     sequence (Sec. 4.4), with or without a mask. A sequence that has fewer gives some of them twice.
-    The augmentation is drawn anew for each frame.
+    Still images are further targets: their own references, with flow maps that show no motion. The
+    augmentation is drawn anew for each frame.
     """
 
     sets: Items[Items[Sequence]]  # for each training set its sequences
@@ -86,6 +87,7 @@ class VideoFrames(Dataset):
     num_references: int = 3  # N_R
     augmentation: Augmentation | None = None  # None only resizes
     seed: int = 0  # of references and augmentation
+    stills: Items[Frame] = ()  # with masks; the last of `set_sizes`, if there are any
 
     def __post_init__(self) -> None:
         targets = [
@@ -94,12 +96,16 @@ class VideoFrames(Dataset):
         ]
         self.targets = [target for of_set in targets for target in of_set]
         self.set_sizes = [len(of_set) for of_set in targets]
+        if self.stills:
+            self.set_sizes.append(len(self.stills))
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.targets) + len(self.stills)
 
     def name(self, index: int) -> str:
         """The frame that sample ``index`` is of."""
+        if index >= len(self.targets):
+            return self.stills[index - len(self.targets)].name
         sequence, position = self.targets[index]
         return sequence.frames[position].name
 
@@ -111,6 +117,12 @@ class VideoFrames(Dataset):
         """
         epoch, index, size = (*key, self.size)[:3]
         rng = np.random.default_rng([self.seed, epoch, index])
+        if index >= len(self.targets):
+            still = self.stills[index - len(self.targets)]
+            image, _, labels = _read_frame(still, labels=True, flow=False)
+            at_rest = np.full_like(image, 255)  # no motion is white
+            frames = [(image, at_rest, labels), *[(image, at_rest, None)] * self.num_references]
+            return _sample([_augmented(frame, size, self.augmentation, rng) for frame in frames])
         sequence, position = self.targets[index]
         frames = sequence.frames
         pictures = _read_frame(frames[position], labels=True, flow=True)

@@ -25,6 +25,7 @@ class EpochBatches:
     world_size: int = 1
     parts: int = 1  # into how many a process's share is cut, for gradient accumulation
     sizes: list[int] | None = None  # one is drawn for each batch, and is in its keys
+    last_share: float | None = None  # of the last set in an epoch, if it is large enough
 
     def __len__(self) -> int:
         return max(1, sum(self._taken()) // self.batch_size)
@@ -49,6 +50,8 @@ class EpochBatches:
         ]
 
     def _taken(self) -> list[int]:
-        if not self.balance:
-            return self.set_sizes
-        return [min(size, self.set_sizes[0]) for size in self.set_sizes]
+        *others, last = self.set_sizes if self.last_share is not None else (*self.set_sizes, 0)
+        taken = [min(size, others[0]) for size in others] if self.balance else others
+        if self.last_share is None:
+            return taken
+        return [*taken, min(last, round(sum(taken) * self.last_share / (1 - self.last_share)))]

@@ -11,4 +11,5 @@ IMAGE_SIZE = 352  # of validation and test
 IMAGE_SIZES = [320]  # of the training, which --image-size does not change
 CROP_SCALE = 0.6
 FLOW_TURN = 180.0
+STILL_SHARE = 0.3
 BATCH_SIZE = 8

@@ -1156,6 +1156,21 @@ def test_simulated_flow_of_another_kind_than_the_videos_is_said(
     assert (note in printed) == removed
 
 
+def test_stage_2_takes_still_images_if_asked_to(tiny_settings, call, refusal, tmp_path):
+    settings = tiny_settings.replace(still_share=0.3)
+    write_settings(settings, tmp_path / "settings.py")
+    printed = call(train, "--config", tmp_path / "settings.py")
+    assert "DAVIS_train: 2 sequences, DUTS_train: 6 images, validation" in printed
+    assert "step 3 " in printed  # 10 frames and 4 images in batches of 4
+    seen = json.loads((tmp_path / "runs/train/record.json").read_text())
+    assert "DUTS_train" in json.dumps(seen)
+    flags = ("--config", tmp_path / "settings.py", "--run-name", "no")
+    assert "Data set NONE not found" in refusal(train, *flags, "--pretrain-set", "NONE")
+    flags = ("--model", "ssl_uvos", "--backbone", "vit_tiny_patch16_224", "--still-share", 0.3)
+    message = refusal(train, "--config", tmp_path / "settings.py", "--run-name", "no", *flags)
+    assert "STILL_SHARE = 0.3: ssl_uvos learns from videos alone; set it to 0" in message
+
+
 def test_sets_with_flow_of_different_kinds_are_said(tiny_settings, call, monkeypatch, tmp_path):
     write_settings(tiny_settings, tmp_path / "settings.py")
     kinds = {"DAVIS_train": "raft, camera motion kept", "DAVIS_test": "dis, camera motion kept"}

@@ -292,6 +292,32 @@ def test_references_are_what_loading_their_frames_gives(tmp_path):
             assert sum(matches) == 1 and not matches[1]
 
 
+def test_still_images_are_targets_without_motion(tiny_root, tmp_path):
+    stills = still_images(tiny_root, "DUTS_train")
+    videos = video_sequences(tiny_root, "DAVIS_train")
+    count = sum(len(video.frames) for video in videos)
+    dataset = VideoFrames([videos], SIZE, 2, stills=stills)
+    assert (len(dataset), dataset.set_sizes) == (count + len(stills), [count, len(stills)])
+    assert dataset.name(count + 1) == stills[1].name
+    # Without augmentation the references are the image itself.
+    sample, alone = dataset[0, count + 1], StillImages(stills, SIZE)[0, 1]
+    white = torch.full_like(alone["image"], 255)
+    assert torch.equal(sample["image"], alone["image"])
+    assert torch.equal(sample["labels"], alone["labels"])
+    assert torch.equal(sample["flow"], white)
+    for name, picture in (("reference_images", alone["image"]), ("reference_flows", white)):
+        assert torch.equal(sample[name], torch.stack([picture] * 2))
+    np.testing.assert_array_equal(
+        flow_to_picture(np.zeros((SIZE, SIZE, 2), np.float32)), white.permute(1, 2, 0)
+    )
+    # With it they are drawn anew; the frames of videos are the same with and without stills.
+    dataset = VideoFrames([videos], SIZE, 2, Augmentation(), 3, stills)
+    sample = dataset[0, count + 1]
+    assert not torch.equal(*sample["reference_images"])
+    assert not torch.equal(sample["image"], sample["reference_images"][0])
+    assert equal(dataset[0, 1], VideoFrames([videos], SIZE, 2, Augmentation(), 3)[0, 1])
+
+
 def test_samples_do_not_depend_on_the_number_of_workers(tiny_root):
     augmentation = Augmentation(rotation_probability=0.5, sharpness=2.0)
     sequences = video_sequences(tiny_root, "DAVIS_train")

@@ -97,6 +97,24 @@ def test_without_balance_all_samples_are_taken_and_sets_are_mixed():
     assert 0 < sum(index < 10 for index in order[:58]) < 10
 
 
+@pytest.mark.parametrize("balance, videos", [(True, 26), (False, 116)])
+def test_the_last_set_has_its_share_of_an_epoch_beside_all_that_is_taken_of_the_others(
+    balance, videos
+):
+    batches = EpochBatches([10, 100, 6, 300], 2, balance=balance, last_share=0.3)
+    seen = set()
+    for epoch in range(2):
+        taken = indices(epoch_of(batches, epoch))
+        last = {index for index in taken if index >= 116}
+        assert len(taken) == len(set(taken)) == 2 * len(batches)
+        assert len(last) / len(taken) == pytest.approx(0.3, abs=0.02)
+        assert len(taken) - len(last) == pytest.approx(videos, abs=1)
+        seen |= last
+    assert len(seen) > len(last)
+    # A small set is taken whole.
+    assert len(EpochBatches([10, 2], 1, last_share=0.5)) == 12
+
+
 def test_a_set_smaller_than_a_batch_is_repeated_to_fill_it():
     batches = EpochBatches([3], batch_size=8)
     assert len(batches) == 1

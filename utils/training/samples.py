@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable
+from collections.abc import Sequence as Items
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.augmentation import Augmentation, Size
-from datasets.layout import Frame, Sequence, frames_of, is_flat, video_sequences
+from datasets.layout import Frame, Sequence, frames_of, is_flat, still_images, video_sequences
 from datasets.samples import StillImages, VideoFrames, VideoWindows
 from datasets.sampling import EpochBatches
 from datasets.simulated_motion import MotionSimulation
@@ -32,6 +33,7 @@ def batches_of(dataset: Dataset, settings: Settings, process: Process) -> EpochB
         process.world_size,
         settings.accumulation_steps,
         settings.image_sizes,
+        settings.still_share if getattr(dataset, "stills", ()) else None,
     )
 
 
@@ -148,6 +150,23 @@ def count_in_words(name: str, sequences: list[Sequence]) -> str:
     return f"{name}: {len(sequences)} sequences{some}"
 
 
+def training_stills(settings: Settings, needs: Needs) -> list[Frame]:
+    """The images of PRETRAIN_SET, if STILL_SHARE asks for them in stage 2.
+
+    Raises:
+        DatasetError: the set is missing or incomplete.
+        SettingsError: the network's samples are windows of videos.
+    """
+    if not settings.still_share:
+        return []
+    if needs.samples != REFERENCES:
+        raise SettingsError(
+            f"STILL_SHARE = {settings.still_share}: {settings.model} learns from videos alone; set "
+            "it to 0"
+        )
+    return still_images(Path(settings.data_root), settings.pretrain_set)
+
+
 def validation_sequences(settings: Settings, needs: Needs) -> list[Sequence]:
     """The sequences of VAL_SET. Networks that learn without masks take a set without masks, too.
 
@@ -167,12 +186,13 @@ def videos_of(
     settings: Settings,
     needs: Needs,
     augmentation: Augmentation | None = None,
+    stills: Items[Frame] = (),
 ) -> VideoFrames | VideoWindows:
-    """Samples of videos, of the kind that the network needs."""
+    """Samples of videos, of the kind that the network needs, and of still images among them."""
     size, seed = _sample_size(settings), settings.seed
     if needs.samples == WINDOWS:
         kinds = {"labels": needs.masks, "flow": needs.flow}
         return VideoWindows(
             sets, size, needs.frames, needs.gap, **kinds, augmentation=augmentation, seed=seed
         )
-    return VideoFrames(sets, size, settings.num_references, augmentation, seed)
+    return VideoFrames(sets, size, settings.num_references, augmentation, seed, stills)
