@@ -25,7 +25,7 @@ def is_cut_off(path: Path, stream: av.VideoStream) -> bool:
     length_of = _LENGTHS.get(container)
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
         if container == "gif":  # an image ends with a block of length 0, the file with ";"
-            return b"\0;" not in data[-_REST:]
+            return b"\0;" not in data[-_HEADER:].rstrip(b"\0\r\n")[-_REST:]
         if container == "mpegts":  # packets of 188 bytes, or with 16 more for error correction
             return all(data[-length : 1 - length] != b"\x47" for length in (188, 204))
         if container == "yuv4mpegpipe":

@@ -20,7 +20,7 @@ _FLAGS = "(flags: --weights, --estimator; in evaluate.py --flow-weights, --flow-
 _RAFT_SMALLEST = 128  # pixels; below, RAFT's coarsest correlation map would be empty
 _DIS_SMALLEST = 32  # pixels; below, OpenCV fails or crashes, depending on the width
 _BORDER = 0.15  # width of the border that shows the scene, as a share of each side
-_NO_MEMORY = re.compile("out of memory|DefaultCPUAllocator")  # in torch's errors
+_NO_MEMORY = re.compile("out of memory|DefaultCPUAllocator|_ALLOC_FAILED")  # in torch's errors
 _LARGE = 720  # pixels of the shorter side; more take longer, and masks were no better
 
 

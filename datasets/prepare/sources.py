@@ -109,7 +109,7 @@ def _read_youtube_vos(source: Path, problems: Problems) -> list[SourceFrame]:
     every_root = locate(source, ["train_all_frames/JPEGImages"], problems, required=False)
     if root is None:
         return []
-    every_folder = (every_root or root.parent) / "train_all_frames/JPEGImages"
+    every_folder = (every_root or root.absolute().parent) / "train_all_frames/JPEGImages"
     span = "one frame" if every_folder.is_dir() else "five frames, as there is no train_all_frames"
     print(f"YTVOS_train: flow will be the motion over {span}")
     frames = []

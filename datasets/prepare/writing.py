@@ -153,8 +153,11 @@ def _as_png(picture: Image.Image) -> bytes:
 
 
 def _is_outdated(file: _File) -> bool:
-    """Whether the image after a frame is another one, as when `train_all_frames` came later."""
-    if file.destination.parent.name != "NEXT" or file.content is not None:
+    """Whether the image after a frame is another one, because `train_all_frames` came later.
+
+    Without that archive again, the images that are there stay, as they are the nearer ones.
+    """
+    if file.destination.parent.name != "NEXT" or "train_all_frames" not in file.source.parts:
         return False
     paths = file.source, file.destination
     return not (os.path.samefile(*paths) or filecmp.cmp(*paths, shallow=False))

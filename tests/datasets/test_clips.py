@@ -264,6 +264,7 @@ def test_a_raw_stream_that_is_cut_off_within_a_frame_is_found_out(tmp_path):
         ("ogv", {"codec": "libvpx", "container_format": "ogg"}, b"\xff" * 100),
         ("gif", {"codec": "gif", "pix_fmt": "rgb8"}, b"\0\r\n"),
         ("gif", {"codec": "gif", "pix_fmt": "rgb8"}, b"made by x"),
+        ("gif", {"codec": "gif", "pix_fmt": "rgb8"}, bytes(200)),
     ],
 )
 def test_data_after_the_end_are_no_fault(tmp_path, suffix, options, more):

@@ -1,6 +1,7 @@
 """Tests of datasets/prepare/sources.py and fbms.py, through what is written."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tests.datasets.prepare.archives import (
     image,
     objects,
     run,
+    tree,
     write,
     write_davis,
     write_fbms,
@@ -160,6 +162,22 @@ def test_flow_of_youtube_vos_belongs_to_the_next_image(source: Path, every: str,
     means = {int(x.stem): round(float(read_image(x).mean()), 3) for x in folder.iterdir()}
     after = {0: 1, 5: 6, 15: 16, 20: 21} if every else {0: 5, 5: 10, 15: 20, 20: 15}
     assert pairs == [(means[frame], means[other]) for frame, other in after.items()]
+
+
+def test_without_all_frames_of_youtube_vos_the_nearer_images_stay(source: Path) -> None:
+    for t in range(0, 20, 5):
+        write(source / f"train/JPEGImages/aa/{t:05d}.jpg", image(t))
+    for t in (0, 5, 15):
+        write(source / f"train/Annotations/aa/{t:05d}.png", objects(1))
+    for t in range(20):
+        write(source / f"train_all_frames/JPEGImages/aa/{t:05d}.jpg", image(t))
+    description = dataclasses.replace(SOURCES["youtube_vos"], sets=())
+    prepare(source, data_root(source), description)
+    before = tree(data_root(source))
+    shutil.rmtree(source / "train_all_frames")
+    prepare(source, data_root(source), description)
+    assert tree(data_root(source)) == before
+    assert len(list((data_root(source) / "YTVOS_train/NEXT").iterdir())) == 3
 
 
 def test_a_list_that_is_not_utf_8_is_named(source: Path) -> None:
