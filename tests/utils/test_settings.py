@@ -353,6 +353,8 @@ def test_files_are_combined_and_flags_go_before_them(tmp_path):
 def test_recipes_hold_only_what_differs_from_config(recipe):
     values, defaults = parse("--config", str(recipe)).as_dict(), DEFAULTS.as_dict()
     named = re.findall(r"^(\w+) = ", recipe.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    if recipe.stem == "finetune":
+        named.remove("STILL_SHARE")  # the file follows others, which may have another value
     assert sorted(named) == sorted(name for name in defaults if values[name] != defaults[name])
 
 
