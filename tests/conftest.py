@@ -18,6 +18,13 @@ torch.set_num_threads(1)
 torch.cpu._is_amx_tile_supported = torch.cpu._is_avx512_bf16_supported = lambda: False
 
 
+@pytest.fixture(autouse=True)
+def ampere(monkeypatch):
+    """Devices of a GPU that is not there compute in bfloat16."""
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
+
+
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory):
     """A data root with 6 stills, 2 training and 2 test videos of 5 frames; not to be changed."""
