@@ -36,7 +36,7 @@ def main() -> None:
     elif arguments.checkpoint and output is None:
         path, results = arguments.checkpoint, f"{set_name}{'_tta' * arguments.tta}"
         is_local = find_checkpoint(path).is_relative_to(path)  # or of huggingface.co
-        output = path.parent / results if is_local else Path(f"{path.name}_{results}")
+        output = path.parent / results if is_local else Path("_".join([*path.parts, results]))
     if output is not None:
         a_set = not (arguments.compare or arguments.video)
         check_output(output, Path(settings.data_root, set_name) if a_set else None)

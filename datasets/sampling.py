@@ -50,8 +50,9 @@ class EpochBatches:
         ]
 
     def _taken(self) -> list[int]:
-        *others, last = self.set_sizes if self.last_share is not None else (*self.set_sizes, 0)
-        taken = [min(size, others[0]) for size in others] if self.balance else others
-        if self.last_share is None:
-            return taken
-        return [*taken, min(last, round(sum(taken) * self.last_share / (1 - self.last_share)))]
+        sizes = self.set_sizes if self.last_share is None else self.set_sizes[:-1]
+        taken = [min(size, sizes[0]) for size in sizes] if self.balance else list(sizes)
+        if self.last_share is not None:
+            wanted = round(sum(taken) * self.last_share / (1 - self.last_share))
+            taken.append(min(wanted, self.set_sizes[-1]))
+        return taken

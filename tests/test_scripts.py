@@ -646,7 +646,7 @@ def test_a_model_of_the_hub_is_evaluated_and_trained_further(chain, call, tmp_pa
     flags = ("--config", chain.settings, "--checkpoint", "some-one/net", "--panel-step", 0)
     for _ in range(2):  # the folder of the results does not hide the name
         printed = call(evaluate, *flags)
-        assert "report: net_DAVIS_test/report.html" in printed
+        assert "report: some-one_net_DAVIS_test/report.html" in printed
     printed = call(train, "--config", chain.settings, "--stage1-checkpoint", "some-one/net")
     assert f"stage 1 from some-one/net: {len(load_checkpoint(chain.stage2)['weights'])} " in printed
 

@@ -52,6 +52,7 @@ from utils.training.samples import (
     make_loader,
     network_arguments,
     training_sequences,
+    training_stills,
     videos_of,
 )
 from utils.training.step import Trainer
@@ -180,7 +181,8 @@ def training(job: Job) -> dict[str, float]:
     torch.manual_seed(s.seed)
     network, process = build(s), Process(device)
     sets = training_sequences(s, network.needs)
-    dataset = videos_of(sets, s, network.needs, augmentation_from(s))
+    stills = training_stills(s, network.needs)
+    dataset = videos_of(sets, s, network.needs, augmentation_from(s), stills)
     batches = batches_of(dataset, s, process)
     trainer = Trainer(network, s, process, s.epochs * len(batches))
     trainer.network.train()

@@ -26,6 +26,7 @@ from utils.training.samples import (
     split_frames,
     stills_of,
     training_sequences,
+    training_stills,
     videos_of,
 )
 
@@ -75,7 +76,7 @@ def samples_of(
         removed = bool(s.remove_camera_motion)
         flow = origin_in_words("simulated", removed) if samples.simulation else None
         return [(f"stage 1 {s.pretrain_set}", samples, flow)]
-    return [
+    found = [
         (
             f"stage 2 {name}" if own else name,
             videos_of([sequences], s, needs, augmentation),
@@ -83,6 +84,10 @@ def samples_of(
         )
         for name, sequences in zip(s.train_sets, training_sequences(s, needs))
     ]
+    if stills := training_stills(s, needs):
+        samples = videos_of([], s, needs, augmentation, stills)
+        found.append((f"stage 2 {s.pretrain_set}", samples, "without motion"))
+    return found
 
 
 def draw_sample(sample: dict[str, Tensor]) -> np.ndarray:

@@ -180,7 +180,7 @@ def _of_any_size(
         if flow is None:
             raise FlowError(
                 f"the motion between frames of {width} x {height} pixels needs more memory than "
-                f"there is: use smaller frames, --device cpu in datasets.flow, or DIS {_FLAGS}"
+                f"there is: use smaller frames, a CPU in place of a GPU, or DIS {_FLAGS}"
             )
         flow = flow[top : top + height, left : left + width]
         if not np.isfinite(flow).all():

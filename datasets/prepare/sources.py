@@ -110,19 +110,22 @@ def _read_youtube_vos(source: Path, problems: Problems) -> list[SourceFrame]:
     if root is None:
         return []
     every_folder = (every_root or root.absolute().parent) / "train_all_frames/JPEGImages"
-    span = "one frame" if every_folder.is_dir() else "five frames, as there is no train_all_frames"
-    print(f"YTVOS_train: flow will be the motion over {span}")
-    frames = []
-    for video in folders(root / "Annotations", problems):
+    frames, videos, with_all = [], folders(root / "Annotations", problems), 0
+    for video in videos:
         parts = root / "JPEGImages" / video, root / "Annotations" / video
         images, masks = paired(*parts, problems)
         every = numbered(every_folder / video)
+        with_all += len(every) > 0
         every |= images
         after = dict(pairwise(sorted(every)))
         images = {number: path for number, path in images.items() if number in masks}
         for number, frame in zip(images, frames_of("YTVOS_train", video, images, masks)):
             is_frame = after.get(number, number) in images  # the last image has none after it
             frames.append(frame if is_frame else replace(frame, following=every[after[number]]))
+    print(
+        f"YTVOS_train: train_all_frames has {with_all:,} of {len(videos):,} videos; flow will be "
+        "the motion over one frame there, over five elsewhere"
+    )
     return frames
 
 

@@ -11,11 +11,6 @@ from utils.precision import autocast, device_in_words, in_bfloat16
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 
 
-@pytest.fixture(autouse=True)
-def ampere(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-
-
 def test_gpus_compute_in_bfloat16_and_processors_without_it_do_not():
     assert in_bfloat16(GPU, True) and not in_bfloat16(CPU, True)
     assert not in_bfloat16(GPU, False)

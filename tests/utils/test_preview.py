@@ -30,6 +30,9 @@ def test_samples_are_those_of_the_training_scripts(tiny_settings, monkeypatch):
     ((title, videos, flow),) = samples_of(2, tiny_settings.replace(seed=5))
     assert isinstance(videos, VideoFrames) and videos.augmentation == stills.augmentation
     assert (title, flow, videos.seed) == ("stage 2 DAVIS_train", "dis of DAVIS_train", 5)
+    _, (title, photos, flow) = samples_of(2, tiny_settings.replace(still_share=0.3))
+    assert (title, flow, len(photos)) == ("stage 2 DUTS_train", "without motion", 6)
+    assert photos[0, 0]["flow"].min() == 255
     with pytest.raises(DatasetError, match="nowhere"):
         samples_of(2, tiny_settings.replace(data_root="nowhere"))
 

@@ -186,7 +186,7 @@ class Training:
         self._save()
         self._stop(self._asked_to_stop())
 
-    def _validated(self) -> Validation | None:
+    def _validated(self) -> Validation:
         """The validation; a signal to all processes may end it, as it ends the loaders."""
         try:
             return self.validate(self.trainer.in_evaluation_mode(), False)

@@ -33,7 +33,7 @@ def batches_of(dataset: Dataset, settings: Settings, process: Process) -> EpochB
         process.world_size,
         settings.accumulation_steps,
         settings.image_sizes,
-        settings.still_share if getattr(dataset, "stills", ()) else None,
+        settings.still_share if isinstance(dataset, VideoFrames) and dataset.stills else None,
     )
 
 
