@@ -69,17 +69,6 @@ SATURATION: share = 1.0  # image saturation, likewise
 SHARPNESS: number(0) = 0.0  # image sharpness, likewise, but by no less than 0
 FLOW_TURN: number(0, 180) = 0.0  # flow directions are turned as one by at most this many degrees
 
-# Stage 1's motion
-PRETRAIN_MOTION: one_of("none", "simulated") = "none"  # none: RGB stream alone; simulated: all
-SIMULATED_CAMERA: share = 0.02  # largest motion by the camera between frames, as a share of a side
-SIMULATED_OBJECT: share = 0.03  # largest motion of the object's own, likewise
-SIMULATED_PARALLAX: share = 0.4  # by how much near things move more with the camera, as a share
-SIMULATED_DEFORMATION: share = 0.8  # the object's deformation to and fro, as a share of its motion
-SIMULATED_FLOW_NOISE: share = 0.1  # smooth errors of flow maps, as a share of their largest motion
-SIMULATED_FLOW_OUTLIERS: number(0) = 1.0  # stray pixels exceed that by up to this share: paler maps
-SIMULATED_FLOW_BLUR: share = 0.025  # width of errors at motion's edges, as a share of the side
-SIMULATED_SPAN: number(1, 100) = 8.0  # largest distance of a reference frame, in frames
-
 # Network (Sec. 3)
 MODEL: str = "gsanet"  # which network of models/ to train: gsanet, dpa, smtc or ssl_uvos
 BACKBONE: str = "mit_b2"  # resnet101, mit_b0 to mit_b5, or a timm name, see docs/training.md
@@ -175,4 +164,4 @@ FRAME_RATE: number(0.1, 1000) = 24.0  # frames per second of a folder of frames;
 # Flow maps of any video [video, flow]
 FLOW_ESTIMATOR: optional(one_of("raft", "dis")) = None  # None: as in training; dis is OpenCV's
 FLOW_WEIGHTS: optional(path) = None  # local file with RAFT's weights; None: a download
-REMOVE_CAMERA_MOTION: optional(bool) = None  # None: as in training, or of simulated maps kept
+REMOVE_CAMERA_MOTION: optional(bool) = None  # None: as in training

@@ -10,7 +10,6 @@ import torch
 
 import config
 from datasets.file_checks import check_files
-from datasets.flow.origin import origin_in_words
 from datasets.layout import still_images
 from datasets.problems import DatasetError
 from models import build_model, model_class
@@ -43,13 +42,11 @@ def main() -> None:
     train_frames, val_frames = split_frames(frames, settings.pretrain_val_share, settings.seed)
 
     torch.manual_seed(settings.seed)
-    simulated = settings.pretrain_motion == "simulated"
-    arguments = run.network_arguments(**({} if simulated else stage1))
+    arguments = run.network_arguments(**stage1)
     network = build_model(settings.model, **arguments)
     if process.is_main:
         print(
             f"stage 1: {network_name(settings.model, arguments)}, {count_parameters(network)}, "
-            f"{'simulated motion, ' if simulated else ''}"
             f"{len(train_frames)} images for training, {len(val_frames)} for validation, "
             f"on {device_in_words(process.device, settings.mixed_precision)}; "
             f"run folder {run.folder}"
@@ -57,10 +54,9 @@ def main() -> None:
     run.train(
         network,
         arguments,
-        stills_of(train_frames, settings, network.needs, augmentation_from(settings)),
+        stills_of(train_frames, settings, augmentation_from(settings)),
         lambda network, quick: validate_stills(network, val_frames, settings, process, quick),
         {settings.pretrain_set: frames},
-        origin_in_words("simulated", bool(settings.remove_camera_motion)) if simulated else None,
     )
 
 

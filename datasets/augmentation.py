@@ -62,11 +62,10 @@ class Augmentation:
             flow = self._change_flow(motion_rng, geometry, geometry.apply(flow))
         return image, flow, None if labels is None else geometry.apply_labels(labels)
 
-    def in_two(self, flip_first: bool = False) -> "tuple[Augmentation, Augmentation]":
-        """Crop and rotation, then all the rest. With ``flip_first`` the first also mirrors."""
+    def in_two(self) -> "tuple[Augmentation, Augmentation]":
+        """Crop, rotation and mirroring, then all the rest."""
         first = dict.fromkeys(("brightness", "contrast", "saturation", "sharpness", "flow_turn"), 0)
-        rest = {"crop_scale": 1.0, "rotation_probability": 0.0}
-        (rest if flip_first else first)["flip_probability"] = 0.0
+        rest = {"crop_scale": 1.0, "rotation_probability": 0.0, "flip_probability": 0.0}
         return replace(self, **first), replace(self, **rest)
 
     def _draw_geometry(self, rng: Generator, size: Size) -> "Geometry":

@@ -20,29 +20,20 @@ from datasets.masks import one_object, read_labels
 from datasets.pictures import read_image
 from datasets.problems import DatasetError
 from datasets.sampling import Key
-from datasets.simulated_motion import MotionSimulation
 
 Pictures = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]  # image, flow map, labels
 
 
 @dataclass(eq=False, repr=False)
 class StillImages(Dataset):
-    """Stage 1's samples: still images with masks (Sec. 4.3), alone or as pseudo-clips.
-
-    The frames of a pseudo-clip are cropped and rotated alike, before anything moves. All other
-    changes are drawn anew for each of them.
-    """
+    """Stage 1's samples: still images with masks (Sec. 4.3)."""
 
     frames: Items[Frame]  # with masks
     size: Size  # of samples whose key has no other
     augmentation: Augmentation | None = None  # None only resizes
-    seed: int = 0  # of augmentation and motion
-    simulation: MotionSimulation | None = None  # of pseudo-clips; None gives the image alone
-    num_references: int = 3  # N_R, frames of the pseudo-clip at random times
+    seed: int = 0  # of the augmentation
 
     def __post_init__(self) -> None:
-        augmentation = self.augmentation
-        self._of_clips, self._of_frames = augmentation.in_two() if augmentation else (None, None)
         self.set_sizes = [len(self.frames)]
 
     def __len__(self) -> int:
@@ -53,23 +44,12 @@ class StillImages(Dataset):
         return self.frames[index].name
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        """``image`` uint8 RGB (3, S, S) and ``labels`` uint8 (S, S), 0 background and 1 the object.
-
-        With simulated motion also what :class:`VideoFrames` gives.
-        """
+        """``image`` uint8 RGB (3, S, S), ``labels`` uint8 (S, S), 0 background and 1 the object."""
         epoch, index, size = (*key, self.size)[:3]
         rng = np.random.default_rng([self.seed, epoch, index])
         pictures = _read_frame(self.frames[index], labels=True, flow=False)
-        if self.simulation is None:
-            image, _, labels = _augmented(pictures, size, self.augmentation, rng)
-            return {"image": to_tensor(image), "labels": torch.from_numpy(labels)}
-        image, _, labels = _augmented(pictures, size, self._of_clips, rng)
-        clip = self.simulation.draw(rng, image, labels > 0)
-        times = self.simulation.draw_times(rng, self.num_references)
-        frames = [(image, clip.flow_picture(rng, 0), labels)]
-        for time in times:
-            frames.append((clip.frame(time), clip.flow_picture(rng, time), None))
-        return _sample([_augmented(frame, size, self._of_frames, rng) for frame in frames])
+        image, _, labels = _augmented(pictures, size, self.augmentation, rng)
+        return {"image": to_tensor(image), "labels": torch.from_numpy(labels)}
 
 
 @dataclass(eq=False, repr=False)
@@ -162,7 +142,7 @@ class VideoWindows(Dataset):
         self.set_sizes = [len(of_set) for of_set in windows]
         self._of_windows = self._of_frames = None
         if self.augmentation is not None:
-            self._of_windows, self._of_frames = self.augmentation.in_two(flip_first=True)
+            self._of_windows, self._of_frames = self.augmentation.in_two()
 
     def _windows(self, sequence: Sequence) -> list[tuple[Frame, ...]]:
         gap = max(1, min(self.gap, (len(sequence.frames) - 1) // max(1, self.frames - 1)))

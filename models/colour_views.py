@@ -4,6 +4,8 @@ import torch
 import torchvision.transforms.v2.functional as V
 from torch import Tensor
 
+from models.precision import without_autocast
+
 GREY, JITTER, BLUR = 0.2, 0.8, 0.5  # probabilities
 BRIGHTNESS = CONTRAST = SATURATION = 0.4  # strengths: a factor of 1 - strength to 1 + strength
 HUE = 0.1  # in turns of the colour circle
@@ -22,7 +24,8 @@ def colour_view(clips: Tensor) -> Tensor:
     Returns:
         float32 of the same shape, in [0, 1].
     """
-    return torch.stack([_changed(clip.float() / 255) for clip in clips])
+    with without_autocast(clips):  # the blur is a convolution
+        return torch.stack([_changed(clip.float() / 255) for clip in clips])
 
 
 def _changed(frames: Tensor) -> Tensor:

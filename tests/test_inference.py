@@ -262,7 +262,7 @@ def test_flow_that_cannot_be_used_is_refused_at_once(trained, flow, message):
         ("dis, camera motion kept", None, ("dis", False)),
         ("raft, camera motion removed", None, ("raft", True)),
         ("raft, camera motion removed", "dis", ("dis", True)),
-        ("simulated, camera motion removed", None, ("dis", True)),
+        ("farneback, camera motion removed", None, ("dis", True)),
         (None, None, ("dis", False)),
         (None, "raft", ("raft", False)),
     ],

@@ -33,9 +33,7 @@ from datasets.layout import still_images, video_sequences
 from datasets.pictures import read_image
 from datasets.problems import DatasetError
 from datasets.samples import StillImages, show
-from datasets.simulated_motion import MotionSimulation
 from models import build_model
-from models.interface import REFERENCES, STILLS, Needs
 from models.ops import resize
 from tests.readers import read_mask
 from utils.describe import publish
@@ -46,6 +44,7 @@ from utils.processes import Process
 from utils.scripts import run_script
 from utils.settings import load_settings, read_settings_file, write_settings
 from utils.training.checkpoints import CheckpointError, build_from_checkpoint, load_checkpoint
+from utils.training.interrupts import Interrupted
 from utils.training.samples import augmentation_from, network_arguments, stills_of
 
 ROOT = Path(config.__file__).parent
@@ -899,6 +898,33 @@ def test_a_file_that_may_not_be_used_is_named(number):
     assert stop.value.code == message
 
 
+def fails():
+    raise DatasetError("x.jpg is damaged")
+
+
+def is_stopped(together: bool):
+    raise Interrupted(signal.SIGTERM, together)
+
+
+@pytest.mark.parametrize(
+    ("main", "status", "left"),
+    [
+        (lambda: None, None, True),
+        (fails, "error: x.jpg is damaged", False),
+        (lambda: is_stopped(True), 143, True),
+        (lambda: is_stopped(False), 143, False),
+    ],
+)
+def test_the_group_is_left_only_where_all_processes_leave_it(main, status, left, monkeypatch):
+    """NCCL waits for the others: after an error in one process, none would get to its message."""
+    calls = []
+    monkeypatch.setattr("utils.scripts.end_process", lambda: calls.append(1))
+    with contextlib.nullcontext() if status is None else pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert status is None or stop.value.code == status
+    assert bool(calls) == left
+
+
 @pytest.mark.parametrize("kind", [CheckpointError, RuntimeError, ValueError, OSError])
 def test_a_loader_process_that_dies_is_named_whatever_it_breaks_into(kind):
     said = "DataLoader worker (pid 7) is killed by signal: Killed."
@@ -965,8 +991,6 @@ def test_memory_that_is_too_small_is_said_with_what_to_do(kind):
         ("raft, camera motion kept", "raft, camera motion kept", False),
         ("raft, camera motion kept", "dis, camera motion kept", True),
         ("dis, camera motion kept", "dis, camera motion removed", True),
-        ("simulated, camera motion kept", "dis, camera motion kept", False),
-        ("simulated, camera motion removed", "dis, camera motion kept", True),
         (None, "dis, camera motion kept", False),
         ("dis, camera motion kept", None, False),
     ],
@@ -1117,45 +1141,6 @@ def test_dpa_goes_through_the_same_scripts(tiny_settings, call, refusal, tmp_pat
     assert "MODEL" in refusal(train, *flags, *other)
 
 
-@pytest.mark.parametrize("model", ["gsanet", "dpa"])
-def test_stage_1_on_simulated_motion_trains_the_whole_network(model, tiny_settings, call, tmp_path):
-    settings = tiny_settings.replace(model=model, graph_neighbours=4, pretrain_motion="simulated")
-    write_settings(settings, tmp_path / "settings.py")
-    flags = ("--config", tmp_path / "settings.py")
-    printed = call(pretrain, *flags)
-    assert "simulated motion, 5 images for training, 1 for validation, on cpu" in printed
-    stage1, stage2 = (tmp_path / f"runs/{name}/last.pt" for name in ("pretrain", "train"))
-    # It can be evaluated as it is.
-    own = ("--config", tmp_path / "settings.py", "--checkpoint", stage1, "--output", "before")
-    printed = call(evaluate, *own)
-    assert re.fullmatch(r"J&F \d\.\d{4}", printed.splitlines()[-1])
-    assert load_checkpoint(stage1)["flow"] == "simulated, camera motion kept"
-    printed = call(train, *flags, "--stage1-checkpoint", stage1)
-    assert "another kind" not in printed
-    whole = len(load_checkpoint(stage2)["weights"])
-    assert (
-        f"{whole} tensors loaded, 0 copied from the RGB to the flow stream, 0 left at their "
-        "initial values, 0 of the file not used"
-    ) in printed
-
-
-@pytest.mark.parametrize("removed", [False, True])
-def test_simulated_flow_of_another_kind_than_the_videos_is_said(
-    removed, tiny_settings, call, monkeypatch, tmp_path
-):
-    settings = tiny_settings.replace(pretrain_motion="simulated", remove_camera_motion=removed)
-    write_settings(settings, tmp_path / "settings.py")
-    call(pretrain, "--config", tmp_path / "settings.py")
-    monkeypatch.setattr(train, "flow_origin", lambda *_: "dis, camera motion kept")
-    stage1 = tmp_path / "runs/pretrain/last.pt"
-    printed = call(train, "--config", tmp_path / "settings.py", "--stage1-checkpoint", stage1)
-    note = (
-        "note: trained on flow maps of another kind (simulated, camera motion removed) than these "
-        "(dis, camera motion kept)"
-    )
-    assert (note in printed) == removed
-
-
 def test_stage_2_takes_still_images_if_asked_to(tiny_settings, call, refusal, tmp_path):
     settings = tiny_settings.replace(still_share=0.3)
     write_settings(settings, tmp_path / "settings.py")
@@ -1183,10 +1168,10 @@ def test_sets_with_flow_of_different_kinds_are_said(tiny_settings, call, monkeyp
     )
 
 
-def test_stage_1_without_motion_is_the_papers(tiny_settings, tiny_root):
+def test_stage_1_is_the_papers(tiny_settings, tiny_root):
     frames = still_images(tiny_root, "DUTS_train")
     augmentation = augmentation_from(tiny_settings)
-    samples = stills_of(frames, tiny_settings, Needs(STILLS), augmentation)
+    samples = stills_of(frames, tiny_settings, augmentation)
     assert isinstance(samples, StillImages)
     rng = np.random.default_rng([tiny_settings.seed, 2, 3])
     pictures = read_image(frames[3].image), None, read_mask(frames[3].mask).view(np.uint8)
@@ -1195,23 +1180,6 @@ def test_stage_1_without_motion_is_the_papers(tiny_settings, tiny_root):
     assert found.keys() == {"image", "labels"}
     assert np.array_equal(found["image"].permute(1, 2, 0), image)
     assert np.array_equal(found["labels"], labels)
-
-
-def test_simulated_motion_follows_the_settings(tiny_settings, tiny_root):
-    frames = still_images(tiny_root, "DUTS_train")
-    settings = tiny_settings.replace(
-        pretrain_motion="simulated",
-        simulated_camera=0.11,
-        simulated_span=3.5,
-        remove_camera_motion=True,
-        num_references=2,
-    )
-    needs = Needs(REFERENCES, flow=True)
-    samples = stills_of(frames, settings, needs)
-    assert samples.simulation == MotionSimulation(camera=0.11, span=3.5, camera_removed=True)
-    assert samples[0, 0]["reference_flows"].shape == (2, 3, 64, 64)
-    defaults = DEFAULTS.replace(pretrain_motion="simulated")
-    assert stills_of(frames, defaults, needs).simulation == MotionSimulation()
 
 
 def test_a_networks_loss_may_be_another(tiny_settings, call, tmp_path):
@@ -1299,6 +1267,7 @@ def test_a_quick_validation_counts_all_frames_that_are_segmented(
 
 
 def test_stage_1_validates_masks_as_the_settings_make_them(tiny_settings, tiny_root):
+    torch.manual_seed(0)
     model = build_model("gsanet", **network_arguments(tiny_settings, motion=False)).eval()
     frames = still_images(tiny_root, "DUTS_train")
     plain = tiny_settings.replace(threshold=0.9)  # above all that an untrained network gives

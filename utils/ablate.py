@@ -170,9 +170,7 @@ def _stage1(
     settings: Settings, ablation: Ablation, on: tuple[str, ...], flags: dict[str, Any]
 ) -> Job:
     """The stage 1 of a row with the parts ``on``, named after those that stage 1 has too."""
-    whole = settings.pretrain_motion == "simulated"  # then stage 1 has the whole network
-    shared = ablation.switches if whole else ablation.stage1_switches
-    parts = {short: short in on for short in shared}
+    parts = {short: short in on for short in ablation.stage1_switches}
     name = "_".join(["pretrain", *(one for one in parts if parts[one]), f"seed{flags['seed']}"])
     switched = {ablation.switches[short]: part for short, part in parts.items()}
     return _training(settings, "pretrain.py", flags | {"run_name": name} | switched)

@@ -2,7 +2,7 @@
 
 ``python -m utils.preview --output preview``, with any setting of config.py as a flag; ``--help``
 lists them. Samples are made and augmented as in pretrain.py (stage 1) and train.py (stage 2).
-They show how close simulated motion (PRETRAIN_MOTION) comes to the motion of the videos.
+
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import Tensor
 
 import config
 from datasets.files import write_picture
-from datasets.flow.origin import flow_origin, origin_in_words
+from datasets.flow.origin import flow_origin
 from datasets.layout import still_images
 from datasets.samples import StillImages, VideoFrames, VideoWindows
 from models import build_model, model_class
@@ -68,14 +68,10 @@ def samples_of(
     own = kind.stage1
     if stage == 1 and own is None:
         return []
-    alone = own if stage == 1 and s.pretrain_motion != "simulated" else {}
-    needs = build_model(s.model, **network_arguments(s, **alone, **kind.random_weights)).needs
     if stage == 1:
         frames, _ = split_frames(still_images(root, s.pretrain_set), s.pretrain_val_share, s.seed)
-        samples = stills_of(frames, s, needs, augmentation)
-        removed = bool(s.remove_camera_motion)
-        flow = origin_in_words("simulated", removed) if samples.simulation else None
-        return [(f"stage 1 {s.pretrain_set}", samples, flow)]
+        return [(f"stage 1 {s.pretrain_set}", stills_of(frames, s, augmentation), None)]
+    needs = build_model(s.model, **network_arguments(s, **kind.random_weights)).needs
     found = [
         (
             f"stage 2 {name}" if own else name,

@@ -35,7 +35,12 @@ def run_script(main: Callable[[], None]) -> None:
     print_any_name()
     try:
         main()
+        # Only where all processes come by: NCCL waits for the others, and after an error in one of
+        # them it would wait forever, before the message is printed.
+        end_process()
     except Interrupted as interrupted:
+        if interrupted.together:
+            end_process()
         sys.exit(interrupted.exit_code)
     except Exception as error:
         if not (message := _message(error)):
@@ -43,8 +48,6 @@ def run_script(main: Callable[[], None]) -> None:
         sys.exit(f"error: {message}")
     except KeyboardInterrupt:
         sys.exit(130)
-    finally:
-        end_process()
 
 
 def _message(error: Exception) -> str | None:

@@ -22,7 +22,11 @@ from datasets.files import write_text
 from utils.kinds import KINDS, Kind, SettingsError
 
 # Settings files of older runs have them; they have no effect.
-FORMER = ("BAD_FILE_SHARE", "CAMERA_MOTION", "EMA_DECAY", "KMEANS", "NUM_SLOTS")
+FORMER = (
+    *("BAD_FILE_SHARE", "CAMERA_MOTION", "EMA_DECAY", "KMEANS", "NUM_SLOTS", "PRETRAIN_MOTION"),
+    *("SIMULATED_CAMERA", "SIMULATED_DEFORMATION", "SIMULATED_FLOW_BLUR", "SIMULATED_FLOW_NOISE"),
+    *("SIMULATED_FLOW_OUTLIERS", "SIMULATED_OBJECT", "SIMULATED_PARALLAX", "SIMULATED_SPAN"),
+)
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,20 @@ def check_size(images: Tensor) -> None:
         raise ValueError(f"images of {height} x {width} pixels: expected multiples of 32")
 
 
+def freeze_unused(encoder: nn.Module, last: int) -> None:
+    """Freeze the parameters that the ``last`` maps of a pyramid do not depend on, as in HRNet.
+
+    Several processes would otherwise wait for their gradients.
+    """
+    training = encoder.training
+    maps = encoder.eval()(torch.zeros(1, 3, 64, 64))[-last:]
+    encoder.train(training)
+    parameters = list(encoder.parameters())
+    total = sum(one.sum() for one in maps)
+    for one, gradient in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True)):
+        one.requires_grad_(gradient is not None)
+
+
 class TimmPyramid(nn.Module):
     """Any timm network that has feature maps at these strides; see :func:`build_backbone`."""
 

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.backbones import ModelError, Normalise, build_backbone, check_size, stage_strides
+from models.backbones import (
+    ModelError,
+    Normalise,
+    build_backbone,
+    check_size,
+    freeze_unused,
+    stage_strides,
+)
 from models.dpa.ablation import ABLATION
 from models.dpa.inter_frame_attention import InterFrameAttention
 from models.dpa.inter_modality_attention import InterModalityAttention
@@ -84,6 +91,8 @@ class DPA(TwoStreams):
 
         self.rgb_stream = stream()
         self.flow_stream = stream() if motion else None
+        if motion:
+            freeze_unused(self.flow_stream.encoder, ATTENDED)
         skips = self.rgb_stream.encoder.channels[:-ATTENDED]
         self.decoder = RefinementDecoder(
             channels, skips, len(self.streams), strides[0] > 1, decoder_image

@@ -122,7 +122,8 @@ def match(similarity: Tensor) -> Tensor:
     All P! permutations are compared, which is exact, and for up to six instances fast.
     """
     count = similarity.shape[-1]
-    choices = torch.tensor(list(permutations(range(count))), device=similarity.device)
+    choices = torch.tensor(list(permutations(range(count))))
+    choices = choices.to(similarity.device, non_blocking=True)  # else the host waits for a GPU
     rows = torch.arange(count, device=similarity.device)
     return choices[similarity[..., rows, choices].sum(dim=-1).argmax(dim=-1)]
 

@@ -22,7 +22,6 @@ from datasets.samples import (
     VideoWindows,
     random_references,
 )
-from datasets.simulated_motion import MotionSimulation
 from models.two_streams import uniform_references
 from tests.readers import picture_to_flow
 
@@ -387,169 +386,10 @@ def test_samples_know_the_names_of_their_frames(tmp_path):
     ]
 
 
-# Simulated clips
+# Samples of all kinds
 
 
-def clips(root, **arguments):
-    images = still_images(root, "DUTS_train")
-    return StillImages(images, 64, simulation=MotionSimulation(), num_references=3, **arguments)
-
-
-def test_a_simulated_clip_has_what_a_video_has(tiny_root):
-    video = VideoFrames([video_sequences(tiny_root, "DAVIS_train")], 64, 3)[0, 0]
-    dataset = clips(tiny_root, augmentation=Augmentation())
-    assert len(dataset) == 6 == sum(dataset.set_sizes)
-    sample = dataset[0, 2]
-    assert {name: (x.shape, x.dtype) for name, x in sample.items()} == {
-        name: (x.shape, x.dtype) for name, x in video.items()
-    }
-    assert set(sample["labels"].unique().tolist()) == {0, 1}
-    # Without augmentation, four frames of one scene at different times.
-    sample = clips(tiny_root)[0, 2]
-    frames = [sample["image"], *sample["reference_images"]]
-    differences = [apart(a, b).mean() for a, b in itertools.combinations(frames, 2)]
-    assert all(0 < difference < 0.3 for difference in differences)
-
-
-def test_the_target_of_a_simulated_clip_is_the_image(tiny_root):
-    still = StillImages(still_images(tiny_root, "DUTS_train"), 64)[0, 1]
-    sample = clips(tiny_root)[0, 1]
-    assert torch.equal(sample["image"], still["image"])
-    assert torch.equal(sample["labels"], still["labels"])
-
-
-STILL_AUGMENTATION = Augmentation(
-    flip_probability=0,
-    crop_scale=1,
-    rotation_probability=0,
-    brightness=0,
-    contrast=0,
-    saturation=0,
-)
-EXACT = MotionSimulation(flow_noise=0, flow_outliers=0, flow_blur=0)
-
-
-def exact_clip(root, **changes):
-    augmentation = dataclasses.replace(STILL_AUGMENTATION, **changes)
-    frames = still_images(root, "DUTS_train")
-    return StillImages(frames, 64, augmentation, simulation=EXACT)[0, 2]
-
-
-def test_references_and_their_flow_maps_are_those_of_their_times(tiny_root):
-    still = StillImages(still_images(tiny_root, "DUTS_train"), 64)[0, 2]
-    sample = StillImages(still_images(tiny_root, "DUTS_train"), 64, simulation=EXACT)[0, 2]
-    rng = np.random.default_rng([0, 0, 2])
-    clip = EXACT.draw(rng, as_picture(still["image"]), still["labels"].numpy() > 0)
-    times = EXACT.draw_times(rng, 3)
-    flows = [sample["flow"], *sample["reference_flows"]]
-    for time, flow in zip((0, *times), flows):
-        expected = flow_to_picture(clip.flow(time, 32))
-        expected = cv2.resize(expected, (64, 64)).astype(int)
-        assert np.abs(as_picture(flow) - expected).max() <= 1
-    for time, reference in zip(times, sample["reference_images"]):
-        np.testing.assert_array_equal(as_picture(reference), clip.frame(time))
-    assert all(apart(a, b).max() > 0.05 for a, b in itertools.combinations(flows, 2))
-
-
-def test_all_frames_of_a_simulated_clip_are_mirrored_with_their_motion(tiny_root):
-    plain, mirrored = exact_clip(tiny_root), exact_clip(tiny_root, flip_probability=1)
-    for name in ("image", "labels", "reference_images"):
-        torch.testing.assert_close(mirrored[name], plain[name].flip(-1), atol=2, rtol=0)
-    assert torch.equal(mirrored["labels"], plain["labels"].flip(-1))
-    for name in ("flow", "reference_flows"):
-        moved = 0
-        for one, other in zip(plain[name].view(-1, 3, 64, 64), mirrored[name].view(-1, 3, 64, 64)):
-            motion, back = (picture_to_flow(as_picture(x)) for x in (one, other))
-            moved += np.abs(motion).mean()
-            np.testing.assert_allclose(back[:, ::-1] * [-1, 1], motion, atol=0.08)
-        assert moved > 0.05
-
-
-def test_augmentation_is_drawn_anew_for_each_frame_of_a_simulated_clip(tiny_root):
-    plain, changed = exact_clip(tiny_root), exact_clip(tiny_root, brightness=0.5)
-    factors = [
-        float(after.float().mean() / before.float().mean())
-        for before, after in zip(
-            [plain["image"], *plain["reference_images"]],
-            [changed["image"], *changed["reference_images"]],
-        )
-    ]
-    assert min(abs(a - b) for a, b in itertools.combinations(factors, 2)) > 0.01
-
-
-def test_references_are_nearly_as_sharp_as_the_target():
-    """Measured by the Laplacian; interpolating linearly would leave three quarters of it."""
-    rng = np.random.default_rng(0)
-    fine = cv2.GaussianBlur(rng.integers(0, 256, (64, 64, 3)).astype(np.uint8), (0, 0), 0.8)
-    clip = EXACT.draw(rng, fine, np.zeros((64, 64), bool))
-    sharpness = [
-        np.abs(cv2.Laplacian(frame, cv2.CV_32F)[8:-8, 8:-8]).mean()
-        for frame in (clip.frame(0), *(clip.frame(time) for time in (2.5, -4.2, 6.1)))
-    ]
-    assert 0.8 < np.mean(sharpness[1:]) / sharpness[0] < 1.1
-
-
-def test_crop_and_rotation_are_one_for_all_frames_of_a_simulated_clip(tiny_root):
-    """Where nothing moves, all frames are the same."""
-    still = dataclasses.replace(EXACT, camera=0, object=0)
-    augmentation = dataclasses.replace(
-        STILL_AUGMENTATION, crop_scale=0.5, rotation_probability=1, rotation_degrees=30
-    )
-    frames = still_images(tiny_root, "DUTS_train")
-    sample = StillImages(frames, 64, augmentation, simulation=still)[0, 2]
-    whole = StillImages(frames, 64)[0, 2]
-    for reference in sample["reference_images"]:
-        assert apart(reference, sample["image"]).max() < 0.03
-    assert apart(sample["image"], whole["image"]).mean() > 0.02
-    assert not torch.equal(sample["labels"], whole["labels"])
-
-
-def test_flow_map_and_labels_of_a_simulated_clip_are_cropped_rotated_and_mirrored_alike(tiny_root):
-    """What moves under a camera at rest is the object, wherever the augmentation has put it."""
-    moving = dataclasses.replace(EXACT, camera=0, object=0.1)
-    augmentation = dataclasses.replace(
-        STILL_AUGMENTATION,
-        crop_scale=0.6,
-        rotation_probability=1,
-        rotation_degrees=30,
-        flip_probability=0.5,
-    )
-    frames = still_images(tiny_root, "DUTS_train")
-    samples = StillImages(frames, 64, augmentation, simulation=moving)
-    for epoch, index in itertools.product(range(3), range(len(frames))):
-        sample = samples[epoch, index]
-        moves = sample["flow"].amin(dim=0) < 128  # white does not
-        mask = sample["labels"] > 0
-        shared = (moves & mask).sum() / (moves | mask).sum()
-        assert shared > 0.75, (epoch, index)
-
-
-def test_the_target_of_a_simulated_clip_is_as_sharp_as_the_photo(tmp_path):
-    """A crop of the photo itself, not of a picture that was reduced before."""
-    fine = np.indices((4 * SIZE, 4 * SIZE)).sum(axis=0) // 2 % 2 * 255
-    mask = np.zeros_like(fine)
-    mask[SIZE : 2 * SIZE, SIZE : 2 * SIZE] = 255
-    path = write(tmp_path / "x.png", np.repeat(fine[..., None], 3, axis=2).astype(np.uint8))
-    frame = Frame("x", path, write(tmp_path / "y.png", mask.astype(np.uint8)), None)
-    quarter = dataclasses.replace(STILL_AUGMENTATION, crop_scale=0.25)
-    still = StillImages([frame], SIZE, quarter)
-    clip = StillImages([frame], SIZE, quarter, simulation=EXACT)
-    contrast = [
-        max(float((dataset[epoch, 0]["image"] / 255).std()) for epoch in range(20))
-        for dataset in (still, clip)
-    ]
-    assert contrast[1] > 0.8 * contrast[0] > 0.1
-
-
-def test_a_simulated_clip_depends_on_seed_epoch_and_index_alone(tiny_root):
-    first, again, other = (clips(tiny_root, seed=seed) for seed in (1, 1, 2))
-    for name, x in first[3, 2].items():
-        assert torch.equal(x, again[3, 2][name])
-    assert not torch.equal(first[3, 2]["flow"], other[3, 2]["flow"])
-    assert not torch.equal(first[3, 2]["flow"], first[4, 2]["flow"])
-
-
-@pytest.mark.parametrize("kind", ["stills", "simulated", "videos", "windows"])
+@pytest.mark.parametrize("kind", ["stills", "videos", "windows"])
 def test_a_key_with_a_size_gives_the_sample_at_that_size(kind, tmp_path):
     def dataset(size: int):
         augmentation = Augmentation(rotation_probability=0.5)
@@ -559,8 +399,7 @@ def test_a_key_with_a_size_gives_the_sample_at_that_size(kind, tmp_path):
             sets, kinds = [[make_sequence(tmp_path, "a", 4)]], {"labels": True, "flow": True}
             return VideoWindows(sets, size, 3, **kinds, augmentation=augmentation, seed=3)
         frames = [make_frame(tmp_path, str(value), value) for value in (50, 60)]
-        simulation = MotionSimulation() if kind == "simulated" else None
-        return StillImages(frames, size, augmentation, 3, simulation, 2)
+        return StillImages(frames, size, augmentation, 3)
 
     found, own = dataset(32)[1, 0, 64], dataset(64)[1, 0]
     assert found.keys() == own.keys()
@@ -569,6 +408,15 @@ def test_a_key_with_a_size_gives_the_sample_at_that_size(kind, tmp_path):
 
 
 # Windows
+
+STILL_AUGMENTATION = Augmentation(
+    flip_probability=0,
+    crop_scale=1,
+    rotation_probability=0,
+    brightness=0,
+    contrast=0,
+    saturation=0,
+)
 
 
 def changed_everywhere(**changes) -> Augmentation:

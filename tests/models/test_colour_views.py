@@ -17,6 +17,16 @@ def test_frames_of_a_clip_get_the_same_change_and_clips_different_ones():
     assert torch.equal(colour_view(frame.expand(12, 2, 3, 40, 60)), views)
 
 
+def test_mixed_precision_does_not_round_the_pixels():
+    clips = torch.randint(0, 256, (8, 1, 3, 24, 24), dtype=torch.uint8)
+    torch.manual_seed(2)
+    views = colour_view(clips)
+    torch.manual_seed(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        again = colour_view(clips)
+    assert again.dtype == torch.float32 and torch.equal(again, views)
+
+
 def test_changes_come_as_often_as_they_should():
     torch.manual_seed(1)
     frame = torch.zeros(3, 24, 24, dtype=torch.uint8)

@@ -153,7 +153,7 @@ def test_stage_2_takes_over_stage_1_and_copies_the_rgb_stream_into_the_flow_stre
 
 @both
 def test_weights_of_both_streams_go_into_the_stream_of_their_name(name):
-    """Stage 1 with simulated motion has a flow stream of its own."""
+    """Fine-tuning begins with a network of stage 2."""
     weights, model = network(name).state_dict(), network(name, seed=1)
     assert model.start_from(weights) == Loaded(len(weights), 0, 0, 0)
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())

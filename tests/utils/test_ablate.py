@@ -295,18 +295,6 @@ def test_a_stage_1_that_no_row_needs_is_not_trained(jobs_of, rows, stage1):
     assert [job.name for job in jobs if job.script == "pretrain.py"] == stage1
 
 
-@pytest.mark.parametrize("model", ABLATIONS)
-def test_on_simulated_motion_every_row_has_a_stage_1_of_its_own(jobs_of, model):
-    """Which then trains the whole network."""
-    jobs = jobs_of(seeds=[0], sweep=[], model=model, pretrain_motion="simulated")
-    trained = [job for job in jobs if job.script == "train.py"]
-    assert len(trained) == len({job.after.folder for job in trained}) > 1
-    for job in trained:
-        for setting in ABLATIONS[model].switches.values():
-            assert getattr(job.settings, setting) == getattr(job.after.settings, setting)
-            assert job.after.flags[setting] == job.flags[setting]
-
-
 @pytest.mark.parametrize(("rows", "swept"), [("abcd", "d"), ("abc", "c"), ("ab", None)])
 def test_the_last_row_of_dpa_with_ifa_is_tested_with_other_numbers_of_references(
     jobs_of, tmp_path, rows, swept

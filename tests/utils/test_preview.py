@@ -20,13 +20,10 @@ ROOT = Path(__file__).parents[2]
 
 def test_samples_are_those_of_the_training_scripts(tiny_settings, monkeypatch):
     monkeypatch.setattr("utils.preview.flow_origin", lambda root, name: f"dis of {name}")
-    simulated = tiny_settings.replace(pretrain_motion="simulated", remove_camera_motion=True)
-    ((title, stills, flow),) = samples_of(1, simulated)
-    assert (title, flow) == ("stage 1 DUTS_train", "simulated, camera motion removed")
-    assert isinstance(stills, StillImages) and stills.simulation is not None
+    ((title, stills, flow),) = samples_of(1, tiny_settings)
+    assert (title, flow) == ("stage 1 DUTS_train", None)
+    assert isinstance(stills, StillImages)
     assert len(stills) == 5  # one of the six is kept back for validation
-    ((_, stills, flow),) = samples_of(1, tiny_settings)
-    assert stills.simulation is None and flow is None
     ((title, videos, flow),) = samples_of(2, tiny_settings.replace(seed=5))
     assert isinstance(videos, VideoFrames) and videos.augmentation == stills.augmentation
     assert (title, flow, videos.seed) == ("stage 2 DAVIS_train", "dis of DAVIS_train", 5)
@@ -75,23 +72,23 @@ def preview(tiny_root, tmp_path):
 
 
 def test_pictures_and_numbers_of_both_stages(preview, tmp_path):
-    result = preview("--pretrain-motion", "simulated", "--samples", "3")
+    result = preview("--samples", "3")
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
-    for name in ("stage_1_DUTS_train", "stage_2_DAVIS_train"):
+    for name, panels in {"stage_1_DUTS_train": 1, "stage_2_DAVIS_train": 8}.items():
         sheet = cv2.imread(str(tmp_path / f"{name}.png"))
-        assert sheet.shape == (3 * (PANEL_WIDTH + LABEL_HEIGHT), 8 * PANEL_WIDTH, 3)
+        assert sheet.shape == (3 * (PANEL_WIDTH + LABEL_HEIGHT), panels * PANEL_WIDTH, 3)
         assert sheet.std() > 20
-    assert "stage_1_DUTS_train.png: 3 of 5 samples, flow: simulated, camera" in result.stdout
+    still = tmp_path / "stage_1_DUTS_train.png"
+    assert f"{still}: 3 of 5 samples, flow: none" in result.stdout
     assert "stage_2_DAVIS_train.png: 3 of 10 samples, flow: of unknown origin" in result.stdout
 
 
-def test_stills_without_motion_have_pictures_alone(preview, tmp_path):
+def test_a_stage_may_be_shown_alone(preview, tmp_path):
     result = preview("--stage", "1")
     assert result.returncode == 0, result.stderr
-    assert f"{tmp_path / 'stage_1_DUTS_train.png'}: 5 of 5 samples, flow: none" in result.stdout
-    sheet = cv2.imread(str(tmp_path / "stage_1_DUTS_train.png"))
-    assert sheet.shape == (5 * (PANEL_WIDTH + LABEL_HEIGHT), PANEL_WIDTH, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["stage_1_DUTS_train.png"]
+    assert "5 of 5 samples" in result.stdout
 
 
 def test_windows_are_shown_frame_by_frame(preview, tmp_path):

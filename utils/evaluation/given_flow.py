@@ -50,7 +50,7 @@ def estimator_of(flow: Any, trained: TrainedNetwork) -> Estimator | None:
 
     Args:
         flow: its name, ``"raft"`` or ``"dis"``; an ``Estimator``; or ``None`` for that of the
-            network's training. DIS takes its place if it is unknown, or if the flow was simulated.
+            network's training. DIS takes its place if it is unknown.
             Unless it is a function, it removes the camera's motion if that was done in training,
             and reduces large frames, see ``of_small_frames``.
         trained: the network.

@@ -151,7 +151,7 @@ def validate_stills(
     batches = [keys[first : first + size] for first in range(0, len(keys), size)]
     mine = batches[:1] if quick else batches[process.rank :: process.world_size]
     device = next(network.parameters()).device
-    loader = make_loader(stills_of(frames, settings, network.needs), mine, settings.workers, device)
+    loader = make_loader(stills_of(frames, settings), mine, settings.workers, device)
     scores: dict[int, float] = {}
     pictures = {}
     for batch_keys, batch in zip(mine, loader):
@@ -162,12 +162,9 @@ def validate_stills(
             labels = to_labels(probability, settings.threshold, settings.stretch_masks)
             scores[index] = score_frame(labels, truth, _ALL_ANNOTATED)[0]
             if process.is_main and not pictures:
-                image, flow = (
-                    batch[name][0].permute(1, 2, 0).numpy() if name in batch else None
-                    for name in ("image", "flow")
-                )
+                image = batch["image"][0].permute(1, 2, 0).numpy()
                 pictures["panel"] = draw_panels(
-                    image, flow, labels, truth, prediction.maps, prediction.num_objects
+                    image, None, labels, truth, prediction.maps, prediction.num_objects
                 )
     scores = {index: j for one in gather(scores, process) for index, j in one.items()}
     mean = float(np.mean([scores[index] for index in sorted(scores)]))

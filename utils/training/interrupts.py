@@ -18,10 +18,12 @@ class Interrupted(Exception):
 
     Attributes:
         exit_code: 0 after Ctrl-C, 143 after SIGTERM.
+        together: all processes stop here.
     """
 
-    def __init__(self, signum: int):
+    def __init__(self, signum: int, together: bool = True):
         super().__init__(signal.Signals(signum).name)
+        self.together = together
         self.exit_code = 0 if signum == signal.SIGINT else 128 + signum
 
 

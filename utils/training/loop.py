@@ -192,7 +192,7 @@ class Training:
             return self.validate(self.trainer.in_evaluation_mode(), False)
         except RuntimeError:
             # Without asking the other processes, which may have stopped.
-            self._stop(self.interrupts.pending)
+            self._stop(self.interrupts.pending, together=False)
             raise
 
     def _save(self, best: bool = False) -> None:
@@ -203,7 +203,7 @@ class Training:
         """The signal that one of the processes has got, the same in all of them."""
         return max(filter(None, gather(self.interrupts.pending, self.process)), default=None)
 
-    def _stop(self, signum: int | None) -> None:
+    def _stop(self, signum: int | None, together: bool = True) -> None:
         """Stop, everything being saved, if a signal asks for it."""
         if signum is None:
             return
@@ -214,4 +214,4 @@ class Training:
             if saved < p.step:
                 line += f", after step {saved}, before the bad numbers"
         self.accounts.log(line)
-        raise Interrupted(signum)
+        raise Interrupted(signum, together)

@@ -14,7 +14,6 @@ from datasets.augmentation import Augmentation, Size
 from datasets.layout import Frame, Sequence, frames_of, is_flat, still_images, video_sequences
 from datasets.samples import StillImages, VideoFrames, VideoWindows
 from datasets.sampling import EpochBatches
-from datasets.simulated_motion import MotionSimulation
 from models import MODELS, model_class
 from models.interface import REFERENCES, WINDOWS, Needs
 from utils.processes import Process, num_cores
@@ -78,16 +77,6 @@ def augmentation_from(settings: Settings) -> Augmentation:
     )
 
 
-def simulation_from(settings: Settings) -> MotionSimulation:
-    """The motion of still images."""
-    strengths = {
-        name: getattr(settings, f"simulated_{name}")
-        for name in MotionSimulation.__dataclass_fields__
-        if name != "camera_removed"
-    }
-    return MotionSimulation(**strengths, camera_removed=bool(settings.remove_camera_motion))
-
-
 def split_frames(frames: list[Frame], share: float, seed: int) -> tuple[list[Frame], list[Frame]]:
     """Frames for training and a random but fixed share for validation, at least one."""
     order = np.random.default_rng(seed).permutation(len(frames))
@@ -109,20 +98,10 @@ def _sample_size(settings: Settings) -> Size:
 
 
 def stills_of(
-    frames: list[Frame], settings: Settings, needs: Needs, augmentation: Augmentation | None = None
+    frames: list[Frame], settings: Settings, augmentation: Augmentation | None = None
 ) -> StillImages:
-    """Samples of still images; as pseudo-clips where the network needs references."""
-    size, simulated = _sample_size(settings), needs.samples == REFERENCES
-    if simulated and not isinstance(size, int):
-        raise SettingsError("PRETRAIN_MOTION needs a square input; set IMAGE_WIDTH = None")
-    return StillImages(
-        frames,
-        size,
-        augmentation,
-        settings.seed,
-        simulation_from(settings) if simulated else None,
-        settings.num_references,
-    )
+    """Samples of still images."""
+    return StillImages(frames, _sample_size(settings), augmentation, settings.seed)
 
 
 def training_sequences(settings: Settings, needs: Needs) -> list[list[Sequence]]:

@@ -52,7 +52,7 @@ class Run:
         dataset: Dataset,
         validate: Validate,
         frames: dict[str, list[Frame]],
-        flow: str | None,
+        flow: str | None = None,
     ) -> None:
         """Train the network, made from ``arguments``, and print the best score.
 

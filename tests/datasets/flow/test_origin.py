@@ -111,7 +111,7 @@ def test_pipes_are_not_waited_for(flat: Path) -> None:
     [
         ("raft, camera motion kept", None, None, ("raft", False)),
         ("dis, camera motion removed", None, None, ("dis", True)),
-        ("simulated, camera motion removed", None, None, ("dis", True)),
+        ("farneback, camera motion removed", None, None, ("dis", True)),
         ("raft, camera motion removed", "dis", None, ("dis", True)),
         ("raft, camera motion removed", None, False, ("raft", False)),
         ("raft, camera motion kept, in part replaced by dis", None, None, ("raft", False)),

@@ -42,6 +42,17 @@ def test_every_combination_of_switches_has_its_parts_and_trains(ima, ifa):
     assert parameters_not_reached(model) == []
 
 
+def test_layers_for_the_flow_maps_that_it_does_not_use_are_frozen():
+    """HRNet has layers for each map; several processes would wait for their gradients."""
+    model = without_stochastic_depth(network(backbone="hrnet_w18_small"))
+    frozen = [name for name, one in model.named_parameters() if not one.requires_grad]
+    assert frozen and all(name.startswith("flow_stream.encoder.") for name in frozen)
+    prediction = model(*inputs())
+    sum(segmentation_loss(prediction, discs(), **model.loss_settings).values()).backward()
+    missing = [name for name, one in model.named_parameters() if one.grad is None]
+    assert missing == frozen
+
+
 @switches
 def test_stage_1_has_the_prototypes_of_ima_alone(ima, ifa):
     model = without_stochastic_depth(ablation(ima, ifa, motion=False))
