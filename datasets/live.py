@@ -52,7 +52,6 @@ def _address(source: str) -> tuple[str, dict[str, Any], bool]:
 class LiveVideo:
     """An open video and its first frame; :func:`open_live` makes it."""
 
-    source: str
     size: tuple[int, int]  # (H, W) in pixels, upright
     rate: Fraction  # frames per second, as the source says
     aspect: Fraction  # width of a pixel over its height
@@ -138,7 +137,6 @@ def open_live(source: str) -> Iterator[LiveVideo]:
         images = (upright(frame, turns) for frame in chain([first], decoded))
         size = (first.height, first.width)
         video = LiveVideo(
-            source,
             size[::-1] if turns % 2 else size,
             stream.guessed_rate or stream.average_rate or Fraction(25),
             1 / aspect if turns % 2 else aspect,

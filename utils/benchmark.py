@@ -109,7 +109,8 @@ def job_of(settings: Settings, arguments: argparse.Namespace, videos: Path) -> J
     if device.type == "cpu" and "BATCH_SIZE" not in arguments.given:
         settings = settings.replace(batch_size=_CPU_BATCH * settings.accumulation_steps)
     if "DATA_ROOT" not in arguments.given:
-        settings = settings.replace(data_root=str(videos), train_sets=["DAVIS_train"])
+        sets = {"train_sets": ["DAVIS_train"], "pretrain_set": "DUTS_train"}
+        settings = settings.replace(data_root=str(videos), **sets)
         if not videos.exists():
             # The size of DAVIS's frames.
             write_synthetic(videos, 0, 1, 1, 1, frames=8, height=480, width=854)

@@ -50,7 +50,7 @@ class VisionTransformer(nn.Module):
         pretrained: start from published weights; with ``False`` nothing is read or downloaded.
         weights: a local file with them: timm's, or DINO's own, of the backbone alone or of a whole
             training; ``None`` downloads timm's.
-        block: whose keys are the features; -1 is the last one.
+
         positions: how the table of positions is resampled for another grid: ``dino``, as DINO's
             authors do, or ``timm``.
         drop_path: rate of stochastic depth of the last block in training; it rises from 0.
@@ -68,7 +68,6 @@ class VisionTransformer(nn.Module):
         name: str,
         pretrained: bool = True,
         weights: Path | None = None,
-        block: int = -1,
         positions: str = "dino",
         drop_path: float = 0.0,
     ):
@@ -91,10 +90,7 @@ class VisionTransformer(nn.Module):
             raise unfit
         if pretrained and weights is not None:
             _load(self.encoder, name, weights_file(weights))
-        blocks = len(self.encoder.blocks)
-        if not -blocks <= block < blocks:
-            raise ModelError(f"{name} has {blocks} blocks, and block {block} is none of them")
-        self.block = block % blocks
+
         self.positions = positions
         self.channels = self.encoder.embed_dim
         self.patch = self.encoder.patch_embed.patch_size[0]
@@ -106,8 +102,8 @@ class VisionTransformer(nn.Module):
 
         Args:
             images: (B, 3, H, W) of any size; they are resized to the nearest whole patches.
-            class_token: whether the class token and ``patches`` are needed, for which all blocks
-                must run.
+            class_token: whether the class token and ``patches`` are needed, for which the last
+                block must run.
         """
         size = [max(1, round(side / self.patch)) * self.patch for side in images.shape[2:]]
         if list(images.shape[2:]) != size:
@@ -116,20 +112,21 @@ class VisionTransformer(nn.Module):
         grid = (x.shape[1], x.shape[2])
         x = self.encoder.norm_pre(self._with_positions(x.flatten(1, 2), grid))
         with _fast_attention(self.encoder.blocks, x):
-            for number, block in enumerate(self.encoder.blocks):
-                if number == self.block:
-                    keys = self._keys(block, x)
-                    if not class_token:
-                        return Tokens(keys, None, grid)
+            *before, last = self.encoder.blocks
+            for block in before:
                 x = block(x)
+            keys = self._keys(last, x)
+            if not class_token:
+                return Tokens(keys, None, grid)
+            x = last(x)
         return Tokens(keys, x[:, 0], grid, x[:, self.encoder.num_prefix_tokens :])
 
     def train_keys_alone(self) -> None:
         """Freeze the parameters that the keys do not depend on; the others can be trained."""
-        encoder, last = self.encoder, self.encoder.blocks[self.block]
-        before = [encoder.patch_embed, encoder.norm_pre, *encoder.blocks[: self.block]]
-        needed = {encoder.pos_embed, encoder.cls_token, encoder.reg_token}
-        for module in (*before, last.norm1, last.attn.qkv):
+        encoder = self.encoder
+        *before, last = encoder.blocks
+        needed = {encoder.pos_embed, encoder.cls_token}
+        for module in (encoder.patch_embed, encoder.norm_pre, *before, last.norm1, last.attn.qkv):
             needed.update(module.parameters())
         for parameter in self.parameters():
             parameter.requires_grad_(parameter in needed)
@@ -142,15 +139,14 @@ class VisionTransformer(nn.Module):
         return F.linear(patches, qkv.weight[rows], bias)
 
     def _with_positions(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Patches (B, N, C) with positions, behind the class token and registers."""
+        """Patches (B, N, C) with positions, behind the class token."""
         encoder = self.encoder
         tables = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
         positions = resample_positions(encoder.pos_embed, grid, tables, self.positions)
-        prefix = [token for token in (encoder.cls_token, encoder.reg_token) if token is not None]
-        prefix = [token.expand(x.shape[0], -1, -1) for token in prefix]
+        token = encoder.cls_token.expand(x.shape[0], -1, -1)
         if encoder.no_embed_class:
-            return torch.cat([*prefix, x + positions], dim=1)
-        return torch.cat([*prefix, x], dim=1) + positions
+            return torch.cat([token, x + positions], dim=1)
+        return torch.cat([token, x], dim=1) + positions
 
 
 def resample_positions(table: Tensor, grid: tuple[int, int], prefix: int, rule: str) -> Tensor:

@@ -93,7 +93,7 @@ class SMTC(Network):
         if num_iterations < 1:
             raise ModelError(f"NUM_ITERATIONS is {num_iterations}; smtc needs at least 1")
         self.encoder = VisionTransformer(
-            backbone, pretrained_backbone, backbone_weights, -1, position_table, drop_path
+            backbone, pretrained_backbone, backbone_weights, position_table, drop_path
         )
         self.encoder.train_keys_alone()
         self.slots = SlotNetwork(

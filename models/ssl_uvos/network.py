@@ -228,12 +228,9 @@ class SSLUVOS(Network):
         Also the number of clusters, of which objects are the largest.
         """
 
-        def windows() -> Iterator[Tensor]:
-            return map(maps.window, range(len(maps)))
-
-        centres = find_centres(windows(), self.merge_distance)
+        centres = find_centres(maps, self.merge_distance)
         # A loop variable would keep a window in memory while the next one is computed.
-        distances = map(lambda maps: distances_to_centres(maps, centres), windows())
+        distances = map(lambda window: distances_to_centres(window, centres), maps)
         scores = -torch.cat(list(distances))
         labels = scores.argmax(dim=1)
         sizes = labels.bincount(minlength=len(centres))

@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 from torch.utils.data import default_collate
 
-from datasets.clips import VideoError
+from datasets.clips import VideoError, check_size
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator
 from datasets.samples import show
@@ -58,11 +58,7 @@ def _shown(
     """Batches of one frame in all views; all frames must have ``size``. Adds frames to ``read``."""
     before = None
     for number, image in enumerate(images):
-        if image.shape[:2] != size:
-            raise VideoError(
-                f"frame {number} is {image.shape[1]} x {image.shape[0]} pixels, those before it "
-                f"{size[1]} x {size[0]}; all frames of a video must be of one size: resize them"
-            )
+        check_size(f"frame {number}", image.shape[:2], size)
         flow = None
         if estimator is not None:
             motion = -estimator(image, before) if number else np.zeros((*size, 2), np.float32)

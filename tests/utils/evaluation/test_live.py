@@ -118,7 +118,7 @@ def test_a_pipe_that_stays_open_is_stopped_and_its_results_are_kept(checkpoint, 
 
 
 def live(waits, images):
-    return LiveVideo("0", (4, 4), Fraction(25), Fraction(1), waits, iter(images))
+    return LiveVideo((4, 4), Fraction(25), Fraction(1), waits, iter(images))
 
 
 def paced(count, seconds):
