@@ -1,5 +1,6 @@
 """The benchmark: its numbers, its parts, and that table and JSON agree."""
 
+import argparse
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from utils import benchmark
 from utils.benchmark import LINES, REST, HeldVideo, Job, run, segmenter_of, table, time_by_part
 from utils.evaluation.segmenting import Segmenter
 from utils.scripts import run_script
+from utils.training.samples import training_sequences, training_stills
 
 ROOT = Path(config.__file__).parent
 SMALL = "--backbone mobilenetv3_small_100 --image-size 64 --channels 16 --num-clusters 8 "
@@ -184,6 +186,14 @@ def test_training_takes_the_steps_of_train_py(job, monkeypatch):
     rate = job.settings.batch_size / numbers["seconds per step"]
     assert numbers["images per second"] == pytest.approx(rate)
     assert 0 <= numbers["% waiting for data"] <= 100
+
+
+def test_the_synthetic_data_have_all_sets_of_the_training(tiny_settings, tmp_path):
+    settings = tiny_settings.replace(train_sets=["mine"], pretrain_set="photos", still_share=0.3)
+    arguments = argparse.Namespace(given=set(), frames=2, repeats=1)
+    s = benchmark.job_of(settings, arguments, tmp_path / "data").settings
+    needs = Needs("references", flow=True)
+    assert len(training_sequences(s, needs)) == len(training_stills(s, needs)) == 1
 
 
 def test_figures_are_readable():
