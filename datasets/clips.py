@@ -108,7 +108,7 @@ def _check_folder(folder: Path, frame_rate: float, progress: bool | Report) -> C
     for path in progress_bar(
         paths, shown=progress, total=len(paths), desc="checking", unit="frame"
     ):
-        check_size(f"{folder}: {path.name}", read_image(path).shape[:2], size)
+        check_same_size(f"{folder}: {path.name}", read_image(path).shape[:2], size)
     rate = Fraction(frame_rate).limit_denominator(1001)
     return Clip(folder, len(paths), size, rate, pictures=tuple(paths))
 
@@ -127,7 +127,7 @@ def _check_file(path: Path, progress: bool | Report) -> Clip:
         for frame in bar:
             if size is None:
                 size, turns = (frame.height, frame.width), frame.rotation // 90 % 4
-            check_size(f"{path}: frame {len(times)}", (frame.height, frame.width), size)
+            check_same_size(f"{path}: frame {len(times)}", (frame.height, frame.width), size)
             times.append(frame.pts)
         rate, codec = _rate(stream, times), stream.codec_context.name
     if size is None:
@@ -198,7 +198,7 @@ def upright(frame: av.VideoFrame, turns: int) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
 
 
-def check_size(name: str, found: tuple[int, int], size: tuple[int, int]) -> None:
+def check_same_size(name: str, found: tuple[int, int], size: tuple[int, int]) -> None:
     """Raise VideoError unless a frame of (H, W) pixels has the size of those before it."""
     if found != size:
         raise VideoError(

@@ -30,7 +30,9 @@ def write_source(source: Path, tiny_root: Path) -> None:
 def test_fine_tuning_on_a_few_frames(tiny_settings, tiny_root, call, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_settings(tiny_settings, Path("settings.py"))
-    call(train, "--config", "settings.py")
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "flow_origin", lambda *_: "raft, camera motion kept")
+        call(train, "--config", "settings.py")
 
     write_source(Path("videos"), tiny_root)
     assert prepare(["folder", "--source", "videos", "--data-root", "data", "--set", "own"]) == 0
@@ -43,8 +45,11 @@ def test_fine_tuning_on_a_few_frames(tiny_settings, tiny_root, call, tmp_path, m
     printed = capsys.readouterr().out
     assert "own: 2 sequences (4 of 10 frames with a mask)" in printed
     assert " 0 left at their initial values, 0 of the file not used" in printed
+    kinds = "(raft, camera motion kept) than these (dis, camera motion kept)"
+    assert f"note: trained on flow maps of another kind {kinds}" in printed
 
     before, after = (load_checkpoint(Path(f"runs/{run}/last.pt")) for run in ("train", "own"))
+    assert [one["flow"].split(",")[0] for one in (before, after)] == ["raft", "dis"]
     assert after["settings"]["LEARNING_RATE"] < before["settings"]["LEARNING_RATE"]
     assert after["settings"]["BACKBONE"] == before["settings"]["BACKBONE"]
     moved = {

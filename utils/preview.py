@@ -2,7 +2,6 @@
 
 ``python -m utils.preview --output preview``, with any setting of config.py as a flag; ``--help``
 lists them. Samples are made and augmented as in pretrain.py (stage 1) and train.py (stage 2).
-
 """
 
 from pathlib import Path

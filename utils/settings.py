@@ -21,9 +21,10 @@ from typing import Any, NoReturn
 from datasets.files import write_text
 from utils.kinds import KINDS, Kind, SettingsError
 
-# Settings files of older runs have them; they have no effect.
+# Settings files of older runs have them. The first had no effect; all are ignored.
+WITHOUT_EFFECT = ("BAD_FILE_SHARE", "CAMERA_MOTION", "EMA_DECAY", "KMEANS", "NUM_SLOTS")
 FORMER = (
-    *("BAD_FILE_SHARE", "CAMERA_MOTION", "EMA_DECAY", "KMEANS", "NUM_SLOTS", "PRETRAIN_MOTION"),
+    *(*WITHOUT_EFFECT, "PRETRAIN_MOTION"),
     *("SIMULATED_CAMERA", "SIMULATED_DEFORMATION", "SIMULATED_FLOW_BLUR", "SIMULATED_FLOW_NOISE"),
     *("SIMULATED_FLOW_OUTLIERS", "SIMULATED_OBJECT", "SIMULATED_PARALLAX", "SIMULATED_SPAN"),
 )

@@ -94,15 +94,16 @@ def check_size(images: Tensor) -> None:
 
 
 def freeze_unused(encoder: nn.Module, last: int) -> None:
-    """Freeze the parameters that the ``last`` maps of a pyramid do not depend on, as in HRNet.
+    """Freeze the parameters that the ``last`` maps of a pyramid do not depend on.
 
-    Several processes would otherwise wait for their gradients.
+    HRNet has such parameters. Training by several processes would wait for their gradients.
     """
-    training = encoder.training
-    maps = encoder.eval()(torch.zeros(1, 3, 64, 64))[-last:]
+    if torch.is_inference_mode_enabled():  # there will be no training
+        return
+    training, parameters = encoder.training, list(encoder.parameters())
+    with torch.enable_grad():
+        total = sum(one.sum() for one in encoder.eval()(torch.zeros(1, 3, 64, 64))[-last:])
     encoder.train(training)
-    parameters = list(encoder.parameters())
-    total = sum(one.sum() for one in maps)
     for one, gradient in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True)):
         one.requires_grad_(gradient is not None)
 

@@ -50,7 +50,6 @@ class VisionTransformer(nn.Module):
         pretrained: start from published weights; with ``False`` nothing is read or downloaded.
         weights: a local file with them: timm's, or DINO's own, of the backbone alone or of a whole
             training; ``None`` downloads timm's.
-
         positions: how the table of positions is resampled for another grid: ``dino``, as DINO's
             authors do, or ``timm``.
         drop_path: rate of stochastic depth of the last block in training; it rises from 0.
@@ -90,7 +89,6 @@ class VisionTransformer(nn.Module):
             raise unfit
         if pretrained and weights is not None:
             _load(self.encoder, name, weights_file(weights))
-
         self.positions = positions
         self.channels = self.encoder.embed_dim
         self.patch = self.encoder.patch_embed.patch_size[0]

@@ -227,7 +227,6 @@ class SSLUVOS(Network):
 
         Also the number of clusters, of which objects are the largest.
         """
-
         centres = find_centres(maps, self.merge_distance)
         # A loop variable would keep a window in memory while the next one is computed.
         distances = map(lambda window: distances_to_centres(window, centres), maps)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.clips import ClipFrame, VideoError, check_clip, check_size
+from datasets.clips import ClipFrame, VideoError, check_clip, check_same_size
 from datasets.progress import Report
 from utils.evaluation.clip_predictions import VideoSource
 
@@ -56,7 +56,7 @@ def source_of(frames: Any, progress: bool | Report = False) -> VideoSource:
         raise VideoError("frames: there are none; a video needs at least two")
     size = image_at(pictures, 0).shape[:2]
     for number in range(1, len(pictures)):
-        check_size(f"frames[{number}]", image_at(pictures, number).shape[:2], size)
+        check_same_size(f"frames[{number}]", image_at(pictures, number).shape[:2], size)
     return GivenFrames(pictures, size)
 
 

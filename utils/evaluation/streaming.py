@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 from torch.utils.data import default_collate
 
-from datasets.clips import VideoError, check_size
+from datasets.clips import VideoError, check_same_size
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator
 from datasets.samples import show
@@ -58,7 +58,7 @@ def _shown(
     """Batches of one frame in all views; all frames must have ``size``. Adds frames to ``read``."""
     before = None
     for number, image in enumerate(images):
-        check_size(f"frame {number}", image.shape[:2], size)
+        check_same_size(f"frame {number}", image.shape[:2], size)
         flow = None
         if estimator is not None:
             motion = -estimator(image, before) if number else np.zeros((*size, 2), np.float32)

@@ -53,6 +53,12 @@ def test_layers_for_the_flow_maps_that_it_does_not_use_are_frozen():
     assert missing == frozen
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_is_built_without_gradients_too(mode):
+    with mode():
+        assert network().flow_stream is not None
+
+
 @switches
 def test_stage_1_has_the_prototypes_of_ima_alone(ima, ifa):
     model = without_stochastic_depth(ablation(ima, ifa, motion=False))
