@@ -35,8 +35,8 @@ def run_script(main: Callable[[], None]) -> None:
     print_any_name()
     try:
         main()
-        # Only where all processes get here. NCCL waits for the others: after an error in one of them
-        # it would wait forever, and the message would not be printed.
+        # Only where all processes get here. NCCL waits for the others: if one has failed, it would
+        # wait forever, and the message would not be printed.
         end_process()
     except Interrupted as interrupted:
         if interrupted.together:
