@@ -21,12 +21,19 @@ from typing import Any, NoReturn
 from datasets.files import write_text
 from utils.kinds import KINDS, Kind, SettingsError
 
-# Settings files of older runs have them. The first had no effect; all are ignored.
+# Settings files of older runs have these, which are ignored. The first had no effect then either.
 WITHOUT_EFFECT = ("BAD_FILE_SHARE", "CAMERA_MOTION", "EMA_DECAY", "KMEANS", "NUM_SLOTS")
 FORMER = (
-    *(*WITHOUT_EFFECT, "PRETRAIN_MOTION"),
-    *("SIMULATED_CAMERA", "SIMULATED_DEFORMATION", "SIMULATED_FLOW_BLUR", "SIMULATED_FLOW_NOISE"),
-    *("SIMULATED_FLOW_OUTLIERS", "SIMULATED_OBJECT", "SIMULATED_PARALLAX", "SIMULATED_SPAN"),
+    *WITHOUT_EFFECT,
+    "PRETRAIN_MOTION",
+    "SIMULATED_CAMERA",
+    "SIMULATED_DEFORMATION",
+    "SIMULATED_FLOW_BLUR",
+    "SIMULATED_FLOW_NOISE",
+    "SIMULATED_FLOW_OUTLIERS",
+    "SIMULATED_OBJECT",
+    "SIMULATED_PARALLAX",
+    "SIMULATED_SPAN",
 )
 
 

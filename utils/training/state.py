@@ -80,12 +80,12 @@ def restore(training: "Training") -> str:
         if list(weights) != list(trainer.network.state_dict()):
             # The optimizer's state has no names, so it would go to other weights.
             raise ValueError("its tensors come in another order than the network's")
-        counts = [
-            [len(group["params"]) for group in optimizer["param_groups"]]
-            for optimizer in (state["optimizer"], trainer.optimizer.state_dict())
-        ]
-        if counts[0] != counts[1]:
-            raise ValueError(f"groups of {counts[0]} tensors were trained, here of {counts[1]}")
+        saved, own = (
+            [len(group["params"]) for group in groups]
+            for groups in (state["optimizer"]["param_groups"], trainer.optimizer.param_groups)
+        )
+        if saved != own:
+            raise ValueError(f"it trains groups of {saved} tensors, the network has {own}")
         # The settings have the groups' rates, which may have been changed.
         moments = state["optimizer"]["state"]
         trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": moments})
