@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from models import MODELS, ModelError
+from models import MODELS
 from models.interface import REFERENCES, STILLS, WINDOWS, Loaded, Network, decay_matrices, fill
 from models.two_streams import expand, uniform_references
 from tests.models.small_networks import (
@@ -57,7 +57,7 @@ def test_stage_1_needs_stills_and_stage_2_references_with_flow_both_with_masks(n
 @both
 @stages
 def test_the_losses_of_bytes_are_finite_scalars_whose_sum_reaches_every_parameter(name, stage):
-    model = without_stochastic_depth(of_stage(name, stage, reference_gradient=True).double())
+    model = without_stochastic_depth(of_stage(name, stage).double())
     terms = model.loss(batch_for(model))
     assert terms and all(isinstance(term, str) for term in terms)
     assert all(value.shape == () and value.isfinite() for value in terms.values())
@@ -86,17 +86,6 @@ def test_bytes_and_the_same_pictures_as_floats_give_the_same_bit_for_bit(name, s
     found, expected = model.loss(batch), model.loss(as_floats(batch))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[term], expected[term]) for term in found)
-
-
-@both
-@stages
-def test_the_optimizers_groups_have_each_trainable_parameter_once(name, stage):
-    model = of_stage(name, stage)
-    frozen = next(model.rgb_stream.encoder.parameters()).requires_grad_(False)
-    grouped = [id(parameter) for group in model.parameter_groups() for parameter in group["params"]]
-    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    assert len(grouped) == len(set(grouped))
-    assert set(grouped) == trained and id(frozen) not in trained
 
 
 @both
@@ -189,19 +178,6 @@ def test_rounds_may_change_only_where_slot_attention_was_trained():
     assert network("dpa").changeable == ("num_references",)
 
 
-def test_maps_by_iteration_start_before_the_first_round_and_end_with_the_prediction():
-    model, video = network("gsanet", num_iterations=2).eval(), frames_in_memory(3)
-    with torch.inference_mode():
-        maps = model.maps_by_iteration(video)
-        prediction = next(model.segment_video(video))
-    assert len(maps) == 3
-    assert maps[2].keys() == prediction.maps.keys()
-    for label, one in maps[2].items():
-        assert torch.equal(one, prediction.maps[label])
-        assert not torch.equal(one, maps[0][label])
-    assert network("dpa").eval().maps_by_iteration(video) == []
-
-
 @both
 def test_arguments_of_an_older_version_are_taken_as_this_version_has_them(name):
     current = {"channels": 32, "motion": True}
@@ -214,11 +190,6 @@ def test_arguments_of_an_older_version_are_taken_as_this_version_has_them(name):
     given = dict(older)
     assert MODELS[name].upgraded(older) == current
     assert older == given
-
-
-def test_three_slots_of_an_older_version_are_refused():
-    with pytest.raises(ModelError, match="has 3 slots; this version has 2"):
-        MODELS["gsanet"].upgraded({"num_slots": 3})
 
 
 @every

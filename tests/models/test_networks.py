@@ -12,8 +12,6 @@ from tests.models.small_networks import (
     discs,
     inputs,
     network,
-    parameters_not_reached,
-    without_stochastic_depth,
 )
 
 both = pytest.mark.parametrize("name", TWO_STREAMS)
@@ -37,17 +35,6 @@ def test_still_image_network_gives_masks_alone(name):
     prediction = model(inputs(2, 64, 96)[0])
     assert [x.shape for x in prediction.logits] == [(2, 1, 64, 96)] * 4
     assert prediction.auxiliary == [] and prediction.maps == {}
-
-
-@both
-def test_still_image_network_is_a_part_of_the_video_network(name):
-    """So that stage 2 can start from stage 1, and the flow stream from the RGB stream."""
-    stills = network(name, motion=False).state_dict()
-    video = network(name).state_dict()
-    assert stills.keys() < video.keys()
-    assert all(video[key].shape == value.shape for key, value in stills.items())
-    twins = {key.replace("rgb_stream", "flow_stream") for key in video if "rgb_stream" in key}
-    assert twins == {key for key in video if "flow_stream" in key}
 
 
 @both
@@ -90,20 +77,6 @@ def test_images_and_flow_are_normalised_inside_once_as_the_backbone_expects(
     for found, pictures in zip(seen, given, strict=True):
         for channel, (mean, deviation) in enumerate(statistics):
             torch.testing.assert_close(found[:, channel], (pictures[:, channel] - mean) / deviation)
-
-
-@both
-@pytest.mark.parametrize(
-    "motion, reference_gradient", [(False, False), (True, False), (True, True)]
-)
-def test_gradients_reach_every_parameter_in_each_stage(name, motion, reference_gradient):
-    """In float64, where a gradient that is zero but for rounding can be told from a small one."""
-    model = network(name, motion=motion, reference_gradient=reference_gradient).double()
-    without_stochastic_depth(model)
-    frames = inputs(references=2, dtype=torch.float64)
-    prediction = model(*frames) if motion else model(frames[0])
-    sum(segmentation_loss(prediction, discs().double()).values()).backward()
-    assert parameters_not_reached(model, floor=1e-12) == []
 
 
 @both
@@ -173,14 +146,6 @@ def test_a_batch_gives_what_its_samples_give_one_by_one(name, motion):
 
 
 @both
-def test_encoding_references_first_gives_what_forward_gives(name):
-    model = network(name).eval()
-    frames = inputs()
-    references = model.encode_references(*frames[2:])
-    assert_same_prediction(model.segment(*frames[:2], references), model(*frames))
-
-
-@both
 def test_references_of_one_sequence_serve_a_batch_of_its_targets(name):
     model = network(name).eval()
     images, flows = inputs(batch=4)[:2]
@@ -196,18 +161,6 @@ def test_references_of_one_sequence_serve_a_batch_of_its_targets(name):
         model.segment(images, flows, expand(references, 4)), expected, rtol=1e-4, atol=1e-5
     )
     assert all(x.shape[0] == 1 for x in references.values())
-
-
-@both
-def test_segment_does_not_encode_the_references_again(name):
-    model = network(name).eval()
-    frames = inputs()
-    references = model.encode_references(*frames[2:])
-    seen = []
-    for stream in (model.rgb_stream, model.flow_stream):
-        stream.encoder.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
-    model.segment(*frames[:2], references)
-    assert seen == [2, 2]
 
 
 @both

@@ -16,14 +16,11 @@ import pytest
 import torch
 
 import config
-import evaluate
-import pretrain
-import train
 from models import build_model, model_class
 from utils import ablate
 from utils.ablate import ABLATIONS, check_begun, plan, run_jobs
 from utils.evaluation.protocols import PROTOCOLS, SequenceScores
-from utils.evaluation.results import Evaluation, read_evaluation, write_evaluation
+from utils.evaluation.results import Evaluation, write_evaluation
 from utils.scripts import run_script
 from utils.settings import SettingsError, load_settings, write_settings
 from utils.training.checkpoints import save_checkpoint
@@ -529,18 +526,6 @@ def refusal(monkeypatch, tmp_path, capsys):
     return call
 
 
-def test_a_second_ablation_in_the_same_folder_is_refused(refusal, tmp_path):
-    (tmp_path / "out").mkdir()
-    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
-    command = [sys.executable, "-c", f"{hold}; print(flush=True); sys.stdin.read()"]
-    with subprocess.Popen(
-        [*command, tmp_path / "out/.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        holder.stdout.readline()
-        assert "another process is running an ablation in" in refusal()
-        holder.stdin.close()
-
-
 @pytest.mark.parametrize("model", ABLATIONS)
 def test_without_flags_all_rows_are_run_and_the_sweep_has_the_ablations_values(
     monkeypatch, tmp_path, model
@@ -614,44 +599,3 @@ def test_one_row_from_data_to_tables(tmp_path, tiny_settings):
     assert "3/3 f_seed0_evaluation" in result.stdout
     assert (tmp_path / "out/table2.md").read_text() in result.stdout
     assert (tmp_path / "out/f_seed0/evaluation/report.html").is_file()
-
-
-class ScriptHere:
-    """A script that runs in this process, at once, and prints into its log."""
-
-    def __init__(self, command: list[str], log: Path):
-        module = {"pretrain": pretrain, "train": train, "evaluate": evaluate}[Path(command[1]).stem]
-        with pytest.MonkeyPatch.context() as patch, log.open("a") as file:
-            patch.setattr(sys, "argv", command[1:])
-            patch.setattr(sys, "stdout", file)
-            run_script(module.main)
-
-    def poll(self) -> int:
-        return 0
-
-    def terminate(self) -> None:
-        """It has ended."""
-
-    wait = terminate
-
-
-def test_rows_of_dpa_with_and_without_ima_from_data_to_tables(tmp_path, tiny_settings):
-    settings = tiny_settings.replace(model="dpa", graph_neighbours=4, output_dir=str(tmp_path))
-    write_settings(settings, tmp_path / "settings.py")
-    jobs = plan(settings, tmp_path, ["b", "c"], [0], [1])
-    run_jobs(jobs, tmp_path, 1, "", ScriptHere)
-    for row in "bc":
-        # With the wrong stage 1 there would be tensors of IMA in the one and not in the other.
-        log = (tmp_path / f"logs/{row}_seed0.log").read_text()
-        assert ", 0 of the file not used" in log
-        assert (tmp_path / f"{row}_seed0/evaluation/report.html").is_file()
-    attention, references = (rows_of(tmp_path / f"{n}.csv") for n in ("attention", "references"))
-    assert [(line["row"], line["IMA"], line["IFA"]) for line in attention] == [
-        ("b", "1", "0"),
-        ("c", "0", "1"),
-    ]
-    assert [line["R"] for line in references] == ["1"]
-    for line in (*attention, *references):
-        assert 0 < float(line["G_mean"]) < 100
-    for name, count in (("evaluation", 3), ("evaluation_R1", 1)):
-        assert read_evaluation(tmp_path / "c_seed0" / name).settings["NUM_REFERENCES"] == count

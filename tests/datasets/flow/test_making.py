@@ -1,6 +1,5 @@
 """Tests of datasets/flow/making.py."""
 
-import errno
 import os
 import shutil
 from pathlib import Path
@@ -107,19 +106,6 @@ def test_frames_of_different_size_are_named(flat: Path) -> None:
     with pytest.raises(DatasetError, match=r"dog-run_00002\.png: 60 x 50, most 144 x 128"):
         make_flow(flat, "DAVIS_train", to_the_right)
     assert not (flat / "DAVIS_train" / "FLOW").exists()
-
-
-def test_a_full_disk_is_said_with_the_file_and_leaves_nothing_half_written(
-    flat: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(source: Path, _: Path) -> None:
-        assert source.stat().st_size > 900  # the whole content was in the other file
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match=r"No space left on device: .*FLOW/a_cat_00000\.jpg"):
-        make_flow(flat, "DAVIS_train", to_the_right)
-    assert names(flat / "DAVIS_train" / "FLOW") == []
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
