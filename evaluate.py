@@ -53,6 +53,8 @@ def main() -> None:
             refuse_flags(arguments.given & {"FRAME_RATE", "EVAL_BATCH_SIZE"})
             evaluate_live(trained, arguments.video, output, settings)
         else:
+            if Path(arguments.video).is_file():  # which has a rate of its own
+                refuse_flags(arguments.given & {"FRAME_RATE"})
             evaluate_video(trained, Path(arguments.video), output, settings)
     elif not launch_processes(settings.gpu, after_ctrl_c=130):
         process = start_process(settings.gpu, timedelta(days=30))  # sequences differ in length

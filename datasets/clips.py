@@ -65,8 +65,14 @@ class Clip:
         if not self.pictures:
             # Frame threads are faster, but lose errors at a file's end; it has been checked.
             with _open_video(self.source, threads="AUTO") as stream:
+                number = -1
                 for number, frame in enumerate(_decode(stream, self.source)):
                     yield ClipFrame(f"{number:05d}", partial(upright, frame, self.turns))
+            if number + 1 != self.count:
+                raise VideoError(
+                    f"{self.source}: {self.count} frames at first, {number + 1} now; it has been "
+                    f"changed, or is damaged: {_REPAIR}"
+                )
 
 
 def check_clip(source: Path, frame_rate: float = 24.0, progress: bool | Report = True) -> Clip:
@@ -142,21 +148,23 @@ def _check_file(path: Path, progress: bool | Report) -> Clip:
 
 def _decode(stream: av.VideoStream, path: Path) -> Iterator[av.VideoFrame]:
     """Frames from the first whole one on. Those before it need frames that the clip lacks."""
-    count = 0
+    count, damage = 0, ""
     packets = stream.container.demux(stream)
     for packet in dropwhile(lambda packet: not packet.is_keyframe, packets):
-        damage = "damaged" if packet.is_corrupt else ""
+        fault = "damaged" if packet.is_corrupt else ""
         try:
             frames = packet.decode()
         except av.FFmpegError as error:
-            frames, damage = [], error.strerror
-        for frame in frames:
-            if not frame.is_corrupt:
-                count += 1
-                yield frame
-            elif count:
-                damage = "damaged"
-        if damage and count:
+            frames, fault = [], error.strerror
+        whole = [frame for frame in frames if not frame.is_corrupt]
+        if not damage:
+            yield from whole
+            count += len(whole)
+        if count and len(whole) < len(frames):
+            fault = "damaged"
+        if count or packet.is_keyframe:
+            damage = damage or fault
+        if damage and (count or whole):
             raise VideoError(
                 f"{path}: cut off or damaged after {count} frames ({damage}); {_REPAIR}"
             )

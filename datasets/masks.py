@@ -7,6 +7,7 @@ of one object.
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -17,6 +18,7 @@ VOID = 255  # the label of pixels that are neither object nor background
 
 _WHITE = 0xFFFFFF
 _MOST_OBJECTS = 32  # a grey picture with smaller values alone holds labels
+_FEW_LEVELS = 8  # of grey, which may be an object each; soft edges mostly have more
 _MOST_GREYS = 64  # numbers of proposals in a grey mask; more are probabilities
 _JPEG_NOISE = 64  # smaller values of a mask as JPEG are the background's, because JPEG is lossy
 
@@ -34,8 +36,8 @@ def read_labels(path: Path) -> np.ndarray:
     - Grey with values below 32 alone: labels, as they are stored.
     - Grey with 0 and one other value: object 1.
     - Any other grey: values above one half of the range (127 of 255, 32767 of 65535) are object 1,
-      because masks of photographs have soft edges. A mask without such values, or with labels below
-      32 and one greater value, has two meanings and is refused.
+      because masks of photographs have soft edges. A mask without such values, with labels below
+      32 and one greater value, or with areas of a few grey levels, has two meanings and is refused.
 
     A colour picture with equal channels is grey. So is a palette of greys whose first entry is not
     black or whose labels are not all below 32. A palette with colours whose first entry is not
@@ -55,8 +57,9 @@ def read_labels(path: Path) -> np.ndarray:
     if np.array_equal(values != 0, greatest):
         return greatest.astype(np.uint8)
     foreground = values > half
-    if not foreground.any() or np.array_equal(large, greatest):
-        found = np.unique(values)
+    found = np.flatnonzero(np.bincount(values.ravel()))
+    numbered = len(found) <= _FEW_LEVELS and any(_has_areas(values == one) for one in found[1:-1])
+    if not foreground.any() or np.array_equal(large, greatest) or numbered:
         listed = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
         raise DatasetError(
             f"{path}: grey values ({listed}, up to {found[-1]}) that may be labels or soft edges; "
@@ -136,6 +139,11 @@ def palette_levels(path: Path, picture: Image.Image) -> np.ndarray | None:
             "black, as label 0 is the background; write the mask anew, with 0 and 255"
         )
     return None
+
+
+def _has_areas(level: np.ndarray) -> bool:
+    """Whether a level of grey, bool (H, W), fills areas, and not just edges."""
+    return cv2.erode(level.view(np.uint8), np.ones((5, 5), np.uint8)).any()
 
 
 def _without_void(labels: np.ndarray) -> np.ndarray:

@@ -24,9 +24,7 @@ OTHER_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl"),
     *(".pbm", ".pgm", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
-# The beginning of the pixels and the end of the file.
-_PNG_MARKERS = b"IDAT", b"IEND\xae\x42\x60\x82"
-_JPEG_MARKERS = b"\xff\xda", b"\xff\xd9"
+_PNG_END, _JPEG_END = b"IEND\xae\x42\x60\x82", b"\xff\xd9"
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -56,7 +54,7 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
             raise DatasetError(f"{path}: not a regular file; replace it by a JPEG or PNG")
         with path.open("rb") as file, Image.open(file, formats=("JPEG", "PNG")) as picture:
-            if not _is_complete(file, _PNG_MARKERS if picture.format == "PNG" else _JPEG_MARKERS):
+            if not _is_complete(file, picture.format == "PNG"):
                 raise DatasetError(f"{path}: truncated, its end is missing; replace this file")
             yield picture
     except FileNotFoundError:
@@ -91,15 +89,23 @@ def verify_png(path: Path) -> None:
         raise DatasetError(f"{path}: damaged inside ({error}); replace this file") from None
 
 
-def _is_complete(file: BinaryIO, markers: tuple[bytes, bytes]) -> bool:
+def _is_complete(file: BinaryIO, is_png: bool) -> bool:
     """Whether the end marker follows the pixels. Keeps the file's position."""
-    start, end = markers
+    end = _PNG_END if is_png else _JPEG_END
     position = file.tell()
     file.seek(-len(end), os.SEEK_END)
     complete = file.read() == end
-    if not complete:  # some programs append data of their own
+    if not complete:  # some programs append data of their own, phones a film
         file.seek(0)
         content = file.read()
-        complete = content.rfind(end) > content.rfind(start)
+        complete = content.find(end, 0 if is_png else _first_scan(content)) >= 0
     file.seek(position)
     return complete
+
+
+def _first_scan(jpeg: bytes) -> int:
+    """The position of the pixels, behind the headers, of which one may hold a small JPEG."""
+    position = 2
+    while jpeg[position : position + 1] == b"\xff" and jpeg[position + 1 : position + 2] != b"\xda":
+        position += 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
+    return position

@@ -25,6 +25,7 @@ from datasets.progress import progress_bar
 from datasets.scenes import EMPTY, MOTIONS, SHAPES, make_scene, render_frame, without_object
 
 SETS = ("DUTS_train", "DAVIS_train", "DAVIS_test")
+KINDS = ("still", "train", "test")  # of the sets, with which their names begin
 MARKER = "synthetic.json"  # says that the sets beside it were made here and may be overwritten
 
 
@@ -66,7 +67,7 @@ def write_synthetic(
             turn = index + index // len(SHAPES)  # so that each kind has every shape
             motion, kind = EMPTY[turn % len(EMPTY)], kind - 2
             scene = without_object(scene, motion)
-        sequence = f"{('still', 'train', 'test')[kind]}_{motion}-{shape}-{index:02d}"
+        sequence = f"{KINDS[kind]}_{motion}-{shape}-{index:02d}"
         folder = data_root / SETS[kind] / (sequence if kind == 2 else "")
         for t in range(len(scene.camera)):
             name = f"{sequence}_{t:05d}" if kind > 0 else f"still_{index:05d}"
@@ -94,6 +95,13 @@ def _clear(data_root: Path, overwrite: bool) -> None:
             f"--overwrite, which deletes sets that were written by this program ({MARKER} beside "
             "them says so)."
         )
+    for kind, path in zip(KINDS, (data_root / name for name in SETS)):
+        for one in path.glob("*" if kind == "test" else "RGB/*"):
+            if not one.name.startswith(f"{kind}_"):
+                raise FileExistsError(
+                    f"{one} was not written by this program, so {path} is not deleted. Choose "
+                    "another data root."
+                )
     for path in found:
         shutil.rmtree(path)
 

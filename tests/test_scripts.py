@@ -293,25 +293,6 @@ def test_true_masks_score_1_also_under_the_frames_full_names(chain, call, tiny_r
     assert printed.splitlines()[-1] == "J&F 1.0000"
 
 
-def test_masks_that_are_missing_or_of_another_size_are_named(chain, refusal, tmp_path):
-    masks = tmp_path / "masks"
-    shutil.copytree(chain.masks, masks)
-    sequence = sorted(masks.iterdir())[0]
-    flags = ("--config", chain.settings, "--masks", masks)
-    Image.new("L", (63, 48)).save(sequence / "00001.png")
-    message = refusal(evaluate, *flags)
-    assert "1 x mask of another size than the true mask" in message
-    assert f"{sequence / '00001.png'}: 63 x 48" in message
-    (sequence / "00001.png").unlink()
-    (sequence / "00003.png").unlink()
-    message = refusal(evaluate, *flags)
-    assert "2 problems" in message
-    assert str(sequence / "00001.png") in message and str(sequence / "00003.png") in message
-    assert f"{tmp_path / 'nowhere'} is not a folder" in refusal(
-        evaluate, "--config", chain.settings, "--masks", tmp_path / "nowhere"
-    )
-
-
 # Flags of the evaluation
 
 
@@ -576,6 +557,16 @@ def test_flags_that_would_change_nothing_are_refused(flags, chain, refusal, tmp_
     message = refusal(evaluate, *own, "--video", "clip.mp4", "--output", "x", "--protocol", "fbms")
     assert "--protocol: without effect" in message
     assert {path.name for path in tmp_path.iterdir()} == {"best.pt"}
+    (tmp_path / "clip.mp4").touch()
+    message = refusal(evaluate, *own, "--video", "clip.mp4", "--output", "x", "--frame-rate", "5")
+    assert "--frame-rate: without effect" in message
+
+
+def test_a_set_of_still_images_is_not_scored_as_videos(chain, refusal):
+    message = refusal(
+        evaluate, "--config", chain.settings, "--checkpoint", chain.stage1, "--set", "DUTS_train"
+    )
+    assert "DUTS_train is a set of still images, and this scores videos" in message
 
 
 def test_flags_that_say_what_the_checkpoint_has_are_no_matter(chain, call):
@@ -773,37 +764,6 @@ def test_resuming_needs_nothing_that_the_run_started_from(module, chain, call, t
     assert "resuming" in call(module, "--resume", run_dir, "--epochs", "3")
 
 
-def test_flags_beside_resume_take_effect_and_are_written_down(chain, call, tmp_path):
-    run_dir = tmp_path / "pretrain"
-    shutil.copytree(chain.folder / "runs/pretrain", run_dir)
-    before = read_settings_file(run_dir / "settings.py", DEFAULTS)
-    printed = call(pretrain, "--resume", run_dir, "--epochs", "3")
-    assert f"resuming {run_dir} after epoch 2 of 3" in printed
-    assert printed.count("epoch 3/3  step") == 1
-    assert load_checkpoint(run_dir / "last.pt")["progress"]["epoch"] == 3
-    assert read_settings_file(run_dir / "settings.py", DEFAULTS) == before.replace(epochs=3)
-
-
-@pytest.mark.parametrize(
-    "flags", [("--backbone", "resnet10t"), ("--channels", "24"), ("--num-clusters", "16")]
-)
-def test_a_run_cannot_be_resumed_with_another_network_and_stays_as_it_is(
-    flags, chain, refusal, tmp_path
-):
-    run_dir = tmp_path / "train"
-    shutil.copytree(chain.folder / "runs/train", run_dir)
-    before = files(run_dir)
-    message = refusal(train, "--resume", run_dir, *flags)
-    assert "a resumed run keeps its settings" in message
-    assert flags[0].removeprefix("--").replace("-", "_").upper() in message
-    after = files(run_dir)
-    assert {path: after[path] for path in before} == before
-
-
-def test_a_run_that_does_not_exist_cannot_be_resumed(refusal, tmp_path):
-    assert str(tmp_path / "gone") in refusal(train, "--resume", tmp_path / "gone")
-
-
 def test_auto_begins_a_run_and_goes_on_with_it_by_the_same_command(chain, call, tmp_path):
     flags = ("--config", chain.settings, "--epochs", "2", "--resume", "auto")
     assert "resuming" not in call(pretrain, *flags)
@@ -837,15 +797,6 @@ def test_a_dry_run_writes_nothing(chain, call, tmp_path):
 
 
 # What is refused
-
-
-def test_an_existing_run_folder_is_refused_and_left_alone(chain, refusal):
-    runs = chain.folder / "runs"
-    before = files(runs)
-    flags = ("--config", chain.settings, "--output-dir", runs)
-    assert "exists already" in refusal(pretrain, *flags)
-    assert "exists already" in refusal(train, *flags, "--stage1-checkpoint", chain.stage1)
-    assert files(runs) == before
 
 
 def test_a_stage_1_checkpoint_of_another_network_is_refused(chain, refusal, tmp_path):
@@ -1086,14 +1037,6 @@ def test_a_file_that_breaks_later_stops_training_with_its_path_alone(chain, tiny
     assert result.returncode == 1
     assert re.search(rf"error: {root}/DUTS_train/GT/still_\d+\.png: damaged inside", result.stderr)
     assert "Traceback" not in result.stderr + result.stdout
-
-
-@pytest.mark.parametrize("module, own", [(pretrain, ()), (train, ()), (evaluate, ("--masks", "x"))])
-def test_a_misspelt_flag_is_refused_with_the_nearest(module, own, call, capsys):
-    with pytest.raises(SystemExit) as stop:
-        call(module, *own, "--bacth-size", "3")
-    assert stop.value.code == 2
-    assert "--bacth-size: no such flag; the nearest is --batch-size" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--chekpoint", "--mask"])

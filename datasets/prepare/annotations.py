@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from datasets.pictures import read_size
+from datasets.pictures import open_picture
 from datasets.prepare.archives import Convert
 from datasets.prepare.shapes import Shape, circle, draw_shapes
 from datasets.problems import DatasetError
 
 _NO_OBJECT = "_background_", "__ignore__"  # LabelMe's names
+_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 
 Annotation = tuple[Path, Convert]  # the file, and the function that makes a frame's label map of it
 # The frame's height and width as the file states them, and its objects' numbers with their shapes.
@@ -52,6 +53,8 @@ def _of_images(content: dict[str, Any]) -> dict[str, Drawing]:
     tracks: dict[Any, int] = {}
     drawings: dict[str, Drawing] = {}
     for one in content["annotations"]:
+        if not one["segmentation"]:  # a box alone
+            continue
         image = images[one["image_id"]]
         _, objects = drawings.setdefault(image["file_name"], (_size(image), []))
         track = one.get("track_id", (one.get("attributes") or {}).get("track_id"))
@@ -99,7 +102,14 @@ def _size(stated: dict[str, Any]) -> tuple[int | None, int | None]:
 
 def _drawn(drawing: Drawing, image: Path, annotation: Path) -> np.ndarray:
     """The label map of a frame."""
-    size, ((height, width), objects) = read_size(image), drawing
+    (height, width), objects = drawing
+    with open_picture(image) as picture:
+        size, orientation = (picture.height, picture.width), picture.getexif().get(_ORIENTATION, 1)
+    if orientation != 1:
+        raise DatasetError(
+            f"{annotation}: {image.name} is stored turned (EXIF orientation {orientation}), which "
+            "is ignored here but not by programs for annotation; save it upright and annotate that"
+        )
     if None not in (height, width) and (height, width) != size:
         item = f"{width} x {height}, its image {image.name} {size[1]} x {size[0]}"
         raise DatasetError(f"{annotation}: {item}")

@@ -38,7 +38,7 @@ def read_fbms(source: Path, problems: Problems) -> list[SourceFrame]:
             folder = root / part / sequence
             images = numbered(folder)
             try:
-                (definition,) = (folder / "GroundTruth").glob("*Def.dat")
+                (definition,) = (folder / "GroundTruth").glob("[!.]*Def.dat")
                 labels, named = _read_definition(definition)
             except ValueError:
                 item = f"{folder / 'GroundTruth'}: definition file (Def.dat) missing or unreadable"

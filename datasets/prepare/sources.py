@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from datasets.known_sets import YOUTUBE_OBJECTS_CLASSES
+from datasets.layout import list_pictures
 from datasets.masks import one_object, read_label_map
 from datasets.prepare.archives import (
     WRONG,
@@ -50,6 +51,8 @@ def _read_duts(source: Path, problems: Problems) -> list[SourceFrame]:
         root = locate(source, [f"DUTS-{part}-Image"], problems, required=part == "TR")
         if root is not None:
             parts = root / f"DUTS-{part}-Image", root / f"DUTS-{part}-Mask"
+            for folder in parts:  # early copies have a wrong mask beside some right ones
+                list_pictures(folder, problems)
             images, masks = paired(*parts, problems, every=True, by=pictures)
             for name, image in images.items():
                 frames.append(SourceFrame(set_name, "", name, image, masks[name]))
@@ -208,7 +211,8 @@ SOURCES: dict[str, Source] = {
         _DAVIS_2016,
     ),
     "davis2017": Source(
-        partial(_read_davis, year="2017", annotations=_MASKS_2017, sets=_DAVIS_2017), _DAVIS_2017
+        partial(_read_davis, year="2017", annotations=_MASKS_2017[:1], sets=_DAVIS_2017),
+        _DAVIS_2017,
     ),
     # Other objects are annotated for the semi-supervised task, and there is no void.
     "davis2017_semi_supervised": Source(

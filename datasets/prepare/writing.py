@@ -22,6 +22,10 @@ from datasets.problems import DatasetError, Problems, add_problems, format_probl
 from datasets.progress import progress_bar
 
 _UNUSABLE = ("file that cannot be used", "if it is damaged, unpack the archive again")
+_CHANGED = (
+    "file that is there already and differs from the source",
+    "remove the set's RGB and GT folders and start again, or choose another --data-root",
+)
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,15 @@ class _File:
 def prepare(
     source: Path, data_root: Path, description: Source, *, accept_partial: bool = False
 ) -> list[Prepared]:
-    """Write a data set in this project's layout. Files that are there already are kept.
+    """Write a data set in this project's layout. Equal files that are there already are kept.
 
     The source is the unpacked archive, or a folder above it, and its description is one of
     `datasets.prepare.sources.SOURCES`. With ``accept_partial`` missing parts are printed, and the
     rest is taken.
 
     Raises:
-        DatasetError: the source is not as described, or a file in it cannot be used; nothing has
-            been written then.
+        DatasetError: the source is not as described, a file in it cannot be used, or a set has
+            another file of the same name; nothing has been written then.
     """
     if not source.is_dir():
         raise DatasetError(f"{source}: no such folder; give the unpacked archive as --source")
@@ -63,6 +67,11 @@ def prepare(
     done = {name: Counter() for name in names}
     for file in progress_bar(files, desc="writing files", unit="file"):
         done[file.destination.relative_to(data_root).parts[0]][_write(file)] += 1
+    for name in names:
+        paths = (data_root / name).rglob("RGB/[!.]*")
+        images = {path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}
+        if others := len(images - {file.destination for file in files}):
+            print(f"note: {name} also has {others:,} images that the source does not have")
     return [Prepared(name, _count(name, frames), done[name]) for name in names]
 
 
@@ -112,6 +121,9 @@ def _plan(frames: list[SourceFrame], data_root: Path) -> list[_File]:
         files = [file for of_frame in bar for file in of_frame]
     if problems:
         raise DatasetError(format_problems("the source", problems))
+    changed = [f.destination for f in files if f.destination.parent.name != "NEXT" and _differs(f)]
+    if changed:
+        raise DatasetError(format_problems(data_root, {_CHANGED: changed}))
     return files
 
 
@@ -152,21 +164,22 @@ def _as_png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _is_outdated(file: _File) -> bool:
-    """Whether the image after a frame is another one, because `train_all_frames` came later.
-
-    Without that archive again, the images that are there stay, as they are the nearer ones.
-    """
-    if file.destination.parent.name != "NEXT" or "train_all_frames" not in file.source.parts:
+def _differs(file: _File) -> bool:
+    """Whether a file is there already with other content."""
+    if not file.destination.exists():
         return False
+    if file.content is not None:
+        return file.destination.read_bytes() != file.content
     paths = file.source, file.destination
-    return not (os.path.samefile(*paths) or filecmp.cmp(*paths, shallow=False))
+    return not (os.path.samefile(*paths) or filecmp.cmp(*paths))
 
 
 def _write(file: _File) -> str:
     """Write a file whole or not at all. Returns how."""
     if file.destination.exists():
-        if not _is_outdated(file):
+        # The image after a frame is another one where `train_all_frames` came later. Without that
+        # archive again, the images that are there stay, as they are the nearer ones.
+        if "train_all_frames" not in file.source.parts or not _differs(file):
             return "kept"
         file.destination.unlink()
     if file.content is not None:

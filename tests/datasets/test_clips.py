@@ -299,6 +299,26 @@ def test_damage_in_the_middle_is_found_out(tmp_path):
         check_clip(path)
 
 
+def test_a_damaged_first_keyframe_is_found_out(tmp_path):
+    path = write_clip(tmp_path / "clip.mp4", container_options={"movflags": "+faststart"})
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        first = next(container.demux(video=0))
+    place = content.index(bytes(first)) + first.size // 2
+    content[place : place + 40] = bytes(40)
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match="cut off or damaged after 0 frames"):
+        check_clip(path)
+
+
+@pytest.mark.parametrize("now", [2, 11, 13])
+def test_a_file_that_changes_after_the_check_is_a_clear_error(tmp_path, now):
+    clip = check_clip(write_clip(tmp_path / "clip.mp4", 12))
+    write_clip(tmp_path / "clip.mp4", now)
+    with pytest.raises(VideoError, match=f"12 frames at first, {now} now"):
+        list(clip.frames())
+
+
 def test_what_is_no_clip_is_told_so(tmp_path):
     def message(name: str) -> str:
         with pytest.raises(VideoError) as error:

@@ -76,6 +76,16 @@ def test_grey_values_are_labels_soft_edges_or_refused(tmp_path, values, foregrou
         assert read_mask(path).tolist() == [[bool(value) for value in foreground]]
 
 
+def test_areas_of_a_few_grey_levels_may_be_objects_and_are_refused(tmp_path):
+    areas = np.zeros((20, 30), np.uint8)
+    areas[:6, :6], areas[:, 10:20], areas[:, 24:] = 85, 170, 255
+    path = write(tmp_path / "mask.png", areas)
+    assert "(0, 85, 170, 255, up to 255) that may be labels" in complaint(read_mask, path)
+    # A soft edge of three levels around the same object is none.
+    edges = np.repeat(np.uint8([[0, 0, 0, 64, 128, 191, 255, 255, 255, 255]]), 20, axis=0)
+    np.testing.assert_array_equal(read_mask(write(path, edges)), edges > 127)
+
+
 @pytest.mark.parametrize("method", [Image.Quantize.MEDIANCUT, Image.Quantize.FASTOCTREE])
 def test_palettes_of_black_and_white_are_read_by_their_colours(tmp_path, method):
     picture = Image.fromarray((OBJECT * 255).astype(np.uint8)).convert("RGB")

@@ -111,6 +111,24 @@ def test_unusual_jpegs_are_read(tmp_path):
         np.testing.assert_array_equal(read_image(path), expected[..., ::-1])
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_film_behind_a_jpeg_is_no_fault_and_a_small_jpeg_in_its_header_no_end(
+    tmp_path, progressive
+):
+    small = write(tmp_path / "small.jpg").read_bytes()
+    header = b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small  # as EXIF has it
+    options = {"progressive": progressive, "quality": 90}
+    Image.fromarray(noise(64, 48)).save(tmp_path / "a.jpg", **options)
+    content = (tmp_path / "a.jpg").read_bytes()
+    content = content[:2] + header + content[2:]
+    (tmp_path / "a.jpg").write_bytes(content)
+    expected = read_image(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes(content + b"film \xff\xda film")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), expected)
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) * 3 // 4])
+    assert "truncated, its end is missing" in complaint(read_size, tmp_path / "a.jpg")
+
+
 def test_the_size_of_a_picture_is_its_height_and_width(tmp_path):
     write(tmp_path / "x.png", noise(7, 11))
     assert read_size(tmp_path / "x.png") == read_image(tmp_path / "x.png").shape[:2]

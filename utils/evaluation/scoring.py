@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,9 +106,10 @@ def read_result(path: Path, protocol: Protocol, binarize: bool = False) -> np.nd
     try:
         return read_binary_mask(path, binarize).view(np.uint8)
     except NotBinaryError:
-        labels = read_labels(path)
-        if labels.max() > 1:
-            return labels
+        with suppress(DatasetError):  # whose advice is for true masks
+            labels = read_labels(path)
+            if labels.max() > 1:
+                return labels
         raise
 
 
@@ -246,6 +248,10 @@ def score_masks(
         results = [next(again) if result[0] in several else result for result in results]
     scores = collect_scores(results, protocol)
     _check_scored(scores, sequences, protocol)
+    if binarize and not any(
+        values.any() for one in scores.values() for values in one.values.values()
+    ):
+        print("note: all scores are 0; masks that hold 0 and 1 need no --binarize")
     return scores
 
 

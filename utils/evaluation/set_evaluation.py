@@ -14,7 +14,7 @@ import numpy as np
 from datasets.file_checks import check_files
 from datasets.files import write_picture, write_text
 from datasets.flow.origin import compare_flow, flow_origin, note_flow
-from datasets.known_sets import published_sequences
+from datasets.known_sets import is_still_set, published_sequences
 from datasets.layout import Frame, Sequence, frame_label, frames_of, video_sequences
 from datasets.masks import read_labels
 from datasets.problems import DatasetError
@@ -174,6 +174,11 @@ def read_set(set_name: str, settings: Settings, process: Process, flow: bool) ->
         DatasetError: the masks do not fit the frames, or the protocol needs more of them.
     """
     root = Path(settings.data_root)
+    if is_still_set(set_name):
+        raise DatasetError(
+            f"{set_name} is a set of still images, and this scores videos; pretrain.py scores the "
+            "images that it keeps back (PRETRAIN_VAL_SHARE)"
+        )
     sequences = video_sequences(root, set_name, masks="none", flow=flow)
     annotated = [frame.mask is not None for frame in frames_of(sequences)]
     protocol, reason = choose_protocol(set_name, settings.protocol, all(annotated))

@@ -224,6 +224,10 @@ def check_results(source: Path, output: Path) -> None:
     for path in (*results, output / _PARTIAL):
         if path.resolve() in (source.resolve(), *source.resolve().parents):
             raise VideoError(f"{source} would be replaced by the results; choose another --output")
+        if path.is_symlink():
+            raise VideoError(
+                f"{path} is a link, which results would replace: remove it, or make {output} a link"
+            )
     found = [path for path in results if path.exists()]
     # A run that was killed while it moved its results leaves the partial folder.
     if found and not {*results[:2]} <= {*found} and not (output / _PARTIAL).is_dir():

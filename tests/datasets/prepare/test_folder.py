@@ -156,6 +156,32 @@ def test_coco_polygons_and_run_lengths(source: Path) -> None:
     same(prepare(source), {"cat": {f"cat_{i}": box for i in range(3)}})
 
 
+def test_boxes_of_coco_without_a_shape_are_no_annotation(source: Path) -> None:
+    write_frames(source, "cat", ["0", "1"])
+    images = [{"id": i, "file_name": f"{i}.png"} for i in range(2)]
+    annotations = [
+        {"image_id": 0, "segmentation": [rectangle(2, 3, 6, 8)]},
+        {"image_id": 1, "segmentation": [], "bbox": [0, 0, 4, 4]},
+    ]
+    content = {"images": images, "annotations": annotations}
+    (source / "annotations.json").write_text(json.dumps(content))
+    same(prepare(source), {"cat": {"cat_0": filled((2, 3, 6, 8))}})
+
+
+def test_images_that_annotation_programs_turn_are_refused(source: Path, capsys) -> None:
+    write_frames(source, "cat", ["0", "1"])
+    path = source / "frames/cat/1.png"
+    with Image.open(path) as picture:
+        picture.getexif()[0x0112] = 3
+        picture.save(path, exif=picture.getexif())
+    images = [{"id": i, "file_name": f"{i}.png"} for i in range(2)]
+    annotations = [{"image_id": i, "segmentation": [rectangle(2, 3, 6, 8)]} for i in range(2)]
+    content = {"images": images, "annotations": annotations}
+    (source / "annotations.json").write_text(json.dumps(content))
+    message = complaint(source, capsys)
+    assert "1.png is stored turned (EXIF orientation 3)" in message and "save it upright" in message
+
+
 def test_objects_of_coco_with_a_track_keep_their_number(source: Path) -> None:
     write_frames(source, "cat", ["0", "1"])
     images = [{"id": i, "file_name": f"{i}.png", "height": 12, "width": 16} for i in range(2)]

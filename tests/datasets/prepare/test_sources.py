@@ -26,6 +26,7 @@ from tests.datasets.prepare.archives import (
     tree,
     write,
     write_davis,
+    write_duts,
     write_fbms,
     write_lists,
 )
@@ -85,6 +86,22 @@ def test_davis_2017_keeps_objects_and_void(source: Path, annotations: str) -> No
         np.testing.assert_array_equal(read_mask(frame.mask), np.isin(expected, (1, 2)))
     (dog,) = video_sequences(data_root(source), "DAVIS_test", flow=False)
     np.testing.assert_array_equal(read_mask(dog.frames[0].mask), objects(1) != 0)
+
+
+def test_davis_2017_wants_the_annotations_of_all_objects(source: Path) -> None:
+    write_davis(source, {"bear": [objects(1)] * 2}, palette=True)
+    write_lists(source, "2017", train="bear\n", val="")
+    with pytest.raises(DatasetError, match="Annotations_unsupervised/480p: missing"):
+        run("davis2017", source)
+
+
+def test_two_duts_masks_of_one_name_are_named(source: Path) -> None:
+    write_duts(source)
+    write(source / "DUTS-TR/DUTS-TR-Mask/sun_TR1.jpg", objects(255))
+    with pytest.raises(
+        DatasetError, match=r"keep one of the two(.|\n)*sun_TR1\.png beside sun_TR1\.jpg"
+    ):
+        run("duts", source)
 
 
 def test_davis_2017_has_sets_and_lists_of_its_own_and_prefers_all_objects(source: Path) -> None:
@@ -211,6 +228,7 @@ def test_fbms_by_definition_file(source: Path) -> None:
     write_fbms(folder, {"cats01_02_gt.ppm": (1, drawn)}, (0xFFFFFF, 0xFF0001, 0))
     write(folder / "GroundTruth/cats01_02_gt.pgm", objects(255))  # not the labels
     write(folder / "GroundTruth/PROB_cats01_02_gt.ppm", coloured(objects(1), {1: (3, 3, 3)}))
+    (folder / "GroundTruth/._cats01Def.dat").write_bytes(b"Mac OS X")
     write_fbms(source / "Trainingset/bear01", {"bear01_01.pgm": (0, objects(9))}, (0, 9))
 
     test, train = run("fbms", source)

@@ -276,17 +276,30 @@ def test_damaged_files_and_masks_of_another_size_stop_before_anything_is_written
     assert not data_root(source).exists()
 
 
-def test_files_that_are_there_are_kept(source: Path) -> None:
+def test_files_that_differ_from_the_source_are_listed_and_nothing_is_written(source: Path) -> None:
     write_mixed(source)
     train = data_root(source) / "DAVIS_train"
-    write(train / "RGB/bear_00000.jpg", image(50))
-    write(train / "GT/bear_00000.png", objects(0, 1))
-    before = tree(train)
-    _, prepared = run("davis2016_from_2017", source)
-    assert (prepared.files["kept"], prepared.files["linked"]) == (2, 5)
-    after = tree(train)
-    kept = [name for name in before if not before[name][0]]
-    assert len(kept) == 2 and all(after[name] == before[name] for name in kept)
+    write(train / "RGB/bear_00000.jpg", image(0))  # as in the source
+    image_path = write(train / "RGB/bear_00001.jpg", image(50))
+    mask = write(train / "GT/bear_00000.png", objects(0, 1))  # would be converted
+    before = tree(data_root(source))
+    with pytest.raises(DatasetError) as error:
+        run("davis2016_from_2017", source)
+    message = str(error.value)
+    assert "2 x file that is there already and differs from the source" in message
+    assert str(image_path) in message and str(mask) in message
+    assert tree(data_root(source)) == before
+
+
+def test_images_of_another_source_are_counted(source: Path, capsys: pytest.CaptureFixture) -> None:
+    write_duts(source)
+    write(data_root(source) / "DUTS_train/RGB/another.jpg", image(9))
+    run("duts", source)
+    said = "note: DUTS_train also has 1 images that the source does not have"
+    assert said in capsys.readouterr().out
+    (data_root(source) / "DUTS_train/RGB/another.jpg").unlink()
+    run("duts", source)
+    assert "also has" not in capsys.readouterr().out
 
 
 def test_symbolic_links_in_the_source_give_files(source: Path) -> None:

@@ -282,6 +282,15 @@ def test_grey_masks_are_cut_at_one_half_if_asked_for(video_set, masks):
         np.testing.assert_array_equal(found[name].values["J"], one.values["J"])
 
 
+def test_masks_of_0_and_1_need_no_cut(video_set, masks, capsys):
+    for path in masks.rglob("*.png"):
+        Image.fromarray(read_mask(path).astype(np.uint8)).save(path)
+    score_masks(masks, video_set, LONG, progress=False)
+    assert "note" not in capsys.readouterr().out
+    score_masks(masks, video_set, LONG, binarize=True, progress=False)
+    assert "masks that hold 0 and 1 need no --binarize" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("rule", [BORDER, ORACLE])
 def test_of_several_proposals_the_foreground_is_chosen_by_the_rule(video_set, masks, rule, capsys):
     """In the first video 1 is largest and around the frame, 2 is the object, 3 beside it."""

@@ -145,3 +145,11 @@ def test_a_folder_of_others_is_not_replaced(tmp_path):
     check_results(tmp_path / "clip.mp4", tmp_path)
     with pytest.raises(VideoError, match="would be replaced"):
         check_results(tmp_path / "probabilities", tmp_path)
+
+
+def test_results_that_are_links_are_refused_before_the_work(tmp_path):
+    (tmp_path / "large/masks").mkdir(parents=True)
+    (tmp_path / "masks").symlink_to(tmp_path / "large/masks")
+    (tmp_path / "overlay.mp4").touch()
+    with pytest.raises(VideoError, match="masks is a link, which results would replace"):
+        check_results(tmp_path / "clip.mp4", tmp_path)
