@@ -9,7 +9,7 @@ OLDEST := .venv-oldest
 # Newer ones have no wheels of the oldest packages.
 OLDEST_PYTHON ?= python3.11
 OLDEST_TESTS := tests/models tests/utils/training tests/utils/evaluation \
-	tests/utils/test_processes.py tests/utils/test_transfer.py tests/utils/test_precision.py \
+	tests/utils/test_processes.py tests/utils/test_transfer.py tests/test_precision.py \
 	tests/datasets/test_threads.py tests/datasets/flow/test_estimators.py
 
 # Small enough for two CPU cores; everything else is as in config.py, or in the recipe of a network

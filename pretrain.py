@@ -13,8 +13,8 @@ from datasets.file_checks import check_files
 from datasets.layout import still_images
 from datasets.problems import DatasetError
 from models import build_model, model_class
+from precision import device_in_words
 from utils.evaluation.validation import validate_stills
-from utils.precision import device_in_words
 from utils.scripts import run_script
 from utils.settings import SettingsError
 from utils.training.dry_run import count_parameters

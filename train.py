@@ -14,8 +14,8 @@ from datasets.file_checks import check_files
 from datasets.flow.origin import compare_flow, flow_origin, note_flow
 from datasets.layout import frames_of
 from models import build_model, model_class
-from utils.evaluation.validation import validate_videos
-from utils.precision import device_in_words
+from precision import device_in_words
+from utils.evaluation.validation import check_validation, validate_videos
 from utils.scripts import run_script
 from utils.training.checkpoints import (
     CheckpointError,
@@ -48,7 +48,9 @@ def main() -> None:
     checkpoint = None
     kind = model_class(settings.model)
     has_stage1 = kind.stage1 is not None
-    if has_stage1 and settings.stage1_checkpoint is not None and not run.has_weights:
+    # The default is of stage 1. Networks without one take a checkpoint only if it is given.
+    wanted = has_stage1 or settings.stage1_checkpoint != config.STAGE1_CHECKPOINT
+    if wanted and settings.stage1_checkpoint is not None and not run.has_weights:
         stage1 = find_checkpoint(Path(settings.stage1_checkpoint))
         if not stage1.exists():
             raise CheckpointError(
@@ -64,6 +66,7 @@ def main() -> None:
     train_sets = training_sequences(settings, needs)
     stills = training_stills(settings, needs)
     val_sequences = validation_sequences(settings, needs)
+    check_validation(network, val_sequences, settings)
     sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
     frames = {name: frames_of(sequences) for name, sequences in sets.items()}
     if stills:
@@ -87,8 +90,9 @@ def main() -> None:
         if loaded.loaded + loaded.copied == 0:
             raise CheckpointError(f"no tensor in {settings.stage1_checkpoint} fits the network")
         if process.is_main:
-            print(f"stage 1 from {settings.stage1_checkpoint}: {loaded}")
-            if checkpoint.get("script") == run.script:
+            what = "stage 1" if has_stage1 else "weights"
+            print(f"{what} from {settings.stage1_checkpoint}: {loaded}")
+            if has_stage1 and checkpoint.get("script") == run.script:
                 print(
                     f"note: {settings.stage1_checkpoint} is of stage 2 (train.py), not of stage 1"
                 )

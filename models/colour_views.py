@@ -12,6 +12,7 @@ HUE = 0.1  # in turns of the colour circle
 SIGMA = (0.1, 2.0)  # of the blur, in pixels
 
 
+@torch.compiler.disable  # it draws numbers, after each of which a graph would end
 def colour_view(clips: Tensor) -> Tensor:
     """Clips with their colours changed, and some of them blurred.
 

@@ -69,13 +69,40 @@ def test_a_run_that_was_interrupted_while_frozen_goes_on_bit_for_bit(
     monkeypatch.setattr(SMTC, "after_step", interrupt)
     with pytest.raises(SystemExit):
         call(train, *SETTINGS, "--output-dir", tmp_path)
-    assert load_checkpoint(tmp_path / "train" / "last.pt")["progress"]["step"] == 2
+    assert load_checkpoint(tmp_path / "train" / "last.pt")["progress"]["step"] == 1
     monkeypatch.setattr(SMTC, "after_step", after_step)
     call(train, "--resume", tmp_path / "train")
     whole, broken = (load_checkpoint(f / "last.pt") for f in (folder, tmp_path / "train"))
     assert whole["progress"] == broken["progress"]
     for name, tensor in whole["weights"].items():
         assert torch.equal(tensor, broken["weights"][name]), name
+
+
+def test_a_dry_run_tries_the_last_steps_in_which_nothing_is_frozen(call, tmp_path, monkeypatch):
+    tried, before_step = [], SMTC.before_step
+    monkeypatch.setattr(
+        SMTC, "before_step", lambda self, step: tried.append(step) or before_step(self, step)
+    )
+    call(train, *SETTINGS, "--output-dir", tmp_path, "--dry-run")
+    assert tried == [STEPS - 2, STEPS - 1]
+
+
+def test_a_run_continues_from_a_checkpoint_that_is_given(folder, call, tmp_path, capsys):
+    flags = (*SETTINGS, "--output-dir", tmp_path, "--epochs", 1, "--freeze-steps", 9)
+    capsys.readouterr()
+    call(train, *flags, "--stage1-checkpoint", folder / "last.pt")
+    assert f"weights from {folder / 'last.pt'}: " in capsys.readouterr().out
+    name = "encoder.encoder.blocks.0.attn.qkv.weight"  # frozen here, so as it was
+    weights, own = (load_checkpoint(f / "last.pt")["weights"] for f in (folder, tmp_path / "train"))
+    assert torch.equal(own[name], weights[name])
+    with pytest.raises(SystemExit, match=r"there is no checkpoint .*gone\.pt"):
+        call(train, *flags, "--stage1-checkpoint", tmp_path / "gone.pt", "--run-name", "other")
+
+
+def test_training_refuses_to_validate_by_rules_that_need_tracks(call, tmp_path):
+    with pytest.raises(SystemExit, match="anew, which davis2016 cannot score"):
+        call(train, *SETTINGS, "--output-dir", tmp_path, "--discovery", "release")
+    assert not any(tmp_path.iterdir())
 
 
 def test_two_processes_train_with_a_part_that_is_frozen_at_first(tiny_root, tmp_path):

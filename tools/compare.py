@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.precision import autocast, in_bfloat16, precision
+from precision import autocast, in_bfloat16, precision
 
 UNITS = {"inference": "frame", "training": "sample", "loader": "sample"}
 LOADED = 40  # samples of a turn of a loader

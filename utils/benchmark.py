@@ -38,8 +38,8 @@ from datasets.progress import progress_bar
 from datasets.synthetic import write_synthetic
 from models import build_model, model_class
 from models.interface import Network
+from precision import precision
 from utils.evaluation.segmenting import Segmenter, Views
-from utils.precision import precision
 from utils.processes import Process, gpu_indices, num_cores, start_process
 from utils.scripts import run_script
 from utils.settings import Settings, SettingsError, parse_settings, positive, settings_parser
@@ -187,6 +187,7 @@ def training(job: Job) -> dict[str, float]:
     batches = batches_of(dataset, s, process)
     trainer = Trainer(network, s, process, s.epochs * len(batches))
     trainer.network.train()
+    trainer.steps = trainer.num_steps - 1  # in the first steps a part may be frozen
     # On a GPU a run is longer than the stock of the loader, two batches for each of its processes.
     workers = min(s.workers, num_cores())
     length = 1 + 2 * workers if device.type == "cuda" else 1

@@ -32,6 +32,7 @@ from models.backbones import build_backbone, weights_file
 from models.backbones.feature_map import FEATURES, FeatureMap
 from models.backbones.vision_transformer import VisionTransformer
 from models.propagation import FLOOR, RECIPES, SHORT_480, Recipe
+from precision import device_in_words, precision
 from utils.evaluation.people import score_jhmdb, score_vip
 from utils.evaluation.propagating import propagate_video, read_first_mask
 from utils.evaluation.scoring import overlap
@@ -50,7 +51,6 @@ from utils.evaluation.video import (
     print_results,
     published_when_whole,
 )
-from utils.precision import device_in_words, precision
 from utils.processes import num_cores, start_process
 from utils.reports.film import open_film
 from utils.reports.pictures import draw_overlay, write_mask

@@ -70,6 +70,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     text = "subtract the scene's motion, fitted to the border of the frame"
     add("--remove-camera-motion", action="store_true", help=text)
     add("--device", choices=("cpu", "cuda"), help="raft: default is a GPU if any")
+    text = "raft on a CPU: bfloat16 where the CPU has it (default: true)"
+    add("--mixed-precision", choices=("true", "false"), default="true", help=text)
     return parser.parse_args(arguments)
 
 
@@ -85,7 +87,11 @@ def _make_flow(options: argparse.Namespace) -> None:
         check_set(folder, sequences, options.overwrite)
     device = _device(options.device)
     estimator = build_estimator(
-        options.estimator, options.weights, device, options.remove_camera_motion
+        options.estimator,
+        options.weights,
+        device,
+        options.remove_camera_motion,
+        options.mixed_precision == "true",
     )
     if rank == 0:
         begin_origin(folder, made_by, sequences, options.overwrite)

@@ -33,9 +33,12 @@ def build_estimator(
     weights: Path | None = None,
     device: str | None = None,
     remove_camera_motion: bool = False,
+    mixed_precision: bool = True,
 ) -> Estimator:
-    """The estimator "raft", which takes weights and device, or "dis". Raises FlowError."""
-    estimator = dis_estimator() if name == "dis" else raft_estimator(weights, device)
+    """The estimator "raft", as ``raft_estimator`` makes it, or "dis". Raises FlowError."""
+    estimator = (
+        dis_estimator() if name == "dis" else raft_estimator(weights, device, mixed_precision)
+    )
     if not remove_camera_motion:
         return estimator
     return lambda first, second: without_camera_motion(estimator(first, second))
@@ -71,17 +74,21 @@ def dis_estimator() -> Estimator:
     return _of_any_size(grey, estimate, _DIS_SMALLEST)
 
 
-def raft_estimator(weights: Path | None = None, device: str | None = None) -> Estimator:
+def raft_estimator(
+    weights: Path | None = None, device: str | None = None, mixed_precision: bool = True
+) -> Estimator:
     """RAFT (Teed and Deng, ECCV 2020), torchvision's `raft_large`: the paper's choice (Sec. 4.1).
 
     ``weights`` is a file with the network's state dict; None takes torchvision's published weights.
-    A device of None takes a GPU if there is one. Raises FlowError if one of them cannot be used.
+    A device of None takes a GPU if there is one. ``mixed_precision`` is for CPUs: bfloat16 where
+    they have it. Raises FlowError if one of them cannot be used.
     """
     # Imported here because it takes seconds and DIS does not need it.
     import torch
     from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
     from datasets.flow.raft import Raft
+    from precision import in_bfloat16
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     url = Raft_Large_Weights.DEFAULT.url
@@ -96,7 +103,9 @@ def raft_estimator(weights: Path | None = None, device: str | None = None) -> Es
             f"({reason}): give a copy of {url}, or use DIS, which needs none {_FLAGS}"
         ) from error
     try:
-        raft = Raft(model, device)
+        on_cpu = torch.device(device).type == "cpu"  # GPUs have TF32; bfloat16 was not measured
+        bfloat16 = on_cpu and in_bfloat16(torch.device(device), mixed_precision)
+        raft = Raft(model, device, torch.bfloat16 if bfloat16 else torch.float32)
     except (RuntimeError, AssertionError) as error:
         raise FlowError(f"there is no device {device!r} for RAFT ({error})") from error
 

@@ -2,8 +2,9 @@
 
 The results are those of torchvision's forward pass but for rounding. It is faster: features of a
 frame and the recurrent unit's convolutions of the context are computed once, only the last
-refinement becomes a flow map of the frame's size, and tensors are channels-last. The caller's
-autocast has no effect.
+refinement becomes a flow map of the frame's size, and tensors are channels-last. Convolutions may
+compute in bfloat16. Positions, correlations and flow are float32, as under autocast in the authors'
+code. The caller's autocast has no effect.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class EncodedFrame:
     """A frame and its features for the matching."""
 
     image: Tensor  # (1, 3, H, W), -1 to 1
-    features: Tensor  # (1, C, H/8, W/8)
+    features: Tensor  # float32 (1, C, H/8, W/8)
 
 
 class Raft:
@@ -36,13 +37,14 @@ class Raft:
     Args:
         model: torchvision's ``raft_large``; it is changed, and cannot be called afterwards.
         device: where it computes.
+        dtype: of the convolutions.
     """
 
-    def __init__(self, model: RAFT, device: str | torch.device):
+    def __init__(self, model: RAFT, device: str | torch.device, dtype: torch.dtype = torch.float32):
         _normalise_over_one_image(model.feature_encoder)
         _fold_normalisation(model.eval().context_encoder)
-        self.model = model.to(device, memory_format=torch.channels_last)
-        self.device = torch.device(device)
+        self.model = model.to(device, dtype, memory_format=torch.channels_last)
+        self.device, self.dtype = torch.device(device), dtype
         block = model.update_block
         self.hidden_channels = block.hidden_state_size
         recurrent = block.recurrent_block
@@ -55,9 +57,9 @@ class Raft:
     def encode(self, frame: np.ndarray) -> EncodedFrame:
         """Encode a frame, uint8 RGB (H, W, 3), whose sides are multiples of 8."""
         image = torch.from_numpy(frame).to(self.device).permute(2, 0, 1)[None]  # channels-last
-        image = image.float() / 127.5 - 1
+        image = (image.float() / 127.5 - 1).to(self.dtype)
         with torch.autocast(self.device.type, enabled=False):
-            return EncodedFrame(image, self.model.feature_encoder(image))
+            return EncodedFrame(image, self.model.feature_encoder(image).float())
 
     @torch.inference_mode()
     def estimate(self, first: EncodedFrame, second: EncodedFrame) -> np.ndarray:
@@ -76,11 +78,12 @@ class Raft:
         start = _positions(*first.features.shape[-2:], self.device)
         position = start.clone()
         for _ in range(_REFINEMENTS):
-            motion = block.motion_encoder(position - start, correlations.around(position))
+            seen = correlations.around(position).to(self.dtype)
+            motion = block.motion_encoder((position - start).to(self.dtype), seen)
             for unit, share in zip(self.units, shares):
                 hidden = unit(hidden, motion, share)
             position = position + block.flow_head(hidden)
-        return _enlarge(position - start, model.mask_predictor(hidden))
+        return _enlarge(position - start, model.mask_predictor(hidden).float())
 
 
 class _Correlations:

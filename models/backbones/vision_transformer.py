@@ -222,10 +222,12 @@ def _load(encoder: nn.Module, name: str, file: Path) -> None:
                 state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and torch.load raise many kinds here
         raise weights_error(name, file, error) from error
+    if not isinstance(state, dict):
+        raise weights_error(name, file, f"found {type(state).__name__}, expected a state dict")
     state = next((state[key] for key in NESTED if isinstance(state.get(key), dict)), state)
     found = {}
     for key, value in state.items():
-        while key.startswith(WRAPPERS):
+        while isinstance(key, str) and key.startswith(WRAPPERS):
             key = key.split(".", 1)[1]
         found[key] = value
     own = encoder.state_dict()

@@ -158,6 +158,12 @@ def test_a_wrong_file_is_refused_with_what_is_missing(tmp_path):
     (tmp_path / "text.pth").write_text("<html>")
     with pytest.raises(ModelError, match=r"text\.pth does not fit"):
         VisionTransformer(TINY, weights=tmp_path / "text.pth")
+    torch.save(torch.zeros(3), tmp_path / "tensor.pth")
+    with pytest.raises(ModelError, match="found Tensor, expected a state dict"):
+        VisionTransformer(TINY, weights=tmp_path / "tensor.pth")
+    torch.save({0: torch.zeros(3)}, tmp_path / "numbers.pth")
+    with pytest.raises(ModelError, match="150 of the encoder's 150 tensors are missing"):
+        VisionTransformer(TINY, weights=tmp_path / "numbers.pth")
 
 
 def test_other_networks_are_refused():

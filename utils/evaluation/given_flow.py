@@ -70,8 +70,11 @@ def estimator_of(flow: Any, trained: TrainedNetwork) -> Estimator | None:
         names = " or ".join(map(repr, ESTIMATORS))
         raise VideoError(f"flow: found {found}, expected {names}, or a function of two frames")
     name, removed = kind_of_flow(trained.flow, flow, None)
-    estimator = build_estimator(name, None, str(trained.segmenter.device), removed)
-    return of_small_frames(estimator, trained.segmenter.largest_side)
+    segmenter = trained.segmenter
+    estimator = build_estimator(
+        name, None, str(segmenter.device), removed, segmenter.mixed_precision
+    )
+    return of_small_frames(estimator, segmenter.largest_side)
 
 
 def _checked(estimator: Estimator) -> Estimator:

@@ -21,7 +21,7 @@ from datasets.samples import TestFrames
 from models.interface import Indicator, Network, Prediction
 from models.ops import resize
 from models.precision import with_weights_as
-from utils.precision import autocast, in_bfloat16
+from precision import autocast, in_bfloat16
 from utils.training.checkpoints import CheckpointError
 from utils.training.samples import make_loader
 from utils.transfer import fetch, one_ahead, send

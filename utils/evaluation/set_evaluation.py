@@ -20,9 +20,9 @@ from datasets.masks import read_labels
 from datasets.problems import DatasetError
 from datasets.progress import progress_bar
 from models.interface import Indicator, Network
+from precision import device_in_words, precision
 from utils.evaluation.matching import matching_labels
 from utils.evaluation.protocols import (
-    MATCHED_PER_FRAME,
     SALIENCY,
     Protocol,
     choose_protocol,
@@ -48,7 +48,7 @@ from utils.evaluation.segmenting import (
 )
 from utils.evaluation.soft_masks import PROBABILITIES, to_grey, write_soft_masks
 from utils.evaluation.trained_network import TrainedNetwork
-from utils.precision import device_in_words, precision
+from utils.evaluation.validation import check_tracks
 from utils.processes import Process, gather, num_cores
 from utils.reports.pages import write_report
 from utils.reports.pictures import draw_frame, write_mask
@@ -91,8 +91,8 @@ def evaluate_set(
     if process.is_main:
         check_files(videos.frames, flow=trained.segmenter.network.needs.flow)
     flow, protocol = flow_origin(videos.root, set_name), videos.protocol
-    if videos.is_annotated and not trained.segmenter.network.tracks_objects:
-        check_per_frame(protocol)
+    if videos.is_annotated:
+        check_tracks(trained.segmenter.network, protocol)
     saliency = videos.is_annotated and protocol.objects == SALIENCY
     if saliency:
         check_saliency(trained.segmenter.network, settings)
@@ -272,19 +272,6 @@ def _share_of_unfinished(
     # By length, so that the processes end at about the same time.
     todo = sorted((s for s in sequences if s.name not in finished), key=lambda s: len(s.frames))
     return todo[process.rank :: process.world_size]
-
-
-def check_per_frame(protocol: Protocol) -> None:
-    """Refuse rules that need the same object under the same number in all frames.
-
-    Raises:
-        SettingsError: the protocol is not ``per_frame_matching``.
-    """
-    if protocol.objects != MATCHED_PER_FRAME:
-        raise SettingsError(
-            f"the network numbers the objects of each frame anew, which {protocol.name} cannot "
-            "score; add --protocol per_frame_matching"
-        )
 
 
 def check_saliency(network: Network, settings: Settings) -> None:

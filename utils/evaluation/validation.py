@@ -6,7 +6,7 @@ from itertools import chain, groupby
 
 import numpy as np
 
-from datasets.layout import Frame, Sequence
+from datasets.layout import Frame, Sequence, frames_of
 from datasets.pictures import read_image
 from models.interface import Network
 from utils.evaluation.foreground import RULES, choose_foreground
@@ -33,11 +33,31 @@ from utils.evaluation.segmenting import (
 )
 from utils.processes import Process, gather
 from utils.reports.pictures import draw_frame, draw_iterations, draw_panels
-from utils.settings import Settings
+from utils.settings import Settings, SettingsError
 from utils.training.accounts import Validation
 from utils.training.samples import input_size, make_loader, stills_of
 
 _ALL_ANNOTATED = replace(PROTOCOLS["davis2016"], first_and_last=True, every_frame=False)
+
+
+def check_validation(network: Network, sequences: list[Sequence], settings: Settings) -> None:
+    """Check that a network can be scored on the validation set. Raises SettingsError."""
+    if any(frame.mask for frame in frames_of(sequences)):
+        check_tracks(network, choose_protocol(settings.val_set, settings.protocol)[0])
+
+
+def check_tracks(network: Network, protocol: Protocol) -> None:
+    """Refuse rules that need the same object under the same number in all frames.
+
+    Raises:
+        SettingsError: the network numbers objects frame by frame, and the protocol is not
+            ``per_frame_matching``.
+    """
+    if not network.tracks_objects and protocol.objects != MATCHED_PER_FRAME:
+        raise SettingsError(
+            f"the network numbers the objects of each frame anew, which {protocol.name} cannot "
+            "score; add --protocol per_frame_matching"
+        )
 
 
 def validate_videos(

@@ -16,11 +16,11 @@ from datasets.clips import Clip, VideoError, check_clip
 from datasets.flow.estimators import Estimator, build_estimator, of_small_frames
 from datasets.flow.origin import compare_flow, kind_of_flow, origin_in_words
 from datasets.progress import Report
+from precision import device_in_words
 from utils.evaluation.clip_predictions import estimated_flow, predict_clip, without_flow
 from utils.evaluation.segmenting import Segmenter, to_labels
 from utils.evaluation.soft_masks import PROBABILITIES, to_grey, write_soft_masks
 from utils.evaluation.trained_network import TrainedNetwork, refuse_stage1
-from utils.precision import device_in_words
 from utils.reports.film import open_film
 from utils.reports.pictures import OVERLAY_COLOUR, Colour, draw_overlay, write_mask
 from utils.settings import Settings
@@ -73,7 +73,7 @@ def settings_estimator(trained: TrainedNetwork, settings: Settings) -> Estimator
         print(
             "note: FLOW_WEIGHTS are RAFT's, but DIS makes the flow maps; add --flow-estimator raft"
         )
-    estimator = build_estimator(kind[0], weights, str(device), kind[1])
+    estimator = build_estimator(kind[0], weights, str(device), kind[1], settings.mixed_precision)
     return of_small_frames(estimator, trained.segmenter.largest_side)
 
 

@@ -32,6 +32,7 @@ def try_out(
     s, process = trainer.settings, trainer.process
     batches.sizes = s.image_sizes and [max(s.image_sizes)]
     trainer.network.train()
+    trainer.steps = max(0, trainer.num_steps - 2)  # in the first steps a part may be frozen
     for keys in (batches.epoch(0)[:2] * 2)[:2]:  # the second one's times count
         started = time.perf_counter()
         parts = list(make_loader(dataset, keys, 0, process.device))

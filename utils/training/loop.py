@@ -54,6 +54,7 @@ class Training:
         self.interrupts = Interrupts()
         self.begun: tuple | None = None  # the last step, whose numbers are not read yet
         self.saved_at = time.monotonic()
+        self.heard = False  # a signal, of which the first process has saved
 
     def run(self, resume: bool = False, record: Callable[[], None] = lambda: None) -> None:
         """Train for ``settings.epochs`` epochs, or until interrupted.
@@ -128,8 +129,13 @@ class Training:
         accounts.pace = pace = Pace(time.perf_counter())
         with bar:
             for keys in self.batches.epoch(p.epoch, p.batch):
+                self._heed_signal()
                 before = time.perf_counter()
-                parts = [next(samples) for _ in keys]
+                try:
+                    parts = [next(samples) for _ in keys]
+                except RuntimeError:
+                    self._stop_if_loaders_were_ended()
+                    raise
                 pace.waited += time.perf_counter() - before
                 requests = self._requests()
                 step = self.trainer.step(parts, requests)
@@ -148,6 +154,25 @@ class Training:
                 if accounts.save:
                     self._save()
         self._read_step()
+
+    def _heed_signal(self) -> None:
+        """After a signal, save before the next step; one process then stops.
+
+        Several vote in the next two steps, and torchrun kills those that take over 30 seconds.
+        """
+        pending = self.interrupts.pending
+        if pending is not None and not self.heard:
+            self.heard = True
+            self._save()
+            if self.process.world_size == 1:
+                self._stop(pending)
+
+    def _stop_if_loaders_were_ended(self) -> None:
+        """After a signal to all processes, which ends loader processes 20 seconds later."""
+        if self.interrupts.pending is not None:
+            self._save()
+            # Without asking the other processes, which may have stopped.
+            self._stop(self.interrupts.pending, together=False)
 
     def _requests(self) -> list[bool]:
         """Whether this process wants all to stop after SIGINT, after SIGTERM, and to save."""
@@ -187,12 +212,11 @@ class Training:
         self._stop(self._asked_to_stop())
 
     def _validated(self) -> Validation:
-        """The validation; a signal to all processes may end it, as it ends the loaders."""
+        """The validation; a signal to all processes may end it."""
         try:
             return self.validate(self.trainer.in_evaluation_mode(), False)
         except RuntimeError:
-            # Without asking the other processes, which may have stopped.
-            self._stop(self.interrupts.pending, together=False)
+            self._stop_if_loaders_were_ended()
             raise
 
     def _save(self, best: bool = False) -> None:

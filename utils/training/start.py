@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 from datasets.layout import Frame
 from models import model_class
 from models.interface import Network
+from precision import device_in_words
 from utils import __version__
-from utils.precision import device_in_words
 from utils.processes import Process, gpu_indices, launch_processes, start_process
 from utils.settings import Settings, SettingsError, parse_settings, settings_parser
 from utils.training.checkpoints import BEST, LAST

@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from models.interface import Network
-from utils.precision import autocast
+from precision import autocast
 from utils.processes import Process
 from utils.settings import Settings
 from utils.training.buffers import Buffers

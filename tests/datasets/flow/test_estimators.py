@@ -127,6 +127,18 @@ def test_a_frame_of_the_pair_before_is_not_encoded_again(raft_weights, monkeypat
         )
 
 
+def test_raft_computes_in_bfloat16_on_cpus_that_have_it(raft_weights, monkeypatch):
+    first, second = moving_frames(2, 128, 144)
+    expected = raft_estimator(raft_weights, "cpu")(first, second)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    same = raft_estimator(raft_weights, "cpu", mixed_precision=False)(first, second)
+    np.testing.assert_array_equal(same, expected)
+    flow = raft_estimator(raft_weights, "cpu")(first, second)
+    assert flow.dtype == np.float32
+    length = np.linalg.norm(expected, axis=-1).mean()
+    assert 0 < np.linalg.norm(flow - expected, axis=-1).mean() < 0.02 * length
+
+
 def test_raft_computes_in_float32_under_autocast(raft_weights):
     first, second = moving_frames(2, 128, 144)
     expected = raft_estimator(raft_weights, "cpu")(first, second)

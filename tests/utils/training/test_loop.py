@@ -681,6 +681,44 @@ def test_a_signal_lets_the_step_finish_and_saves(tmp_path, straight, capsys, sig
     assert_same_end(tmp_path, folder)
 
 
+def test_after_a_signal_within_a_step_no_other_step_begins(tmp_path, straight):
+    settings, folder = straight
+    model, dataset, identity = video_run(settings, seed=1)
+    steps = []
+
+    def at_the_seventh(*_):
+        steps.append(1)
+        if len(steps) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    hook = model.register_forward_pre_hook(at_the_seventh)
+    rarely = settings.replace(checkpoint_minutes=1e6)
+    with pytest.raises(Interrupted):
+        fit(model, dataset, scores(0.5, 0.7), rarely, identity, tmp_path, CPU)
+    hook.remove()
+    assert len(steps) == load_checkpoint(tmp_path / "last.pt")["progress"]["step"] == 7
+    go_on(settings, tmp_path)
+    assert_same_end(tmp_path, folder)
+
+
+def test_loaders_that_a_signal_has_ended_lose_nothing(tmp_path, straight):
+    settings, folder = straight
+    model, dataset, identity = video_run(settings, seed=1)
+
+    def ended():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
+
+    rarely = settings.replace(checkpoint_minutes=1e6)
+    with pytest.raises(Interrupted) as stop:
+        broken = Breaking(dataset, 13, ended)
+        fit(model, broken, scores(0.5, 0.7), rarely, identity, tmp_path, CPU)
+    assert stop.value.exit_code == 143 and not stop.value.together
+    assert load_checkpoint(tmp_path / "last.pt")["progress"]["step"] == 6
+    go_on(settings, tmp_path)
+    assert_same_end(tmp_path, folder)
+
+
 def test_a_second_ctrl_c_stops_at_once(tmp_path, tiny_settings):
     model, dataset, identity = video_run(tiny_settings, seed=1)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from inference import load, segment_video
+from precision import autocast, device_in_words, in_bfloat16
 from tests.test_starter import write_disc
-from utils.precision import autocast, device_in_words, in_bfloat16
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 

@@ -1,4 +1,7 @@
-"""Whether networks compute in bfloat16 or float32: the one place that chooses."""
+"""Whether networks compute in bfloat16 or float32: the one place that chooses.
+
+It is beside errors.py because both datasets/ and utils/ need it.
+"""
 
 import torch
 
