@@ -1,9 +1,6 @@
 """Masks of videos from Python: the same as by evaluate.py, from frames and flow of any kind."""
 
-import subprocess
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,7 +9,6 @@ import torch
 from PIL import Image
 
 import evaluate
-import inference
 from datasets.augmentation import whole_frame
 from datasets.clips import VideoError
 from datasets.flow.colour_wheel import flow_to_picture
@@ -417,13 +413,6 @@ def test_nothing_is_printed_unless_it_is_asked_for(checkpoint, folder, capfd):
     list(segment_video(network, folder, progress=True))
     out, err = capfd.readouterr()
     assert out == "" and "references" in err and "segmenting" in err and "checking" in err
-
-
-def test_a_program_that_imports_it_keeps_its_own_hook():
-    code = "import sys; sys.excepthook = lambda *error: print(error[1]); import inference"
-    command = [sys.executable, "-c", f"{code}; raise ValueError('mine')"]
-    found = subprocess.run(command, cwd=Path(inference.__file__).parent, capture_output=True)
-    assert found.stdout.decode() == "mine\n"
 
 
 def test_a_function_is_told_how_far_the_work_is_and_can_end_it(trained, frames, folder):
