@@ -15,7 +15,8 @@ from pathlib import Path
 import config
 from datasets.live import is_live
 from utils.evaluation.live import evaluate_live
-from utils.evaluation.set_evaluation import check_output, evaluate_masks, evaluate_set
+from utils.evaluation.output_folder import check_output
+from utils.evaluation.set_evaluation import evaluate_masks, evaluate_set
 from utils.evaluation.trained_network import STARTER, load_trained_network, refuse_flags
 from utils.evaluation.video import evaluate_video
 from utils.processes import launch_processes, start_process

@@ -23,9 +23,9 @@ import config
 from datasets.files import write_text
 from models import MODELS, model_class
 from models.interface import Ablation
+from utils.evaluation.output_folder import check_output
 from utils.evaluation.protocols import Row
 from utils.evaluation.results import RECORD, read_evaluation
-from utils.evaluation.set_evaluation import check_output
 from utils.scripts import run_script
 from utils.settings import (
     Settings,

@@ -13,7 +13,7 @@ from typing import Any
 import config
 from datasets.files import write_text
 from errors import UserError
-from utils.evaluation.set_evaluation import check_output
+from utils.evaluation.output_folder import check_output
 from utils.scripts import run_script
 from utils.settings import WITHOUT_EFFECT, Settings, load_settings
 from utils.training.checkpoints import (

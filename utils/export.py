@@ -22,7 +22,7 @@ import config
 from datasets.files import write_text
 from errors import UserError
 from models.interface import Graph
-from utils.evaluation.set_evaluation import check_output
+from utils.evaluation.output_folder import check_output
 from utils.evaluation.trained_network import load_trained_network, refuse_flags
 from utils.scripts import run_script
 from utils.settings import parse_settings, settings_parser

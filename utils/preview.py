@@ -15,7 +15,7 @@ from datasets.flow.origin import flow_origin
 from datasets.layout import still_images
 from datasets.samples import StillImages, VideoFrames, VideoWindows
 from models import build_model, model_class
-from utils.evaluation.set_evaluation import check_output
+from utils.evaluation.output_folder import check_output
 from utils.reports.pictures import draw_overlay, draw_row
 from utils.scripts import run_script
 from utils.settings import Settings, parse_settings, positive, settings_parser

@@ -33,16 +33,16 @@ from models.backbones.feature_map import FEATURES, FeatureMap
 from models.backbones.vision_transformer import VisionTransformer
 from models.propagation import FLOOR, RECIPES, SHORT_480, Recipe
 from precision import device_in_words, precision
-from utils.evaluation.people import score_jhmdb, score_vip
-from utils.evaluation.propagating import propagate_video, read_first_mask
-from utils.evaluation.scoring import overlap
-from utils.evaluation.set_evaluation import (
+from utils.evaluation.output_folder import (
     IDENTITY,
     begin_evaluation,
     check_output,
-    evaluate_masks,
     file_version,
 )
+from utils.evaluation.people import score_jhmdb, score_vip
+from utils.evaluation.propagating import propagate_video, read_first_mask
+from utils.evaluation.scoring import overlap
+from utils.evaluation.set_evaluation import evaluate_masks
 from utils.evaluation.trained_network import refuse_flags
 from utils.evaluation.video import (
     MASKS,

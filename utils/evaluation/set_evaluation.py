@@ -1,7 +1,5 @@
 """Evaluation of a test set: masks by a network, or masks that exist; scores and a report."""
 
-import json
-import shutil
 from collections.abc import Sequence as Items
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from datasets.file_checks import check_files
-from datasets.files import write_picture, write_text
+from datasets.files import write_picture
 from datasets.flow.origin import compare_flow, flow_origin, note_flow
 from datasets.known_sets import is_still_set, published_sequences
 from datasets.layout import Frame, Sequence, frame_label, frames_of, video_sequences
@@ -22,14 +20,21 @@ from datasets.progress import progress_bar
 from models.interface import Indicator, Network
 from precision import device_in_words, precision
 from utils.evaluation.matching import matching_labels
+from utils.evaluation.output_folder import (
+    IDENTITY,
+    MASKS,
+    PANELS,
+    begin_evaluation,
+    file_version,
+    is_made_here,
+    picture_folders,
+)
 from utils.evaluation.protocols import (
     SALIENCY,
     Protocol,
     choose_protocol,
 )
 from utils.evaluation.results import (
-    FILES,
-    RECORD,
     SCORES,
     Evaluation,
     count_false_alarms,
@@ -55,9 +60,6 @@ from utils.reports.pictures import draw_frame, write_mask
 from utils.settings import Settings, SettingsError
 from utils.training.record import fingerprint
 from utils.training.run_folder import locked
-
-MASKS, PANELS = "masks", "panels"
-IDENTITY = ".evaluation.json"  # of an evaluation that is not complete
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,8 @@ def evaluate_masks(
         raise SettingsError("--binarize: saliency scores grey maps as they are; leave it out")
     used = {"BINARIZE": binarize, "FOREGROUND": settings.foreground}
     with locked(output, "evaluating into") if output else nullcontext():
-        own = output and masks.resolve() in (folder.resolve() for folder in _pictures(output))
-        if output and not own and _made_here(output):
+        own = output and masks.resolve() in (folder.resolve() for folder in picture_folders(output))
+        if output and not own and is_made_here(output):
             raise DatasetError(
                 f"{output} holds the masks of another evaluation; choose another --output for the "
                 f"scores of {masks}"
@@ -292,22 +294,6 @@ def check_saliency(network: Network, settings: Settings) -> None:
         )
 
 
-def check_output(output: Path, data_set: Path | None = None) -> None:
-    """Check, before any work is done, that results can go to a folder.
-
-    Raises:
-        DatasetError: it is a file, or lies in one, or in the data set.
-    """
-    for folder in (output, *output.parents):
-        if folder.exists() and not folder.is_dir():
-            raise DatasetError(f"{folder} is a file; --output takes a folder, which may be missing")
-    if data_set is not None and output.resolve().is_relative_to(data_set.resolve()):
-        raise DatasetError(
-            f"{output} lies in the data set {data_set}, where results would be taken for "
-            "sequences; choose another --output"
-        )
-
-
 def _score(
     videos: VideoSet,
     masks: Path,
@@ -352,58 +338,3 @@ def _score(
         print(", ".join(f"{m} {one.mean:.4f}" for m, one in average.statistics.items()))
     else:
         print(f"{evaluation.title} {average.mean:.4f}")
-
-
-def file_version(path: Path) -> list[Any]:
-    """What tells a file from a later one in its place: its path, size and time of change."""
-    status = path.stat()
-    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
-
-
-def begin_evaluation(output: Path, identity: dict[str, Any]) -> None:
-    """Keep what this evaluation has done before, or else remove the results of another one.
-
-    Raises:
-        DatasetError: masks, soft masks or panels that no evaluation is known to have made.
-    """
-    identity = json.loads(json.dumps(identity, default=str))
-    known = output / IDENTITY
-    try:
-        if json.loads(known.read_text(encoding="utf-8")) == identity:
-            return
-    except (OSError, ValueError):
-        pass
-    for folder in _pictures(output):
-        found = list(folder.iterdir()) if folder.is_dir() else []
-        if found and not _made_here(output):
-            raise DatasetError(
-                f"{folder} holds files that no evaluation is known to have made; choose another "
-                "--output, or remove that folder"
-            )
-        if found:
-            print(f"note: {folder}, of another evaluation, is replaced")
-        for path in found:  # one by one, as the folder may be a link, which stays
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-        if folder.is_dir() and not folder.is_symlink():
-            folder.rmdir()
-    for name in FILES:
-        (output / name).unlink(missing_ok=True)
-    write_text(known, json.dumps(identity, indent=1))
-
-
-def _pictures(output: Path) -> list[Path]:
-    """The folders of an evaluation's pictures."""
-    return [output / name for name in (MASKS, PROBABILITIES, PANELS)]
-
-
-def _made_here(output: Path) -> bool:
-    """Whether an evaluation, which may be unfinished, has made the pictures in its folder."""
-    try:
-        record = json.loads((output / RECORD).read_text(encoding="utf-8"))
-        finished = record["checkpoint"] is not None  # masks from elsewhere have none
-    except (OSError, ValueError, KeyError, TypeError):
-        finished = False
-    return finished or (output / IDENTITY).is_file()

@@ -18,6 +18,7 @@ from datasets.flow.origin import compare_flow, kind_of_flow, origin_in_words
 from datasets.progress import Report
 from precision import device_in_words
 from utils.evaluation.clip_predictions import estimated_flow, predict_clip, without_flow
+from utils.evaluation.output_folder import MASKS
 from utils.evaluation.segmenting import Segmenter, to_labels
 from utils.evaluation.soft_masks import PROBABILITIES, to_grey, write_soft_masks
 from utils.evaluation.trained_network import TrainedNetwork, refuse_stage1
@@ -27,7 +28,7 @@ from utils.settings import Settings
 from utils.training.interrupts import terminated_in_order
 from utils.training.run_folder import locked
 
-MASKS, OVERLAY, MASKED = "masks", "overlay.mp4", "masked.csv"
+OVERLAY, MASKED = "overlay.mp4", "masked.csv"
 _SHARE, _HIGHEST = "masked_share", "highest_probability"  # columns of MASKED
 _PARTIAL = ".partial"  # folder of unfinished results
 
