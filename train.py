@@ -47,14 +47,15 @@ def main() -> None:
     checkpoint = None
     kind = model_class(settings.model)
     has_stage1 = kind.stage1 is not None
-    # The default is of stage 1. Networks without one take a checkpoint only if it is given.
-    wanted = has_stage1 or settings.stage1_checkpoint != config.STAGE1_CHECKPOINT
+    # config.py's is of stage 1, so networks without one take only a checkpoint that is given.
+    wanted = has_stage1 or "STAGE1_CHECKPOINT" in run.given
     if wanted and settings.stage1_checkpoint is not None and not run.has_weights:
         stage1 = find_checkpoint(Path(settings.stage1_checkpoint))
         if not stage1.exists():
+            first = "run pretrain.py first, or " if has_stage1 else ""
             raise CheckpointError(
-                f"there is no checkpoint {stage1} of stage 1; run pretrain.py first, or pass "
-                "--stage1-checkpoint with another file, or with none"
+                f"there is no checkpoint {stage1} to start from; {first}pass --stage1-checkpoint "
+                "with another file, or with none"
             )
         checkpoint = load_checkpoint(stage1)
         check_same_network(checkpoint, settings.model, arguments)
@@ -65,7 +66,8 @@ def main() -> None:
     train_sets = training_sequences(settings, needs)
     stills = training_stills(settings, needs)
     val_sequences = validation_sequences(settings, needs)
-    check_validation(network, val_sequences, settings)
+    if not run.resumed:
+        check_validation(network, val_sequences, settings)
     sets = dict(zip(settings.train_sets, train_sets)) | {settings.val_set: val_sequences}
     frames = {name: frames_of(sequences) for name, sequences in sets.items()}
     if stills:

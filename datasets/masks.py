@@ -18,7 +18,7 @@ VOID = 255  # the label of pixels that are neither object nor background
 
 _WHITE = 0xFFFFFF
 _MOST_OBJECTS = 32  # a grey picture with smaller values alone holds labels
-_FEW_LEVELS = 8  # of grey, which may be an object each; soft edges mostly have more
+_FEW_LEVELS = 8  # a grey mask with at most so many values may hold labels; soft edges have more
 _MOST_GREYS = 64  # numbers of proposals in a grey mask; more are probabilities
 _JPEG_NOISE = 64  # smaller values of a mask as JPEG are the background's, because JPEG is lossy
 
@@ -58,7 +58,9 @@ def read_labels(path: Path) -> np.ndarray:
         return greatest.astype(np.uint8)
     foreground = values > half
     found = np.flatnonzero(np.bincount(values.ravel()))
-    numbered = len(found) <= _FEW_LEVELS and any(_has_areas(values == one) for one in found[1:-1])
+    near = half // 8  # values that black or white may have become
+    middle = [one for one in found[1:-1] if near < one < found[-1] - near]
+    numbered = len(found) <= _FEW_LEVELS and any(_has_areas(values == one) for one in middle)
     if not foreground.any() or np.array_equal(large, greatest) or numbered:
         listed = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
         raise DatasetError(
@@ -143,7 +145,7 @@ def palette_levels(path: Path, picture: Image.Image) -> np.ndarray | None:
 
 def _has_areas(level: np.ndarray) -> bool:
     """Whether a level of grey, bool (H, W), fills areas, and not just edges."""
-    return cv2.erode(level.view(np.uint8), np.ones((5, 5), np.uint8)).any()
+    return cv2.erode(level.view(np.uint8), np.ones((9, 9), np.uint8)).any()
 
 
 def _without_void(labels: np.ndarray) -> np.ndarray:

@@ -106,6 +106,9 @@ def _is_complete(file: BinaryIO, is_png: bool) -> bool:
 def _first_scan(jpeg: bytes) -> int:
     """The position of the pixels, behind the headers, of which one may hold a small JPEG."""
     position = 2
-    while jpeg[position : position + 1] == b"\xff" and jpeg[position + 1 : position + 2] != b"\xda":
-        position += 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
+    while (marker := jpeg[position : position + 2])[:1] == b"\xff" and marker != b"\xff\xda":
+        if marker == b"\xff\xff":  # the first byte fills a gap
+            position += 1
+        else:
+            position += 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
     return position

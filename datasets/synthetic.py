@@ -96,7 +96,7 @@ def _clear(data_root: Path, overwrite: bool) -> None:
             "them says so)."
         )
     for kind, path in zip(KINDS, (data_root / name for name in SETS)):
-        for one in path.glob("*" if kind == "test" else "RGB/*"):
+        for one in path.glob("[!.]*" if kind == "test" else "RGB/[!.]*"):
             if not one.name.startswith(f"{kind}_"):
                 raise FileExistsError(
                     f"{one} was not written by this program, so {path} is not deleted. Choose "

@@ -762,6 +762,7 @@ def test_resuming_needs_nothing_that_the_run_started_from(module, chain, call, t
     )
     write_settings(settings, run_dir / "settings.py")
     assert "resuming" in call(module, "--resume", run_dir, "--epochs", "3")
+    assert read_settings_file(run_dir / "settings.py", DEFAULTS) == settings.replace(epochs=3)
 
 
 def test_auto_begins_a_run_and_goes_on_with_it_by_the_same_command(chain, call, tmp_path):

@@ -80,11 +80,14 @@ def test_a_run_that_was_interrupted_while_frozen_goes_on_bit_for_bit(
 
 def test_a_dry_run_tries_the_last_steps_in_which_nothing_is_frozen(call, tmp_path, monkeypatch):
     tried, before_step = [], SMTC.before_step
-    monkeypatch.setattr(
-        SMTC, "before_step", lambda self, step: tried.append(step) or before_step(self, step)
-    )
-    call(train, *SETTINGS, "--output-dir", tmp_path, "--dry-run")
-    assert tried == [STEPS - 2, STEPS - 1]
+
+    def noted(self, step):
+        before_step(self, step)
+        tried.append((step, self.frozen))
+
+    monkeypatch.setattr(SMTC, "before_step", noted)
+    call(train, *SETTINGS, "--output-dir", tmp_path, "--dry-run", "--freeze-steps", STEPS - 2)
+    assert tried == [(STEPS - 2, False), (STEPS - 1, False)]
 
 
 def test_a_run_continues_from_a_checkpoint_that_is_given(folder, call, tmp_path, capsys):

@@ -351,6 +351,10 @@ def test_processes_that_stop_and_save_all_the_time_agree_and_lose_nothing(tmp_pa
     assert len(skipped) == 3
     assert all(line.count(",") == 2 + 1 for line in skipped)  # both processes' samples are named
 
+    # Told in a step whose numbers are bad, which is reported by both processes together.
+    printed = run_frozen(settings, tmp_path / "early", 2, spoilt=1, told=1)
+    assert "stopped after step" in printed and "step skipped" in printed
+
     assert "stopped after step" in run_frozen(settings, tmp_path / "told", 2, spoilt=1, told=7)
     progress = load_checkpoint(tmp_path / "told/last.pt")["progress"]
     assert progress["epoch"] == 1 and 0 < progress["batch"] < 5

@@ -59,6 +59,7 @@ from utils.training.step import Trainer
 from utils.transfer import one_ahead
 
 REST = "rest of the network"  # time that belongs to none of the network's parts
+_LATE = 10**6  # number of the first step, at which no part of a network is frozen any more
 _WARM_UPS = 2  # runs whose time does not count
 _CPU_BATCH = 2  # samples of a training step on the CPU, unless BATCH_SIZE is given
 
@@ -187,7 +188,7 @@ def training(job: Job) -> dict[str, float]:
     batches = batches_of(dataset, s, process)
     trainer = Trainer(network, s, process, s.epochs * len(batches))
     trainer.network.train()
-    trainer.steps = trainer.num_steps - 1  # in the first steps a part may be frozen
+    trainer.steps = _LATE
     # On a GPU a run is longer than the stock of the loader, two batches for each of its processes.
     workers = min(s.workers, num_cores())
     length = 1 + 2 * workers if device.type == "cuda" else 1

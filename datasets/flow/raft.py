@@ -2,9 +2,9 @@
 
 The results are those of torchvision's forward pass but for rounding. It is faster: features of a
 frame and the recurrent unit's convolutions of the context are computed once, only the last
-refinement becomes a flow map of the frame's size, and tensors are channels-last. Convolutions may
-compute in bfloat16. Positions, correlations and flow are float32, as under autocast in the authors'
-code. The caller's autocast has no effect.
+refinement becomes a flow map of the frame's size, and tensors are channels-last. All but
+positions, correlations and flow may be bfloat16, as under autocast in the authors' code. The
+caller's autocast has no effect.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _STRIDE = 8  # pixels of a frame for one of the features
 class EncodedFrame:
     """A frame and its features for the matching."""
 
-    image: Tensor  # (1, 3, H, W), -1 to 1
+    image: Tensor  # (1, 3, H, W), -1 to 1, of the estimator's type
     features: Tensor  # float32 (1, C, H/8, W/8)
 
 
@@ -37,7 +37,7 @@ class Raft:
     Args:
         model: torchvision's ``raft_large``; it is changed, and cannot be called afterwards.
         device: where it computes.
-        dtype: of the convolutions.
+        dtype: of all but positions, correlations and flow.
     """
 
     def __init__(self, model: RAFT, device: str | torch.device, dtype: torch.dtype = torch.float32):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from datasets.pictures import open_picture
 from datasets.prepare.archives import Convert
@@ -15,7 +16,7 @@ from datasets.prepare.shapes import Shape, circle, draw_shapes
 from datasets.problems import DatasetError
 
 _NO_OBJECT = "_background_", "__ignore__"  # LabelMe's names
-_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+_ORIENTATION, _TURNED, _QUARTER_TURNS = 0x0112, range(2, 9), range(5, 9)  # EXIF's tag and values
 
 Annotation = tuple[Path, Convert]  # the file, and the function that makes a frame's label map of it
 # The frame's height and width as the file states them, and its objects' numbers with their shapes.
@@ -52,14 +53,18 @@ def _of_images(content: dict[str, Any]) -> dict[str, Drawing]:
     images = {image["id"]: image for image in content["images"]}
     tracks: dict[Any, int] = {}
     drawings: dict[str, Drawing] = {}
+    boxes = set()
     for one in content["annotations"]:
-        if not one["segmentation"]:  # a box alone
-            continue
         image = images[one["image_id"]]
+        if not one.get("segmentation"):
+            boxes.add(image["file_name"])
+            continue
         _, objects = drawings.setdefault(image["file_name"], (_size(image), []))
         track = one.get("track_id", (one.get("attributes") or {}).get("track_id"))
         number = len(objects) + 1 if track is None else tracks.setdefault(track, len(tracks) + 1)
         objects.append((number, one["segmentation"]))
+    for name in sorted(boxes & drawings.keys()):
+        raise ValueError(f"{name} has an object with a shape and another one with a box alone")
     return drawings
 
 
@@ -104,8 +109,11 @@ def _drawn(drawing: Drawing, image: Path, annotation: Path) -> np.ndarray:
     """The label map of a frame."""
     (height, width), objects = drawing
     with open_picture(image) as picture:
-        size, orientation = (picture.height, picture.width), picture.getexif().get(_ORIENTATION, 1)
-    if orientation != 1:
+        size = picture.height, picture.width
+        # PNG's own getexif would decode the pixels.
+        orientation = Image.Image.getexif(picture).get(_ORIENTATION)
+    as_stored = orientation in _QUARTER_TURNS and size[0] != size[1] and (height, width) == size
+    if orientation in _TURNED and not as_stored:
         raise DatasetError(
             f"{annotation}: {image.name} is stored turned (EXIF orientation {orientation}), which "
             "is ignored here but not by programs for annotation; save it upright and annotate that"

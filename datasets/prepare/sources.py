@@ -188,7 +188,6 @@ def _read_long_videos(source: Path, problems: Problems) -> list[SourceFrame]:
     return frames
 
 
-_MASKS_2017 = "Annotations_unsupervised", "Annotations"
 _DAVIS_2016 = "DAVIS_train", "DAVIS_test"
 _DAVIS_2017 = "DAVIS17_train", "DAVIS17_val"
 _SEMI_2017 = "DAVIS17semi_train", "DAVIS17semi_val"
@@ -207,11 +206,18 @@ SOURCES: dict[str, Source] = {
     ),
     # DAVIS 2016 by the files of 2017, whose objects count as one.
     "davis2016_from_2017": Source(
-        partial(_read_davis, year="2016", annotations=_MASKS_2017[::-1], sets=_DAVIS_2016),
+        partial(
+            _read_davis,
+            year="2016",
+            annotations=("Annotations", "Annotations_unsupervised"),
+            sets=_DAVIS_2016,
+        ),
         _DAVIS_2016,
     ),
     "davis2017": Source(
-        partial(_read_davis, year="2017", annotations=_MASKS_2017[:1], sets=_DAVIS_2017),
+        partial(
+            _read_davis, year="2017", annotations=("Annotations_unsupervised",), sets=_DAVIS_2017
+        ),
         _DAVIS_2017,
     ),
     # Other objects are annotated for the semi-supervised task, and there is no void.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from datasets.files import write_bytes
@@ -71,7 +72,7 @@ def prepare(
         paths = (data_root / name).rglob("RGB/[!.]*")
         images = {path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}
         if others := len(images - {file.destination for file in files}):
-            print(f"note: {name} also has {others:,} images that the source does not have")
+            print(f"note: images in {name} that the source does not have: {others:,}")
     return [Prepared(name, _count(name, frames), done[name]) for name in names]
 
 
@@ -168,8 +169,12 @@ def _differs(file: _File) -> bool:
     """Whether a file is there already with other content."""
     if not file.destination.exists():
         return False
-    if file.content is not None:
-        return file.destination.read_bytes() != file.content
+    if file.content is not None:  # other versions may encode the same pixels in another way
+        sources = file.destination, io.BytesIO(file.content)
+        try:
+            return not np.array_equal(*(np.asarray(Image.open(source)) for source in sources))
+        except (OSError, SyntaxError):  # a damaged file
+            return True
     paths = file.source, file.destination
     return not (os.path.samefile(*paths) or filecmp.cmp(*paths))
 

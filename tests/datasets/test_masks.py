@@ -78,12 +78,16 @@ def test_grey_values_are_labels_soft_edges_or_refused(tmp_path, values, foregrou
 
 def test_areas_of_a_few_grey_levels_may_be_objects_and_are_refused(tmp_path):
     areas = np.zeros((20, 30), np.uint8)
-    areas[:6, :6], areas[:, 10:20], areas[:, 24:] = 85, 170, 255
+    areas[:10, :10], areas[:, 12:20], areas[:, 24:] = 85, 170, 255
     path = write(tmp_path / "mask.png", areas)
     assert "(0, 85, 170, 255, up to 255) that may be labels" in complaint(read_mask, path)
     # A soft edge of three levels around the same object is none.
     edges = np.repeat(np.uint8([[0, 0, 0, 64, 128, 191, 255, 255, 255, 255]]), 20, axis=0)
-    np.testing.assert_array_equal(read_mask(write(path, edges)), edges > 127)
+    enlarged = edges.repeat(6, axis=1)
+    nearly_white = np.where(edges > 127, 254, 1).astype(np.uint8)
+    nearly_white[0, 0], nearly_white[0, -1] = 0, 255
+    for mask in (edges, enlarged, nearly_white.repeat(9, axis=1)):
+        np.testing.assert_array_equal(read_mask(write(path, mask)), mask > 127)
 
 
 @pytest.mark.parametrize("method", [Image.Quantize.MEDIANCUT, Image.Quantize.FASTOCTREE])

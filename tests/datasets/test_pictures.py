@@ -120,7 +120,7 @@ def test_a_film_behind_a_jpeg_is_no_fault_and_a_small_jpeg_in_its_header_no_end(
     options = {"progressive": progressive, "quality": 90}
     Image.fromarray(noise(64, 48)).save(tmp_path / "a.jpg", **options)
     content = (tmp_path / "a.jpg").read_bytes()
-    content = content[:2] + header + content[2:]
+    content = content[:2] + b"\xff" + header + content[2:]  # with a byte that fills a gap
     (tmp_path / "a.jpg").write_bytes(content)
     expected = read_image(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").write_bytes(content + b"film \xff\xda film")

@@ -147,6 +147,7 @@ def test_refuses_what_is_there_already(tmp_path):
     stale = tmp_path / "DAVIS_train/FLOW/stale_00000.png"
     stale.parent.mkdir()
     stale.write_bytes(b"of other frames")
+    (tmp_path / "DAVIS_test/.flow.json").write_text("{}")  # of datasets.flow
     synthetic.write_synthetic(tmp_path, 0, **SMALL, overwrite=True)
     assert all_bytes(tmp_path) == before
 

@@ -526,6 +526,18 @@ def refusal(monkeypatch, tmp_path, capsys):
     return call
 
 
+def test_a_second_ablation_in_the_same_folder_is_refused(refusal, tmp_path):
+    (tmp_path / "out").mkdir()
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
+    command = [sys.executable, "-c", f"{hold}; print(flush=True); sys.stdin.read()"]
+    with subprocess.Popen(
+        [*command, tmp_path / "out/.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        holder.stdout.readline()
+        assert "another process is running an ablation in" in refusal()
+        holder.stdin.close()
+
+
 @pytest.mark.parametrize("model", ABLATIONS)
 def test_without_flags_all_rows_are_run_and_the_sweep_has_the_ablations_values(
     monkeypatch, tmp_path, model

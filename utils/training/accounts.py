@@ -117,7 +117,7 @@ class Accounts:
         losses, norm, (interrupted, terminated, due) = step.read()
         self.pace.images += self.settings.batch_size
         self.pace.losses = losses
-        if all(map(math.isfinite, (*losses.values(), norm))):
+        if step.is_finite():
             p.bad_in_row = 0
             p.good_steps += 1
             for name, value in losses.items():

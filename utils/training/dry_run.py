@@ -37,8 +37,9 @@ def try_out(
         started = time.perf_counter()
         parts = list(make_loader(dataset, keys, 0, process.device))
         loaded = time.perf_counter()
-        losses, norm, _ = trainer.step(parts).read()
-        if not all(map(math.isfinite, (*losses.values(), norm))):
+        step = trainer.step(parts)
+        losses, norm, _ = step.read()
+        if not step.is_finite():
             raise TrainingError(
                 f"the loss or gradient of the dry run's steps is not finite. {MAY_HELP}"
             )

@@ -54,7 +54,7 @@ class Training:
         self.interrupts = Interrupts()
         self.begun: tuple | None = None  # the last step, whose numbers are not read yet
         self.saved_at = time.monotonic()
-        self.heard = False  # a signal, of which the first process has saved
+        self.heard = False  # whether this process has noticed a signal and saved
 
     def run(self, resume: bool = False, record: Callable[[], None] = lambda: None) -> None:
         """Train for ``settings.epochs`` epochs, or until interrupted.
@@ -156,23 +156,33 @@ class Training:
         self._read_step()
 
     def _heed_signal(self) -> None:
-        """After a signal, save before the next step; one process then stops.
+        """Save after a signal, before the next step begins. A single process then stops.
 
-        Several vote in the next two steps, and torchrun kills those that take over 30 seconds.
+        Several processes vote, and stop after at most two more steps. They save first, because
+        torchrun kills them after 30 seconds.
         """
         pending = self.interrupts.pending
         if pending is not None and not self.heard:
             self.heard = True
-            self._save()
+            self._save_alone()
             if self.process.world_size == 1:
                 self._stop(pending)
 
     def _stop_if_loaders_were_ended(self) -> None:
-        """After a signal to all processes, which ends loader processes 20 seconds later."""
+        """Save and stop if there was a signal: it ends loader processes after 20 seconds."""
         if self.interrupts.pending is not None:
-            self._save()
+            self._save_alone()
             # Without asking the other processes, which may have stopped.
             self._stop(self.interrupts.pending, together=False)
+
+    def _save_alone(self) -> None:
+        """Save without the other processes, which may not have noticed the signal.
+
+        If the last step's numbers are bad, nothing is saved: all processes report them together.
+        """
+        alone = self.process.world_size > 1
+        if not (alone and self.begun is not None and not self.begun[0].is_finite()):
+            self._save()
 
     def _requests(self) -> list[bool]:
         """Whether this process wants all to stop after SIGINT, after SIGTERM, and to save."""

@@ -29,6 +29,7 @@ class Run:
     """A training run that is about to start."""
 
     script: str  # the file that trains it
+    given: frozenset[str]  # names of the settings that flags or files gave
     settings: Settings  # of this run, or of the run that is resumed
     process: Process
     folder: Path
@@ -117,7 +118,8 @@ def start_training(config: ModuleType, name: str, description: str) -> Run | Non
     if process.is_main and (unheard := without_effect(arguments.given, settings.model)):
         print(f"without effect on {settings.model}: {', '.join(unheard)}")
     resumed = resume is not None
-    return Run(f"{name}.py", settings, process, folder, resumed, arguments.dry_run)
+    given = arguments.given | arguments.in_files
+    return Run(f"{name}.py", given, settings, process, folder, resumed, arguments.dry_run)
 
 
 def _check_compile(settings: Settings, num_processes: int) -> None:

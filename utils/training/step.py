@@ -39,6 +39,11 @@ class Step:
         count = len(self.names)
         return dict(zip(self.names, values)), values[count], values[count + 1 :]
 
+    def is_finite(self) -> bool:
+        """Wait for the numbers; whether the losses and the gradient's norm are finite."""
+        losses, norm, _ = self.read()
+        return all(map(math.isfinite, (*losses.values(), norm)))
+
 
 class Trainer:
     """A network with its optimizer.

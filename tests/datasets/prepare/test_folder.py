@@ -156,7 +156,7 @@ def test_coco_polygons_and_run_lengths(source: Path) -> None:
     same(prepare(source), {"cat": {f"cat_{i}": box for i in range(3)}})
 
 
-def test_boxes_of_coco_without_a_shape_are_no_annotation(source: Path) -> None:
+def test_boxes_of_coco_without_a_shape_are_no_annotation(source: Path, capsys) -> None:
     write_frames(source, "cat", ["0", "1"])
     images = [{"id": i, "file_name": f"{i}.png"} for i in range(2)]
     annotations = [
@@ -166,20 +166,42 @@ def test_boxes_of_coco_without_a_shape_are_no_annotation(source: Path) -> None:
     content = {"images": images, "annotations": annotations}
     (source / "annotations.json").write_text(json.dumps(content))
     same(prepare(source), {"cat": {"cat_0": filled((2, 3, 6, 8))}})
+    del annotations[1]["segmentation"]
+    annotations.append({"image_id": 1, "segmentation": [rectangle(2, 3, 6, 8)]})
+    (source / "annotations.json").write_text(json.dumps(content))
+    assert main(command("folder", source, "--set", "mine")) == 1
+    assert "1.png has an object with a shape and another one" in capsys.readouterr().err
 
 
-def test_images_that_annotation_programs_turn_are_refused(source: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("orientation", "size", "turned"),
+    [
+        (0, {}, False),
+        (1, {}, False),
+        (3, {"height": HEIGHT, "width": WIDTH}, True),
+        (6, {}, True),
+        (6, {"height": WIDTH, "width": HEIGHT}, True),
+        (6, {"height": HEIGHT, "width": WIDTH}, False),  # the program ignores it, too
+    ],
+)
+def test_images_that_annotation_programs_turn_are_refused(
+    source: Path, capsys, orientation, size, turned
+) -> None:
     write_frames(source, "cat", ["0", "1"])
     path = source / "frames/cat/1.png"
     with Image.open(path) as picture:
-        picture.getexif()[0x0112] = 3
+        picture.getexif()[0x0112] = orientation
         picture.save(path, exif=picture.getexif())
-    images = [{"id": i, "file_name": f"{i}.png"} for i in range(2)]
+    images = [{"id": i, "file_name": f"{i}.png", **(size if i else {})} for i in range(2)]
     annotations = [{"image_id": i, "segmentation": [rectangle(2, 3, 6, 8)]} for i in range(2)]
     content = {"images": images, "annotations": annotations}
     (source / "annotations.json").write_text(json.dumps(content))
+    if not turned:
+        box = filled((2, 3, 6, 8))
+        return same(prepare(source), {"cat": {"cat_0": box, "cat_1": box}})
     message = complaint(source, capsys)
-    assert "1.png is stored turned (EXIF orientation 3)" in message and "save it upright" in message
+    assert f"1.png is stored turned (EXIF orientation {orientation})" in message
+    assert "save it upright" in message
 
 
 def test_objects_of_coco_with_a_track_keep_their_number(source: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datasets.layout import still_images, video_sequences
 from datasets.prepare.__main__ import main
@@ -291,15 +292,29 @@ def test_files_that_differ_from_the_source_are_listed_and_nothing_is_written(sou
     assert tree(data_root(source)) == before
 
 
+def test_converted_masks_of_the_same_pixels_are_kept_in_any_encoding(source: Path) -> None:
+    write_mixed(source)
+    run("davis2016_from_2017", source)
+    masks = data_root(source).rglob("GT/*.png")
+    converted = [path for path in masks if path.stat().st_nlink == 1]
+    for path in converted:
+        with Image.open(path) as picture:
+            picture.load()
+        picture.save(path, compress_level=0)
+    before = tree(data_root(source))
+    assert len(converted) == sum(p.files["kept"] for p in run("davis2016_from_2017", source)) - 8
+    assert tree(data_root(source)) == before
+
+
 def test_images_of_another_source_are_counted(source: Path, capsys: pytest.CaptureFixture) -> None:
     write_duts(source)
     write(data_root(source) / "DUTS_train/RGB/another.jpg", image(9))
     run("duts", source)
-    said = "note: DUTS_train also has 1 images that the source does not have"
+    said = "note: images in DUTS_train that the source does not have: 1"
     assert said in capsys.readouterr().out
     (data_root(source) / "DUTS_train/RGB/another.jpg").unlink()
     run("duts", source)
-    assert "also has" not in capsys.readouterr().out
+    assert "note" not in capsys.readouterr().out
 
 
 def test_symbolic_links_in_the_source_give_files(source: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import resource
 import signal
 import sys
 import zipfile
@@ -102,6 +103,21 @@ def tensor_position(path: Path) -> int:
     with zipfile.ZipFile(path) as archive:
         record = max(archive.infolist(), key=lambda one: one.file_size)
     return record.header_offset + 200 + record.file_size // 2
+
+
+def test_a_file_too_large_leaves_the_older_ones_whole_and_nothing_else(tmp_path):
+    save_checkpoint(tmp_path / "last.pt", step(1))
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+
+    def save_with_little_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        message = complaint(save_checkpoint, tmp_path / "last.pt", step(2))
+        assert message == f"{tmp_path / 'last.pt'} could not be written: File too large"
+
+    process = in_process(save_with_little_room)
+    process.join()
+    assert process.exitcode == 0
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
