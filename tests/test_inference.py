@@ -268,9 +268,9 @@ def test_flow_is_made_as_in_training_or_by_the_estimator_named(
 ):
     seen = []
 
-    def build(name, weights, device, removed):
+    def build(name, weights, device, removed, mixed_precision):
         seen.append((name, removed))
-        assert weights is None and device == "cpu"
+        assert weights is None and device == "cpu" and mixed_precision
         return dis_estimator()
 
     monkeypatch.setattr("utils.evaluation.given_flow.build_estimator", build)
