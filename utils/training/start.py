@@ -29,7 +29,7 @@ class Run:
     """A training run that is about to start."""
 
     script: str  # the file that trains it
-    given: frozenset[str]  # names of the settings that flags or files gave
+    given: frozenset[str]  # names of the settings that flags gave
     settings: Settings  # of this run, or of the run that is resumed
     process: Process
     folder: Path
@@ -118,7 +118,7 @@ def start_training(config: ModuleType, name: str, description: str) -> Run | Non
     if process.is_main and (unheard := without_effect(arguments.given, settings.model)):
         print(f"without effect on {settings.model}: {', '.join(unheard)}")
     resumed = resume is not None
-    given = arguments.given | arguments.in_files
+    given = arguments.given
     return Run(f"{name}.py", given, settings, process, folder, resumed, arguments.dry_run)
 
 
