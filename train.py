@@ -59,7 +59,7 @@ def main() -> None:
                 "with another file, or with none"
             )
         checkpoint = load_checkpoint(stage1)
-        check_same_network(checkpoint, settings.model, arguments)
+        check_same_network(stage1, checkpoint, settings.model, arguments)
         arguments |= kind.random_weights
     network = build_model(settings.model, **arguments)
 
@@ -96,7 +96,8 @@ def main() -> None:
             print(f"{what} from {settings.stage1_checkpoint}: {loaded}")
             if has_stage1 and checkpoint.get("script") == run.script:
                 print(
-                    f"note: {settings.stage1_checkpoint} is of stage 2 (train.py), not of stage 1"
+                    f"note: {settings.stage1_checkpoint} is of stage 2 (train.py), so all its "
+                    "weights are taken"
                 )
             compare_flow(checkpoint.get("flow"), made_by)
     for name, sequences in sets.items() if process.is_main and needs.flow else ():

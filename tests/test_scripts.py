@@ -562,6 +562,12 @@ def test_flags_that_would_change_nothing_are_refused(flags, chain, refusal, tmp_
     assert "--frame-rate: without effect" in message
 
 
+def test_a_set_of_still_images_is_no_training_set_of_videos(chain, refusal):
+    flags = ("--config", chain.settings, "--stage1-checkpoint", chain.stage1, "--run-name", "x")
+    message = refusal(train, *flags, "--train-sets", "DUTS_train")
+    assert "DUTS_train is a set of still images, and TRAIN_SETS are videos" in message
+
+
 def test_a_set_of_still_images_is_not_scored_as_videos(chain, refusal):
     message = refusal(
         evaluate, "--config", chain.settings, "--checkpoint", chain.stage1, "--set", "DUTS_train"
@@ -623,7 +629,7 @@ def test_an_evaluation_that_was_stopped_goes_on_and_another_begins_anew(
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, flags), "--threshold", "0.9"])
     capsys.readouterr()
     run_script(evaluate.main)
-    assert "note: out/masks, of another evaluation, is replaced" in capsys.readouterr().out
+    assert "note: out/masks, of an earlier evaluation, is replaced" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out/masks").iterdir()} == {first, second}
     assert files(tmp_path / "out/masks") != files(chain.masks)
 
@@ -661,8 +667,9 @@ def test_results_never_replace_what_no_evaluation_has_made(
         assert "no evaluation is known to have made" in refusal(evaluate, *flags, folder)
         assert files(own) == files(chain.masks)
     theirs = shutil.copytree(chain.folder / "out", tmp_path / "theirs")
-    scored = ("--config", chain.settings, "--masks", own, "--output", theirs)
-    assert "holds the masks of another evaluation" in refusal(evaluate, *scored)
+    for masks in (own, theirs / "masks"):
+        scored = ("--config", chain.settings, "--masks", masks, "--output", theirs)
+        assert "holds the masks and the record of an evaluation" in refusal(evaluate, *scored)
     assert files(theirs) == files(chain.folder / "out")
     (tmp_path / "file").write_text("x")
     assert "is a file; --output takes a folder" in refusal(evaluate, *flags, "file/results")
@@ -1050,7 +1057,7 @@ def test_a_misspelt_flag_of_the_evaluation_is_no_missing_one(flag, call, capsys)
 
 def test_a_checkpoint_of_stage_2_in_the_place_of_stage_1_is_said(chain, call, tmp_path):
     flags = ("--config", chain.settings, "--output-dir", tmp_path, "--dry-run")
-    note = f"note: {chain.stage2} is of stage 2 (train.py), not of stage 1"
+    note = f"note: {chain.stage2} is of stage 2 (train.py), so all its weights are taken"
     assert note in call(train, *flags, "--stage1-checkpoint", chain.stage2)
     assert "is of stage 2" not in call(train, *flags, "--stage1-checkpoint", chain.stage1)
 

@@ -15,7 +15,7 @@ from datasets.files import write_text
 from errors import UserError
 from utils.evaluation.output_folder import check_output
 from utils.scripts import run_script
-from utils.settings import WITHOUT_EFFECT, Settings, load_settings
+from utils.settings import FORMER, Settings, load_settings
 from utils.training.checkpoints import (
     PUBLISHED,
     CheckpointError,
@@ -112,7 +112,7 @@ def describe(checkpoint: dict[str, Any], settings: Settings) -> dict[str, str]:
     of_run, defaults = checkpoint["settings"], settings.as_dict()
     # A checkpoint that names its flow maps says so in a line of its own.
     unnamed = {
-        *WITHOUT_EFFECT,
+        *FORMER,
         *(("FLOW_ESTIMATOR", "REMOVE_CAMERA_MOTION") if checkpoint.get("flow") else ()),
     }
     own = {

@@ -21,10 +21,9 @@ from typing import Any, NoReturn
 from datasets.files import write_text
 from utils.kinds import KINDS, Kind, SettingsError
 
-# Settings files of older runs have these, which are ignored. The first had no effect then either.
-WITHOUT_EFFECT = ("BAD_FILE_SHARE", "CAMERA_MOTION", "EMA_DECAY", "KMEANS", "NUM_SLOTS")
+# Settings files of older runs have these, which are ignored.
 FORMER = (
-    *WITHOUT_EFFECT,
+    *("BAD_FILE_SHARE", "CAMERA_MOTION", "EMA_DECAY", "KMEANS", "NUM_SLOTS"),
     "PRETRAIN_MOTION",
     "SIMULATED_CAMERA",
     "SIMULATED_DEFORMATION",

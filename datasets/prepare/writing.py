@@ -87,7 +87,7 @@ def _read(source: Path, description: Source, accept_partial: bool) -> list[Sourc
                 item = f"{set_name}: {found[what]:,} {what}, {known:,} are known"
                 add_problems(problems, INCOMPLETE, item)
     if accept_partial and (missing := problems.pop(INCOMPLETE, None)):
-        print(f"left out: {format_problems(source, {INCOMPLETE: missing})}")
+        print(f"accepted: {format_problems(source, {(INCOMPLETE[0], 'by --partial'): missing})}")
     lengths = Counter((frame.folder, frame.sequence) for frame in frames if frame.sequence)
     single = [frame for frame in frames if lengths[frame.folder, frame.sequence] == 1]
     if single:

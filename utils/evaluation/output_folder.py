@@ -49,7 +49,7 @@ def begin_evaluation(output: Path, identity: dict[str, Any]) -> None:
             return
     except (OSError, ValueError):
         pass
-    for folder in picture_folders(output):
+    for folder in _pictures(output):
         found = list(folder.iterdir()) if folder.is_dir() else []
         if found and not is_made_here(output):
             raise DatasetError(
@@ -57,7 +57,7 @@ def begin_evaluation(output: Path, identity: dict[str, Any]) -> None:
                 "--output, or remove that folder"
             )
         if found:
-            print(f"note: {folder}, of another evaluation, is replaced")
+            print(f"note: {folder}, of an earlier evaluation, is replaced")
         for path in found:  # one by one, as the folder may be a link, which stays
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -70,7 +70,7 @@ def begin_evaluation(output: Path, identity: dict[str, Any]) -> None:
     write_text(known, json.dumps(identity, indent=1))
 
 
-def picture_folders(output: Path) -> list[Path]:
+def _pictures(output: Path) -> list[Path]:
     """The folders of an evaluation's pictures."""
     return [output / name for name in (MASKS, PROBABILITIES, PANELS)]
 

@@ -27,7 +27,6 @@ from utils.evaluation.output_folder import (
     begin_evaluation,
     file_version,
     is_made_here,
-    picture_folders,
 )
 from utils.evaluation.protocols import (
     SALIENCY,
@@ -148,8 +147,11 @@ def evaluate_masks(
 ) -> None:
     """Score masks that exist; without ``output`` the scores are only printed.
 
-    ``method`` is a line for people that says where the masks are from. If this program has made
-    them, ``checkpoint`` is what it made them with.
+    ``method`` is a line for people that says where the masks are from. If the caller has made them
+    in ``output``, ``checkpoint`` is what it made them with.
+
+    Raises:
+        DatasetError: the set has no masks, they do not fit, or ``output`` is another evaluation's.
     """
     videos = read_set(set_name, settings, Process("cpu"), flow=False)
     check_files(videos.frames, flow=False)
@@ -159,11 +161,10 @@ def evaluate_masks(
         raise SettingsError("--binarize: saliency scores grey maps as they are; leave it out")
     used = {"BINARIZE": binarize, "FOREGROUND": settings.foreground}
     with locked(output, "evaluating into") if output else nullcontext():
-        own = output and masks.resolve() in (folder.resolve() for folder in picture_folders(output))
-        if output and not own and is_made_here(output):
+        if output and not checkpoint and is_made_here(output):
             raise DatasetError(
-                f"{output} holds the masks of another evaluation; choose another --output for the "
-                f"scores of {masks}"
+                f"{output} holds the masks and the record of an evaluation; choose another "
+                f"--output for the scores of {masks}"
             )
         source = {"method": method or f"masks in {masks}", "checkpoint": checkpoint}
         _score(videos, masks, output, settings=used, **source)

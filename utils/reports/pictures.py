@@ -129,8 +129,9 @@ def draw_overlay(
     return cv2.copyTo(colours, changes & objects, overlay)
 
 
-def write_mask(path: Path, labels: np.ndarray, num_objects: int) -> None:
+def write_mask(path: Path | str, labels: np.ndarray, num_objects: int) -> None:
     """Write a label map as PNG: 0 and 255 for one object, several with DAVIS's palette."""
+    path = Path(path)
     if num_objects == 1:
         write_picture(path, labels * np.uint8(255))
         return

@@ -216,7 +216,9 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
         ) from error
 
 
-def check_same_network(checkpoint: dict[str, Any], model: str, arguments: dict[str, Any]) -> None:
+def check_same_network(
+    path: Path | str, checkpoint: dict[str, Any], model: str, arguments: dict[str, Any]
+) -> None:
     """Raise CheckpointError unless the checkpoint is of this network, backbone and width."""
     there, here = {"model": checkpoint["model"]}, {"model": model}
     for name in ("backbone", "channels"):
@@ -227,7 +229,10 @@ def check_same_network(checkpoint: dict[str, Any], model: str, arguments: dict[s
         if there[name] != here[name]
     ]
     if differing:
-        raise CheckpointError(f"the checkpoint is of another network: {', '.join(differing)}")
+        raise CheckpointError(
+            f"{path} is of another network: {', '.join(differing)}. Take the settings of its run "
+            "(--config RUN/settings.py), or another checkpoint (--stage1-checkpoint)"
+        )
 
 
 def _first_line(error: BaseException) -> str:

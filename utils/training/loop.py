@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from datasets.progress import progress_bar
 from models.interface import Network
-from utils.processes import Process, gather, wait_for_all
+from utils.processes import Process, gather, num_cores, wait_for_all
 from utils.settings import Settings, write_settings
 from utils.training.accounts import Accounts, Pace, Validation
 from utils.training.checkpoints import LAST, CheckpointError
@@ -201,7 +201,7 @@ class Training:
     def _finish_epoch(self) -> None:
         """Validate if it is time to, report, and save."""
         s, accounts, p = self.settings, self.accounts, self.accounts.progress
-        pace = accounts.pace.in_words(s.workers)
+        pace = accounts.pace.in_words(min(s.workers, num_cores()))
         last = p.epoch + 1 == s.epochs
         if last and not p.good_steps:
             accounts.give_up(f"no step of epoch {p.epoch + 1}, the last, had finite numbers")

@@ -11,7 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.augmentation import Augmentation, Size
+from datasets.known_sets import is_still_set
 from datasets.layout import Frame, Sequence, frames_of, is_flat, still_images, video_sequences
+from datasets.problems import DatasetError
 from datasets.samples import StillImages, VideoFrames, VideoWindows
 from datasets.sampling import EpochBatches
 from models import MODELS, model_class
@@ -110,10 +112,15 @@ def training_sequences(settings: Settings, needs: Needs) -> list[list[Sequence]]
     A nested set may have masks on some frames only, which are the targets then; a flat one not.
 
     Raises:
-        DatasetError: a set is missing or incomplete.
+        DatasetError: a set is missing or incomplete, or holds still images.
     """
     root, found = Path(settings.data_root), []
     for name in settings.train_sets:
+        if is_still_set(name):
+            raise DatasetError(
+                f"{name} is a set of still images, and TRAIN_SETS are videos; pretrain.py trains "
+                "on still images (PRETRAIN_SET)"
+            )
         nested = (root / name).is_dir() and not is_flat(root / name)
         some = needs.samples == REFERENCES and nested
         masks = ("some" if some else "all") if needs.masks else "none"

@@ -73,7 +73,7 @@ def restore(training: "Training") -> str:
             f"{run_dir} is a run of {script}, not of {identity['script']}; continue it by "
             f"python {script} --resume {run_dir}"
         )
-    check_same_network(checkpoint, identity["model"], identity["arguments"])
+    check_same_network(run_dir / LAST, checkpoint, identity["model"], identity["arguments"])
     try:
         state, weights = checkpoint["training"], checkpoint["weights"]
         load_weights(trainer.network, weights)
@@ -101,5 +101,5 @@ def restore(training: "Training") -> str:
     p.bad_in_row = 0
     trainer.steps = training.accounts.saved_step = p.step
     training.accounts.progress = p
-    position = f" and {p.batch} of {len(training.batches)} steps" if p.batch else ""
-    return f"resuming {run_dir} after epoch {p.epoch}{position} of {training.settings.epochs}"
+    position = f" and {p.batch} of {len(training.batches)} steps of the next" if p.batch else ""
+    return f"resuming {run_dir} after epoch {p.epoch} of {training.settings.epochs}{position}"

@@ -244,7 +244,7 @@ def test_images_and_masks_that_do_not_pair_up(source: Path, capsys: pytest.Captu
     kept = {frame.name for frame in still_images(data_root(source), "DUTS_train")}
     assert "sun_TR1" not in kept and train.counts["images"] == len(kept) > 0
     printed = capsys.readouterr().out
-    assert "left out: 2 problems" in printed
+    assert "accepted: 2 problems" in printed and "(by --partial)" in printed
     assert "sun_TR1.jpg: image without mask" in printed and "other.png: mask without" in printed
 
 

@@ -449,14 +449,19 @@ def test_a_checkpoint_says_how_images_are_normalised(tiny_settings, kept, expect
 
 def test_another_network_backbone_or_width_is_refused_with_both_sides_named():
     arguments = {"backbone": "mit_b0", "channels": 16, "num_clusters": 8}
-    check_same_network(CHECKPOINT, "gsanet", arguments)
+    check_same_network("best.pt", CHECKPOINT, "gsanet", arguments)
     message = complaint(
-        check_same_network, CHECKPOINT, "gsanet", {"backbone": "resnet101", "channels": 32}
+        check_same_network,
+        "best.pt",
+        CHECKPOINT,
+        "gsanet",
+        {"backbone": "resnet101", "channels": 32},
     )
     assert "BACKBONE is 'mit_b0' there, 'resnet101' here" in message
+    assert message.startswith("best.pt is of another network: ")
     assert "CHANNELS is 16 there, 32 here" in message
     assert "MODEL" not in message
-    message = complaint(check_same_network, CHECKPOINT, "other", arguments)
+    message = complaint(check_same_network, "best.pt", CHECKPOINT, "other", arguments)
     assert "MODEL is 'gsanet' there, 'other' here" in message
     assert "BACKBONE" not in message
 

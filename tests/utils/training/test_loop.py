@@ -318,7 +318,10 @@ def test_resuming_keeps_the_best_score(tmp_path, stills, tiny_settings, capsys):
     progress = fit(Toy(), stills, scores(0.7, 0.6), settings, IDENTITY, tmp_path, CPU, resume=True)
     assert progress.best == 0.8
     assert (tmp_path / "best.pt").read_bytes() == best
-    assert f"resuming {tmp_path} after epoch 1 and 1 of 1 steps of 3" in capsys.readouterr().out
+    assert (
+        f"resuming {tmp_path} after epoch 1 of 3 and 1 of 1 steps of the next"
+        in capsys.readouterr().out
+    )
 
 
 def spoil(checkpoint: dict, *where: object, value: object) -> dict:
