@@ -107,7 +107,9 @@ def multiple_of(factor: int, most: int = 1_000_000) -> Kind:
 def one_of(*choices: str | int) -> Kind:
     """One of these values."""
     expected = " or ".join(map(repr, choices))
-    return Kind(type(choices[0]), expected, "NAME", lambda value: value in choices)
+    return Kind(
+        type(choices[0]), expected, "|".join(map(str, choices)), lambda value: value in choices
+    )
 
 
 def list_of(kind: Kind) -> Kind:
@@ -129,6 +131,6 @@ KINDS = {
     "path": replace(_TEXT, expected="a path in quotes, not empty", metavar="PATH"),
     "gpus": Kind(str, _GPUS, "TEXT", lambda value: re.fullmatch(r"([0-9]+(, *[0-9]+)*)?", value)),
     "share": number(0, 1),
-    "protocol": one_of(*PROTOCOLS),
+    "protocol": replace(one_of(*PROTOCOLS), metavar="NAME"),
     **{word.__name__: word for word in (whole, number, multiple_of, one_of, list_of, optional)},
 }
