@@ -240,7 +240,7 @@ def test_false_alarms_of_several_proposals_are_those_of_the_chosen_foreground(vi
     for t in range(4):
         labels = np.full((40, 60), 1, np.uint8)  # proposal 1 is the background
         labels[5:15, 5:15] = 2
-        write_mask(masks / f"bear/{t:03d}.png", labels, 2)
+        write_mask(str(masks / f"bear/{t:03d}.png"), labels, 2)
     found = {}
     score_masks(masks, video_set, LONG, false_alarms=found, progress=False)
     assert list(found.values()) == [100 / (40 * 60)]
