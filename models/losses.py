@@ -2,12 +2,12 @@
 
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.interface import Prediction
 from models.ops import resize
+from models.precision import without_autocast
 
 LOSSES = ("iou", "bce", "iou+bce")
 
@@ -31,7 +31,7 @@ def segmentation_loss(
     functions = {"iou": iou_loss, "bce": partial(weighted_bce, sigma=sigma)}
     losses = {name: functions[name] for name in loss.split("+")}
     # In float32: with bfloat16 probabilities, sums over many pixels lose the last ones.
-    with torch.autocast(mask.device.type, enabled=False):
+    with without_autocast(mask):
         masks = [logits.float() for logits in prediction.logits]
         terms = {name: sum(one(x, mask) for x in masks) for name, one in losses.items()}
         if supervise_maps and prediction.auxiliary:

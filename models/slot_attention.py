@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks import feed_forward
-from models.precision import without_weight_cache
+from models.precision import without_autocast, without_weight_cache
 
 
 class SlotAttention(nn.Module):
@@ -103,7 +103,7 @@ class SlotAttention(nn.Module):
         if self.gru is None:
             updated = slots + update
         else:
-            with torch.autocast(slots.device.type, enabled=False):
+            with without_autocast(slots):
                 dtype = self.gru.weight_ih.dtype  # GRUCell does not take part in autocast
                 updated = self.gru(update.flatten(0, 1).to(dtype), slots.flatten(0, 1).to(dtype))
             updated = updated.reshape(slots.shape)

@@ -420,6 +420,7 @@ def test_test_time_augmentation_has_its_own_folder_and_is_written_down(chain, ca
     shutil.copy(chain.stage2, tmp_path / "best.pt")
     plain = json.loads((chain.folder / "out/evaluation.json").read_text())["settings"]
     assert plain["TTA"] is False and "TTA_SCALES" not in plain
+    assert plain["PRECISION"] == "float32"
     assert plain["PROTOCOL"] == "davis2016" and plain["BACKBONE"] == "mobilenetv3_small_100"
     printed = call(
         *(evaluate, "--config", chain.settings, "--checkpoint", tmp_path / "best.pt", "--tta"),

@@ -21,7 +21,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from datasets.flow.estimators import FlowError, build_estimator
+from datasets.flow.estimators import FlowError, build_estimator, raft_device
 from datasets.flow.making import check_set, convert_flo, make_share
 from datasets.flow.origin import ESTIMATORS, begin_origin, flow_origin, origin_in_words, set_origin
 from datasets.layout import video_sequences
@@ -94,6 +94,11 @@ def _make_flow(options: argparse.Namespace) -> None:
         options.mixed_precision == "true",
     )
     if rank == 0:
+        if options.estimator == "raft":
+            from precision import device_in_words  # takes seconds, and DIS does not need it
+
+            used = raft_device(device, options.mixed_precision == "true")
+            print(f"RAFT on {device_in_words(*used)}")
         begin_origin(folder, made_by, sequences, options.overwrite)
         _add_up(0, processes=processes)
     counts = make_share(

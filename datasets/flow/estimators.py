@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -90,7 +90,7 @@ def raft_estimator(
     from datasets.flow.raft import Raft
     from precision import in_bfloat16
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    found, wanted = raft_device(device, mixed_precision)
     url = Raft_Large_Weights.DEFAULT.url
     try:
         model = raft_large(weights=None if weights else Raft_Large_Weights.DEFAULT)
@@ -103,13 +103,23 @@ def raft_estimator(
             f"({reason}): give a copy of {url}, or use DIS, which needs none {_FLAGS}"
         ) from error
     try:
-        on_cpu = torch.device(device).type == "cpu"  # GPUs have TF32; bfloat16 was not measured
-        bfloat16 = on_cpu and in_bfloat16(torch.device(device), mixed_precision)
-        raft = Raft(model, device, torch.bfloat16 if bfloat16 else torch.float32)
+        bfloat16 = in_bfloat16(found, wanted)
+        raft = Raft(model, found, torch.bfloat16 if bfloat16 else torch.float32)
     except (RuntimeError, AssertionError) as error:
-        raise FlowError(f"there is no device {device!r} for RAFT ({error})") from error
+        raise FlowError(f"there is no device {str(found)!r} for RAFT ({error})") from error
 
     return _of_any_size(raft.encode, raft.estimate, _RAFT_SMALLEST, multiple=8)
+
+
+def raft_device(name: str | None, mixed_precision: bool) -> tuple[Any, bool]:
+    """RAFT's torch.device (None: a GPU if there is one), and whether bfloat16 is wanted on it.
+
+    It is not on GPUs: they have TF32, and bfloat16 was not measured.
+    """
+    import torch
+
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return device, mixed_precision and device.type == "cpu"
 
 
 def without_camera_motion(flow: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.blocks import conv_norm_relu
 from models.ops import attend, correlation_maps, gather_features, soft_region_features
-from models.precision import full_precision
+from models.precision import full_precision, without_autocast
 
 
 class InterModalityAttention(nn.Module):
@@ -119,7 +119,7 @@ class MessagePassing(nn.Module):
 
 def nearest_prototypes(prototypes: Tensor, count: int) -> Tensor:
     """Indices (B, P, count) of the prototypes (B, P, C) nearest to each, itself among them."""
-    with torch.autocast(prototypes.device.type, enabled=False):
+    with without_autocast(prototypes):
         prototypes = full_precision(prototypes.detach())
         # They lie close together: without their mean, differences keep their digits.
         prototypes = prototypes - prototypes.mean(dim=1, keepdim=True)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.ops import (
+    attend,
     attention,
     correlation_maps,
     cosine_similarity,
@@ -88,6 +89,20 @@ def test_attention_is_the_softmax_of_scaled_products(dtype, tolerance, monkeypat
     weights = torch.einsum("bhqc,bhkc->bhqk", query, key).div(4).exp()
     exact = torch.einsum("bhqk,bhkd->bhqd", weights / weights.sum(3, keepdim=True), value)
     assert (attended.double() - exact).norm() / exact.norm() < tolerance
+
+
+def test_attention_of_one_head_has_an_axis_of_heads_which_gpus_are_faster_with(monkeypatch):
+    kernel, seen = torch.nn.functional.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *inputs: (seen.extend(x.shape for x in inputs), kernel(*inputs))[1],
+    )
+    query, key, value = torch.randn(2, 7, 16), torch.randn(2, 5, 16), torch.randn(2, 5, 4)
+    attended = attend(query, key, value)
+    assert seen == [(2, 1, 7, 16), (2, 1, 5, 16), (2, 1, 5, 4)]
+    weights = (query @ key.transpose(1, 2) / 4).softmax(dim=2)
+    torch.testing.assert_close(attended, weights @ value)
 
 
 def test_maps_are_one_at_the_prototype_itself_and_minus_one_at_its_opposite():

@@ -110,7 +110,7 @@ def test_one_gpu_and_processes_that_were_started_start_nothing(machine, monkeypa
     assert started == []
 
 
-def test_a_gpu_s_convolutions_are_chosen_by_trying(machine, monkeypatch):
+def test_a_gpu_s_convolutions_are_chosen_by_trying_and_alone_round_to_tf32(machine, monkeypatch):
     machine(4)
     chosen = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
@@ -118,6 +118,7 @@ def test_a_gpu_s_convolutions_are_chosen_by_trying(machine, monkeypatch):
     assert start_process("2") == Process(torch.device("cuda", 2))
     assert chosen == [torch.device("cuda", 2)]
     assert torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_more_processes_than_gpus_are_refused_with_a_message(machine, monkeypatch):

@@ -98,7 +98,10 @@ def evaluate_set(
     if saliency:
         check_saliency(trained.segmenter.network, settings)
     used = trained.settings | {"DATA_ROOT": str(videos.root.resolve()), "PROTOCOL": protocol.name}
-    used["FOREGROUND"] = settings.foreground
+    used |= {
+        "FOREGROUND": settings.foreground,
+        "PRECISION": precision(process.device, settings.mixed_precision),
+    }
     if process.is_main:
         where = device_in_words(process.device, settings.mixed_precision)
         print(f"{trained.method}, from {trained.checkpoint}, on {where}")
@@ -111,7 +114,6 @@ def evaluate_set(
         "panel_step": settings.panel_step,
         "save": settings.save,
         "rule": protocol.rule,
-        "precision": precision(process.device, settings.mixed_precision),
         **used,
     }
     with locked(output, "evaluating into") if process.is_main else nullcontext():

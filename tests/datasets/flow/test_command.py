@@ -201,12 +201,14 @@ def test_each_process_has_a_gpu_of_its_own(
 
 
 def test_program_with_raft_and_a_weights_file(
-    tmp_path: Path, raft_weights: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, raft_weights: Path, capsys: pytest.CaptureFixture, monkeypatch
 ) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     write_frames(tmp_path / "DAVIS_train" / "RGB", "dog", moving_frames(2, 128, 128))
     arguments = ["--data-root", str(tmp_path), "--set", "DAVIS_train", "--estimator", "raft"]
     assert main([*arguments, "--weights", str(raft_weights), "--device", "cpu"]) == 0
-    assert "2 flow maps written" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "RAFT on cpu in bfloat16" in printed and "2 flow maps written" in printed
     assert names(tmp_path / "DAVIS_train" / "FLOW") == ["dog_00000.jpg", "dog_00001.jpg"]
 
 

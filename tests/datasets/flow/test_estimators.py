@@ -11,6 +11,7 @@ from datasets.flow.estimators import (
     FlowError,
     dis_estimator,
     of_small_frames,
+    raft_device,
     raft_estimator,
     without_camera_motion,
 )
@@ -137,6 +138,12 @@ def test_raft_computes_in_bfloat16_on_cpus_that_have_it(raft_weights, monkeypatc
     assert flow.dtype == np.float32
     length = np.linalg.norm(expected, axis=-1).mean()
     assert 0 < np.linalg.norm(flow - expected, axis=-1).mean() < 0.02 * length
+
+
+def test_raft_computes_in_float32_on_gpus():
+    assert raft_device("cuda:1", True) == (torch.device("cuda", 1), False)
+    assert raft_device("cpu", True) == (torch.device("cpu"), True)
+    assert raft_device("cpu", False) == (torch.device("cpu"), False)
 
 
 def test_raft_computes_in_float32_under_autocast(raft_weights):
