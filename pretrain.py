@@ -31,6 +31,11 @@ def main() -> None:
     if stage1 is None:
         raise SettingsError(f"MODEL = {settings.model!r} is trained in one stage, by train.py")
 
+    if "STAGE1_CHECKPOINT" in run.given:
+        raise SettingsError(
+            "--stage1-checkpoint: pretrain.py begins with the backbone's weights; train.py starts "
+            "from a checkpoint"
+        )
     frames = still_images(Path(settings.data_root), settings.pretrain_set)
     if process.is_main:
         check_files(frames)

@@ -47,10 +47,7 @@ def main() -> None:
     checkpoint = None
     kind = model_class(settings.model)
     has_stage1 = kind.stage1 is not None
-    # config.py's is of stage 1, so networks without one take only another one, or a flag's.
-    given = "STAGE1_CHECKPOINT" in run.given
-    wanted = has_stage1 or given or settings.stage1_checkpoint != config.STAGE1_CHECKPOINT
-    if wanted and settings.stage1_checkpoint is not None and not run.has_weights:
+    if settings.stage1_checkpoint is not None and not run.has_weights:
         stage1 = find_checkpoint(Path(settings.stage1_checkpoint))
         if not stage1.exists():
             first = "run pretrain.py first, or " if has_stage1 else ""

@@ -151,17 +151,12 @@ def open_live(source: str) -> Iterator[LiveVideo]:
 
 
 def _decoded(stream: av.VideoStream, source: str) -> Iterator[av.VideoFrame]:
-    """Frames of one size. Damaged packets are left out, as live sources lose some."""
-    size = None
+    """Damaged packets are left out, as live sources lose some."""
     try:
         for packet in stream.container.demux(stream):
             frames = []
             with suppress(av.error.InvalidDataError):
                 frames = packet.decode()
-            for frame in frames:
-                size = size or (frame.width, frame.height)
-                if (frame.width, frame.height) != size:
-                    raise VideoError(f"{source}: its frames have changed their size")
-                yield frame
+            yield from frames
     except av.FFmpegError as error:
         raise VideoError(f"{source}: broke off ({error.strerror})") from error

@@ -149,8 +149,8 @@ class Network(nn.Module):
     Attributes:
         stage1: constructor arguments that make the network of stage 1 (``pretrain.py``); ``None``
             for a network that is trained in one stage.
-        random_weights: constructor arguments with which no published weights are read, because
-            those of a checkpoint follow.
+        random_weights: constructor arguments that skip published weights, for a network that is
+            filled from a checkpoint.
         size_step: height and width of the input are multiples of this.
         looks_ahead: whether ``segment_video`` needs the whole video before the first result. Other
             networks segment a video of any length in bounded memory.
@@ -171,15 +171,6 @@ class Network(nn.Module):
     skips_parameters: bool = False
     ablation: Ablation | None = None
 
-    @classmethod
-    def upgraded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Constructor arguments of an older version's checkpoint in the form of this version.
-
-        Raises:
-            ModelError: this version has no such network.
-        """
-        return arguments
-
     @property
     def needs(self) -> Needs:
         """What the network is trained on."""
@@ -193,7 +184,7 @@ class Network(nn.Module):
     @property
     def image_encoder(self) -> nn.Module:
         """The encoder of images, whose features are used by ``models.propagation``."""
-        raise NotImplementedError
+        return self.encoder
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Named terms, scalars, whose sum is minimised.

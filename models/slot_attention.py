@@ -38,18 +38,13 @@ class SlotAttention(nn.Module):
         self.feed_forward = feed_forward(channels) if perceptron is None else perceptron
         self.floor = floor
 
-    def forward(
-        self, slots: Tensor, inputs: Tensor, rounds: int = 1, keep: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """``rounds`` (at least 1) updates of the slots (B, S, C) from inputs (B, K, C).
+    def forward(self, slots: Tensor, inputs: Tensor, keep: Tensor | None = None) -> Tensor:
+        """One update of the slots (B, S, C) from inputs (B, K, C).
 
         ``keep``, bool (B, S, K), has the inputs that each slot may use; ``None`` is all of them.
-        Returns the slots and the last round's attention (B, S, K), which sums to one over slots.
         """
-        keys, values = self.keys_and_values(inputs)
-        for _ in range(rounds):
-            slots, logits = self.step(slots, keys, values, keep)
-        return slots, compete(logits)
+        slots, _ = self.step(slots, *self.keys_and_values(inputs), keep)
+        return slots
 
     def keys_and_values(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, K, C) of the inputs."""

@@ -816,6 +816,8 @@ def test_a_stage_1_checkpoint_of_another_network_is_refused(chain, refusal, tmp_
     missing = tmp_path / "gone.pt"
     message = refusal(train, "--config", chain.settings, "--stage1-checkpoint", missing)
     assert f"there is no checkpoint {missing}" in message
+    message = refusal(pretrain, "--config", chain.settings, "--stage1-checkpoint", chain.stage1)
+    assert "pretrain.py begins with the backbone's weights" in message
     assert not (tmp_path / "runs").exists()
 
 

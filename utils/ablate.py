@@ -30,6 +30,7 @@ from utils.scripts import run_script
 from utils.settings import (
     Settings,
     SettingsError,
+    flag_name,
     parse_settings,
     positive,
     read_settings_file,
@@ -66,7 +67,7 @@ class Job:
         command = [sys.executable, str(script), "--config", str(shared)]
         for name, value in {**self.flags, "gpu": gpu}.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
-            command += [f"--{name.replace('_', '-')}", text]
+            command += [flag_name(name), text]
         return command
 
     def is_done(self) -> bool:

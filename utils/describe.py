@@ -15,7 +15,7 @@ from datasets.files import write_text
 from errors import UserError
 from utils.evaluation.output_folder import check_output
 from utils.scripts import run_script
-from utils.settings import FORMER, Settings, load_settings
+from utils.settings import Settings, load_settings
 from utils.training.checkpoints import (
     PUBLISHED,
     CheckpointError,
@@ -111,10 +111,7 @@ def describe(checkpoint: dict[str, Any], settings: Settings) -> dict[str, str]:
     """Texts about a checkpoint, by name; ``settings`` are those of ``config.py``."""
     of_run, defaults = checkpoint["settings"], settings.as_dict()
     # A checkpoint that names its flow maps says so in a line of its own.
-    unnamed = {
-        *FORMER,
-        *(("FLOW_ESTIMATOR", "REMOVE_CAMERA_MOTION") if checkpoint.get("flow") else ()),
-    }
+    unnamed = ("FLOW_ESTIMATOR", "REMOVE_CAMERA_MOTION") if checkpoint.get("flow") else ()
     own = {
         name: value
         for name, value in of_run.items()

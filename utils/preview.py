@@ -18,7 +18,7 @@ from models import build_model, model_class
 from utils.evaluation.output_folder import check_output
 from utils.reports.pictures import draw_overlay, draw_row
 from utils.scripts import run_script
-from utils.settings import Settings, parse_settings, positive, settings_parser
+from utils.settings import Settings, SettingsError, parse_settings, positive, settings_parser
 from utils.training.samples import (
     augmentation_from,
     network_arguments,
@@ -36,14 +36,20 @@ def main() -> None:
     add = parser.add_argument
     folder = "folder for the pictures, one for each set"
     add("--output", type=Path, required=True, metavar="FOLDER", help=folder)
-    stages = "stages whose samples are shown (default: both)"
-    add("--stage", type=int, nargs="+", choices=(1, 2), default=[1, 2], help=stages)
+    stages = "stages whose samples are shown (default: all)"
+    add("--stage", type=int, nargs="+", choices=(1, 2), help=stages)
     add("--samples", type=positive, default=6, metavar="N", help="drawn of each set (default: 6)")
     settings, arguments = parse_settings(parser, config)
     for name in (settings.pretrain_set, *settings.train_sets):
         check_output(arguments.output, Path(settings.data_root) / name)
+    stages = [2] if model_class(settings.model).stage1 is None else [1, 2]
+    if unknown := set(arguments.stage or stages) - set(stages):
+        raise SettingsError(
+            f"--stage {min(unknown)}: MODEL = {settings.model!r} is trained in one stage, by "
+            "train.py; leave --stage out"
+        )
     for title, samples, flow in [
-        one for stage in sorted(set(arguments.stage)) for one in samples_of(stage, settings)
+        one for stage in sorted(arguments.stage or stages) for one in samples_of(stage, settings)
     ]:
         order = np.random.default_rng(settings.seed).permutation(len(samples)).tolist()
         rows = [draw_sample(samples[0, index]) for index in order[: arguments.samples]]
@@ -57,16 +63,12 @@ def samples_of(
 ) -> list[tuple[str, StillImages | VideoFrames | VideoWindows, str | None]]:
     """Title, samples and kind of flow maps (None without flow) of each set of a stage.
 
-    There are none of a stage 1 that the network does not have.
-
     Raises:
         DatasetError: a set is missing or incomplete.
     """
     s, root, augmentation = settings, Path(settings.data_root), augmentation_from(settings)
     kind = model_class(s.model)
     own = kind.stage1
-    if stage == 1 and own is None:
-        return []
     if stage == 1:
         frames, _ = split_frames(still_images(root, s.pretrain_set), s.pretrain_val_share, s.seed)
         return [(f"stage 1 {s.pretrain_set}", stills_of(frames, s, augmentation), None)]

@@ -11,6 +11,7 @@ A script reads::
 import argparse
 import ast
 import difflib
+import runpy
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,20 +21,6 @@ from typing import Any, NoReturn
 
 from datasets.files import write_text
 from utils.kinds import KINDS, Kind, SettingsError
-
-# Settings files of older runs have these, which are ignored.
-FORMER = (
-    *("BAD_FILE_SHARE", "CAMERA_MOTION", "EMA_DECAY", "KMEANS", "NUM_SLOTS"),
-    "PRETRAIN_MOTION",
-    "SIMULATED_CAMERA",
-    "SIMULATED_DEFORMATION",
-    "SIMULATED_FLOW_BLUR",
-    "SIMULATED_FLOW_NOISE",
-    "SIMULATED_FLOW_OUTLIERS",
-    "SIMULATED_OBJECT",
-    "SIMULATED_PARALLAX",
-    "SIMULATED_SPAN",
-)
 
 
 @dataclass(frozen=True)
@@ -47,11 +34,6 @@ class Line:
     heading: str  # the title of its group, with the words in brackets
     comment: str
     number: int
-
-    @property
-    def flag(self) -> str:
-        """The command line's name for the setting."""
-        return "--" + self.name.lower().replace("_", "-")
 
     def kind(self) -> Kind:
         """The kind that the line names. Its text is code, as all of ``config.py`` is."""
@@ -150,22 +132,20 @@ def load_settings(config: ModuleType) -> Settings:
 
 
 def read_default_settings(file: Path) -> Settings:
-    """The settings of ``config.py`` by its text; it is not imported, and nothing in it runs.
+    """The settings of ``config.py``, which is run and not imported.
 
     For use from Python: the user's program may have a module ``config`` of its own.
 
     Raises:
-        SettingsError: faults of the file, or a value that is no plain literal.
+        SettingsError: faults of the file; all of them, a line each.
     """
-    return _defaults_of(file, None)
+    return _defaults_of(file, runpy.run_path(str(file)))
 
 
-def _defaults_of(file: Path, values: Mapping[str, Any] | None) -> Settings:
-    """``values`` are those that the file has when it runs; None takes its plain literals."""
+def _defaults_of(file: Path, values: Mapping[str, Any]) -> Settings:
+    """The checked ``values`` of a file's settings."""
     found = [line for line in _read_lines(file.read_text(encoding="utf-8-sig")) if line.name]
     lines = {line.name: line for line in found if line.annotation}
-    if values is None:
-        values = {line.name: line.value for line in found if line.plain}
     checked = _check_lines(found, lines, file.name, values)
     return Settings(checked, checked, lines)
 
@@ -237,7 +217,7 @@ def settings_parser(
         default = f"(default: {settings._values[line.name]!r})"
         text = f"{line.comment} {default}".strip().replace("%", "%%")
         groups[title].add_argument(
-            line.flag,
+            flag_name(line.name),
             # Upper-case, so that no argument of a script's own can be taken for a setting.
             dest=line.name,
             default=argparse.SUPPRESS,
@@ -272,10 +252,17 @@ def parse_settings(
             line = settings._lines[name]
             kind = line.kind()
             typed = " ".join(given) if kind.several else given
-            changes[name] = kind.check(kind.parse(given), f"{line.flag} {typed or repr(typed)}")
+            changes[name] = kind.check(
+                kind.parse(given), f"{flag_name(name)} {typed or repr(typed)}"
+            )
         return settings._with(changes), arguments
     except SettingsError as error:
         _refuse(parser, error)
+
+
+def flag_name(setting: str) -> str:
+    """The command line's name of a setting."""
+    return "--" + setting.lower().replace("_", "-")
 
 
 def positive(text: str) -> int:
@@ -324,7 +311,6 @@ def _read_changes(path: Path, settings: Settings) -> dict[str, Any]:
         raise SettingsError(f"{path}: cannot read this settings file: {error.strerror}") from error
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise SettingsError(f"{path}: not a settings file in Python's syntax: {error}") from error
-    found = [line for line in found if line.name not in FORMER]
     values = {line.name: line.value for line in found if line.plain}
     return _check_lines(found, settings._lines, str(path), values)
 

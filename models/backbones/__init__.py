@@ -9,7 +9,7 @@ from pathlib import Path
 
 import timm
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_data_config
+from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from errors import UserError
@@ -77,13 +77,6 @@ class Normalise(nn.Module):
             images = images.float() / 255
         images = images.contiguous(memory_format=torch.channels_last)
         return (images - self.mean) / self.deviation
-
-    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *arguments) -> None:
-        # Older checkpoints do not have them; all were trained with those of ImageNet.
-        older = Normalise(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-        for name, buffer in older.named_buffers():
-            state.setdefault(prefix + name, buffer)
-        super()._load_from_state_dict(state, prefix, *arguments)
 
 
 def check_size(images: Tensor) -> None:

@@ -5,7 +5,6 @@ Cho, Lee et al., "Dual Prototype Attention for Unsupervised Video Object Segment
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,11 +98,6 @@ class DPA(TwoStreams):
         )
         # Convolutions are fastest in this layout.
         self.to(memory_format=torch.channels_last)
-
-    @classmethod
-    def upgraded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Drops `supervise_slot_maps` of older versions, which had no effect."""
-        return {n: v for n, v in arguments.items() if n != "supervise_slot_maps"}
 
     def segment(self, image: Tensor, flow: Tensor | None, references: References) -> Prediction:
         """Masks of target frames (B, 3, H, W), given references of the same batch size."""

@@ -22,9 +22,9 @@ class FeatureAggregationTransformer(nn.Module):
     def forward(self, local: Tensor, groups: Tensor) -> Tensor:
         """Local P_L (B, L, C) and G groups of K features, P_G (B, G, K, C), give P_A (B, L, C)."""
         intra = self.pool(groups)  # P_Gintra (B, G, C)
-        global_local, local_value = self.global_to_local(intra, query=intra, memory=local)  # P_GL
-        # The query are the values P_LV of part (a), as in Sec. 3.4.
-        aggregated, _ = self.local_to_global(local, query=local_value, memory=global_local)  # P_A
+        # P_GL, and the values P_LV of the local features, which are the query of part (b).
+        joined, value = self.global_to_local(residual=intra, query=intra, memory=local)
+        aggregated, _ = self.local_to_global(residual=local, query=value, memory=joined)  # P_A
         return aggregated
 
 
@@ -54,9 +54,7 @@ class AttentionBlock(nn.Module):
         self.norm_query = nn.LayerNorm(channels)
         self.norm_memory = nn.LayerNorm(channels)
         self.to_query = nn.Linear(channels, channels)
-        self.to_key = nn.Linear(
-            channels, channels, bias=False
-        )  # a bias would cancel in the softmax
+        self.to_key = nn.Linear(channels, channels, bias=False)  # softmax would cancel a bias
         self.to_value = nn.Linear(channels, channels)
         self.to_output = nn.Linear(channels, channels)
         self.feed_forward = feed_forward(channels)

@@ -50,12 +50,12 @@ class GuidedSlotAttention(nn.Module):
         nearest = nearest_features(slots, features, count)
         if self.aggregation_transformer:
             return self.update(slots, gather_features(features, nearest))
-        # This softmax runs over the slots, so all slots need the same features: those that a slot
-        # does not keep are masked.
+        # Plain slot attention normalises over the slots, so all slots see the same features; KNN
+        # filtering becomes a mask.
         keep = torch.zeros(
             slots.shape[0], slots.shape[1], features.shape[1], dtype=torch.bool, device=slots.device
         ).scatter(2, nearest, True)
-        return self.update(slots, features, keep=keep)[0]
+        return self.update(slots, features, keep)
 
 
 def nearest_features(slots: Tensor, features: Tensor, count: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,8 +80,8 @@ class GSANet(TwoStreams):
 
         def stream() -> SlotStream:
             encoder = build_backbone(backbone, pretrained_backbone, backbone_weights)
-            # Stage 1 builds it and drops it, which draws as many random numbers as stage 2: a seed
-            # gives both stages the same encoder and decoder.
+            if not motion:
+                return SlotStream(encoder, channels, None)
             slots = SlotModule(
                 channels,
                 num_clusters=num_clusters,
@@ -93,7 +92,7 @@ class GSANet(TwoStreams):
                 slot_attention=slot_attention,
                 aggregation_transformer=aggregation_transformer,
             )
-            return SlotStream(encoder, channels, slots if motion else None)
+            return SlotStream(encoder, channels, slots)
 
         self.rgb_stream = stream()
         self.flow_stream = stream() if motion else None
@@ -103,14 +102,6 @@ class GSANet(TwoStreams):
         self.decoder = MaskDecoder(channels, len(STRIDES), decoder_image)
         # Convolutions are fastest in this layout.
         self.to(memory_format=torch.channels_last)
-
-    @classmethod
-    def upgraded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Drops `kmeans` and `num_slots = 2` of older versions."""
-        slots = arguments.get("num_slots", NUM_SLOTS)
-        if slots != NUM_SLOTS:
-            raise ModelError(f"the network has {slots} slots; this version has {NUM_SLOTS}")
-        return {n: v for n, v in arguments.items() if n not in ("kmeans", "num_slots")}
 
     @property
     def changeable(self) -> tuple[str, ...]:
@@ -128,8 +119,8 @@ class GSANet(TwoStreams):
         outputs = [self.rgb_stream(image, references.get("rgb"))]
         if self.motion:
             outputs.append(self.flow_stream(flow, references["flow"]))
-        # The paper concatenates the streams. Each comes from 1 x 1 convolutions, so the mean is a
-        # 1 x 1 convolution of the concatenation; it also fits the single stream of stage 1.
+        # The paper concatenates the streams. Both end in 1 x 1 convolutions, so their mean equals
+        # a 1 x 1 convolution of the concatenation. Stage 1 has one stream.
         features = [
             norm(sum(level) / len(level))
             for norm, *level in zip(self.norms, *(output.features for output in outputs))
@@ -150,12 +141,14 @@ class GSANet(TwoStreams):
         if not rounds:
             return []
         references, batch, maps = self._references_of(video), next(iter(video)), []
-        for count in range(max(rounds) + 1):
-            for attention in attentions:
+        try:
+            for count in range(max(rounds) + 1):
+                for attention in attentions:
+                    attention.num_iterations = count
+                maps.append(self._segment(batch, references).maps)
+        finally:
+            for attention, count in zip(attentions, rounds):
                 attention.num_iterations = count
-            maps.append(self._segment(batch, references, self.segment).maps)
-        for attention, count in zip(attentions, rounds):
-            attention.num_iterations = count
         return maps
 
     def parts(self) -> dict[str, list[nn.Module]]:
@@ -205,6 +198,7 @@ class SlotStream(nn.Module):
         if self.slots is None:
             return StreamOutput(features)
         correlation, slot_logits, slot_maps = self.slots(self._embed(pyramid), references)
+        # The paper's decoder gets the correlation maps alone. Here the features are added to them.
         features[SLOT_LEVEL] = features[SLOT_LEVEL] + correlation
         return StreamOutput(features, slot_logits, slot_maps)
 
@@ -258,10 +252,9 @@ class SlotModule(nn.Module):
         CM_Sr of eq. 4 (B, S, H, W), each ``None`` where an ablation leaves it out.
         """
         local, local_features = self.local_extractor(target)  # X_L, P_L
-        if isinstance(self.aggregate, SlotAttention):
-            aggregated, _ = self.aggregate(local_features, references.flatten(1, 2))
-        else:
-            aggregated = self.aggregate(local_features, references)  # P_A
+        if isinstance(self.aggregate, SlotAttention):  # it has no groups
+            references = references.flatten(1, 2)
+        aggregated = self.aggregate(local_features, references)  # P_A
         slots = slot_logits = None
         if self.slot_generator is not None:
             slots, slot_logits = self.slot_generator(target, local)  # P_S, X_S

@@ -125,11 +125,6 @@ class SMTC(Network):
         self.frozen = freeze_steps > 0
         self.train()
 
-    @property
-    def image_encoder(self) -> nn.Module:
-        """The student's vision transformer."""
-        return self.encoder
-
     def graphs(self, height: int, width: int) -> dict[str, Graph]:
         """The encoder's keys; slots are found over a whole video, in PyTorch alone."""
         return key_graphs(self.encoder, height, width)

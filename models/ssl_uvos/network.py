@@ -91,11 +91,6 @@ class SSLUVOS(Network):
         self.normalise_as_kinetics = Normalise(*KINETICS)
         self.kinetics_statistics = kinetics_statistics
 
-    @property
-    def image_encoder(self) -> nn.Module:
-        """The frozen vision transformer."""
-        return self.encoder
-
     def graphs(self, height: int, width: int) -> dict[str, Graph]:
         """The encoder's keys; clusters are found over a whole video, in PyTorch alone."""
         return key_graphs(self.encoder, height, width)

@@ -178,18 +178,8 @@ def test_rounds_may_change_only_where_slot_attention_was_trained():
     assert network("dpa").changeable == ("num_references",)
 
 
-@both
-def test_arguments_of_an_older_version_are_taken_as_this_version_has_them(name):
-    current = {"channels": 32, "motion": True}
-    assert MODELS[name].upgraded(current) == current
-    gone = {
-        "gsanet": {"kmeans": "package", "num_slots": 2},
-        "dpa": {"supervise_slot_maps": True},
-    }
-    older = {**current, **gone[name]}
-    given = dict(older)
-    assert MODELS[name].upgraded(older) == current
-    assert older == given
+def test_references_may_change_only_where_the_network_uses_them():
+    assert network("dpa", inter_frame_attention=False).changeable == ()
 
 
 @every
@@ -259,7 +249,6 @@ def test_a_network_that_says_nothing_is_trained_whole_in_one_stage():
         and not model.compilable
         and model.changeable == ()
     )
-    assert Plain.upgraded({"a": 1}) == {"a": 1}
     (group,) = model.parameter_groups()
     assert list(map(id, group["params"])) == list(map(id, model.parameters()))
     assert model.maps_by_iteration(None) == [] and model.parts() == {}

@@ -91,6 +91,12 @@ def test_a_stage_may_be_shown_alone(preview, tmp_path):
     assert "5 of 5 samples" in result.stdout
 
 
+def test_a_stage_that_the_network_does_not_have_is_refused(preview, tmp_path):
+    result = preview("--stage", "1", "--model", "smtc")
+    assert result.returncode == 1 and "trained in one stage" in result.stderr
+    assert not list(tmp_path.glob("**/*.png"))
+
+
 def test_windows_are_shown_frame_by_frame(preview, tmp_path):
     model = ("--model", "ssl_uvos", "--backbone", "vit_tiny_patch16_224", "--frame-gap", "1")
     result = preview(*model, "--samples", "2")

@@ -14,6 +14,7 @@ from utils.settings import (
     SettingsError,
     load_settings,
     parse_settings,
+    read_default_settings,
     read_settings_file,
     settings_parser,
     write_settings,
@@ -358,11 +359,10 @@ def test_recipes_hold_only_what_differs_from_config(recipe):
     assert sorted(named) == sorted(name for name in defaults if values[name] != defaults[name])
 
 
-def test_files_of_former_versions_are_read(tmp_path):
-    """Settings that were removed have no effect."""
-    path = tmp_path / "settings.py"
-    path.write_text('SEED = 5\nNUM_SLOTS = 2  # slots\nBAD_FILE_SHARE = 0.1\nKMEANS = "package"\n')
-    assert read_settings_file(path, DEFAULTS) == DEFAULTS.replace(seed=5)
+def test_a_value_may_be_computed_in_config_py(edited):
+    module = edited("EVAL_BATCH_SIZE", "EVAL_BATCH_SIZE: whole(1) = 2 * 3")
+    for settings in (load_settings(module), read_default_settings(Path(module.__file__))):
+        assert settings.eval_batch_size == 6
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator
 from datasets.flow.pairs import motion_pairs
 from datasets.progress import Report, progress_bar
-from datasets.samples import show
 from datasets.threads import read_ahead
 from utils.evaluation.segmenting import FramePrediction, Segmenter, Views
 from utils.transfer import one_ahead
@@ -149,5 +148,4 @@ class _ViewedClip:
         return progress_bar(items, shown=self.progress, desc=work, total=count, unit="frame")
 
     def _views(self, frame: ClipFrame, flow_map: Callable[[], np.ndarray | None]) -> Views:
-        flow, recolour = flow_map(), self.segmenter.recolour_flow
-        return [show(frame.image, flow, view, recolour) for view in self.segmenter.views]
+        return self.segmenter.views_of(frame.image, flow_map())

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 from datasets.augmentation import Size, whole_frame
 from datasets.layout import Frame, Sequence
 from datasets.pictures import read_size
-from datasets.samples import TestFrames
+from datasets.samples import TestFrames, show
 from models.interface import Indicator, Network, Prediction
 from models.ops import resize
 from models.precision import with_weights_as
@@ -131,6 +131,10 @@ class Segmenter:
     def shown(self, frames: Items[Frame]) -> TestFrames:
         """The frames in all views, with the flow maps if the network takes them."""
         return TestFrames(frames, self.views, self.network.needs.flow, self.recolour_flow)
+
+    def views_of(self, image: np.ndarray, flow: np.ndarray | None) -> Views:
+        """A frame, uint8 RGB (H, W, 3), and its flow map in all views."""
+        return [show(image, flow, view, self.recolour_flow) for view in self.views]
 
     def segment(self, video: ViewedVideo) -> Iterator[Callable[[], list[FramePrediction]]]:
         """Start the video's batches, one with each step; calling a result waits for it."""

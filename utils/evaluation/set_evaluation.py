@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from datasets.file_checks import check_files
 from datasets.files import write_picture
@@ -155,7 +156,7 @@ def evaluate_masks(
     Raises:
         DatasetError: the set has no masks, they do not fit, or ``output`` is another evaluation's.
     """
-    videos = read_set(set_name, settings, Process("cpu"), flow=False)
+    videos = read_set(set_name, settings, Process(torch.device("cpu")), flow=False)
     check_files(videos.frames, flow=False)
     if not videos.is_annotated:
         raise DatasetError(f"{set_name} has no ground truth to score masks against")

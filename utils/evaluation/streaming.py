@@ -10,7 +10,6 @@ from torch.utils.data import default_collate
 from datasets.clips import VideoError, check_same_size
 from datasets.flow.colour_wheel import flow_to_picture
 from datasets.flow.estimators import Estimator
-from datasets.samples import show
 from utils.evaluation.segmenting import Segmenter, Views
 from utils.evaluation.trained_network import TrainedNetwork
 
@@ -65,6 +64,4 @@ def _shown(
             flow = flow_to_picture(motion)
         before = image.copy()
         read.append(before)
-        recolour = segmenter.recolour_flow
-        views = [show(image, flow, view, recolour) for view in segmenter.views]
-        yield default_collate([views])
+        yield default_collate([segmenter.views_of(image, flow)])

@@ -9,7 +9,7 @@ import torch
 
 from models.interface import REFERENCES, STILLS, WINDOWS, Network
 from utils.evaluation.segmenting import Segmenter
-from utils.settings import Settings, SettingsError
+from utils.settings import Settings, SettingsError, flag_name
 from utils.training.checkpoints import (
     CheckpointError,
     build_from_checkpoint,
@@ -153,11 +153,6 @@ def refuse_stage1(trained: TrainedNetwork) -> None:
             f"{trained.checkpoint} is of stage 1, which has no flow stream; a video needs a "
             "checkpoint of train.py"
         )
-
-
-def flag_name(setting: str) -> str:
-    """The command line's name of a setting."""
-    return "--" + setting.lower().replace("_", "-")
 
 
 def refuse_flags(names: Iterable[str], spelled: Callable[[str], str] = flag_name) -> None:

@@ -10,6 +10,7 @@ from datasets.layout import Frame, Sequence, frames_of
 from datasets.pictures import read_image
 from models.interface import Network
 from utils.evaluation.foreground import RULES, choose_foreground
+from utils.evaluation.metrics import region_similarity
 from utils.evaluation.protocols import (
     MATCHED,
     MATCHED_PER_FRAME,
@@ -180,7 +181,7 @@ def validate_stills(
         for (_, index), prediction, truth in zip(batch_keys, predictions, truths):
             probability = prediction.probability(truth.shape)
             labels = to_labels(probability, settings.threshold, settings.stretch_masks)
-            scores[index] = score_frame(labels, truth, _ALL_ANNOTATED)[0]
+            scores[index] = region_similarity(labels, truth)
             if process.is_main and not pictures:
                 image = batch["image"][0].permute(1, 2, 0).numpy()
                 pictures["panel"] = draw_panels(

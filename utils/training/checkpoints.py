@@ -5,7 +5,6 @@ does not look at it; ``load_checkpoint`` does. For publication they are files of
 have no checksums: the values of a checkpoint stand in the header as JSON.
 """
 
-import inspect
 import json
 import pickle
 import re
@@ -175,8 +174,6 @@ def not_finite(value: Any, name: str = "") -> Iterator[str]:
 def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> Network:
     """The network that a checkpoint holds, with its weights.
 
-    Arguments that are newer than the checkpoint come from the settings of its run.
-
     Args:
         checkpoint: from ``load_checkpoint``.
         changes: constructor arguments to take in place of the checkpoint's, of those that the
@@ -185,11 +182,8 @@ def build_from_checkpoint(checkpoint: dict[str, Any], **changes: Any) -> Network
     Raises:
         CheckpointError: the network does not take its arguments, or the weights do not fit.
     """
-    kind = model_class(checkpoint["model"])
-    accepted = inspect.signature(kind).parameters
-    of_the_run = {str(n).lower(): value for n, value in checkpoint["settings"].items()}
-    arguments = {name: of_the_run[name] for name in accepted if name in of_the_run}
-    arguments |= kind.upgraded(checkpoint["arguments"]) | changes | kind.random_weights
+    random_weights = model_class(checkpoint["model"]).random_weights
+    arguments = checkpoint["arguments"] | changes | random_weights
     try:
         network = build_model(checkpoint["model"], **arguments)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -180,7 +180,7 @@ def test_without_fat_the_global_features_of_all_references_are_one_set():
     _, _, maps = module(target, references)
     local, local_features = module.local_extractor(target)
     everything = torch.cat([references[:, 0], references[:, 1], references[:, 2]], dim=1)
-    aggregated, _ = module.aggregate(local_features, everything)
+    aggregated = module.aggregate(local_features, everything)
     slots, _ = module.slot_generator(target, local)
     torch.testing.assert_close(
         maps, correlation_maps(local, module.slot_attention(slots, aggregated))

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 import train
-from models import ModelError, build_model
+from models import build_model
 from utils.settings import write_settings
 from utils.training.checkpoints import (
     CheckpointError,
@@ -355,26 +355,6 @@ def test_arguments_of_another_type_are_refused(tiny_settings, change):
     assert "arguments give no network" in complaint(build_from_checkpoint, checkpoint)
 
 
-def test_a_checkpoint_of_an_older_version_takes_what_it_lacks_from_its_run_s_settings(
-    tiny_settings,
-):
-    model, arguments = make(tiny_settings, motion=True, seed=1)
-    newer = ("num_references", "loss", "sigma", "supervise_slot_maps")
-    older = {name: value for name, value in arguments.items() if name not in newer}
-    settings = {**tiny_settings.as_dict(), "NUM_REFERENCES": 5, "SIGMA": 0.25, "LOSS": "bce"}
-    checkpoint = {**CHECKPOINT, "weights": model.state_dict(), "settings": settings}
-    checkpoint["arguments"] = {**older, "kmeans": "batched", "num_slots": 2}
-    again = build_from_checkpoint(checkpoint)
-    assert again.num_references == 5
-    assert again.loss_settings == {"sigma": 0.25, "supervise_maps": True, "loss": "bce"}
-    assert all(torch.equal(t, again.state_dict()[name]) for name, t in model.state_dict().items())
-    own = {**checkpoint, "arguments": {**checkpoint["arguments"], "num_references": 4}}
-    assert build_from_checkpoint(own).num_references == 4
-    checkpoint["arguments"]["num_slots"] = 3
-    with pytest.raises(ModelError, match="has 3 slots; this version has 2"):
-        build_from_checkpoint(checkpoint)
-
-
 def test_the_network_of_a_checkpoint_computes_the_same_again(tmp_path, tiny_settings):
     model, arguments = make(tiny_settings, motion=True, seed=1)
     # What the run started from is not looked for again.
@@ -414,17 +394,9 @@ def statistics_of(model):
     return {k: v.flatten().tolist() for k, v in model.state_dict().items() if ".normalise." in k}
 
 
-IMAGENET = {"mean": [0.485, 0.456, 0.406], "deviation": [0.229, 0.224, 0.225]}
-
-
-@pytest.mark.parametrize(
-    "kept, expected",
-    [(None, IMAGENET), ({"mean": [0.1, 0.2, 0.3], "deviation": [0.4, 0.5, 0.6]}, None)],
-    ids=["older checkpoint", "kept"],
-)
-def test_a_checkpoint_says_how_images_are_normalised(tiny_settings, kept, expected):
-    """Whatever timm says of the backbone today; older checkpoints were all trained as ImageNet."""
-    expected = kept or expected
+def test_a_checkpoint_says_how_images_are_normalised(tiny_settings):
+    """Whatever timm says of the backbone today."""
+    kept = {"mean": [0.1, 0.2, 0.3], "deviation": [0.4, 0.5, 0.6]}
     change = {"backbone": "tf_efficientnet_lite0"}
     stills, arguments = make(tiny_settings, motion=False, seed=1, **change)
     video, _ = make(tiny_settings, motion=True, seed=2, **change)
@@ -432,19 +404,17 @@ def test_a_checkpoint_says_how_images_are_normalised(tiny_settings, kept, expect
         "rgb_stream.normalise.mean": [0.5] * 3,
         "rgb_stream.normalise.deviation": [0.5] * 3,
     }
-    weights = {k: v for k, v in stills.state_dict().items() if ".normalise." not in k}
-    if kept:
-        weights = {
-            k: torch.tensor(kept[k.rpartition(".")[2]]).view_as(v) if ".normalise." in k else v
-            for k, v in stills.state_dict().items()
-        }
+    weights = {
+        k: torch.tensor(kept[k.rpartition(".")[2]]).view_as(v) if ".normalise." in k else v
+        for k, v in stills.state_dict().items()
+    }
     again = build_from_checkpoint({**CHECKPOINT, "arguments": arguments, "weights": weights})
     video.start_from(weights)
     for model, streams in ((again, ["rgb"]), (video, ["rgb", "flow"])):
         found = statistics_of(model)
-        assert found.keys() == {f"{s}_stream.normalise.{k}" for s in streams for k in expected}
+        assert found.keys() == {f"{s}_stream.normalise.{k}" for s in streams for k in kept}
         for key, values in found.items():
-            assert values == pytest.approx(expected[key.rpartition(".")[2]])
+            assert values == pytest.approx(kept[key.rpartition(".")[2]])
 
 
 def test_another_network_backbone_or_width_is_refused_with_both_sides_named():
