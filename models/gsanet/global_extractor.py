@@ -14,4 +14,5 @@ class GlobalExtractor(nn.Module):
 
     def forward(self, references: Tensor) -> Tensor:
         """Eq. 3 and GWAP: features X_R of N frames (N, C, H, W) to P_G (N, C_G, C_G)."""
-        return soft_region_features(self.embed(references))
+        embedded = self.embed(references)  # X_G
+        return soft_region_features(embedded)  # GWAP under M_G, the softmax of X_G
