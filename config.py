@@ -6,9 +6,9 @@ utils/kinds.py explains the kinds behind the colons. The words in brackets after
 
 - resume: these settings may change when a run is continued (--resume).
 - test: evaluate.py takes these settings from a flag, or else from the checkpoint.
-- objects: the same, for networks that have the setting.
+- objects: as test, for networks that have the setting.
 - masks, machine: evaluate.py takes these settings from a flag, or else from this file.
-- set, panels, video, tta: the same, but only with --set, --video or --tta; "set" also with --masks.
+- set, panels, video, tta: as masks, but only with --set, --video or --tta; "set" also with --masks.
 - flow: these settings have an effect only on networks that take flow maps.
 - output: these settings belong to one run alone.
 

@@ -68,7 +68,7 @@ class LiveVideo:
         """Frames, uint8 RGB (H, W, 3), until the end or until ``stop`` says so.
 
         Raises:
-            VideoError: the source breaks off, or a frame has another size.
+            VideoError: the source breaks off.
         """
         self._reader = threading.Thread(target=self._collect, args=[stop], daemon=True)
         self._reader.start()
@@ -151,7 +151,7 @@ def open_live(source: str) -> Iterator[LiveVideo]:
 
 
 def _decoded(stream: av.VideoStream, source: str) -> Iterator[av.VideoFrame]:
-    """Damaged packets are left out, as live sources lose some."""
+    """The frames. Damaged packets are left out, as live sources lose some."""
     try:
         for packet in stream.container.demux(stream):
             frames = []

@@ -28,7 +28,7 @@ class EpochBatches:
     last_share: float | None = None  # of the last set in an epoch, if it is large enough
 
     def __len__(self) -> int:
-        return max(1, sum(self._taken()) // self.batch_size)
+        return max(1, sum(self.taken()) // self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> list[list[list[Key]]]:
         """This process's keys in an epoch, from batch ``start`` on: by batch, then by part."""
@@ -36,7 +36,7 @@ class EpochBatches:
         starts = np.cumsum([0, *self.set_sizes[:-1]])
         chosen = [
             first + rng.permutation(size)[:taken]
-            for first, size, taken in zip(starts, self.set_sizes, self._taken())
+            for first, size, taken in zip(starts, self.set_sizes, self.taken())
         ]
         order = rng.permutation(np.concatenate(chosen))
         order = np.resize(order, len(self) * self.batch_size)  # cuts, or repeats
@@ -49,7 +49,8 @@ class EpochBatches:
             for share, size in list(zip(shares, sizes))[start:]
         ]
 
-    def _taken(self) -> list[int]:
+    def taken(self) -> list[int]:
+        """How many samples of each set an epoch has."""
         sizes = self.set_sizes if self.last_share is None else self.set_sizes[:-1]
         taken = [min(size, sizes[0]) for size in sizes] if self.balance else list(sizes)
         if self.last_share is not None:

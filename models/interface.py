@@ -76,9 +76,10 @@ class Loaded:
     unused: int
 
     def __str__(self) -> str:
+        copied = f"{self.copied} copied from the RGB to the flow stream, " if self.copied else ""
         return (
-            f"{self.loaded} tensors loaded, {self.copied} copied from the RGB to the flow stream, "
-            f"{self.fresh} left at their initial values, {self.unused} of the file not used"
+            f"{self.loaded} tensors loaded, {copied}{self.fresh} left at their initial values, "
+            f"{self.unused} of the file not used"
         )
 
 
@@ -183,7 +184,7 @@ class Network(nn.Module):
 
     @property
     def image_encoder(self) -> nn.Module:
-        """The encoder of images, whose features are used by ``models.propagation``."""
+        """The encoder of images, for ``models.propagation``; by default ``encoder``."""
         return self.encoder
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

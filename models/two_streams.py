@@ -65,6 +65,7 @@ class TwoStreams(Network):
         self.num_references = num_references
         self.reference_gradient = reference_gradient
         self.loss_settings = {"sigma": sigma, "supervise_maps": supervise_slot_maps, "loss": loss}
+        self._compiled = None
 
     @property
     def image_encoder(self) -> nn.Module:
@@ -130,7 +131,7 @@ class TwoStreams(Network):
         """References are spread over the whole video and encoded once (Sec. 4.4)."""
         references = self._references_of(video)
         for batch in video:
-            yield self._segment(batch, references)
+            yield self._segment(batch, references, self._compiled or self.segment)
 
     def segment_stream(self, frames: Iterable[dict[str, Tensor]]) -> Iterator[Prediction]:
         """References are spread over the frames seen so far, and encoded once."""
@@ -140,7 +141,7 @@ class TwoStreams(Network):
                 pair = (frame[name].unsqueeze(0) for name in ("image", "flow"))
                 seen.add(position, self.encode_references(*pair))
                 references = seen.spread()
-            yield self._segment(frame, references)
+            yield self._segment(frame, references, self._compiled or self.segment)
 
     def _references_of(self, video: Video) -> References:
         if not (self.motion and self.uses_references):
@@ -148,9 +149,9 @@ class TwoStreams(Network):
         frames = video.at(uniform_references(len(video), self.num_references))
         return self.encode_references(frames["image"].unsqueeze(0), frames["flow"].unsqueeze(0))
 
-    def _segment(self, batch: dict[str, Tensor], references: References) -> Prediction:
+    def _segment(self, batch: dict[str, Tensor], references: References, segment) -> Prediction:
         image, flow = batch["image"], batch["flow"] if self.motion else None
-        return self.segment(image, flow, expand(references, len(image)))
+        return segment(image, flow, expand(references, len(image)))
 
     def graphs(self, height: int, width: int) -> dict[str, Graph]:
         """``references``, to run once for a video, and ``frames``, from which the masks come."""
@@ -180,7 +181,7 @@ class TwoStreams(Network):
 
     def compile_for_inference(self, mode: str | None) -> None:
         """Compile ``segment``; references are encoded too rarely to gain from it."""
-        self.segment = torch.compile(self.segment, mode=mode)
+        self._compiled = torch.compile(self.segment, mode=mode)
 
 
 class _References(nn.Module):

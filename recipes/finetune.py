@@ -12,4 +12,5 @@ MIN_LEARNING_RATE = 1e-6
 BATCH_SIZE = 4
 EPOCHS = 40
 VALIDATE_EVERY = 10
+FREEZE_STEPS = 0  # SMTC's transformer learns from the first step on
 STILL_SHARE = 0.0  # the photos of the checkpoint's training are not needed

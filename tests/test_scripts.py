@@ -1101,6 +1101,11 @@ def test_stage_2_takes_still_images_if_asked_to(tiny_settings, call, refusal, tm
     printed = call(train, "--config", tmp_path / "settings.py")
     assert "DAVIS_train: 2 sequences, DUTS_train: 6 images, validation" in printed
     assert "step 3 " in printed  # 10 frames and 4 images in batches of 4
+    assert "note: DUTS_train" not in printed
+    flags = ("--still-share", 0.7, "--run-name", "few", "--dry-run")
+    printed = call(train, "--config", tmp_path / "settings.py", *flags)
+    note = "note: DUTS_train has 6 images, 38% of an epoch's samples and not STILL_SHARE = 0.7"
+    assert note in printed
     seen = json.loads((tmp_path / "runs/train/record.json").read_text())
     assert "DUTS_train" in json.dumps(seen)
     flags = ("--config", tmp_path / "settings.py", "--run-name", "no")

@@ -122,7 +122,7 @@ def scripts(data_root, tmp_path_factory):
 TRAINING = (
     *("--model", "third", "--train-sets", "DAVIS_train", "--val-set", "DAVIS_test"),
     *("--image-size", 32, "--batch-size", 2, "--epochs", 2, "--learning-rate", 1e-2),
-    *("--min-learning-rate", 1e-3),
+    *("--min-learning-rate", 1e-3, "--stage1-checkpoint", "none"),
 )
 
 

@@ -48,9 +48,8 @@ def main() -> None:
             f"--stage {min(unknown)}: MODEL = {settings.model!r} is trained in one stage, by "
             "train.py; leave --stage out"
         )
-    for title, samples, flow in [
-        one for stage in sorted(arguments.stage or stages) for one in samples_of(stage, settings)
-    ]:
+    wanted = sorted(set(arguments.stage or stages))
+    for title, samples, flow in [one for stage in wanted for one in samples_of(stage, settings)]:
         order = np.random.default_rng(settings.seed).permutation(len(samples)).tolist()
         rows = [draw_sample(samples[0, index]) for index in order[: arguments.samples]]
         file = arguments.output / f"{title.replace(' ', '_')}.png"

@@ -137,7 +137,8 @@ def read_default_settings(file: Path) -> Settings:
     For use from Python: the user's program may have a module ``config`` of its own.
 
     Raises:
-        SettingsError: faults of the file; all of them, a line each.
+        SettingsError: faults of the settings; all of them, a line each. Errors of the file's code
+            are raised as they are.
     """
     return _defaults_of(file, runpy.run_path(str(file)))
 

@@ -114,11 +114,15 @@ def raft_estimator(
 def raft_device(name: str | None, mixed_precision: bool) -> tuple[Any, bool]:
     """RAFT's torch.device (None: a GPU if there is one), and whether bfloat16 is wanted on it.
 
-    It is not on GPUs: they have TF32, and bfloat16 was not measured.
+    bfloat16 is never wanted on GPUs: they have TF32, and bfloat16 was not measured. Raises
+    FlowError for a device that torch does not know.
     """
     import torch
 
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise FlowError(f"there is no device {name!r} for RAFT ({error})") from error
     return device, mixed_precision and device.type == "cpu"
 
 

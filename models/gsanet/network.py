@@ -145,7 +145,7 @@ class GSANet(TwoStreams):
             for count in range(max(rounds) + 1):
                 for attention in attentions:
                     attention.num_iterations = count
-                maps.append(self._segment(batch, references).maps)
+                maps.append(self._segment(batch, references, self.segment).maps)
         finally:
             for attention, count in zip(attentions, rounds):
                 attention.num_iterations = count

@@ -133,7 +133,7 @@ class Segmenter:
         return TestFrames(frames, self.views, self.network.needs.flow, self.recolour_flow)
 
     def views_of(self, image: np.ndarray, flow: np.ndarray | None) -> Views:
-        """A frame, uint8 RGB (H, W, 3), and its flow map in all views."""
+        """A frame and its flow map, uint8 RGB (H, W, 3), in all views, (3, S, S) each."""
         return [show(image, flow, view, self.recolour_flow) for view in self.views]
 
     def segment(self, video: ViewedVideo) -> Iterator[Callable[[], list[FramePrediction]]]:

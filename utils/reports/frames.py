@@ -14,7 +14,7 @@ from datasets.masks import VOID, one_object, read_labels
 from datasets.pictures import read_image
 from datasets.problems import DatasetError
 from utils.evaluation.matching import matching_labels
-from utils.evaluation.protocols import SALIENCY
+from utils.evaluation.protocols import NUMBERED, SALIENCY
 from utils.evaluation.results import Evaluation
 from utils.evaluation.scoring import read_result, read_truth
 from utils.reports.pictures import PANEL_WIDTH, draw_mask, panel_sized
@@ -92,7 +92,8 @@ def show_frames(
             for run in runs:
                 path, scores = _mask_file(run, sequence, frame), _scores(run, row, position)
                 read = _reader(run)
-                if objects > 1 and start and start.mask:
+                numbered = run.evaluation.protocol.objects == NUMBERED
+                if objects > 1 and start and start.mask and not numbered:
                     read = _with_true_numbers(read, _mask_file(run, sequence, begin), start.mask)
                 tiles.append(_tile(run.label, read, path, objects, scores))
         shown.append((f"{row} {frame}", _scores(runs[0], row, position), tiles))

@@ -225,7 +225,7 @@ def check_same_network(
     if differing:
         raise CheckpointError(
             f"{path} is of another network: {', '.join(differing)}. Take the settings of its run "
-            "(--config RUN/settings.py), or another checkpoint (--stage1-checkpoint)"
+            "(--config RUN/settings.py), or another checkpoint or none (--stage1-checkpoint)"
         )
 
 

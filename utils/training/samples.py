@@ -24,8 +24,11 @@ from utils.training.interrupts import prepare_loader_process
 
 
 def batches_of(dataset: Dataset, settings: Settings, process: Process) -> EpochBatches:
-    """The keys of this process's share of each batch, epoch by epoch."""
-    return EpochBatches(
+    """The keys of this process's share of each batch, epoch by epoch.
+
+    Prints a note if there are too few images for STILL_SHARE.
+    """
+    batches = EpochBatches(
         dataset.set_sizes,
         settings.batch_size,
         settings.seed,
@@ -36,6 +39,13 @@ def batches_of(dataset: Dataset, settings: Settings, process: Process) -> EpochB
         settings.image_sizes,
         settings.still_share if isinstance(dataset, VideoFrames) and dataset.stills else None,
     )
+    *_, last = taken = batches.taken()
+    if process.is_main and last < sum(taken) * (batches.last_share or 0) - 1:
+        print(
+            f"note: {settings.pretrain_set} has {last} images, {last / sum(taken):.0%} of an "
+            f"epoch's samples and not STILL_SHARE = {settings.still_share}"
+        )
+    return batches
 
 
 def make_loader(dataset: Dataset, batches: Any, workers: int, device: torch.device) -> DataLoader:

@@ -144,12 +144,11 @@ def test_a_compiled_network_gives_the_same_results(sequences, tiny_settings, mon
     monkeypatch.setattr(torch, "compile", compiled)
     torch.manual_seed(0)
     model = build_model("gsanet", **network_arguments(tiny_settings, motion=True)).eval()
-    segment = model.segment
     plain, quick = (
         list(predict_sequences(Segmenter(model, SIZE, compile=on), sequences[:1], batch_size=2))
         for on in (False, True)
     )
-    assert used == [segment]
+    assert used == [model.segment]
     for one, other in zip(plain, quick, strict=True):
         assert torch.equal(one.prediction.logits[0], other.prediction.logits[0])
 

@@ -18,7 +18,7 @@ from utils.evaluation.protocols import PROTOCOLS, SequenceScores
 from utils.evaluation.results import Evaluation, ResultsError, write_evaluation
 from utils.reports import pages
 from utils.reports.pages import write_comparison, write_report
-from utils.reports.pictures import PANEL_WIDTH, draw_panels
+from utils.reports.pictures import PANEL_WIDTH, draw_panels, write_mask
 
 VOID = {"meta", "img", "br"}
 ODD = '<b>&"x'  # a name that must not become markup
@@ -356,6 +356,24 @@ def test_frames_without_panel_are_shown_from_the_data_and_the_masks(name, tmp_pa
     write_picture(flow, np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     page = Page(write_report(make_evaluation(scores, tmp_path), tmp_path / "out"))
     assert page.frames("Best frames")[0][1][:2] == ["RGB image", "optical flow"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "as_true"),
+    [("davis2017_unsupervised", True), ("davis2017_semi_supervised", False)],
+)
+def test_masks_are_shown_in_the_true_objects_colours_unless_their_own_numbers_count(
+    protocol, as_true, tmp_path
+):
+    scores = curves({"a_1": 1})
+    write_data(tmp_path, curves({"a": 1}))
+    objects = np.repeat(np.array([[1, 2]], np.uint8), HEIGHT, 0).repeat(WIDTH // 2, 1)
+    write_mask(tmp_path / "DAVIS_tiny/a/GT/a_00000.png", objects, 2)
+    write_mask(tmp_path / "masks/a/00000.png", objects[:, ::-1], 2)
+    page = Page(write_report(make_evaluation(scores, tmp_path, protocol), tmp_path / "out"))
+    ((_, _, (_, truth, prediction)),) = page.frames("Worst frames")
+    same, swapped = (abs(truth.astype(int) - x).max() for x in (prediction, prediction[:, ::-1]))
+    assert (same < 60) == as_true and (swapped < 60) != as_true
 
 
 @pytest.mark.parametrize("gone", ["everything", "images", "masks", "broken"])
