@@ -95,10 +95,7 @@ def check_clip(source: Path, frame_rate: float = 24.0, progress: bool | Report =
             f"{source}: neither a file nor a folder; expected a video file or a folder of pictures"
         )
     if clip.count < 2:
-        raise VideoError(
-            f"{source}: {clip.count} frame; a clip needs at least two, because a frame's flow is "
-            "its motion to the next one"
-        )
+        raise VideoError(f"{source}: {clip.count} frame; a clip needs at least two")
     return clip
 
 

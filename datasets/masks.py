@@ -81,6 +81,15 @@ def read_label_map(path: Path) -> np.ndarray:
     return values.astype(np.uint8)
 
 
+def has_colours(path: Path) -> bool:
+    """Whether a mask has several colours beside black, which do not number objects.
+
+    Raises DatasetError if it cannot be read.
+    """
+    values, _ = _mask_values(path)
+    return values.dtype == np.int32 and len(np.unique(values[values != 0])) > 1
+
+
 def read_proposals(path: Path) -> np.ndarray:
     """Read a result's mask of several objects, whose numbers may have gaps: uint8 (H, W).
 

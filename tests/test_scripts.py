@@ -673,7 +673,7 @@ def test_results_never_replace_what_no_evaluation_has_made(
         assert "holds the masks and the record of an evaluation" in refusal(evaluate, *scored)
     assert files(theirs) == files(chain.folder / "out")
     (tmp_path / "file").write_text("x")
-    assert "is a file; --output takes a folder" in refusal(evaluate, *flags, "file/results")
+    assert "is a file; expected a folder" in refusal(evaluate, *flags, "file/results")
     for module, given in (
         (evaluate, ("--config", chain.settings, "--masks", chain.masks)),
         (evaluate, ("--config", chain.settings, "--checkpoint", chain.stage2, "--video", "clip")),
@@ -681,7 +681,7 @@ def test_results_never_replace_what_no_evaluation_has_made(
         (utils.ablate, ("--config", chain.settings)),
     ):
         message = refusal(module, *given, "--output", tmp_path / "file")
-        assert "is a file; --output takes a folder" in message
+        assert "is a file; expected a folder" in message
     inside = tiny_root / "DAVIS_test/results"
     assert "lies in the data set" in refusal(evaluate, *flags, inside)
     assert not inside.exists()

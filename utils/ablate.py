@@ -43,6 +43,8 @@ from utils.training.run_folder import SETTINGS, locked
 
 ABLATIONS = {name: one.ablation for name, one in MODELS.items() if one.ablation}
 _OWN = {"OUTPUT_DIR", "PANEL_STEP", "RUN_NAME", "SEED", "STAGE1_CHECKPOINT"}
+# Changes of these give the same results.
+_WITHOUT_EFFECT = ("DATA_ROOT", "COMPILE", "CHECKPOINT_MINUTES")
 _TAIL = 15  # lines of a failed script's output that are shown
 
 
@@ -203,8 +205,7 @@ def check_begun(jobs: Iterable[Job]) -> None:
         file, here = job.folder / SETTINGS, job.settings
         if job.evaluation is not None or not file.is_file():
             continue
-        # A run that is made longer has had the learning rates of a shorter one.
-        fixed = here.as_dict().keys() - set(here.marked("resume")) | {"EPOCHS"}
+        fixed = here.as_dict().keys() - {*here.marked("machine"), *_WITHOUT_EFFECT}
         if changes := here.differences(read_settings_file(file, here.defaults()), fixed):
             raise SettingsError(
                 f"{job.folder} was begun with other settings: {changes}; choose another --output, "
@@ -245,6 +246,7 @@ def run_jobs(
         try:
             while todo or running:
                 if interrupts.pending is not None:
+                    print("stopped; the same command continues", flush=True)
                     raise Interrupted(interrupts.pending)
                 for place in set(range(parallel)) - running.keys():
                     ready = (job for job in todo if job.after is None or job.after in done)

@@ -39,6 +39,7 @@ from datasets.synthetic import write_synthetic
 from models import build_model, model_class
 from models.interface import Network
 from precision import precision
+from utils.evaluation.output_folder import check_output
 from utils.evaluation.segmenting import Segmenter, Views
 from utils.processes import Process, gpu_indices, num_cores, start_process
 from utils.scripts import run_script
@@ -92,7 +93,11 @@ def main() -> None:
     columns = [parse_settings(parser, config, argv[:cut])]
     if argv[cut:]:
         columns.append(parse_settings(parser, config, argv[:cut] + argv[cut + 1 :]))
-    arguments = columns[0][1]
+    arguments = columns[-1][1]  # which has the flags on both sides
+    if arguments.json is not None:
+        check_output(arguments.json.parent)
+        if arguments.json.is_dir():
+            raise SettingsError(f"--json {arguments.json} is a folder; name a file")
     with tempfile.TemporaryDirectory() as folder:
         jobs = [job_of(*column, Path(folder) / "data") for column in columns]
         reports = [report(job, arguments.only or [*LINES]) for job in jobs]
@@ -110,6 +115,8 @@ def job_of(settings: Settings, arguments: argparse.Namespace, videos: Path) -> J
     if device.type == "cpu" and "BATCH_SIZE" not in arguments.given:
         settings = settings.replace(batch_size=_CPU_BATCH * settings.accumulation_steps)
     if "DATA_ROOT" not in arguments.given:
+        if unread := sorted(arguments.given & {"TRAIN_SETS", "PRETRAIN_SET"}):
+            raise SettingsError(f"{', '.join(unread)}: give --data-root, too")
         sets = {"train_sets": ["DAVIS_train"], "pretrain_set": "DUTS_train"}
         settings = settings.replace(data_root=str(videos), **sets)
         if not videos.exists():
@@ -322,12 +329,12 @@ def _now(device: torch.device) -> float:
 def table(reports: list[dict[str, Any]]) -> str:
     """The numbers of one report, or of two side by side, as text."""
     first, rows = reports[0], []
-    head = f"{first['device']}, torch {first['torch']}, medians of {first['repeats']}\n"
+    head = f"torch {first['torch']}\n"
     for one in reports:
         s = one["settings"]
         size = f"{s['IMAGE_SIZE']} x {s.get('IMAGE_WIDTH') or s['IMAGE_SIZE']}"
         network = f"{s['MODEL']} with {s['BACKBONE']}, {size}, N_R = {s['NUM_REFERENCES']}"
-        head += f"{network}, {one['precision']}\n"
+        head += f"{network}, {one['precision']}, medians of {one['repeats']}, {one['device']}\n"
     for line in first["lines"]:
         columns = [one["lines"][line] for one in reports]
         rows.append([line, *("" for _ in columns)])

@@ -206,6 +206,8 @@ def _data(script: str | None, settings: dict[str, Any]) -> str:
         return f"{settings['PRETRAIN_SET']} (pretrain.py), validated on a share of {share} of it"
     if script == "train.py":
         sets = ", ".join(settings["TRAIN_SETS"])
+        if settings.get("STILL_SHARE"):
+            sets += f", still images of {settings['PRETRAIN_SET']}"
         return f"{sets} (train.py), validated on {settings['VAL_SET']}"
     return NOT_KNOWN
 

@@ -71,7 +71,8 @@ def export(graphs: dict[str, Graph], output: Path, kind: str, notes: dict[str, A
     export, when all are complete.
 
     Raises:
-        ExportError: a package is missing, or a file's results are not those of PyTorch.
+        ExportError: a package is missing, a file's results are not those of PyTorch, or the folder
+            has files of these names that are not of an export.
     """
     write, suffix, packages = FORMATS[kind]
     for package in packages:
@@ -81,6 +82,10 @@ def export(graphs: dict[str, Graph], output: Path, kind: str, notes: dict[str, A
             raise ExportError(
                 f"--format {kind} needs the package {package}: pip install {' '.join(packages)}"
             ) from error
+    replaced = _earlier_files(output)
+    for file in (f"{name}{suffix}" for name in graphs):
+        if (output / file).exists() and file not in replaced:
+            raise ExportError(f"{output / file} is not of an export; choose another --output")
     output.mkdir(parents=True, exist_ok=True)
     described, known = {}, {}
     with tempfile.TemporaryDirectory(dir=output, prefix=".partial") as folder:
@@ -94,13 +99,25 @@ def export(graphs: dict[str, Graph], output: Path, kind: str, notes: dict[str, A
                 )
             print(f"{output / file}: {agreement:.2%} of its values are as PyTorch's")
             described[name] = {"file": file, **_shapes(graph, known)}
-        if (output / RECORD).is_file():
-            for earlier in json.loads((output / RECORD).read_text())["graphs"].values():
-                (output / earlier["file"]).unlink(missing_ok=True)
+        for file in replaced:
+            (output / file).unlink(missing_ok=True)
         for path in Path(folder).iterdir():
             path.replace(output / path.name)
     text = json.dumps({**notes, "graphs": described}, indent=2, default=str)
     write_text(output / RECORD, text + "\n")
+
+
+def _earlier_files(output: Path) -> list[str]:
+    """The files of an earlier export in the folder, by its record."""
+    if not (output / RECORD).exists():
+        return []
+    try:
+        return [one["file"] for one in json.loads((output / RECORD).read_text())["graphs"].values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExportError(
+            f"{output / RECORD} is not of an export, or is damaged; remove it, or choose another "
+            "--output"
+        ) from error
 
 
 def compare(graph: Graph, run: Run, known: dict[str, Tensor]) -> float:

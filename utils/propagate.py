@@ -12,7 +12,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import tee
 from pathlib import Path
@@ -156,9 +156,10 @@ def propagation_parser() -> argparse.ArgumentParser:
 
 def above_zero(text: str) -> float:
     """The number above 0 of a flag's text."""
-    if not 0 < float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
-    return float(text)
+    with suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
 
 
 def recipe_changes(arguments: argparse.Namespace) -> dict[str, Any]:

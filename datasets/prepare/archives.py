@@ -12,7 +12,7 @@ from datasets.problems import Problems, add_problems
 
 # Kinds of problem.
 INCOMPLETE = "part that is missing", "complete the download, or take what is there with --partial"
-WRONG = "folder or file that is not as expected", "check that --source is the unpacked archive"
+WRONG = "folder or file that is not as expected", "check that it is the unpacked archive"
 
 # Gives the label map (H, W) that an image's mask is stored as; None where the file can stay as it
 # is. Raises DatasetError for a mask that cannot be used.

@@ -372,7 +372,8 @@ def test_runs_begun_with_other_settings_are_refused(jobs_of, settings, tmp_path)
             write_settings(job.settings, job.folder / "settings.py")
     check_begun(jobs)
     check_begun(jobs_of("f", [0], workers=1, data_root="moved"))
-    for change in ({"epochs": 4}, {"image_size": 96}, {"threshold": 0.4}):
+    changes = {"epochs": 4}, {"image_size": 96}, {"threshold": 0.4}, {"learning_rate": 0.5}
+    for change in changes:
         with pytest.raises(SettingsError, match=f"_seed0 .*{next(iter(change)).upper()} is "):
             check_begun(jobs_of("f", [0], **change))
     with pytest.raises(SettingsError, match=r"pretrain_seed0 .*EPOCHS is 7 there, 8 here"):

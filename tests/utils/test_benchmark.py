@@ -221,6 +221,9 @@ def test_figures_are_readable():
     [
         ("--gpu 0,1", "measures one GPU"),
         ("--data-root missing", "missing"),
+        ("--train-sets MINE", "TRAIN_SETS: give --data-root, too"),
+        ("--json .", "--json . is a folder"),
+        ("--beside --json .", "--json . is a folder"),
     ],
 )
 def test_wrong_arguments_are_refused(flags, message, monkeypatch):

@@ -58,6 +58,10 @@ def test_a_checkpoint_says_what_it_is(checkpoint, run, capsys):
     assert "channels = 32" in said["arguments"]
     assert "THRESHOLD = 0.4" in said["settings"] and "SIGMA" not in said["settings"]
     assert said["data"] == "DAVIS_train (train.py), validated on DAVIS_test"
+    mixed = load_checkpoint(checkpoint)
+    mixed["settings"]["STILL_SHARE"] = 0.3
+    stills = describe.describe(mixed, load_settings(config))["data"]
+    assert stills.startswith("DAVIS_train, still images of DUTS_train (train.py)")
     assert said["flow maps"] == "dis, camera motion kept"
     assert said["training"] == "3 of 9 epochs, 120 steps"
     assert said["validation"] == "highest J so far 0.8125"

@@ -116,6 +116,25 @@ def test_a_file_with_other_values_is_not_kept(tmp_path, monkeypatch):
     assert exported(["part"], 0.0) == ["export.json", "part.x"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("export.json", '{"my": 1}', "not of an export, or is damaged"),
+        ("export.json", '{"graphs": ', "not of an export, or is damaged"),
+        ("part.x", "mine", r"part\.x is not of an export"),
+    ],
+)
+def test_files_of_others_are_kept(name, text, message, tmp_path, monkeypatch):
+    def write(*_):
+        pytest.fail("the graph was written before")
+
+    monkeypatch.setitem(export.FORMATS, "x", (write, ".x", ()))
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ExportError, match=message):
+        export.export({"part": None}, tmp_path, "x", {})
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, text)]
+
+
 def test_results_of_one_graph_are_inputs_of_the_next():
     first = Graph(Doubled(), {"image": torch.zeros(1, 3, 4, 4).byte()}, ("doubled",), {})
     second = Graph(Doubled(), {"doubled": torch.zeros(1, 3, 4, 4)}, ("twice",), {})

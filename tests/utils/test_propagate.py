@@ -126,6 +126,18 @@ def test_unusable_first_masks_are_refused(labels, message, tmp_path):
         read_first_mask(tmp_path / "mask.png", (48, 64))
 
 
+def test_several_colours_are_no_first_mask_and_one_is_an_object(tmp_path):
+    colours = np.zeros((48, 64, 3), np.uint8)
+    colours[:10] = 128, 0, 0
+    Image.fromarray(colours).save(tmp_path / "mask.png")
+    labels = read_first_mask(tmp_path / "mask.png", (48, 64))
+    np.testing.assert_array_equal(labels, colours[..., 0] > 0)
+    colours[20:30] = 0, 128, 0
+    Image.fromarray(colours).save(tmp_path / "mask.png")
+    with pytest.raises(DatasetError, match="its colours do not number objects"):
+        read_first_mask(tmp_path / "mask.png", (48, 64))
+
+
 @pytest.fixture
 def here(monkeypatch, capsys):
     """Runs the program in this process; returns what it prints."""

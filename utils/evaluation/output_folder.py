@@ -22,7 +22,7 @@ def check_output(output: Path, data_set: Path | None = None) -> None:
     """
     for folder in (output, *output.parents):
         if folder.exists() and not folder.is_dir():
-            raise DatasetError(f"{folder} is a file; --output takes a folder, which may be missing")
+            raise DatasetError(f"{folder} is a file; expected a folder, which may be missing")
     if data_set is not None and output.resolve().is_relative_to(data_set.resolve()):
         raise DatasetError(
             f"{output} lies in the data set {data_set}, where results would be taken for "

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.masks import VOID, read_labels
+from datasets.masks import VOID, has_colours, read_labels
 from datasets.problems import DatasetError
 from models.backbones.feature_map import FeatureMap
 from models.ops import resize
@@ -21,8 +21,14 @@ def read_first_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
     """A video's first mask as a label map, uint8 (H, W), without void.
 
     Raises:
-        DatasetError: it cannot be read, has another size than the frames, or holds no object.
+        DatasetError: it cannot be read, has another size than the frames, several colours, or no
+            object.
     """
+    if has_colours(path):
+        raise DatasetError(
+            f"{path}: its colours do not number objects; write the numbers of objects, as a "
+            "palette PNG, or as grey values below 32"
+        )
     labels = read_labels(path)
     if labels.shape != size:
         raise DatasetError(

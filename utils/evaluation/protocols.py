@@ -43,8 +43,11 @@ class Protocol:
     def frames_to_score(self, sequence: Sequence) -> list[Frame]:
         """The frames of a sequence that need a mask; ``score_frame`` leaves out empty truths."""
         annotated = [frame for frame in sequence.frames if frame.mask is not None]
-        # Of one or two frames nothing would be left.
-        return annotated if self.first_and_last or len(annotated) <= 2 else annotated[1:-1]
+        if self.first_and_last:
+            return annotated
+        # Of one or two frames nothing would be left, but the first mask may have been given.
+        given = self.objects == NUMBERED
+        return annotated[1:-1] or annotated[1 if given else 0 :]
 
     @property
     def per_object(self) -> bool:
@@ -73,8 +76,8 @@ PROTOCOLS = {
             name="davis2017_semi_supervised",
             sets=("davis17semi", "davis2017semi"),
             rule="J and F of each object with the mask of its number, in every frame but the first "
-            "and last: mean, recall and decay by object, then their means over all objects (as the "
-            "DAVIS 2017 evaluator)",
+            "and last (of two frames the second): mean, recall and decay by object, then their "
+            "means over all objects (as the DAVIS 2017 evaluator)",
             first_and_last=False,
             every_frame=True,
             empty_truths=True,

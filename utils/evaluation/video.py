@@ -31,6 +31,7 @@ from utils.training.run_folder import locked
 OVERLAY, MASKED = "overlay.mp4", "masked.csv"
 _SHARE, _HIGHEST = "masked_share", "highest_probability"  # columns of MASKED
 _PARTIAL = ".partial"  # folder of unfinished results
+_MOVING = ".moving"  # in it, if a run was killed while it replaced earlier results
 
 
 def evaluate_video(trained: TrainedNetwork, source: Path, output: Path, settings: Settings) -> None:
@@ -230,8 +231,7 @@ def check_results(source: Path, output: Path) -> None:
                 f"{path} is a link, which results would replace: remove it, or make {output} a link"
             )
     found = [path for path in results if path.exists()]
-    # A run that was killed while it moved its results leaves the partial folder.
-    if found and not {*results[:2]} <= {*found} and not (output / _PARTIAL).is_dir():
+    if found and not {*results[:2]} <= {*found} and not (output / _PARTIAL / _MOVING).exists():
         raise VideoError(
             f"{found[0]} is not an earlier video's result, which is {MASKS} and {OVERLAY} "
             "together; choose another --output"
@@ -246,6 +246,7 @@ def published_when_whole(output: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
+        (partial / _MOVING).touch()
         for folder in (MASKS, PROBABILITIES):
             shutil.rmtree(output / folder, ignore_errors=True)
         (output / MASKED).unlink(missing_ok=True)

@@ -40,6 +40,9 @@ def table(scores, name: str) -> dict[str, dict[str, tuple[float, float, float]]]
         ("davis2016", [0, 1, 2], [1]),
         ("davis2016", [0, 1], [0, 1]),  # nothing would be left of one or two
         ("davis2016", [0], [0]),
+        ("davis2017_semi_supervised", [0, 1, 2], [1]),
+        ("davis2017_semi_supervised", [0, 1], [1]),  # the first mask was given
+        ("davis2017_semi_supervised", [0], []),
         ("fbms", [0, 3], [0, 3]),
         ("youtube_objects", [1], [1]),
         ("long_videos", [1, 2, 3], [1, 2, 3]),

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -350,6 +351,33 @@ def test_what_a_killed_run_has_left_is_cleared(tmp_path):
         (tmp_path / "out" / name).mkdir(parents=True)
     run(write_clip(tmp_path / "clip.mp4", 3), tmp_path / "out")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {*RESULTS, "notes"}
+
+
+def test_after_a_kill_only_results_that_were_being_replaced_are_taken_for_its_own(
+    tmp_path, monkeypatch
+):
+    source, output = write_clip(tmp_path / "clip.mp4", 3), tmp_path / "out"
+    (output / "masks").mkdir(parents=True)
+    (output / "masks/mine.png").write_text("mine")
+    (output / ".partial").mkdir()
+    with pytest.raises(VideoError, match="masks is not an earlier video's result"):
+        run(source, output)
+    assert (output / "masks/mine.png").read_text() == "mine"
+    shutil.rmtree(output)
+
+    killed, replace = tmp_path / "killed", Path.replace
+
+    def keep_a_copy(path, target):
+        if target == output / "masks":  # the last that is moved
+            shutil.copytree(output, killed)
+        return replace(path, target)
+
+    run(source, output)
+    monkeypatch.setattr(Path, "replace", keep_a_copy)
+    run(source, output)
+    assert sorted(p.name for p in killed.iterdir()) == [".partial", "masked.csv", "overlay.mp4"]
+    run(source, killed)
+    assert sorted(p.name for p in killed.iterdir()) == sorted(RESULTS)
 
 
 def test_results_that_cannot_be_written_are_a_clear_error(tmp_path, monkeypatch):
