@@ -797,10 +797,8 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(chain, call, t
 
 
 def test_a_dry_run_writes_nothing(chain, call, tmp_path):
-    for module in (pretrain, train):
-        printed = call(
-            module, "--config", chain.settings, "--dry-run", "--stage1-checkpoint", chain.stage1
-        )
+    for module, start in ((pretrain, ()), (train, ("--stage1-checkpoint", chain.stage1))):
+        printed = call(module, "--config", chain.settings, "--dry-run", *start)
         assert "the whole run: 1 epochs of" in printed and "M parameters" in printed
     assert list(tmp_path.iterdir()) == []
 
