@@ -342,11 +342,12 @@ def _check_scored(
     without = [one.name for one in sequences if one.name not in scored]
     if not scores:
         raise DatasetError(
-            f"the ground truth of all {len(without)} sequences is empty, and {protocol.name} "
-            "leaves such frames out: nothing was scored"
+            f"nothing was scored: in all {len(without)} sequences no frame counts by "
+            f"{protocol.name}. It leaves out frames whose ground truth is empty, or the ends of a "
+            "sequence; --protocol takes other rules"
         )
     if without:
         print(
-            f"note: {len(without)} of {len(sequences)} sequences do not count, because their "
-            f"ground truth is empty: {', '.join(without)}"
+            f"note: {len(without)} of {len(sequences)} sequences have no frame that counts: "
+            f"{', '.join(without)}"
         )
