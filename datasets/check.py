@@ -23,7 +23,7 @@ from datasets.flow.pairs import check_sequence
 from datasets.known_sets import is_still_set, published_sequences
 from datasets.layout import (
     Frame,
-    Sequence,
+    VideoFiles,
     flow_command,
     flow_note,
     is_flat,
@@ -96,7 +96,7 @@ def format_table(reports: list[SetReport]) -> str:
 
 def _list_set(
     data_root: Path, name: str, problems: Problems
-) -> tuple[str, list[Frame], list[Sequence]]:
+) -> tuple[str, list[Frame], list[VideoFiles]]:
     """A set's kind, frames and sequences, from its folders."""
     sequences = video_sequences(data_root, name, masks="none", flow=False, problems={})
     flat = is_flat(data_root / name)

@@ -48,14 +48,14 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Sequence:
-    """One video: its name and its frames in their order in time."""
+class VideoFiles:
+    """The files of one video: its name and its frames in their order in time."""
 
     name: str
     frames: tuple[Frame, ...]
 
 
-def frames_of(sequences: Iterable[Sequence]) -> list[Frame]:
+def frames_of(sequences: Iterable[VideoFiles]) -> list[Frame]:
     """All frames of all sequences."""
     return [frame for sequence in sequences for frame in sequence.frames]
 
@@ -113,7 +113,7 @@ def video_sequences(
     masks: str = "all",
     flow: bool = True,
     problems: Problems | None = None,
-) -> list[Sequence]:
+) -> list[VideoFiles]:
     """Sequences of a video set, flat as DAVIS_train or nested as DAVIS_test, sorted by name.
 
     A set is flat if it holds RGB, GT or FLOW itself, otherwise each of its folders is a sequence.
@@ -143,7 +143,7 @@ def video_sequences(
         if not names:
             add_problems(found, _NO_SEQUENCE, "no folder in it")
     sequences = [
-        Sequence(name, tuple(sorted(frames, key=_time_order)))
+        VideoFiles(name, tuple(sorted(frames, key=_time_order)))
         for name, frames in sorted(frames_of.items())
         if frames
     ]
@@ -161,7 +161,7 @@ def video_sequences(
     return sequences
 
 
-def flow_note(sequences: list[Sequence]) -> str | None:
+def flow_note(sequences: list[VideoFiles]) -> str | None:
     """Says in how many sequences the last frame is shown the flow map before; None if in none."""
     pairs = [sequence.frames[-2:] for sequence in sequences if len(sequence.frames) > 1]
     count = sum(last.flow is not None and last.flow == before.flow for before, last in pairs)
@@ -181,12 +181,12 @@ def _split(frames: list[Frame], problems: Problems) -> dict[str, list[Frame]]:
     return sequences
 
 
-def _with_flow_of_last(sequence: Sequence) -> Sequence:
+def _with_flow_of_last(sequence: VideoFiles) -> VideoFiles:
     """The sequence; if its last frame has no flow map, it gets the one before."""
     *others, last = sequence.frames
     if last.flow is None and others:
         last = replace(last, flow=others[-1].flow)
-    return Sequence(sequence.name, (*others, last))
+    return VideoFiles(sequence.name, (*others, last))
 
 
 def _set_folder(data_root: Path, set_name: str) -> Path:

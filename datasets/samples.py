@@ -4,7 +4,7 @@ A data set is indexed by a key: (epoch, index), or (epoch, index, size) for anot
 A sample depends on the seed and its key alone. Files that cannot be read raise DatasetErrors.
 """
 
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from datasets.augmentation import Augmentation, Geometry, Size, whole_frame
 from datasets.flow.colour_wheel import change_motion
-from datasets.layout import Frame, Sequence
+from datasets.layout import Frame, VideoFiles
 from datasets.masks import one_object, read_labels
 from datasets.pictures import read_image
 from datasets.problems import DatasetError
@@ -28,7 +28,7 @@ Pictures = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]  # image, flo
 class StillImages(Dataset):
     """Stage 1's samples: still images with masks (Sec. 4.3)."""
 
-    frames: Items[Frame]  # with masks
+    frames: Sequence[Frame]  # with masks
     size: Size  # of samples whose key has no other
     augmentation: Augmentation | None = None  # None only resizes
     seed: int = 0  # of the augmentation
@@ -62,12 +62,12 @@ class VideoFrames(Dataset):
     augmentation is drawn anew for each frame.
     """
 
-    sets: Items[Items[Sequence]]  # for each training set its sequences
+    sets: Sequence[Sequence[VideoFiles]]  # for each training set its sequences
     size: Size  # of samples whose key has no other
     num_references: int = 3  # N_R
     augmentation: Augmentation | None = None  # None only resizes
     seed: int = 0  # of references and augmentation
-    stills: Items[Frame] = ()  # with masks; the last of `set_sizes`, if there are any
+    stills: Sequence[Frame] = ()  # with masks; the last of `set_sizes`, if there are any
 
     def __post_init__(self) -> None:
         targets = [
@@ -121,7 +121,7 @@ class VideoWindows(Dataset):
     Raises DatasetError if a set has no sequence that is long enough for a window.
     """
 
-    sets: Items[Items[Sequence]]  # for each training set its sequences
+    sets: Sequence[Sequence[VideoFiles]]  # for each training set its sequences
     size: Size  # of samples whose key has no other
     frames: int  # T, the number of frames in a window
     gap: int = 1  # distance of a window's frames in frames of the video, less in short videos
@@ -144,7 +144,7 @@ class VideoWindows(Dataset):
         if self.augmentation is not None:
             self._of_windows, self._of_frames = self.augmentation.in_two()
 
-    def _windows(self, sequence: Sequence) -> list[tuple[Frame, ...]]:
+    def _windows(self, sequence: VideoFiles) -> list[tuple[Frame, ...]]:
         gap = max(1, min(self.gap, (len(sequence.frames) - 1) // max(1, self.frames - 1)))
         span = (self.frames - 1) * gap
         starts = range(len(sequence.frames) - span)
@@ -182,8 +182,8 @@ class TestFrames(Dataset):
 
     __test__ = False  # pytest would take the class for a test
 
-    frames: Items[Frame]
-    views: Items[Geometry]  # of each frame, several for test-time augmentation
+    frames: Sequence[Frame]
+    views: Sequence[Geometry]  # of each frame, several for test-time augmentation
     flow: bool  # read flow maps too; every frame has one then
     recolour_flow: bool = True  # as for :func:`show`
 

@@ -24,7 +24,7 @@ import torch
 import config
 from datasets.clips import check_clip
 from datasets.file_checks import check_files
-from datasets.layout import Frame, Sequence, frame_label, frames_of, video_sequences
+from datasets.layout import Frame, VideoFiles, frame_label, frames_of, video_sequences
 from datasets.pictures import read_image, read_size
 from datasets.problems import DatasetError
 from datasets.progress import progress_bar
@@ -278,7 +278,7 @@ def propagate_set(method: Method, set_name: str, output: Path, settings: Setting
         print(f"not every frame of {set_name} has a mask, so nothing was scored")
 
 
-def _first_of(sequence: Sequence) -> np.ndarray:
+def _first_of(sequence: VideoFiles) -> np.ndarray:
     first = sequence.frames[0]
     if first.mask is None:
         raise DatasetError(f"{first.image}: the first frame of {sequence.name} has no mask; add it")
@@ -287,7 +287,7 @@ def _first_of(sequence: Sequence) -> np.ndarray:
 
 def _write_sequence(
     method: Method,
-    sequence: Sequence,
+    sequence: VideoFiles,
     first: np.ndarray,
     folder: Path,
     done: Callable[[], Any],

@@ -14,7 +14,7 @@ from datasets.flow.estimators import Estimator, FlowError
 from datasets.flow.origin import flow_origin, image_record, is_stale, set_origin, stale_flow
 from datasets.flow.pairs import check_sequence, image_pairs, images_of
 from datasets.known_sets import is_still_set
-from datasets.layout import Frame, Sequence, video_sequences
+from datasets.layout import Frame, VideoFiles, video_sequences
 from datasets.pictures import read_image, read_size
 from datasets.problems import DatasetError, Problems, format_problems
 from datasets.progress import progress_bar
@@ -41,7 +41,7 @@ def make_flow(
     return make_share(sequences, estimator, overwrite, title=f"{set_name} flow")
 
 
-def check_set(folder: Path, sequences: list[Sequence], overwrite: bool) -> None:
+def check_set(folder: Path, sequences: list[VideoFiles], overwrite: bool) -> None:
     """Refuse a set whose flow maps cannot be made, before anything is written.
 
     Raises DatasetError if it is a published set of still images, a sequence has a single frame, or
@@ -62,7 +62,7 @@ def check_set(folder: Path, sequences: list[Sequence], overwrite: bool) -> None:
 
 
 def make_share(
-    sequences: list[Sequence],
+    sequences: list[VideoFiles],
     estimator: Estimator,
     overwrite: bool,
     share: tuple[int, int] = (0, 1),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets.files import write_text
 from datasets.flow.pairs import image_pairs
-from datasets.layout import Frame, Sequence, flow_note
+from datasets.layout import Frame, VideoFiles, flow_note
 from datasets.problems import DatasetError
 
 ESTIMATORS = "raft", "dis"
@@ -58,7 +58,7 @@ def compare_flow(trained_on: str | None, given: str | None, whose: str = "these"
         print(f"note: trained on flow maps of another kind ({trained_on}) than {whose} ({given})")
 
 
-def note_flow(set_name: str, sequences: list[Sequence]) -> None:
+def note_flow(set_name: str, sequences: list[VideoFiles]) -> None:
     """Say which sequences of a set lack a flow map, and which maps are of other images."""
     if note := flow_note(sequences):
         print(f"note: {set_name}: {note}")
@@ -71,7 +71,7 @@ def note_flow(set_name: str, sequences: list[Sequence]) -> None:
         )
 
 
-def begin_origin(folder: Path, made_by: str, sequences: list[Sequence], overwrite: bool) -> None:
+def begin_origin(folder: Path, made_by: str, sequences: list[VideoFiles], overwrite: bool) -> None:
     """Note the origin of a set's flow maps, before the first of them is written.
 
     While maps are overwritten, the note says that the set is a mixture; call `set_origin` after the
@@ -128,6 +128,6 @@ def is_stale(frame: Frame, other: Path) -> bool:
         return False
 
 
-def stale_flow(sequence: Sequence) -> list[Path]:
+def stale_flow(sequence: VideoFiles) -> list[Path]:
     """Flow maps of a sequence that were made from other images than those that are there now."""
     return [frame.flow for frame, other, _ in image_pairs(sequence) if is_stale(frame, other)]

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-from datasets.layout import Frame, Sequence
+from datasets.layout import Frame, VideoFiles
 from datasets.problems import Problems, add_problems
 
 Item = TypeVar("Item")
@@ -33,7 +33,7 @@ def motion_pairs(frames: Iterable[Item]) -> Iterator[tuple[Item, Item, int]]:
     yield pair[1], pair[0], -1
 
 
-def image_pairs(sequence: Sequence) -> Iterator[tuple[Frame, Path, int]]:
+def image_pairs(sequence: VideoFiles) -> Iterator[tuple[Frame, Path, int]]:
     """Pairs each frame of a sequence with another image, as `motion_pairs` does.
 
     A frame's `following` image takes the place of the next frame. A sequence of a single frame
@@ -43,13 +43,13 @@ def image_pairs(sequence: Sequence) -> Iterator[tuple[Frame, Path, int]]:
         yield (frame, frame.following, 1) if frame.following else (frame, other.image, sign)
 
 
-def images_of(sequence: Sequence) -> list[Path]:
+def images_of(sequence: VideoFiles) -> list[Path]:
     """All images that a sequence's flow maps are made from."""
     return [path for frame in sequence.frames for path in (frame.image, frame.following) if path]
 
 
 def check_sequence(
-    sequence: Sequence, sizes: Mapping[Path, tuple[int, int] | None], problems: Problems
+    sequence: VideoFiles, sizes: Mapping[Path, tuple[int, int] | None], problems: Problems
 ) -> None:
     """Add to ``problems`` why no flow maps can be made for a sequence.
 

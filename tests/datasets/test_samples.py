@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from datasets.augmentation import Augmentation, whole_frame
 from datasets.flow.colour_wheel import flow_to_picture
-from datasets.layout import Frame, Sequence, still_images, video_sequences
+from datasets.layout import Frame, VideoFiles, still_images, video_sequences
 from datasets.problems import DatasetError
 from datasets.samples import (
     StillImages,
@@ -47,9 +47,9 @@ def make_frame(folder: Path, name: str, value: int, size: tuple[int, int] = (SIZ
     )
 
 
-def make_sequence(folder: Path, name: str, length: int, first: int = 0) -> Sequence:
+def make_sequence(folder: Path, name: str, length: int, first: int = 0) -> VideoFiles:
     """Frames with the values ``first``, ``first`` + 1 and so on."""
-    return Sequence(
+    return VideoFiles(
         name, tuple(make_frame(folder, f"{name}_{t}", first + t) for t in range(length))
     )
 
@@ -136,7 +136,7 @@ def test_frames_without_a_mask_are_references_and_no_targets(tmp_path):
     frames = [
         dataclasses.replace(f, mask=f.mask if i == 3 else None) for i, f in enumerate(whole.frames)
     ]
-    dataset = VideoFrames([[Sequence("a", tuple(frames))]], SIZE, num_references=3)
+    dataset = VideoFrames([[VideoFiles("a", tuple(frames))]], SIZE, num_references=3)
     assert dataset.set_sizes == [1] and dataset.name(0) == frames[3].name
     seen = set()
     for epoch in range(10):
@@ -222,7 +222,7 @@ def test_references_are_augmented_each_in_its_own_way(tmp_path):
         frame = make_frame(tmp_path, f"a_{t}", t)
         write(frame.image, rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
         frames.append(frame)
-    dataset = VideoFrames([[Sequence("a", tuple(frames))]], SIZE, 3, Augmentation())
+    dataset = VideoFrames([[VideoFiles("a", tuple(frames))]], SIZE, 3, Augmentation())
     references = dataset[0, 0]["reference_images"]
     assert not torch.equal(references[0], references[1])
     assert not torch.equal(references[1], references[2])
@@ -268,7 +268,7 @@ def test_test_frames_are_whole_frames_resized_by_area_as_bytes(tmp_path, flip):
     view = whole_frame(SIZE, flip)
     found = TestFrames([frame], [view], flow=True, recolour_flow=False)[0][0]
     # A sample that is not augmented shows the whole frame too.
-    sample = VideoFrames([[Sequence("x", (frame,))]], SIZE)[0, 0]
+    sample = VideoFrames([[VideoFiles("x", (frame,))]], SIZE)[0, 0]
     for name, picture in zip(("image", "flow"), pictures):
         small = cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         small = small[:, ::-1] if flip else small
@@ -344,10 +344,10 @@ def test_several_labelled_objects_become_one(tmp_path):
     picture = Image.frombytes("P", (SIZE, SIZE), labels.tobytes())
     picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [0] * (253 * 3))
     picture.save(frame.mask)
-    sample = VideoFrames([[Sequence("a", (frame,))]], SIZE)[0, 0]
+    sample = VideoFrames([[VideoFiles("a", (frame,))]], SIZE)[0, 0]
     np.testing.assert_array_equal(sample["labels"].numpy(), labels > 0)
     # A window keeps all of them.
-    sample = VideoWindows([[Sequence("a", (frame,))]], SIZE, 1, labels=True)[0, 0]
+    sample = VideoWindows([[VideoFiles("a", (frame,))]], SIZE, 1, labels=True)[0, 0]
     np.testing.assert_array_equal(sample["labels"][0].numpy(), labels)
 
 
@@ -372,7 +372,7 @@ def test_a_partner_of_another_size_is_named_with_both_sizes(tmp_path, part):
     other = np.zeros((SIZE, SIZE - 3) if part == "mask" else (SIZE, SIZE - 3, 3), np.uint8)
     write(path, other)
     with pytest.raises(DatasetError) as caught:
-        _ = VideoFrames([[Sequence("a", (frame,))]], SIZE)[0, 0]
+        _ = VideoFrames([[VideoFiles("a", (frame,))]], SIZE)[0, 0]
     message = str(caught.value)
     assert f"{path} has {SIZE - 3} x {SIZE} pixels" in message
     assert f"{frame.image} has {SIZE} x {SIZE}" in message
@@ -480,7 +480,7 @@ def test_sequences_that_are_too_short_give_no_windows_and_none_in_a_set_is_an_er
         VideoWindows([[short], [long]], SIZE, 3)
 
 
-def equal_frames(folder: Path, length: int = 3) -> Sequence:
+def equal_frames(folder: Path, length: int = 3) -> VideoFiles:
     """A sequence in which all frames are one: a bright square that moves right on a dark ground."""
     frames = []
     for t in range(length):
@@ -493,7 +493,7 @@ def equal_frames(folder: Path, length: int = 3) -> Sequence:
         for path, pixels in ((frame.image, image), (frame.flow, flow), (frame.mask, mask)):
             write(path, pixels)
         frames.append(frame)
-    return Sequence("w", tuple(frames))
+    return VideoFiles("w", tuple(frames))
 
 
 def test_geometry_and_mirroring_are_one_for_all_frames_of_a_window(tmp_path):

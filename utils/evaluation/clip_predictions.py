@@ -4,8 +4,7 @@
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -120,7 +119,7 @@ class _ViewedClip:
     def __len__(self) -> int:
         return self.source.count
 
-    def at(self, positions: Items[int]) -> Views:
+    def at(self, positions: Sequence[int]) -> Views:
         last, views = max(positions), {}
         with closing(self.source.frames()) as frames:
             needed = islice(self.flow_maps(frames), last + 1)

@@ -1,7 +1,6 @@
 """Flow maps of a video for a caller from Python: made on the way, or given."""
 
-from collections.abc import Iterable, Iterator
-from collections.abc import Sequence as Items
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -122,7 +121,7 @@ def _given(flow: Any, source: VideoSource) -> FlowMaps:
     return with_flow
 
 
-def _at(maps: Items[Any], number: int, size: tuple[int, int]) -> np.ndarray:
+def _at(maps: Sequence[Any], number: int, size: tuple[int, int]) -> np.ndarray:
     return flow_picture(maps[number], f"flow[{number}]", size)
 
 

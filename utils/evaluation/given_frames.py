@@ -1,7 +1,6 @@
 """Frames of a video that a caller gives from Python: a file's name, or pictures in memory."""
 
-from collections.abc import Callable, Iterator, Mapping
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -25,7 +24,7 @@ _EXPECTED = (
 class GivenFrames:
     """Pictures in memory as a ``VideoSource``; :func:`source_of` makes it."""
 
-    pictures: Items[Any]  # as :func:`as_image` takes them, all of one size
+    pictures: Sequence[Any]  # as :func:`as_image` takes them, all of one size
     size: tuple[int, int]  # (H, W) in pixels
 
     @property
@@ -76,8 +75,8 @@ def one_by_one(frames: Any) -> Iterator[np.ndarray]:
     return (as_image(frame, f"frames[{number}]") for number, frame in enumerate(frames))
 
 
-def in_memory(items: Any, name: str, kept: Callable[[Any, str], Any]) -> Items[Any]:
-    """Items that can be indexed, in place; or a list of the others, of each what ``kept`` makes.
+def in_memory(items: Any, name: str, kept: Callable[[Any, str], Any]) -> Sequence[Any]:
+    """The items themselves if they can be indexed, or a list of what ``kept`` makes of each item.
 
     ``kept`` gets an item and its name for errors.
 
@@ -98,7 +97,7 @@ def _no_frames(name: str, found: Any) -> VideoError:
     )
 
 
-def image_at(pictures: Items[Any], number: int) -> np.ndarray:
+def image_at(pictures: Sequence[Any], number: int) -> np.ndarray:
     """One of the given frames, as :func:`as_image` returns it."""
     return as_image(pictures[number], f"frames[{number}]")
 

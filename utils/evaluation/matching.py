@@ -4,8 +4,7 @@ Masks are label maps, uint8 ``(H, W)``: 0 background, 1 to K objects, and in a g
 void, whose pixels count nowhere. An object or proposal that is in no frame is an empty mask.
 """
 
-from collections.abc import Iterable
-from collections.abc import Sequence as Items
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +77,7 @@ def score_pairs(predicted: np.ndarray, true: np.ndarray) -> FramePairs:
 
 
 def video_pairs(
-    frames: Items[FramePairs], numbered: bool = False, most: int = MOST_PROPOSALS
+    frames: Sequence[FramePairs], numbered: bool = False, most: int = MOST_PROPOSALS
 ) -> PairScores:
     """The pairs of a whole video; the objects are 1 to K, the largest label of any frame.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from datasets.known_sets import YOUTUBE_OBJECTS_CLASSES
-from datasets.layout import Frame, Sequence
+from datasets.layout import Frame, VideoFiles
 from utils.evaluation.metrics import Statistics, statistics
 
 # What is scored: all objects as one; each with the proposal that is assigned to it over the whole
@@ -40,7 +40,7 @@ class Protocol:
     objects: str = ONE  # what is scored, see above
     warning: str = ""
 
-    def frames_to_score(self, sequence: Sequence) -> list[Frame]:
+    def frames_to_score(self, sequence: VideoFiles) -> list[Frame]:
         """The frames of a sequence that need a mask; ``score_frame`` leaves out empty truths."""
         annotated = [frame for frame in sequence.frames if frame.mask is not None]
         if self.first_and_last:

@@ -1,8 +1,7 @@
 """Scores of frames, and of the masks in a folder."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
-from datasets.layout import Frame, Sequence, frame_label
+from datasets.layout import Frame, VideoFiles, frame_label
 from datasets.masks import (
     VOID,
     NotBinaryError,
@@ -161,7 +160,7 @@ def collect_scores(frames: Iterable[FrameScores], protocol: Protocol) -> dict[st
     return collected
 
 
-def _of_objects(frames: Items[FramePairs], protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
+def _of_objects(frames: Sequence[FramePairs], protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
     """J and F of the objects of a video, (K, T) each."""
     if protocol.objects == MATCHED_PER_FRAME:
         return matched_per_frame(video_pairs(frames, most=VOID))
@@ -172,7 +171,7 @@ def _of_objects(frames: Items[FramePairs], protocol: Protocol) -> tuple[np.ndarr
     return video.region[same, same], video.boundary[same, same]
 
 
-def _of_video(frames: Items[np.ndarray]) -> np.ndarray | None:
+def _of_video(frames: Sequence[np.ndarray]) -> np.ndarray | None:
     """FG-ARI and mIoU of a whole video from its frames' counts: (2, T), the same in all frames.
 
     None if it has no object.
@@ -187,7 +186,7 @@ def _of_video(frames: Items[np.ndarray]) -> np.ndarray | None:
 
 def score_masks(
     folder: Path,
-    sequences: Items[Sequence],
+    sequences: Sequence[VideoFiles],
     protocol: Protocol,
     *,
     binarize: bool = False,
@@ -222,7 +221,7 @@ def score_masks(
     _refuse(folder, files)
     items = [(*job, file) for job, file in zip(jobs, files)]
 
-    def score_all(items: Items[Item], score: Callable[[Item], FrameScores | Fault]) -> list:
+    def score_all(items: Sequence[Item], score: Callable[[Item], FrameScores | Fault]) -> list:
         bar = progress_bar(
             overlap(score, items, num_cores()),
             total=len(items),
@@ -295,7 +294,7 @@ class _Scorer:
 
 
 def _foreground_of(
-    name: str, items: Items[tuple[str, Frame, Path]], protocol: Protocol, rule: str
+    name: str, items: Sequence[tuple[str, Frame, Path]], protocol: Protocol, rule: str
 ) -> np.ndarray:
     """The labels of a sequence that are its foreground, bool (256,)."""
     masks = (
@@ -324,7 +323,7 @@ def _find_mask(folder: Path, sequence: str, frame: Frame) -> Path | Fault:
     return path
 
 
-def _refuse(folder: Path, results: Items[Path | FrameScores | Fault]) -> None:
+def _refuse(folder: Path, results: Sequence[Path | FrameScores | Fault]) -> None:
     """Raise DatasetError if there are faults among the results."""
     problems: dict[tuple[str, str], list[str]] = {}
     for result in results:
@@ -335,7 +334,7 @@ def _refuse(folder: Path, results: Items[Path | FrameScores | Fault]) -> None:
 
 
 def _check_scored(
-    scores: dict[str, SequenceScores], sequences: Items[Sequence], protocol: Protocol
+    scores: dict[str, SequenceScores], sequences: Sequence[VideoFiles], protocol: Protocol
 ) -> None:
     """Print the sequences without a frame that counts; raise DatasetError if none has one."""
     scored = {protocol.sequence_of(row) for row in scores}

@@ -1,7 +1,6 @@
 """From a network and a set of sequences to scores of objects, one frame after the other."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from datasets.augmentation import Size, whole_frame
-from datasets.layout import Frame, Sequence
+from datasets.layout import Frame, VideoFiles
 from datasets.pictures import read_size
 from datasets.samples import TestFrames, show
 from models.interface import Indicator, Network, Prediction
@@ -35,7 +34,7 @@ class ViewedVideo(Protocol):
 
     def __len__(self) -> int: ...
 
-    def at(self, positions: Items[int]) -> Views: ...
+    def at(self, positions: Sequence[int]) -> Views: ...
 
     def __iter__(self) -> Iterator[Views]: ...
 
@@ -96,7 +95,7 @@ class Segmenter:
         network: Network,
         image_size: Size,
         *,
-        scales: Items[float] = (1.0,),
+        scales: Sequence[float] = (1.0,),
         flip: bool = False,
         recolour_flow: bool = True,
         mixed_precision: bool = False,
@@ -128,7 +127,7 @@ class Segmenter:
         """The longest side of the network's input over all views, in pixels."""
         return int(max(view.sides.max() for view in self.views))
 
-    def shown(self, frames: Items[Frame]) -> TestFrames:
+    def shown(self, frames: Sequence[Frame]) -> TestFrames:
         """The frames in all views, with the flow maps if the network takes them."""
         return TestFrames(frames, self.views, self.network.needs.flow, self.recolour_flow)
 
@@ -194,7 +193,7 @@ class _View:
     def __len__(self) -> int:
         return len(self.video)
 
-    def at(self, positions: Items[int]) -> dict[str, Tensor]:
+    def at(self, positions: Sequence[int]) -> dict[str, Tensor]:
         return _sent(self.number, self.device, self.video.at(positions))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -210,14 +209,14 @@ def _sent(number: int, device: torch.device, views: Views) -> dict[str, Tensor]:
 class SequenceFrames:
     """A sequence on disk as a ``ViewedVideo``."""
 
-    sequence: Sequence
+    sequence: VideoFiles
     segmenter: Segmenter
     batches: Iterable[Views] = ()
 
     def __len__(self) -> int:
         return len(self.sequence.frames)
 
-    def at(self, positions: Items[int]) -> Views:
+    def at(self, positions: Sequence[int]) -> Views:
         chosen = [self.sequence.frames[position] for position in positions]
         frames = self.segmenter.shown(chosen)
         with ThreadPoolExecutor(len(chosen)) as pool:
@@ -229,11 +228,11 @@ class SequenceFrames:
 
 def predict_sequences(
     segmenter: Segmenter,
-    sequences: Items[Sequence],
+    sequences: Sequence[VideoFiles],
     *,
     batch_size: int = 4,
     workers: int = 0,
-    targets: Mapping[str, Items[Frame]] | None = None,
+    targets: Mapping[str, Sequence[Frame]] | None = None,
 ) -> Iterator[FrameResult]:
     """The results of every frame in order, or of the ``targets`` by sequence name alone.
 

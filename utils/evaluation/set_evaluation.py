@@ -1,6 +1,6 @@
 """Evaluation of a test set: masks by a network, or masks that exist; scores and a report."""
 
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -14,7 +14,7 @@ from datasets.file_checks import check_files
 from datasets.files import write_picture
 from datasets.flow.origin import compare_flow, flow_origin, note_flow
 from datasets.known_sets import is_still_set, published_sequences
-from datasets.layout import Frame, Sequence, frame_label, frames_of, video_sequences
+from datasets.layout import Frame, VideoFiles, frame_label, frames_of, video_sequences
 from datasets.masks import read_labels
 from datasets.problems import DatasetError
 from datasets.progress import progress_bar
@@ -68,7 +68,7 @@ class VideoSet:
 
     name: str
     root: Path
-    sequences: list[Sequence]
+    sequences: list[VideoFiles]
     protocol: Protocol
 
     @property
@@ -208,7 +208,7 @@ def read_set(set_name: str, settings: Settings, process: Process, flow: bool) ->
 
 def write_masks(
     segmenter: Segmenter,
-    sequences: Items[Sequence],
+    sequences: Sequence[VideoFiles],
     output: Path,
     settings: Settings,
     process: Process,
@@ -263,8 +263,8 @@ def write_masks(
 
 
 def _share_of_unfinished(
-    sequences: Items[Sequence], masks: Path, process: Process
-) -> list[Sequence]:
+    sequences: Sequence[VideoFiles], masks: Path, process: Process
+) -> list[VideoFiles]:
     """This process's share of the sequences that lack masks."""
     finished = [
         sequence.name

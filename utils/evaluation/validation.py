@@ -6,7 +6,7 @@ from itertools import chain, groupby
 
 import numpy as np
 
-from datasets.layout import Frame, Sequence, frames_of
+from datasets.layout import Frame, VideoFiles, frames_of
 from datasets.pictures import read_image
 from models.interface import Network
 from utils.evaluation.foreground import RULES, choose_foreground
@@ -41,7 +41,7 @@ from utils.training.samples import input_size, make_loader, stills_of
 _ALL_ANNOTATED = replace(PROTOCOLS["davis2016"], first_and_last=True, every_frame=False)
 
 
-def check_validation(network: Network, sequences: list[Sequence], settings: Settings) -> None:
+def check_validation(network: Network, sequences: list[VideoFiles], settings: Settings) -> None:
     """Check that a network can be scored on the validation set. Raises SettingsError."""
     if any(frame.mask for frame in frames_of(sequences)):
         check_tracks(network, choose_protocol(settings.val_set, settings.protocol)[0])
@@ -63,7 +63,7 @@ def check_tracks(network: Network, protocol: Protocol) -> None:
 
 def validate_videos(
     network: Network,
-    sequences: list[Sequence],
+    sequences: list[VideoFiles],
     settings: Settings,
     process: Process,
     quick: bool = False,

@@ -1,7 +1,6 @@
 """Frames of evaluations on a page: which ones, and their pictures as small JPEGs."""
 
-from collections.abc import Callable, Mapping
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -60,7 +59,7 @@ def pick_frames(
 
 
 def show_frames(
-    runs: Items[Run], chosen: Items[tuple[str, int]]
+    runs: Sequence[Run], chosen: Sequence[tuple[str, int]]
 ) -> list[tuple[str, Scores, list[Tile]]]:
     """Frames, chosen by sequence and position: name, the first run's scores, and pictures.
 

@@ -1,8 +1,7 @@
 """From settings to a network's samples: data sets, augmentation, batches, loader."""
 
 import inspect
-from collections.abc import Iterable
-from collections.abc import Sequence as Items
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datasets.augmentation import Augmentation, Size
 from datasets.known_sets import is_still_set
-from datasets.layout import Frame, Sequence, frames_of, is_flat, still_images, video_sequences
+from datasets.layout import Frame, VideoFiles, frames_of, is_flat, still_images, video_sequences
 from datasets.problems import DatasetError
 from datasets.samples import StillImages, VideoFrames, VideoWindows
 from datasets.sampling import EpochBatches
@@ -116,7 +115,7 @@ def stills_of(
     return StillImages(frames, _sample_size(settings), augmentation, settings.seed)
 
 
-def training_sequences(settings: Settings, needs: Needs) -> list[list[Sequence]]:
+def training_sequences(settings: Settings, needs: Needs) -> list[list[VideoFiles]]:
     """The sequences of each of TRAIN_SETS, with what the network needs.
 
     A nested set may have masks on some frames only, which are the targets then; a flat one not.
@@ -138,7 +137,7 @@ def training_sequences(settings: Settings, needs: Needs) -> list[list[Sequence]]
     return found
 
 
-def count_in_words(name: str, sequences: list[Sequence]) -> str:
+def count_in_words(name: str, sequences: list[VideoFiles]) -> str:
     """A training set's sequences, and how many frames have masks if only some do."""
     frames = frames_of(sequences)
     masks = sum(frame.mask is not None for frame in frames)
@@ -163,7 +162,7 @@ def training_stills(settings: Settings, needs: Needs) -> list[Frame]:
     return still_images(Path(settings.data_root), settings.pretrain_set)
 
 
-def validation_sequences(settings: Settings, needs: Needs) -> list[Sequence]:
+def validation_sequences(settings: Settings, needs: Needs) -> list[VideoFiles]:
     """The sequences of VAL_SET. Networks that learn without masks take a set without masks, too.
 
     Raises:
@@ -178,11 +177,11 @@ def validation_sequences(settings: Settings, needs: Needs) -> list[Sequence]:
 
 
 def videos_of(
-    sets: list[list[Sequence]],
+    sets: list[list[VideoFiles]],
     settings: Settings,
     needs: Needs,
     augmentation: Augmentation | None = None,
-    stills: Items[Frame] = (),
+    stills: Sequence[Frame] = (),
 ) -> VideoFrames | VideoWindows:
     """Samples of videos, of the kind that the network needs, and of still images among them."""
     size, seed = _sample_size(settings), settings.seed

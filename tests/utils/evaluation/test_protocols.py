@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.layout import Frame, Sequence
+from datasets.layout import Frame, VideoFiles
 from utils.evaluation.protocols import (
     PROTOCOLS,
     SequenceScores,
@@ -53,7 +53,7 @@ def test_the_frames_that_count_are_annotated_and_davis_leaves_the_ends_out(
 ):
     path = Path("x.png")
     frames = [Frame(str(t), path, path if t in annotated else None, None) for t in range(4)]
-    found = PROTOCOLS[name].frames_to_score(Sequence("bear", tuple(frames)))
+    found = PROTOCOLS[name].frames_to_score(VideoFiles("bear", tuple(frames)))
     assert [int(frame.name) for frame in found] == counting
 
 

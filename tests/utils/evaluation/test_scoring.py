@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from datasets.files import write_picture
-from datasets.layout import Frame, Sequence, video_sequences
+from datasets.layout import Frame, VideoFiles, video_sequences
 from datasets.problems import DatasetError
 from tests.readers import read_mask
 from utils.evaluation import scoring
@@ -378,7 +378,7 @@ def test_masks_of_several_objects_get_the_scores_of_the_davis_2017_evaluator(fre
     task, folder = ("unsupervised", "proposals") if free else ("semi-supervised", "propagated")
     truths = OBJECTS / f"truth_{task.replace('-', '_')}"
     sequences = [
-        Sequence(
+        VideoFiles(
             name.name, tuple(Frame(path.stem, path, path, None) for path in sorted(name.iterdir()))
         )
         for name in sorted(truths.iterdir())
@@ -412,7 +412,7 @@ def test_numbers_of_proposals_do_not_matter_unless_objects_are_numbered(tmp_path
         frames.append(Frame(f"a_{t}", path, path, None))
         proposals = np.select([truth == 1, truth == 2], [200, 7]).astype(np.uint8)
         write_picture(tmp_path / "masks" / "a" / f"{t}.png", proposals)
-    arguments = tmp_path / "masks", [Sequence("a", tuple(frames))]
+    arguments = tmp_path / "masks", [VideoFiles("a", tuple(frames))]
     for name, j in (("davis2017_unsupervised", 1), ("davis2017_semi_supervised", 0)):
         scores = score_masks(*arguments, PROTOCOLS[name], progress=False)
         assert list(scores) == ["a_1", "a_2"]

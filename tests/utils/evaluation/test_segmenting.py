@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from datasets.augmentation import whole_frame
-from datasets.layout import Frame, Sequence, still_images, video_sequences
+from datasets.layout import Frame, VideoFiles, still_images, video_sequences
 from datasets.pictures import read_image
 from datasets.problems import DatasetError
 from datasets.samples import StillImages, show
@@ -65,8 +65,8 @@ def sequences(tiny_root):
     train, test = (video_sequences(tiny_root, name) for name in ("DAVIS_train", "DAVIS_test"))
     return [
         train[0],
-        Sequence(test[0].name, test[0].frames[:3]),
-        Sequence(test[1].name, test[1].frames[2:3]),
+        VideoFiles(test[0].name, test[0].frames[:3]),
+        VideoFiles(test[1].name, test[1].frames[2:3]),
     ]
 
 
@@ -183,7 +183,7 @@ def test_results_equal_the_networks_forward_with_the_same_references(
 
 def test_results_come_one_by_one_before_later_frames_are_read(sequences, tmp_path):
     missing = Frame("gone", tmp_path / "gone.jpg", None, tmp_path / "gone.png")
-    broken = Sequence("broken", (*sequences[0].frames, missing))
+    broken = VideoFiles("broken", (*sequences[0].frames, missing))
     model = Recorder(num_references=1)
     results = predict_sequences(Segmenter(model, SIZE), [broken], batch_size=2)
     assert model.segmented == [] and model.encoded == []
