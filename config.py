@@ -43,7 +43,7 @@ STILL_SHARE: number(0, below=1) = 0.0  # share of stage 2's samples that are ima
 # Validation and test set [set]
 VAL_SET: str = "DAVIS_test"  # video set that train.py validates on; best.pt is chosen by its J
 PROTOCOL: optional(protocol) = None  # rules of scoring, see docs/evaluation.md; None: by VAL_SET
-FOREGROUND: one_of("border", "oracle") = "border"  # which of several objects are the only true one
+FOREGROUND: one_of("border", "oracle") = "border"  # which of several objects are the foreground
 
 # Pictures of a test set [panels]
 PANEL_STEP: whole(0) = 1  # evaluate.py draws the picture panel of every n-th frame; 0 draws none
@@ -72,7 +72,7 @@ FLOW_TURN: number(0, 180) = 0.0  # flow directions are turned as one by at most 
 # Network (Sec. 3)
 MODEL: str = "gsanet"  # which network of models/ to train: gsanet, dpa, smtc or ssl_uvos
 BACKBONE: str = "mit_b2"  # resnet101, mit_b0 to mit_b5, or a timm name, see docs/training.md
-PRETRAINED_BACKBONE: bool = True  # start from ImageNet weights; False starts from random ones
+PRETRAINED_BACKBONE: bool = True  # start from published weights; False starts from random ones
 BACKBONE_WEIGHTS: optional(path) = None  # local file or folder with them; None: a download
 CHANNELS: multiple_of(4) = 128  # channels of the embedded features and the slots (C_L = C_G)
 NUM_CLUSTERS: whole(1) = 64  # k-means clusters of the local extractor (M, called D in Sec. 3.3)
@@ -98,9 +98,9 @@ FRAME_GAP: whole(1) = 4  # distance of a training clip's frames
 
 # Objects of a video (ssl_uvos, smtc) [objects]
 MAX_OBJECTS: whole(1, 254) = 20  # at most this number of objects, the largest
-KEY_FRAME_STEP: whole(1) = 10  # r: attention maps cover the tokens of every tenth frame
-KEY_FRAME_TAIL: bool = True  # so does the rest of the video, if it is shorter than that
-MERGE_DISTANCE: number(above=0) = 1.0  # tau: nats up to which attention maps are one cluster's
+KEY_FRAME_STEP: whole(1) = 10  # r: attention maps cover the tokens of every r-th frame
+KEY_FRAME_TAIL: bool = True  # the last frames have a key frame, too, if they are fewer than r
+MERGE_DISTANCE: number(above=0) = 1.0  # tau: attention maps merge up to this divergence in nats
 SOFT_MASKS: bool = True  # enlarge similarities to the clusters; False: labels, as the release
 DISCOVERY: one_of("tracks", "release") = "tracks"  # release: objects of each frame by itself
 NOISE_SEED: whole(0, 2**32 - 1) = 0  # of the random slots that instances begin with
@@ -114,17 +114,17 @@ CYCLIC_CLIPS: bool = True  # a clip's first frame has the last one before it; Fa
 INSTANCE_REGION: one_of("soft", "probability", "logit") = "soft"  # whose tokens instances share
 REPARAMETERISED: bool = True  # the instances' Gaussians learn; False: not, as in the release
 VALID_PROBABILITY: share = 0.3  # a token counts for a semantic above this probability
-VALID_AREA: share = 0.2  # instances learn where their semantic has more of the frame
+VALID_AREA: share = 0.2  # instances learn if their semantic has more than this share of the frame
 DROP_PATH: number(0, below=1) = 0.1  # stochastic depth of the transformer in training
-DROP_PATH_WHILE_FROZEN: bool = False  # also while it is frozen, as in the release
+DROP_PATH_WHILE_FROZEN: bool = False  # stochastic depth while the transformer is frozen, too
 FREEZE_STEPS: whole(0) = 3000  # first steps in which the transformer is frozen
-ENCODER_RATE: share = 0.01  # its learning rate after them, as a share of LEARNING_RATE
+ENCODER_RATE: share = 0.01  # the transformer's learning rate, as a share of LEARNING_RATE
 DECAY_GAUSSIANS: bool = True  # weight decay of the slots' means and deviations
 TEACHER_MOMENTUM: share = 0.999  # share of itself that the teacher keeps in a step
 TEACHER_ENCODER_FOLLOWS: bool = False  # the teacher's transformer learns, too; False: never
 
 # Loss (Sec. 3.7)
-LOSS: optional(one_of("iou+bce", "iou", "bce")) = None  # of each mask; None: as in the paper
+LOSS: optional(one_of("iou+bce", "iou", "bce")) = None  # of each mask; None: the network's own
 SIGMA: number(0) = 1.0  # strength of the pixel weight w = sigma * |P - G| in bce (eq. 5)
 SUPERVISE_SLOT_MAPS: bool = True  # also train the slots' similarity maps with the mask
 

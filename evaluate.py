@@ -94,7 +94,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
 
 
 def not_empty(text: str) -> str:
-    """A flag's text, which must have one."""
+    """A flag's text, which must not be empty."""
     if not text.strip():
         raise argparse.ArgumentTypeError("expected text that is not empty")
     return text

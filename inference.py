@@ -11,9 +11,11 @@
 docs/python.md says more.
 """
 
+import runpy
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ from utils.evaluation.trained_network import (
     load_trained_network,
     refuse_stage1,
 )
-from utils.settings import SettingsError, read_default_settings
+from utils.settings import SettingsError, load_settings
 
 
 def load(
@@ -61,7 +63,9 @@ def load(
     except (RuntimeError, AssertionError) as error:  # the latter without CUDA
         reason = str(error).splitlines()[0]
         raise SettingsError(f"device: {device!r} cannot be used ({reason})") from error
-    settings = read_default_settings(Path(__file__).with_name("config.py")).replace(**changes)
+    # Not imported: the user's program may have a module ``config`` of its own.
+    config = runpy.run_path(str(Path(__file__).with_name("config.py")))
+    settings = load_settings(SimpleNamespace(**config)).replace(**changes)
     given = frozenset(name.upper() for name in changes)
     network = load_trained_network(Path(checkpoint), settings, given, (), chosen, from_python=True)
     refuse_stage1(network)
@@ -123,7 +127,8 @@ def segment_stream(
         An iterator as of :func:`segment_video`.
 
     Raises:
-        UserError: the network needs the whole video, or, when a frame is read that cannot be used.
+        UserError: the network needs the whole video. A frame that cannot be used raises it when
+            that frame is read.
     """
     _check_network(network)
     check_streams(network, "use segment_video")

@@ -1,1 +1,1 @@
-"""What is on disk: folder layout, samples, augmentation, flow maps and the synthetic data set."""
+"""Data on disk: folder layout, samples, augmentation, flow maps and the synthetic data set."""

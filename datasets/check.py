@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
         ]
         reports = [check_set(options.data_root, name, deep=options.deep) for name in names]
         if not reports:
-            raise DatasetError(f"{options.data_root} holds no set, which is a folder in it")
+            raise DatasetError(f"{options.data_root} holds no set; each set is a folder")
     except (DatasetError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -7,8 +7,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-# Is told before each item what is done ("segmenting"), how many items are done, and of how many,
-# None if that is not known. An exception that it raises ends the work.
+# Is called before each item with the work ("segmenting"), the number of items done, and the number
+# of all items or None. An exception that it raises ends the work.
 Report = Callable[[str, int, int | None], None]
 _LINE_EVERY = 30  # seconds, in a log
 

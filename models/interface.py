@@ -15,7 +15,7 @@ STILLS, REFERENCES, WINDOWS = "stills", "references", "windows"
 
 @dataclass(frozen=True)
 class Needs:
-    """What a network is trained on.
+    """The samples that a network is trained on.
 
     Attributes:
         samples: ``STILLS``, single images; ``REFERENCES``, a target frame and reference frames of

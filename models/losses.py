@@ -9,8 +9,6 @@ from models.interface import Prediction
 from models.ops import resize
 from models.precision import without_autocast
 
-LOSSES = ("iou", "bce", "iou+bce")
-
 
 def segmentation_loss(
     prediction: Prediction,
@@ -26,7 +24,7 @@ def segmentation_loss(
         mask: G, float (B, 1, H, W) of zeros and ones.
         sigma: strength of the pixel weight of ``bce``.
         supervise_maps: add the loss of ``prediction.auxiliary``.
-        loss: one of ``LOSSES``.
+        loss: ``iou``, ``bce`` or ``iou+bce``.
     """
     functions = {"iou": iou_loss, "bce": partial(weighted_bce, sigma=sigma)}
     losses = {name: functions[name] for name in loss.split("+")}

@@ -1,4 +1,4 @@
-"""Mixed precision: operations that need float32, and layers that autocast need not make so."""
+"""Mixed precision: operations that need float32, and layers that can stay in autocast's type."""
 
 import copy
 

@@ -27,17 +27,18 @@ class Recipe:
         context: n, how many frames before a frame lend it labels.
         padded: n copies of the first frame precede the video; False: early frames have fewer maps.
         memory: the first frame always lends labels, too.
-        window: ``disk``, tokens less than ``radius`` away; ``square``, at most, by each axis.
+        window: ``disk``, tokens less than ``radius`` away; ``square``, at most ``radius`` on each
+            axis.
         radius: of the window, in tokens of the label grid.
         window_on_memory: whether the window also limits the first frame as ``memory``.
-        top_k: so many of the most similar tokens lend labels.
+        top_k: number of most similar tokens that lend labels.
         temperature: of the softmax of their cosines.
         feature: of a transformer's last block, ``tokens``, ``normalised`` ones or ``keys``.
         stride: of the label grid, in pixels; ``None`` takes that of the features.
         resize: ``floor`` makes a frame's sides multiples of the patch, no larger than before;
-            labels are made small bilinearly and large at the frame's own size. ``short_480``
-            makes the shorter side 480 pixels and the other a multiple of 64; labels change their
-            size by the nearest pixel.
+            labels are resized bilinearly, to the grid and to the frame. ``short_480`` makes the
+            shorter side 480 pixels and the other a multiple of 64; labels are resized by the
+            nearest pixel to the grid, bilinearly to that size, by the nearest pixel to the frame.
         stretch: stretch each label's map to [0, 1] before the largest one is taken.
         deviation: of the channels of a transformer's images; ``None`` takes its weights' own.
     """
@@ -86,7 +87,7 @@ def propagate(features: Iterable[Tensor], first: Tensor, recipe: Recipe) -> Iter
     """The labels of every frame, in order, in memory that does not grow with the video.
 
     Args:
-        features: of every frame, (C, h, w), of any length: cosines are compared.
+        features: of every frame, (C, h, w); they are scaled to unit length.
         first: labels of the first frame, (K, h, w), as shares in [0, 1].
 
     Yields:
@@ -160,7 +161,7 @@ def _best(queries: Tensor, maps: Tensor, inside: Tensor | None, k: int) -> tuple
     """The k largest cosines of a tile's queries, and the numbers of their keys among the maps'.
 
     Maps are compared a few at a time, and the best so far are kept. The k best keys lie at the k
-    places whose best map is best, so most keys take part in a maximum over the maps alone.
+    places with the largest maxima over the maps. So only the keys of these places are sorted.
     """
     queries, size = queries.flatten(0, 1), maps[0, ..., 0].numel()
     step = max(1, _PRODUCTS // (len(queries) * size))

@@ -41,7 +41,7 @@ class SlotAttention(nn.Module):
     def forward(self, slots: Tensor, inputs: Tensor, keep: Tensor | None = None) -> Tensor:
         """One update of the slots (B, S, C) from inputs (B, K, C).
 
-        ``keep``, bool (B, S, K), has the inputs that each slot may use; ``None`` is all of them.
+        ``keep``, bool (B, S, K) or (S, K), has the inputs that each slot may use; ``None``: all.
         """
         slots, _ = self.step(slots, *self.keys_and_values(inputs), keep)
         return slots

@@ -3,8 +3,8 @@
     python train.py --config runs/train/settings.py recipes/finetune.py --run-name mine
         --stage1-checkpoint runs/train/last.pt --train-sets mine --val-set mine
 
-The first file gives the checkpoint's network and input size. An epoch has the annotated frames
-once; epochs are counted for ten of them.
+The first file gives the checkpoint's network and input size. An epoch has each annotated frame
+once; EPOCHS is meant for about ten frames.
 """
 
 LEARNING_RATE = 1e-5

@@ -1,8 +1,8 @@
-"""SSL-UVOS as its authors train it: DINO's ViT-S/8 and clips of 192 x 384 pixels, without masks.
+"""SSL-UVOS: DINO's ViT-S/8 and clips of 192 x 384 pixels, without masks.
 
-Evaluate with ``--image-size 320 --image-width 480``, as they do. An epoch has all clips of the
-videos; seven of YouTube-VOS are about 30,000 steps, with the rate and the batch that an issue of
-the authors' code reports for the paper.
+Rate, batch and about 30,000 steps are those that an issue of the authors' code reports for the
+paper: seven epochs of all clips of YouTube-VOS. docs/ssl_uvos.md has the values of the code.
+Evaluate with ``--image-size 320 --image-width 480``, as the authors do.
 """
 
 MODEL = "ssl_uvos"

@@ -285,8 +285,8 @@ def _check(job: Job, status: int, log: Path) -> None:
 def write_tables(jobs: list[Job], output: Path) -> list[Path]:
     """Write the tables of the rows and of the sweep as ``.csv`` and ``.md``; returns the latter.
 
-    Scores are in percent: mean over the seeds and sample standard deviation. A cell is empty where
-    there is no result yet, a deviation also where there is one seed.
+    Scores are in percent: mean over the seeds and sample standard deviation. Cells without a result
+    are empty, and so is the deviation of a single seed.
     """
     ablation = ablation_of(jobs[0].settings)
     tested = [job for job in jobs if job.evaluation is not None]

@@ -162,7 +162,7 @@ def import_gradio(host: str) -> ModuleType:
 
 @dataclass
 class Running:
-    """How far a clip is: written by the thread that segments it, read by the page."""
+    """The progress of a clip, which the thread that segments it writes and the page reads."""
 
     text: str = "Waiting for the clips before this one"
     picture: np.ndarray | None = None  # the last frame, tinted
@@ -181,7 +181,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Job:
-    """What is done with each clip, one after the other."""
+    """Segments clips, one after the other."""
 
     segmenter: Segmenter
     settings: Settings
@@ -366,7 +366,7 @@ def small(picture: np.ndarray) -> np.ndarray:
 
 
 def in_words(work: str, done: int, count: int | None, seconds: float) -> str:
-    """How far a clip is, and, after some seconds of segmenting, how long the rest takes."""
+    """The progress of a clip; from the second frame of segmenting on also the time that is left."""
     text = f"{done} of {count} frames" if count else f"{done} frames"
     if work != "segmenting":
         return f"{work.capitalize()}: {text}"

@@ -121,7 +121,7 @@ def _earlier_files(output: Path) -> list[str]:
 
 
 def compare(graph: Graph, run: Run, known: dict[str, Tensor]) -> float:
-    """The share of a file's values that differ from PyTorch's by less than a thousandth.
+    """The share of a file's values that differ from PyTorch's by at most 0.001 of the largest.
 
     The inputs are random pictures, or the results of earlier graphs in ``known``, to which the
     results of this one are added. Free axes are longer than in the graph's examples.

@@ -104,12 +104,10 @@ def multiple_of(factor: int, most: int = 1_000_000) -> Kind:
     return whole(factor, most, factor)
 
 
-def one_of(*choices: str | int) -> Kind:
+def one_of(*choices: str) -> Kind:
     """One of these values."""
     expected = " or ".join(map(repr, choices))
-    return Kind(
-        type(choices[0]), expected, "|".join(map(str, choices)), lambda value: value in choices
-    )
+    return Kind(str, expected, "|".join(choices), lambda value: value in choices)
 
 
 def list_of(kind: Kind) -> Kind:

@@ -130,7 +130,7 @@ def propagation_parser() -> argparse.ArgumentParser:
     add("--first-mask", type=Path, metavar="FILE", help="with --video: mask of its first frame")
     add("--output", type=Path, metavar="DIR", help="folder for masks, of a set or a video")
     add("--checkpoint", type=Path, metavar="FILE", help="network whose encoder gives the features")
-    of_people = "(default: smtc_a; vip and jhmdb for these)"
+    of_people = "(default: smtc_a; with --vip vip, with --jhmdb jhmdb)"
     add("--recipe", choices=RECIPES, help=of_people)
     level = f"stride of the features of a network that is no transformer (default: {LEVEL})"
     add("--level", type=positive, metavar="N", help=level)

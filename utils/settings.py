@@ -11,12 +11,11 @@ A script reads::
 import argparse
 import ast
 import difflib
-import runpy
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
 
 from datasets.files import write_text
@@ -122,32 +121,16 @@ class Settings:
         return Settings(self._values | checked, self._defaults, self._lines)
 
 
-def load_settings(config: ModuleType) -> Settings:
-    """The settings of ``config.py``, given as the imported module.
+def load_settings(config: ModuleType | SimpleNamespace) -> Settings:
+    """The settings of ``config.py``, given as the imported module, or as its names.
 
     Raises:
         SettingsError: faults of the file; all of them, a line each.
     """
-    return _defaults_of(Path(config.__file__), vars(config))
-
-
-def read_default_settings(file: Path) -> Settings:
-    """The settings of ``config.py``, which is run and not imported.
-
-    For use from Python: the user's program may have a module ``config`` of its own.
-
-    Raises:
-        SettingsError: faults of the settings; all of them, a line each. Errors of the file's code
-            are raised as they are.
-    """
-    return _defaults_of(file, runpy.run_path(str(file)))
-
-
-def _defaults_of(file: Path, values: Mapping[str, Any]) -> Settings:
-    """The checked ``values`` of a file's settings."""
+    file = Path(config.__file__)
     found = [line for line in _read_lines(file.read_text(encoding="utf-8-sig")) if line.name]
     lines = {line.name: line for line in found if line.annotation}
-    checked = _check_lines(found, lines, file.name, values)
+    checked = _check_lines(found, lines, file.name, vars(config))
     return Settings(checked, checked, lines)
 
 
@@ -191,7 +174,7 @@ def settings_parser(
     parser = argparse.ArgumentParser(
         usage="%(prog)s [--flag value ...]",
         description=description,
-        epilog=f"Lists take several values, None is none{others}.",
+        epilog=f"Lists take several values; write none for None{others}.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30),
         allow_abbrev=False,
     )

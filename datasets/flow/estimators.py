@@ -77,7 +77,7 @@ def dis_estimator() -> Estimator:
 def raft_estimator(
     weights: Path | None = None, device: str | None = None, mixed_precision: bool = True
 ) -> Estimator:
-    """RAFT (Teed and Deng, ECCV 2020), torchvision's `raft_large`: the paper's choice (Sec. 4.1).
+    """RAFT (Teed and Deng, ECCV 2020), torchvision's `raft_large`: the paper's choice (Sec. 4.3).
 
     ``weights`` is a file with the network's state dict; None takes torchvision's published weights.
     A device of None takes a GPU if there is one. ``mixed_precision`` is for CPUs: bfloat16 where

@@ -3,10 +3,10 @@
     python -m datasets.prepare davis2016 --source downloads/DAVIS --data-root data
     python -m datasets.prepare folder --source my_videos --data-root data --set mine
 
-Files become hard links where the file system has them, and copies elsewhere. Only masks that this
-project would not read rightly are converted. Sequences of a single frame have no flow: they are
-left out and named. The source is checked before anything is written and is never changed. The
-program can be stopped and started again. A file that is there already is kept.
+Files become hard links where the file system has them, and copies elsewhere. Masks that this
+project would not read rightly are converted, and so are BMP images. Sequences of a single frame
+have no flow and are left out. The source is checked before anything is written and is never
+changed. The program can be stopped and started again. A file that is there already is kept.
 """
 
 import argparse

@@ -60,7 +60,10 @@ def _of_runs(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
 
 
 def _unpacked(text: str) -> list[int]:
-    """COCO's packed run lengths: five bits a character; from the fourth on differences to runs."""
+    """COCO's packed run lengths, five bits a character.
+
+    From the fourth on, a number is the difference to the run two before it.
+    """
     runs, value, shift = [], 0, 0
     for character in text:
         bits = ord(character) - 48

@@ -98,22 +98,12 @@ class Block(nn.Module):
         keep = 1 - self.drop if self.training else 1
         if keep == 1:
             return x + branch(norm(x))
-        kept = x.new_empty(len(x)).bernoulli_(keep)
-        # The CPU computes the kept samples alone; a GPU would have to wait to know them.
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
-            return torch.addcmul(x, branch(norm(x)), kept.view(-1, 1, 1, 1), value=1 / keep)
-        kept = kept.nonzero().flatten()
-        if len(kept) == len(x):
-            return torch.add(x, branch(norm(x)), alpha=1 / keep)
-        scale = 1 / keep
-        if not len(kept):
-            kept, scale = kept.new_zeros(1), 0  # the branch's weights need gradients of zero
-        added = branch(norm(x.index_select(0, kept)))
-        return x.index_add(0, kept, added.to(x.dtype), alpha=scale)
+        kept = x.new_empty(len(x), 1, 1, 1).bernoulli_(keep)
+        return torch.addcmul(x, branch(norm(x)), kept, value=1 / keep)
 
 
 class ReducedAttention(nn.Module):
-    """Self-attention with keys and values from a map ``reduction`` times smaller (eq. 2)."""
+    """Self-attention (SegFormer, eq. 2); keys and values are ``reduction`` times fewer by axis."""
 
     def __init__(self, channels: int, heads: int, reduction: int):
         super().__init__()
@@ -139,7 +129,7 @@ class ReducedAttention(nn.Module):
 
 
 class MixPerceptron(nn.Module):
-    """Mix-FFN: a 3 x 3 depthwise convolution between the linear layers tells positions (eq. 3)."""
+    """Mix-FFN (SegFormer, eq. 3): a 3 x 3 depthwise convolution tells the layers positions."""
 
     def __init__(self, channels: int):
         super().__init__()

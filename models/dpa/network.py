@@ -102,16 +102,17 @@ class DPA(TwoStreams):
     def segment(self, image: Tensor, flow: Tensor | None, references: References) -> Prediction:
         """Masks of target frames (B, 3, H, W), given references of the same batch size."""
         check_size(image)
-        encoded = [stream(x) for stream, x in zip(self.streams, (image, flow))]
+        encoded = (stream(x) for stream, x in zip(self.streams, (image, flow)))
+        stages, correlations = zip(*encoded)
+        others = correlations[::-1] if self.motion else (None,)
         scales, maps = [], []
-        for name, stream, own, other in zip(
-            ("rgb", "flow"), self.streams, encoded, [*encoded[1:], encoded[0]]
+        for name, stream, *own, other in zip(
+            ("rgb", "flow"), self.streams, stages, correlations, others
         ):
-            correlations = other[1] if self.motion else None
-            scale, found = stream.attend(*own, correlations, references.get(name))
+            scale, found = stream.attend(*own, other, references.get(name))
             scales.append(scale)
             maps.append(found)
-        skips = encoded[0][0][:-ATTENDED]
+        skips = stages[0][:-ATTENDED]
         prediction = Prediction(self.decoder(scales, skips, self.rgb_stream.normalise(image)))
         if self.motion:
             for name in maps[0]:

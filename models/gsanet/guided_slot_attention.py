@@ -1,11 +1,10 @@
 """Guided slot attention, GSA: KNN filtering, attention, slot update, T times (Sec. 3.5)."""
 
-import torch
 from torch import Tensor, nn
 
 from models.gsanet.fat import FeatureAggregationTransformer
+from models.gsanet.plain_transformer import PlainTransformer
 from models.ops import cosine_similarity, gather_features
-from models.slot_attention import SlotAttention
 
 
 class GuidedSlotAttention(nn.Module):
@@ -16,7 +15,7 @@ class GuidedSlotAttention(nn.Module):
         num_neighbours: N, the features that KNN filtering keeps for each slot.
         num_iterations: T; may be changed after training (Figure 7). 0 leaves the slots unchanged.
         knn_filtering: Table 2's "KNN"; without it every slot attends to all features.
-        aggregation_transformer: Table 2's "FAT"; without it slots are updated as in slot attention.
+        aggregation_transformer: Table 2's "FAT"; without it the transformer of slot attention.
     """
 
     def __init__(
@@ -31,9 +30,11 @@ class GuidedSlotAttention(nn.Module):
         self.num_neighbours = num_neighbours
         self.num_iterations = num_iterations
         self.knn_filtering = knn_filtering
-        self.aggregation_transformer = aggregation_transformer
-        kind = FeatureAggregationTransformer if aggregation_transformer else SlotAttention
-        self.update = kind(channels)
+        self.update = (
+            FeatureAggregationTransformer(channels)
+            if aggregation_transformer
+            else PlainTransformer(channels, own_groups=True)
+        )
         # With T = 0 they are unused, and training in several processes would wait for their
         # gradients.
         self.requires_grad_(num_iterations > 0)
@@ -47,15 +48,8 @@ class GuidedSlotAttention(nn.Module):
     def step(self, slots: Tensor, features: Tensor) -> Tensor:
         """One round of ``forward``."""
         count = self.num_neighbours if self.knn_filtering else features.shape[1]
-        nearest = nearest_features(slots, features, count)
-        if self.aggregation_transformer:
-            return self.update(slots, gather_features(features, nearest))
-        # Plain slot attention normalises over the slots, so all slots see the same features; KNN
-        # filtering becomes a mask.
-        keep = torch.zeros(
-            slots.shape[0], slots.shape[1], features.shape[1], dtype=torch.bool, device=slots.device
-        ).scatter(2, nearest, True)
-        return self.update(slots, features, keep)
+        nearest = gather_features(features, nearest_features(slots, features, count))
+        return self.update(slots, nearest)
 
 
 def nearest_features(slots: Tensor, features: Tensor, count: int) -> Tensor:

@@ -14,11 +14,11 @@ from models.gsanet.global_extractor import GlobalExtractor
 from models.gsanet.guided_slot_attention import GuidedSlotAttention
 from models.gsanet.local_extractor import LocalExtractor
 from models.gsanet.mask_decoder import MaskDecoder
+from models.gsanet.plain_transformer import PlainTransformer
 from models.gsanet.slot_decoder import decode_slots
 from models.gsanet.slot_generator import NUM_SLOTS, RandomSlots, SlotGenerator
 from models.interface import Prediction, Video
 from models.ops import resize
-from models.slot_attention import SlotAttention
 from models.two_streams import References, TwoStreams
 
 SLOT_LEVEL = 2  # slots live at stride 16, the third of the four levels
@@ -121,10 +121,10 @@ class GSANet(TwoStreams):
             outputs.append(self.flow_stream(flow, references["flow"]))
         # The paper concatenates the streams. Both end in 1 x 1 convolutions, so their mean equals
         # a 1 x 1 convolution of the concatenation. Stage 1 has one stream.
-        features = [
-            norm(sum(level) / len(level))
-            for norm, *level in zip(self.norms, *(output.features for output in outputs))
-        ]
+        features = []
+        for level, norm in enumerate(self.norms):
+            of_streams = [output.features[level] for output in outputs]
+            features.append(norm(sum(of_streams) / len(of_streams)))
         prediction = Prediction(self.decoder(features, self.rgb_stream.normalise(image)))
         for name, output in zip(("RGB", "flow"), outputs):
             prediction.auxiliary += foreground_logits(output)
@@ -230,7 +230,7 @@ class SlotModule(nn.Module):
         super().__init__()
         self.local_extractor = LocalExtractor(channels, channels, num_clusters)
         self.global_extractor = GlobalExtractor(channels, channels)
-        kind = FeatureAggregationTransformer if aggregation_transformer else SlotAttention
+        kind = FeatureAggregationTransformer if aggregation_transformer else PlainTransformer
         self.aggregate = kind(channels)
         self.slot_generator = SlotGenerator(channels) if guided_slots else None
         random = slot_attention and not guided_slots
@@ -252,8 +252,6 @@ class SlotModule(nn.Module):
         CM_Sr of eq. 4 (B, S, H, W), each ``None`` where an ablation leaves it out.
         """
         local, local_features = self.local_extractor(target)  # X_L, P_L
-        if isinstance(self.aggregate, SlotAttention):  # it has no groups
-            references = references.flatten(1, 2)
         aggregated = self.aggregate(local_features, references)  # P_A
         slots = slot_logits = None
         if self.slot_generator is not None:

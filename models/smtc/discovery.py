@@ -24,7 +24,7 @@ Instances = Iterator[tuple[Tensor, Tensor]]  # instance maps and scores
 def tracks(
     network: SlotNetwork, frames: Iterable[Tokens], before: Tensor, rounds: int, seed: int
 ) -> Instances:
-    """Instances of the frames of each element, in the order of those of the first frame.
+    """Instances of each batch of frames, in the order of the video's first frame.
 
     All frames start with the same noise and see their true predecessor. Inside each semantic, the
     instances of neighbouring frames are matched one to one.
@@ -42,18 +42,17 @@ def tracks(
         for features in found.features:
             with without_autocast(features):
                 links = match((features if last is None else last) @ features.transpose(1, 2))
-            last = features.gather(1, links.unsqueeze(2).expand_as(features))
+            last = features.take_along_dim(links[:, :, None], dim=1)
             order.append(links)
         order = torch.stack(order)
-        maps = found.instance_maps
-        maps = maps.gather(2, order.unsqueeze(3).expand_as(maps))
+        maps = found.instance_maps.take_along_dim(order[..., None], dim=2)
         yield maps.flatten(1, 2).unflatten(2, size), found.scores.gather(2, order).flatten(1)
 
 
 def release(network: SlotNetwork, frames: Iterable[Tokens], rounds: int, seed: int) -> Instances:
-    """Instances in the order of their slots, in chunks in which the first frame follows the last.
+    """Instances in the order of their slots, in chunks of four frames.
 
-    Each frame has its own noise.
+    The last frame of a chunk counts as the one before its first. Each frame has its own noise.
     """
     generator = torch.Generator().manual_seed(seed)
     for keys, count, size in chunks(frames):
@@ -111,7 +110,7 @@ def release_logits(maps: Tensor, scores: Tensor) -> Tensor:
     keep = scores >= SCORE
     order = (~keep).int().argsort(dim=1, stable=True)
     order = order[:, :MAX_LABELS]
-    maps = maps.gather(1, order[..., None, None].expand(-1, -1, *maps.shape[2:]))
+    maps = maps.take_along_dim(order[..., None, None], dim=1)
     low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
     stretched = ((maps - low) / (high - low)).nan_to_num(0.0)  # a constant map is empty
     return (stretched - STRETCHED_ABOVE).masked_fill(~keep.gather(1, order)[..., None, None], -1.0)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.slot_attention import SlotAttention, compete
+from models.slot_attention import SlotAttention
 
 THRESHOLD = 0.3  # of binary regions
 
@@ -66,5 +66,5 @@ def regions(logits: Tensor, kind: str) -> Tensor:
     """
     if kind == "logit":
         return (logits > THRESHOLD).to(logits.dtype)
-    probability = compete(logits)
+    probability = logits.softmax(dim=1)
     return probability if kind == "soft" else (probability > THRESHOLD).to(logits.dtype)

@@ -63,7 +63,7 @@ def semantic_consistency(maps: Tensor, teacher_maps: Tensor, features: Tensor) -
 def transported(maps: Tensor, cosines: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Maps of one frame brought to another by the optimal transport between their tokens.
 
-    Pt[s, n] = sum_m Pi[n, m] P'[s, m] with the plan Pi = u K v. It is never formed for each slot.
+    Pt[s, n] = sum_m Pi[n, m] P'[s, m] with the plan Pi = u K v, which is never formed.
 
     Args:
         maps: P' (..., S, M).
@@ -101,7 +101,7 @@ def instance_consistency(similarity: Tensor, valid: Tensor, teacher_valid: Tenso
         valid, teacher_valid: bool (B, T, S, P); see :func:`valid_instances`.
 
     Returns:
-        A scalar in [-1, 0.5]: the mean over all pairs of frames, i = j among them, and all valid
+        A scalar in [-1, 1.5]: the mean over all pairs of frames, i = j among them, and all valid
         instances; 0 if there are none. Several processes together have one mean.
     """
     frames, instances = similarity.shape[1], similarity.shape[-1]
@@ -109,7 +109,7 @@ def instance_consistency(similarity: Tensor, valid: Tensor, teacher_valid: Tenso
     matched = similarity.gather(-1, matching).squeeze(-1)
     # The matched one is taken out exactly, not subtracted.
     pushed = (similarity - MARGIN).relu().scatter(-1, matching, 0.0).sum(dim=-1)
-    pulled = teacher_valid[:, None, :, :, None].expand(similarity.shape).gather(-1, matching)
+    pulled = teacher_valid[:, None, :, :, None].take_along_dim(matching, dim=-1)
     terms = pushed / max(1, instances - 1) - pulled.squeeze(-1) * matched
     total = (valid[:, :, None] * terms).sum()
     return total / _mean_over_processes(frames * valid.sum().to(total)).clamp(min=1e-6)

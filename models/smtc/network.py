@@ -45,14 +45,14 @@ class SMTC(Network):
         instance_region: ``soft``, ``probability`` or ``logit``, where instances share tokens.
         reparameterised: the Gaussians of the instances learn through drawn slots.
         valid_probability, valid_area: see :func:`models.smtc.losses.valid_instances`.
-        freeze_steps: so many first steps leave the encoder as it is.
+        freeze_steps: number of first steps in which the encoder is frozen.
         encoder_rate: factor of its learning rate.
         drop_path_while_frozen: stochastic depth in these first steps, too.
         decay_gaussians: weight decay of the Gaussians' means and deviations.
         teacher_momentum: share of itself that the teacher keeps in a step.
         teacher_encoder_follows: the teacher's encoder follows the student's; False: never changes.
         discovery: ``tracks`` or ``release``; see ``segment_video``.
-        max_objects: so many of the largest tracks are objects.
+        max_objects: at most this number of tracks, the largest, are objects.
         noise_seed: of the instances in a video.
         kinetics_statistics: videos are normalised as those of Kinetics.
     """

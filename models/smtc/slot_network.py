@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.precision import full_precision
-from models.slot_attention import SlotAttention, compete
+from models.slot_attention import SlotAttention
 from models.smtc.correspondence import TemporalCorrespondence
 from models.smtc.instance_slots import InstanceSlots
 from models.smtc.semantic_slots import SemanticSlots
@@ -35,7 +35,7 @@ class Slots(NamedTuple):
     @property
     def maps(self) -> Tensor:
         """Probabilities over the semantic slots, (B, S, N)."""
-        return compete(full_precision(self.logits))
+        return full_precision(self.logits).softmax(dim=1)
 
     @property
     def instance_maps(self) -> Tensor:

@@ -54,26 +54,34 @@ def mean_shift(maps: Maps, distance: float) -> tuple[Tensor, Tensor]:
         The different shifted maps (U, M), in the order of their first tokens, and how many tokens
         have each, (U,).
     """
-    cross = maps.p @ maps.log.T  # of both terms of the divergence
-    count = len(cross)
+    near = _near(maps, distance)
+    first, sizes = _distinct(near)
+    shifted = near[first].to(maps.p.dtype) @ maps.p
+    return shifted / shifted.sum(dim=1, keepdim=True), sizes
+
+
+def _near(maps: Maps, distance: float) -> Tensor:
+    """Which maps are near each other, (n, n): one product gives both terms of the divergence."""
+    cross = maps.p @ maps.log.T
     near = torch.empty(cross.shape, dtype=torch.bool, device=cross.device)
-    generator = torch.Generator().manual_seed(0)
-    # A random hash: equal rows of ``near`` get equal keys.
-    weights = torch.randint(-(2**62), 2**62, (count,), generator=generator).to(cross.device)
-    key = torch.empty(count, dtype=torch.int64, device=cross.device)
-    for rows in torch.arange(count, device=cross.device).split(256):
+    for rows in torch.arange(len(cross), device=cross.device).split(256):
         both = cross[rows] + cross[:, rows].T
         near[rows] = maps.negative_entropy[rows, None] + maps.negative_entropy - both <= distance
         near[rows, rows] = True  # rounding, too, leaves a map near itself
-        key[rows] = torch.where(near[rows], weights, 0).sum(dim=1)
-    del cross
-    _, group, size = key.unique(return_inverse=True, return_counts=True)
-    first = torch.full_like(size, count).scatter_reduce(
-        0, group, torch.arange(count, device=key.device), "amin"
-    )
+    return near
+
+
+def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The first of each kind of equal rows (n, n), in their order, and how many are equal."""
+    # A random hash: equal rows get equal keys.
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randint(-(2**62), 2**62, (len(rows),), generator=generator).to(rows.device)
+    keys = torch.cat([torch.where(part, weights, 0).sum(dim=1) for part in rows.split(256)])
+    _, group, size = keys.unique(return_inverse=True, return_counts=True)
+    numbers = torch.arange(len(rows), device=rows.device)
+    first = torch.full_like(size, len(rows)).scatter_reduce(0, group, numbers, "amin")
     order = first.argsort()
-    shifted = near[first[order]].to(maps.p.dtype) @ maps.p
-    return shifted / shifted.sum(dim=1, keepdim=True), size[order]
+    return first[order], size[order]
 
 
 def greedy_merge(maps: Tensor, sizes: Tensor | None, distance: float) -> Tensor:

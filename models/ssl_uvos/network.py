@@ -29,9 +29,9 @@ from models.ssl_uvos.clustering import distances_to_centres, find_centres
 from models.ssl_uvos.losses import motion_consistency, ranked, semantic_consistency
 
 QUERIES = 8  # positions of each frame that the losses look at
-# Most and least attended tokens of a query: these numbers, but at most these parts of a frame.
-SEMANTIC, SEMANTIC_PARTS = (30, 200), (1 / 24, 1 / 3.6)
-MOTION, MOTION_PARTS = (10, 50), (1 / 36, 1 / 7.2)
+# Most and least attended tokens of a query; frames of fewer tokens than these have fewer.
+SEMANTIC, SEMANTIC_TOKENS = (30, 200), 720
+MOTION, MOTION_TOKENS = (10, 50), 360
 WEIGHT_DECAY = 0.1
 MANY_CLUSTERS = 100  # per video; a useful result has one for each object and for the background
 TOO_MANY = (
@@ -52,7 +52,7 @@ class SSLUVOS(Network):
         key_frame_step: r; every r-th frame's tokens are the columns of attention maps.
         key_frame_tail: whether the last frames, fewer than r, have a key frame, too.
         merge_distance: tau, the divergence in nats up to which maps are near.
-        max_objects: so many of the largest clusters are objects, the rest background.
+        max_objects: at most this number of clusters, the largest, are objects.
         soft_masks: enlarge the similarities to the clusters; False enlarges the labels.
         kinetics_statistics: videos are normalised as those of Kinetics.
     """
@@ -146,20 +146,20 @@ class SSLUVOS(Network):
 
         def rows(places: Tensor) -> Tensor:
             """Attention of the tokens at places (B, Q) to all patches, (B, Q, T, N)."""
-            heads = places[:, None, :, None].expand(-1, queries.shape[1], -1, queries.shape[3])
-            return self.block.attention_rows(queries.gather(2, heads), columns)[..., patches]
+            chosen = queries.take_along_dim(places[:, None, :, None], dim=2)
+            return self.block.attention_rows(chosen, columns)[..., patches]
 
         attention = rows(patches[:, chosen].flatten().expand(batch, -1))  # (B, T * Q, T, N)
         features = F.normalize(outputs[:, patches.flatten()], dim=2).unflatten(1, (frames, count))
         cosines = torch.einsum("bqc,btnc->bqtn", features[:, :, chosen].flatten(1, 2), features)
         semantic = semantic_consistency(
-            full_precision(cosines), attention, *_at_most(SEMANTIC_PARTS, SEMANTIC, count)
+            full_precision(cosines), attention, *_in_share(SEMANTIC, count / SEMANTIC_TOKENS)
         )
 
         attention = attention.unflatten(1, (frames, -1))  # (B, T, Q, T, N)
         own = torch.stack([attention[:, t, :, t] for t in range(frames)], dim=1)
         near, far = ranked(
-            own, *_at_most(MOTION_PARTS, MOTION, count)
+            own, *_in_share(MOTION, count / MOTION_TOKENS)
         )  # (B, T, Q, P) and (B, T, Q, R)
         starts = patches[:, :1, None]  # of each frame
         maps = rows((torch.cat([near, far], dim=3) + starts).flatten(1)).flatten(2)
@@ -172,9 +172,9 @@ class SSLUVOS(Network):
     def segment_video(self, video: Video) -> Iterator[Prediction]:
         """Predictions of batches; the whole video is clustered before the first one.
 
-        Logits are differences of similarities, in [-1, 1]: of an object and of the nearest cluster
-        that is none. They have the size of the patches' grid, or with ``soft_masks=False`` of the
-        images.
+        A logit, in [-1, 1], is the similarity to an object minus that to the nearest cluster that
+        is not an object. Logits have the size of the patches' grid, or with ``soft_masks=False``
+        of the images.
         """
         queries, columns, sizes, shown = [], [], [], []
         normalise = self.normalise_as_kinetics if self.kinetics_statistics else self.normalise
@@ -238,6 +238,6 @@ class SSLUVOS(Network):
         return scores[:, objects] - others, len(order)
 
 
-def _at_most(parts: tuple[float, float], counts: tuple[int, int], tokens: int) -> tuple[int, int]:
-    """Numbers of nearest and farthest tokens: a small frame has fewer than ``counts``."""
-    return tuple(min(count, max(1, round(tokens * part))) for part, count in zip(parts, counts))
+def _in_share(counts: tuple[int, int], share: float) -> tuple[int, ...]:
+    """The counts, or below a share of 1 that share of them, but at least one each."""
+    return tuple(max(1, round(count * min(1, share))) for count in counts)

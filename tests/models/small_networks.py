@@ -1,5 +1,6 @@
 """Small networks and inputs for tests, and what tests compare them by."""
 
+import math
 import re
 
 import torch
@@ -90,3 +91,21 @@ def without_stochastic_depth(model):
         if stream is not None:
             stream.encoder.eval()
     return model
+
+
+def randomise(module):
+    """Random parameters everywhere, so that no scale of 1 or shift of 0 hides a mistake."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        parameter.data = 0.6 * torch.randn(parameter.shape, generator=generator)
+    return module.double()
+
+
+def normalised(norm, x):
+    """LayerNorm of one feature, a list of numbers."""
+    mean = sum(x) / len(x)
+    variance = sum((value - mean) ** 2 for value in x) / len(x)
+    return [
+        (value - mean) / math.sqrt(variance + norm.eps) * weight + bias
+        for value, weight, bias in zip(x, norm.weight.tolist(), norm.bias.tolist())
+    ]

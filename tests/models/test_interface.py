@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from models import MODELS
+from models import MODELS, ModelError, build_model
 from models.interface import REFERENCES, STILLS, WINDOWS, Loaded, Network, decay_matrices, fill
 from models.two_streams import expand, uniform_references
 from tests.models.small_networks import (
@@ -259,3 +259,11 @@ def test_a_network_that_says_nothing_is_trained_whole_in_one_stage():
     for call in (lambda: model.needs, lambda: model.loss({}), lambda: model.segment_video(None)):
         with pytest.raises(NotImplementedError):
             call()
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_one():
+    with pytest.raises(ModelError, match=r"'gsa_net'.*gsanet.*did you mean 'gsanet'"):
+        build_model("gsa_net")
+    with pytest.raises(ModelError, match=r"'xyz'.*gsanet") as caught:
+        build_model("xyz")
+    assert "did you mean" not in str(caught.value)

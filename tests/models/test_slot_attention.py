@@ -6,14 +6,7 @@ import pytest
 import torch
 
 from models.slot_attention import SlotAttention
-
-
-def randomise(module):
-    """Random parameters everywhere, so that no scale of 1 or shift of 0 hides a mistake."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        parameter.data = 0.6 * torch.randn(parameter.shape, generator=generator)
-    return module.double()
+from tests.models.small_networks import normalised, randomise
 
 
 def sigmoid(x):
@@ -26,15 +19,6 @@ def times(matrix, x):
 
 def plus(a, b):
     return [x + y for x, y in zip(a, b)]
-
-
-def normalised(norm, x):
-    mean = sum(x) / len(x)
-    variance = sum((value - mean) ** 2 for value in x) / len(x)
-    return [
-        (value - mean) / math.sqrt(variance + norm.eps) * weight + bias
-        for value, weight, bias in zip(x, norm.weight.tolist(), norm.bias.tolist())
-    ]
 
 
 def gru(cell, update, state):

@@ -2,7 +2,6 @@
 
 import pytest
 
-from models.losses import LOSSES
 from utils.kinds import KINDS, SettingsError, list_of, number
 
 LONG = 10**400
@@ -83,9 +82,3 @@ def test_the_text_of_a_flag(kind, given, value):
 )
 def test_what_is_expected_in_words(kind, words):
     assert eval(kind, KINDS.copy()).expected == words
-
-
-def test_every_loss_can_be_chosen(tiny_settings):
-    """config.py names them itself, so that reading settings does not import torch."""
-    for loss in (*LOSSES, None):
-        assert tiny_settings.replace(loss=loss).loss == loss

@@ -36,7 +36,6 @@ def transformer(depth=12):
     torch.manual_seed(0)
     model = VisionTransformer("vit_tiny_patch16_224", pretrained=False)
     model.encoder.blocks = model.encoder.blocks[:depth]
-    model.block = depth - 1
     return model.eval()
 
 

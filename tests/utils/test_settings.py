@@ -3,9 +3,11 @@
 import importlib.util
 import pickle
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +16,6 @@ from utils.settings import (
     SettingsError,
     load_settings,
     parse_settings,
-    read_default_settings,
     read_settings_file,
     settings_parser,
     write_settings,
@@ -361,8 +362,9 @@ def test_recipes_hold_only_what_differs_from_config(recipe):
 
 def test_a_value_may_be_computed_in_config_py(edited):
     module = edited("EVAL_BATCH_SIZE", "EVAL_BATCH_SIZE: whole(1) = 2 * 3")
-    for settings in (load_settings(module), read_default_settings(Path(module.__file__))):
-        assert settings.eval_batch_size == 6
+    values = SimpleNamespace(**runpy.run_path(module.__file__))  # as inference.load reads the file
+    for source in (module, values):
+        assert load_settings(source).eval_batch_size == 6
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,9 @@ def predict_clip(
 ) -> Iterator[tuple[ClipFrame, FramePrediction]]:
     """Each frame of a video in order, with the network's scores of it.
 
-    The frames are read once for the references, which are uniform over the whole video (Sec. 4.4),
-    and once to segment them. If the network looks ahead, they are read again for the results.
+    Networks with references read frames for them first; references are uniform over the whole
+    video (Sec. 4.4). All frames are then read to segment them. If the network looks ahead, they
+    are read again for the results.
     Memory does not grow with a video of files. Networks that look ahead also keep features of every
     frame.
 

@@ -149,10 +149,10 @@ def matched(scores: PairScores) -> tuple[np.ndarray, np.ndarray]:
 
 
 def matched_per_frame(scores: PairScores) -> tuple[np.ndarray, np.ndarray]:
-    """J and F of each object with another proposal in every frame, (K, T) each.
+    """J and F of each object with the proposal assigned to it in that frame, (K, T) each.
 
     This inflates scores: an object may be a different proposal in each frame. The published numbers
-    of SMTC and SSL-UVOS are made so.
+    of SMTC and SSL-UVOS follow this rule.
     """
     frames = [
         matched(PairScores(region[..., None], boundaries[..., None]))

@@ -25,7 +25,7 @@ class Statistics:
 
 
 def region_similarity(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """J: intersection over union of two masks ``(H, W)``; 1 where both are empty."""
+    """J of eq. 6: intersection over union of masks ``(H, W)``; 1 where both are empty."""
     prediction, truth = _as_mask(prediction), _as_mask(truth)
     union = cv2.countNonZero(prediction | truth)
     return cv2.countNonZero(prediction & truth) / union if union else 1.0

@@ -31,7 +31,7 @@ def check_output(output: Path, data_set: Path | None = None) -> None:
 
 
 def file_version(path: Path) -> list[Any]:
-    """What tells a file from a later one in its place: its path, size and time of change."""
+    """A file's path, size and time of change, by which a later file in its place is noticed."""
     status = path.stat()
     return [str(path.resolve()), status.st_size, status.st_mtime_ns]
 

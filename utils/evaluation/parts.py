@@ -47,8 +47,8 @@ def correct_keypoints(videos: Iterable[tuple[np.ndarray, np.ndarray]], alpha: fl
     """JHMDB's measure, PCK: the share of joints that are near enough to the true ones.
 
     Near enough is ``alpha`` times 0.6 times the diagonal of the box around the frame's true joints.
-    A joint at a negative x counts neither in its frame's box nor as one. First frames, which are
-    given, do not count.
+    A joint that was predicted at a negative x does not count, and is left out of its frame's box.
+    First frames, which are given, do not count.
 
     Args:
         videos: predicted and true positions x, y of every video, (T, J, 2), in pixels.

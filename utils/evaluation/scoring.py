@@ -95,8 +95,9 @@ def read_truth(path: Path, protocol: Protocol) -> np.ndarray:
 def read_result(path: Path, protocol: Protocol, binarize: bool = False) -> np.ndarray:
     """A result's mask as a label map, uint8 (H, W), whose numbers may have gaps.
 
-    ``binarize`` cuts a grey mask in half. Otherwise grey masks of protocols of one object hold 0
-    and one other value, or numbers of proposals below 32. Of saliency it is the grey map.
+    ``binarize`` cuts a grey mask at the middle of its range. Otherwise grey masks of protocols of
+    one object hold 0 and one other value, or numbers of proposals below 32. For saliency the grey
+    map is returned.
     """
     if protocol.objects == SALIENCY:
         return read_grey(path)
@@ -115,10 +116,11 @@ def read_result(path: Path, protocol: Protocol, binarize: bool = False) -> np.nd
 def score_frame(
     labels: np.ndarray, truth: np.ndarray, protocol: Protocol
 ) -> list[float] | FramePairs | np.ndarray | None:
-    """The protocol's measures of a label map's foreground, all its pairs of objects, or counts.
+    """The scores of a frame, from two maps (H, W), in the form that the protocol needs.
 
-    Of a grey map the curves of its measures. Both maps are (H, W). None if the true one holds no
-    object and the protocol leaves such frames out.
+    One object: a number for each measure, or None if the true map holds no object and the protocol
+    leaves such frames out. Several objects: all pairs. A whole video: counts of pixels. Saliency:
+    the curves of the measures.
     """
     if protocol.objects == WHOLE_VIDEO:
         counts = overlap_counts(labels, truth)
@@ -209,9 +211,9 @@ def score_masks(
             no object, whether the protocol counts such frames or not.
 
     Raises:
-        DatasetError: masks that are missing, are of another size than the true mask, or cannot be
-            read; this is found before any scoring begins. Masks that are not binary. The message
-            lists all of a kind. Or no frame counts.
+        DatasetError: before any scoring begins: masks that are missing, have another size than
+            the true mask, or have an unreadable header. After it: masks that are damaged inside or
+            not binary, or no frame that counts. The message counts all and lists the first ten.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder: expected <sequence>/<frame>.png in it")

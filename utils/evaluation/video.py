@@ -143,9 +143,9 @@ def write_frames(
 ) -> Iterator[np.ndarray]:
     """Write masks of a video and a film with its objects tinted, frame by frame.
 
-    The clip is read twice: for the references, which are uniform over all of it (Sec. 4.4), and to
-    segment it. Flow is made on the way, if there is an ``estimator``.
-    Memory does not grow with the clip. Networks that look ahead also keep features of every frame.
+    The clip is read as by :func:`predict_clip`. Flow is made on the way, if there is an
+    ``estimator``. Memory does not grow with the clip. Networks that look ahead also keep features
+    of every frame.
 
     ``output/masks/<name>.png`` are as large as the upright frames: 0 and 255, or label maps of
     several objects. Names are numbers from 00000, or in a folder the pictures' own. With

@@ -1,1 +1,1 @@
-"""What people look at: pictures of frames and masks, plots of scores, result pages."""
+"""Reports for people: pictures of frames and masks, plots of scores, result pages."""

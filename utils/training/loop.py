@@ -42,7 +42,7 @@ class Training:
     dataset: Dataset  # samples of the kind that the network needs
     validate: Validate  # scores the network, in every process; with True it is short
     settings: Settings
-    identity: dict[str, Any]  # kept in checkpoints: ``model``, its ``arguments``, ``script``
+    identity: dict[str, Any]  # kept in checkpoints: model, arguments, script, flow, version, commit
     run_dir: Path  # gets the files that docs/training.md lists
     process: Process
 

@@ -118,7 +118,8 @@ def stills_of(
 def training_sequences(settings: Settings, needs: Needs) -> list[list[VideoFiles]]:
     """The sequences of each of TRAIN_SETS, with what the network needs.
 
-    A nested set may have masks on some frames only, which are the targets then; a flat one not.
+    A nested set may have masks on some frames only; these are the targets. A flat set needs a mask
+    of every frame.
 
     Raises:
         DatasetError: a set is missing or incomplete, or holds still images.

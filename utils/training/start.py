@@ -42,7 +42,7 @@ class Run:
         return self.resumed and (self.folder / LAST).is_file()
 
     def network_arguments(self, **arguments: Any) -> dict[str, Any]:
-        """Arguments of the network's constructor; before a checkpoint no others are read."""
+        """Arguments of the network's constructor; no published weights if a run is continued."""
         others = model_class(self.settings.model).random_weights if self.has_weights else {}
         return network_arguments(self.settings, **arguments, **others)
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def save(training: "Training", best: bool = False) -> None:
     """Write last.pt, or best.pt, in the main process.
 
-    While numbers are bad, last.pt is not written: the weights may be bad since before that showed.
-    A run that ends so is saved.
+    After a bad step last.pt is not written until a good one: the weights may have been bad before.
+    After the last epoch it is written in any case.
 
     Raises:
         TrainingError: the numbers to be saved are not finite.

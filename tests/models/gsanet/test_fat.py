@@ -8,24 +8,7 @@ from torch import nn
 
 from models.blocks import feed_forward
 from models.gsanet.fat import AttentionBlock, AttentivePooling, FeatureAggregationTransformer
-
-
-def randomise(module):
-    """Random parameters everywhere, so that no scale of 1 or shift of 0 hides a mistake."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        parameter.data = 0.6 * torch.randn(parameter.shape, generator=generator)
-    return module.double()
-
-
-def normalised(norm, x):
-    """LayerNorm of one feature, a list of numbers."""
-    mean = sum(x) / len(x)
-    variance = sum((value - mean) ** 2 for value in x) / len(x)
-    return [
-        (value - mean) / math.sqrt(variance + norm.eps) * weight + bias
-        for value, weight, bias in zip(x, norm.weight.tolist(), norm.bias.tolist())
-    ]
+from tests.models.small_networks import normalised, randomise
 
 
 def projected(linear, x):

@@ -10,8 +10,8 @@ from models.gsanet.guided_slot_attention import (
     GuidedSlotAttention,
     nearest_features,
 )
+from models.gsanet.plain_transformer import PlainTransformer
 from models.ops import gather_features
-from models.slot_attention import SlotAttention
 
 
 def brute_force_neighbours(slots, features, count):
@@ -78,14 +78,15 @@ def test_with_fat_the_neighbours_of_each_slot_are_a_group():
 
 def test_with_the_plain_transformer_each_slot_may_use_its_neighbours_alone():
     module = attention(fat=False, num_neighbours=4, num_iterations=1)
-    assert isinstance(module.update, SlotAttention)
+    assert isinstance(module.update, PlainTransformer)
     slots, features = random_slots_and_features(2)
     keep = torch.zeros(2, 2, 9, dtype=torch.bool)
     for b, image in enumerate(brute_force_neighbours(slots, features, 4)):
         for s, neighbours in enumerate(image):
             keep[b, s, sorted(neighbours)] = True
     assert not keep.all()
-    torch.testing.assert_close(module(slots, features), module.update(slots, features, keep))
+    expected = module.update.attention(slots, features, keep)
+    torch.testing.assert_close(module(slots, features), expected)
 
 
 @pytest.mark.parametrize("fat", [True, False])
@@ -145,4 +146,4 @@ def test_order_of_the_features_does_not_matter_and_that_of_the_slots_is_kept(fat
 def test_defaults_are_the_papers():
     module = GuidedSlotAttention(8)
     assert (module.num_neighbours, module.num_iterations) == (16, 3)
-    assert module.knn_filtering and module.aggregation_transformer
+    assert module.knn_filtering and isinstance(module.update, FeatureAggregationTransformer)

@@ -9,9 +9,9 @@ import torch
 from models.backbones import ModelError
 from models.gsanet.fat import FeatureAggregationTransformer
 from models.gsanet.network import SlotModule, StreamOutput, foreground_logits
+from models.gsanet.plain_transformer import PlainTransformer
 from models.losses import segmentation_loss
 from models.ops import correlation_maps
-from models.slot_attention import SlotAttention
 from tests.models import small_networks
 from tests.models.small_networks import (
     assert_same_prediction,
@@ -93,7 +93,7 @@ def test_every_combination_of_table_2_has_its_parts_and_trains(index):
         assert (slots.slot_generator is not None) == guided
         assert (slots.random_slots is not None) == (attention and not guided)
         assert (slots.slot_attention is not None) == attention
-        kind = FeatureAggregationTransformer if fat else SlotAttention
+        kind = FeatureAggregationTransformer if fat else PlainTransformer
         assert isinstance(slots.aggregate, kind)
         if attention:
             assert slots.slot_attention.knn_filtering == knn
@@ -180,7 +180,7 @@ def test_without_fat_the_global_features_of_all_references_are_one_set():
     _, _, maps = module(target, references)
     local, local_features = module.local_extractor(target)
     everything = torch.cat([references[:, 0], references[:, 1], references[:, 2]], dim=1)
-    aggregated = module.aggregate(local_features, everything)
+    aggregated = module.aggregate.attention(local_features, everything)
     slots, _ = module.slot_generator(target, local)
     torch.testing.assert_close(
         maps, correlation_maps(local, module.slot_attention(slots, aggregated))
