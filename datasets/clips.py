@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, partial
-from itertools import dropwhile
+from itertools import dropwhile, pairwise
 from pathlib import Path
 
 import av
@@ -26,6 +26,7 @@ from errors import UserError
 
 # FFmpeg reads text as a film. Playlists name other files, which an upload must not show.
 _NO_FILMS = ("tty", "hls", "dash", "concat", "sdp", "imf")
+_SLOWEST = Fraction(1, 1001)  # frames per second
 _REPAIR = "get a whole copy, or keep what can be read: ffmpeg -i FILE -c:v libx264 repaired.mp4"
 
 
@@ -170,10 +171,11 @@ def _decode(stream: av.VideoStream, path: Path) -> Iterator[av.VideoFrame]:
 def _rate(stream: av.VideoStream, times: list[int | None]) -> Fraction:
     """Frames per second: the rate that the file states, or the mean if that is another."""
     stated = stream.guessed_rate or stream.average_rate or Fraction(25)
-    if len(times) < 2 or None in times or times[-1] <= times[0]:
+    increasing = None not in times and all(a < b for a, b in pairwise(times))
+    if len(times) < 2 or not increasing:
         return stated
     mean = (len(times) - 1) / ((times[-1] - times[0]) * stream.time_base)
-    return stated if abs(mean / stated - 1) < 0.02 else mean.limit_denominator(1001)
+    return stated if abs(mean / stated - 1) < 0.02 else max(mean.limit_denominator(1001), _SLOWEST)
 
 
 @contextmanager

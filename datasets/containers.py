@@ -12,6 +12,8 @@ from pathlib import Path
 import av
 
 _REST = 64  # bytes at a GIF's end in which its last block is looked for: some have bytes after it
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")  # the identity of a data object
+_ASF_DATA_HEADER = 50  # bytes
 _HEADER = 27 + 255  # bytes; the longest header of an element, an Ogg page's
 
 
@@ -60,8 +62,12 @@ def _ebml_element(header: bytes) -> int:
 
 
 def _asf_object(header: bytes) -> int:
-    """WMV: the size follows an identity of 16 bytes and counts both."""
-    return int.from_bytes(header[16:24], "little")
+    """WMV: the size follows an identity of 16 bytes and counts both.
+
+    A data object that a pipe got states the size of its own header.
+    """
+    size = int.from_bytes(header[16:24], "little")
+    return 0 if header[:16] == _ASF_DATA and size <= _ASF_DATA_HEADER else size
 
 
 def _ogg_page(header: bytes) -> int:

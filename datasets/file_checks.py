@@ -15,7 +15,7 @@ from datasets.progress import progress_bar
 
 _UNUSABLE = "file that cannot be used", "replace it, or remove its frame"
 _OTHER_SIZE = (
-    "mask or flow map of another size than its image",
+    "mask, flow map or next image of another size than its image",
     "resize the mask; make flow maps anew: python -m datasets.flow with --overwrite",
 )
 
@@ -26,7 +26,7 @@ def check_files(frames: Iterable[Frame], *, flow: bool = True) -> None:
     Raises DatasetError with all files that are missing, empty, neither JPEG nor PNG, or cut off,
     all masks with a palette that is refused, and all partners that differ in size.
     """
-    frames = [frame if flow else replace(frame, flow=None) for frame in frames]
+    frames = [replace(one, following=None, flow=one.flow if flow else None) for one in frames]
     problems: Problems = {}
     find_faults(frames, problems, "checking files")
     if problems:
@@ -57,7 +57,7 @@ def _check_frame(deep: bool, frame: Frame) -> tuple[tuple[int, int] | None, list
     """The image's size, and (kind of problem, file concerned) for everything that is wrong."""
     found: list[tuple[Kind, str]] = []
     size = None
-    for path in filter(None, (frame.image, frame.mask, frame.flow)):
+    for path in filter(None, (frame.image, frame.mask, frame.flow, frame.following)):
         try:
             with open_picture(path) as picture:
                 if path == frame.mask:

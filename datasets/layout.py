@@ -26,6 +26,10 @@ PARTS = ("RGB", "GT", "FLOW")  # folders of a still set (without FLOW), a flat s
 
 _LAYOUT = "{RGB,GT,FLOW}/<sequence>_<frame>.jpg or .png"  # of a flat set, or in a sequence's folder
 _NO_SEQUENCE = "set without any sequence", f"expected {_LAYOUT}, or <sequence>/{_LAYOUT}"
+_IN_FLAT = (
+    "folder of a sequence in a flat set",
+    "move its files into RGB, GT and FLOW of the set, or the folder into a set of its own",
+)
 _NO_FRAME_NAME = "image whose name is not <sequence>_<frame>", "rename it, as bear_00012.jpg"
 _NO_MASK = "sequence without any mask", "add the masks of its annotated frames"
 _IMAGE_ALONE = "image without mask", "add it, or remove the image"
@@ -137,6 +141,8 @@ def video_sequences(
     folder, found = _set_folder(data_root, set_name), {}
     if is_flat(folder):
         frames_of = _split(_read_folder(folder, masks, flow, found), found)
+        others = (folder / name for name in subfolders(folder) if name not in PARTS)
+        add_problems(found, _IN_FLAT, *(other for other in others if (other / "RGB").is_dir()))
     else:
         names = subfolders(folder)
         frames_of = {name: _read_folder(folder / name, masks, flow, found) for name in names}
@@ -251,5 +257,5 @@ def list_pictures(folder: Path, problems: Problems) -> dict[str, Path]:
     return files
 
 
-def _time_order(frame: Frame) -> tuple[list[str | int], str]:
-    return natural_order(frame.name.rpartition("_")[2]), frame.name
+def _time_order(frame: Frame) -> tuple[list[str | int], list[str | int]]:
+    return natural_order(frame.name.rpartition("_")[2]), natural_order(frame.name)

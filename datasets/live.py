@@ -5,7 +5,7 @@ FFmpeg reads them, by way of PyAV.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
@@ -19,6 +19,8 @@ from datasets.clips import VideoError, upright
 
 PIPE = "-"
 _SECONDS = 10.0  # to wait for an address before it is an error
+_WAITING = ("http", "https", "file", "ftp", "sftp")  # addresses that wait for their reader
+_RATE = Fraction(25)  # frames per second where the source does not say
 _LOOK = 0.2  # seconds between two looks at whether to stop
 
 
@@ -45,7 +47,7 @@ def _address(source: str) -> tuple[str, dict[str, Any], bool]:
     if path.exists() or not is_address:
         return f"file:{source}", {}, True
     options = {"options": {"rtsp_transport": "tcp"}} if scheme in ("rtsp", "rtsps") else {}
-    return source, options, scheme in ("http", "https")
+    return source, options, scheme in _WAITING
 
 
 @dataclass
@@ -57,6 +59,7 @@ class LiveVideo:
     aspect: Fraction  # width of a pixel over its height
     waits: bool  # the source waits for its reader; from others only the newest frame is taken
     _read: Iterator[np.ndarray]
+    damaged: list[av.Packet]  # that could not be decoded
     left_out: int = 0  # frames for which the network was too slow
     _news: threading.Condition = field(default_factory=threading.Condition)
     _newest: np.ndarray | None = None
@@ -129,7 +132,8 @@ def open_live(source: str) -> Iterator[LiveVideo]:
         stream = container.streams.best("video")
         if stream is None or stream.codec_context is None:
             raise VideoError(f"{source}: no video stream that FFmpeg can decode")
-        decoded = _decoded(stream, source)
+        damaged: list[av.Packet] = []
+        decoded = _decoded(stream, source, damaged)
         first = next(decoded, None)
         if first is None:
             raise VideoError(f"{source}: no frame of it can be decoded")
@@ -138,10 +142,12 @@ def open_live(source: str) -> Iterator[LiveVideo]:
         size = (first.height, first.width)
         video = LiveVideo(
             size[::-1] if turns % 2 else size,
-            stream.guessed_rate or stream.average_rate or Fraction(25),
+            # Without an average, FFmpeg's guess may be the unit of the frames' times.
+            stream.guessed_rate or _RATE if stream.average_rate else _RATE,
             1 / aspect if turns % 2 else aspect,
             waits,
             images,
+            damaged,
         )
         yield video
     finally:
@@ -150,13 +156,17 @@ def open_live(source: str) -> Iterator[LiveVideo]:
             container.close()
 
 
-def _decoded(stream: av.VideoStream, source: str) -> Iterator[av.VideoFrame]:
-    """The frames. Damaged packets are left out, as live sources lose some."""
+def _decoded(
+    stream: av.VideoStream, source: str, damaged: list[av.Packet]
+) -> Iterator[av.VideoFrame]:
+    """The frames. Packets that cannot be decoded go into ``damaged``: live sources lose some."""
     try:
         for packet in stream.container.demux(stream):
             frames = []
-            with suppress(av.error.InvalidDataError):
+            try:
                 frames = packet.decode()
+            except av.error.InvalidDataError:
+                damaged.append(packet)
             yield from frames
     except av.FFmpegError as error:
         raise VideoError(f"{source}: broke off ({error.strerror})") from error

@@ -18,7 +18,8 @@ VOID = 255  # the label of pixels that are neither object nor background
 
 _WHITE = 0xFFFFFF
 _MOST_OBJECTS = 32  # a grey picture with smaller values alone holds labels
-_FEW_LEVELS = 8  # a grey mask with at most so many values may hold labels; soft edges have more
+_FEW_LEVELS = 8  # a grey mask with at most so many values may hold labels in small areas, too
+_LARGE_AREAS = 0.005  # share of a mask from which on areas of one grey level are no soft edges
 _MOST_GREYS = 64  # numbers of proposals in a grey mask; more are probabilities
 _JPEG_NOISE = 64  # smaller values of a mask as JPEG are the background's, because JPEG is lossy
 
@@ -37,7 +38,7 @@ def read_labels(path: Path) -> np.ndarray:
     - Grey with 0 and one other value: object 1.
     - Any other grey: values above one half of the range (127 of 255, 32767 of 65535) are object 1,
       because masks of photographs have soft edges. A mask without such values, with labels below
-      32 and one greater value, or with areas of a few grey levels, has two meanings and is refused.
+      32 and one greater value, or with areas of one grey level, has two meanings and is refused.
 
     A colour picture with equal channels is grey. So is a palette of greys whose first entry is not
     black or whose labels are not all below 32. A palette with colours whose first entry is not
@@ -59,8 +60,9 @@ def read_labels(path: Path) -> np.ndarray:
     foreground = values > half
     found = np.flatnonzero(np.bincount(values.ravel()))
     near = half // 8  # values that black or white may have become
-    middle = [one for one in found[1:-1] if near < one < found[-1] - near]
-    numbered = len(found) <= _FEW_LEVELS and any(_has_areas(values == one) for one in middle)
+    middle = (values > max(near, found[0])) & (values < found[-1] - near)
+    least = 0 if len(found) <= _FEW_LEVELS else _LARGE_AREAS
+    numbered = _inside_areas(values, middle) > least
     if not foreground.any() or np.array_equal(large, greatest) or numbered:
         listed = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
         raise DatasetError(
@@ -152,9 +154,10 @@ def palette_levels(path: Path, picture: Image.Image) -> np.ndarray | None:
     return None
 
 
-def _has_areas(level: np.ndarray) -> bool:
-    """Whether a level of grey, bool (H, W), fills areas, and not just edges."""
-    return cv2.erode(level.view(np.uint8), np.ones((9, 9), np.uint8)).any()
+def _inside_areas(values: np.ndarray, where: np.ndarray) -> float:
+    """Share of pixels that are ``where`` and have 9 x 9 neighbours of one grey level."""
+    area = np.ones((9, 9), np.uint8)
+    return float((where & (cv2.erode(values, area) == cv2.dilate(values, area))).mean())
 
 
 def _without_void(labels: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ gives the length. Motion vectors are (x, y), x to the right and y down.
 import cv2
 import numpy as np
 
+UNKNOWN = 1e9  # motion, in pixels, from which on it is unknown: a convention of Middlebury's files
+
 # Steps between neighbouring pure colours: red-yellow, yellow-green, green-cyan, ... magenta-red.
 _STEPS = (15, 6, 4, 11, 13, 6)
 _PURE = ((255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (255, 0, 255))
@@ -55,14 +57,18 @@ _VECTORS = _vectors_of_hues()
 def flow_to_picture(flow: np.ndarray, at_least: float = 0.0) -> np.ndarray:
     """Draw a flow map (H, W, 2) in pixels with the colour wheel: uint8 RGB (H, W, 3).
 
-    It is normalised by its largest motion, or by `at_least` pixels, if that is more. Raises
-    ValueError if a value is not finite.
+    It is normalised by its largest motion, or by `at_least` pixels, if that is more. Motion of 1e9
+    pixels or more is unknown (Middlebury's convention) and drawn as none. Raises ValueError if a
+    value is not finite.
     """
     x, y = cv2.split(np.ascontiguousarray(flow, dtype=np.float32))
     length, angle = cv2.cartToPolar(x, y)
     largest = float(length.max())
-    if not np.isfinite(largest):
-        raise ValueError("a flow map holds values that are not finite")
+    if not largest < UNKNOWN:
+        if not np.isfinite(flow).all():
+            raise ValueError("a flow map holds values that are not finite")
+        length[~(length < UNKNOWN)] = 0
+        largest = float(length.max())
     largest = max(largest, at_least)
     if largest > 0:
         length /= largest

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from datasets.files import write_bytes
-from datasets.flow.colour_wheel import flow_to_picture
+from datasets.flow.colour_wheel import UNKNOWN, flow_to_picture
 from datasets.flow.estimators import Estimator, FlowError
 from datasets.flow.origin import flow_origin, image_record, is_stale, set_origin, stale_flow
 from datasets.flow.pairs import check_sequence, image_pairs, images_of
@@ -145,7 +145,7 @@ def read_flo(path: Path, size: tuple[int, int]) -> np.ndarray:
             f"{height}; make it anew at that size"
         )
     flow = np.frombuffer(content, "<f4", offset=12).reshape(height, width, 2)
-    return np.where(np.abs(flow).max(axis=2, keepdims=True) < 1e9, flow, np.float32(0))
+    return np.where(np.abs(flow).max(axis=2, keepdims=True) < UNKNOWN, flow, np.float32(0))
 
 
 def _map_of(frame: Frame, suffix: str = ".jpg") -> Path:

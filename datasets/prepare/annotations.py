@@ -49,9 +49,19 @@ def read_coco(path: Path) -> dict[str, Annotation]:
 
 
 def _of_images(content: dict[str, Any]) -> dict[str, Drawing]:
-    """COCO: an object keeps its number over frames if it has a track_id, as CVAT writes it."""
+    """COCO: an object keeps its number over frames if it has a track_id, as CVAT writes it.
+
+    In each video tracks come first, then in each frame the objects without a track.
+    """
     images = {image["id"]: image for image in content["images"]}
-    tracks: dict[Any, int] = {}
+    for image in images.values():
+        if not isinstance(image["file_name"], str):
+            raise ValueError(f"file_name {image['file_name']!r}; expected text")
+    tracks: dict[str, dict[Any, int]] = {}  # of each video, by its folder
+    for one in content["annotations"]:
+        if one.get("segmentation") and (track := _track(one)) is not None:
+            of_video = tracks.setdefault(_video(images[one["image_id"]]), {})
+            of_video.setdefault(track, len(of_video) + 1)
     drawings: dict[str, Drawing] = {}
     boxes = set()
     for one in content["annotations"]:
@@ -60,12 +70,21 @@ def _of_images(content: dict[str, Any]) -> dict[str, Drawing]:
             boxes.add(image["file_name"])
             continue
         _, objects = drawings.setdefault(image["file_name"], (_size(image), []))
-        track = one.get("track_id", (one.get("attributes") or {}).get("track_id"))
-        number = len(objects) + 1 if track is None else tracks.setdefault(track, len(tracks) + 1)
-        objects.append((number, one["segmentation"]))
+        of_video, track = tracks.get(_video(image), {}), _track(one)
+        free = len({number for number, _ in objects} - set(of_video.values())) + len(of_video) + 1
+        objects.append((free if track is None else of_video[track], one["segmentation"]))
     for name in sorted(boxes & drawings.keys()):
         raise ValueError(f"{name} has an object with a shape and another one with a box alone")
     return drawings
+
+
+def _video(image: dict[str, Any]) -> str:
+    """The folder of an image's file, which stands for its video."""
+    return str(Path(image["file_name"]).parent)
+
+
+def _track(annotation: dict[str, Any]) -> Any:
+    return annotation.get("track_id", (annotation.get("attributes") or {}).get("track_id"))
 
 
 def _of_videos(content: dict[str, Any]) -> dict[str, Drawing]:
@@ -108,21 +127,33 @@ def _size(stated: dict[str, Any]) -> tuple[int | None, int | None]:
 def _drawn(drawing: Drawing, image: Path, annotation: Path) -> np.ndarray:
     """The label map of a frame."""
     (height, width), objects = drawing
-    with open_picture(image) as picture:
-        size = picture.height, picture.width
-        # PNG's own getexif would decode the pixels.
-        orientation = Image.Image.getexif(picture).get(_ORIENTATION)
-    as_stored = orientation in _QUARTER_TURNS and size[0] != size[1] and (height, width) == size
-    if orientation in _TURNED and not as_stored:
-        raise DatasetError(
-            f"{annotation}: {image.name} is stored turned (EXIF orientation {orientation}), which "
-            "is ignored here but not by programs for annotation; save it upright and annotate that"
-        )
+    size = refuse_turned(image, annotation, (height, width))
     if None not in (height, width) and (height, width) != size:
         item = f"{width} x {height}, its image {image.name} {size[1]} x {size[0]}"
         raise DatasetError(f"{annotation}: {item}")
     with _faults(f"{annotation}, {image.name}"):
         return draw_shapes(objects, size)
+
+
+def refuse_turned(
+    image: Path, annotation: Path, size: tuple[int | None, int | None]
+) -> tuple[int, int]:
+    """The image's height and width as it is stored, if its annotation surely is of these pixels.
+
+    ``size`` is the height and width that the annotation states. Raises DatasetError for an image
+    with an EXIF orientation that the annotation may follow.
+    """
+    with open_picture(image) as picture:
+        stored = picture.height, picture.width
+        # PNG's own getexif would decode the pixels.
+        orientation = Image.Image.getexif(picture).get(_ORIENTATION)
+    as_stored = orientation in _QUARTER_TURNS and stored[0] != stored[1] and size == stored
+    if orientation in _TURNED and not as_stored:
+        raise DatasetError(
+            f"{annotation}: {image.name} is stored turned (EXIF orientation {orientation}), which "
+            "is ignored here but not by programs for annotation; save it upright and annotate that"
+        )
+    return stored
 
 
 def _read(path: Path, understand: Any) -> Any:

@@ -17,7 +17,7 @@ from datasets.files import write_picture
 from datasets.known_sets import KNOWN_SETS
 from datasets.layout import list_pictures
 from datasets.masks import read_labels
-from datasets.prepare.annotations import Annotation, read_coco, read_labelme
+from datasets.prepare.annotations import Annotation, read_coco, read_labelme, refuse_turned
 from datasets.prepare.archives import INCOMPLETE, WRONG, SourceFrame, digits, folders
 from datasets.problems import DatasetError, Problems, add_problems
 
@@ -122,5 +122,5 @@ def _label(stem: str, video: str) -> str:
 
 
 def _check(image: Path, mask: Path) -> None:
-    """Refuses a mask that training could not read; all others stay as they are."""
-    read_labels(mask)
+    """Refuses a mask that training could not read, or not rightly; all others stay as they are."""
+    refuse_turned(image, mask, read_labels(mask).shape)

@@ -181,7 +181,7 @@ def test_truncated_files_and_other_sizes_are_found_with_layout_problems(videos, 
         "file that cannot be used": [
             "RGB/bear_00000.jpg: truncated, its end is missing; replace this file"
         ],
-        "mask or flow map of another size than its image": [
+        "mask, flow map or next image of another size than its image": [
             "FLOW/bear_00003.jpg: 32 x 48, its image 32 x 24"
         ],
     }

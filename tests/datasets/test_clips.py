@@ -440,3 +440,21 @@ def test_a_picture_that_is_lost_after_the_check_is_a_clear_error(tmp_path):
     (folder / "2.png").unlink()
     with pytest.raises(UserError, match=r"2\.png: no such file"):
         second.image  # noqa: B018
+
+
+def test_times_that_begin_anew_or_are_far_apart_give_a_usable_rate(tmp_path):
+    twice = tmp_path / "twice.mpg"
+    twice.write_bytes(2 * write_clip(tmp_path / "once.mpg", 20, codec="mpeg2video").read_bytes())
+    assert check_clip(twice).rate == 25
+    base = Fraction(1, 1000)
+    slow = write_clip(tmp_path / "slow.mkv", 2, times=[0, 10_000_000], time_base=base)
+    assert check_clip(slow).rate == Fraction(1, 1001)
+
+
+def test_wmv_that_a_pipe_got_is_whole_although_it_states_no_size(tmp_path):
+    path = write_clip(tmp_path / "clip.wmv", 6, codec="wmv2", container_format="asf")
+    content = bytearray(path.read_bytes())
+    size = content.index(bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")) + 16
+    content[size : size + 8] = (50).to_bytes(8, "little")  # of the data object's own header
+    path.write_bytes(content)
+    assert check_clip(path).count == 6

@@ -1,12 +1,13 @@
 """Checking the files of frames without decoding them."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.file_checks import check_files
+from datasets.file_checks import check_files, find_faults
 from datasets.layout import (
     video_sequences,
 )
@@ -115,7 +116,7 @@ def test_partners_of_another_size_are_counted_with_both_sizes(tmp_path):
     ]
     message = complaint(check_files, frames)
     assert message.startswith("5 problems in the files of 5 frames:\n")
-    assert "4 x mask or flow map of another size than its image" in message
+    assert "4 x mask, flow map or next image of another size than its image" in message
     assert message.count(f"{turned}: {HEIGHT} x {WIDTH}, its image {WIDTH} x {HEIGHT}") == 4
 
 
@@ -127,3 +128,14 @@ def test_broken_files_are_listed_up_to_ten(tmp_path):
     assert lines[0].startswith("13 problems ")
     assert [line.split(":")[0].strip() for line in lines[2:12]] == [str(p) for p in paths[:10]]
     assert lines[12:] == ["    ... and 3 more"]
+
+
+def test_next_images_are_checked_with_a_set_and_not_before_a_training(tmp_path):
+    image, following = write(tmp_path / "image.png"), write(tmp_path / "next.png")
+    following.write_bytes(following.read_bytes()[:-40])
+    frame = replace(frame_of(image), following=following)
+    problems = {}
+    find_faults([frame], problems, "checking", deep=True)
+    ((items),) = problems.values()
+    assert len(items) == 1 and items[0].startswith(f"{following}: ")
+    check_files([frame])

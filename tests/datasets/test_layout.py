@@ -63,6 +63,12 @@ def test_frames_are_ordered_by_number_and_by_name_without_numbers(tmp_path):
     }
 
 
+def test_frames_with_the_number_first_are_ordered_by_it(tmp_path):
+    names = ["1_rgb", "2_rgb", "10_rgb"]
+    make_nested(tmp_path, {"a": names})
+    assert names_of(video_sequences(tmp_path, "videos")) == {"a": names}
+
+
 def test_hidden_files_and_files_that_are_no_pictures_are_ignored(tmp_path):
     folder = make_flat(tmp_path, ["a_0"])
     for part in ("RGB", "GT", "FLOW"):
@@ -331,3 +337,12 @@ def test_a_flat_sequence_without_any_mask_is_named(tmp_path):
     next(folder.rglob("GT/b_0.*")).unlink()
     message = complaint(video_sequences, tmp_path, "videos", masks="some")
     assert "1 x sequence without any mask" in message and "    b" in message
+
+
+def test_a_flat_set_with_folders_of_sequences_is_refused(tmp_path):
+    folder = make_flat(tmp_path, ["old_00000", "old_00001"])
+    make_nested(tmp_path, {"new": ["00000", "00001"]})
+    (folder / "notes").mkdir()
+    message = complaint(video_sequences, tmp_path, "videos")
+    assert "1 x folder of a sequence in a flat set (move its files" in message
+    assert "    new" in message.splitlines() and "notes" not in message

@@ -90,6 +90,22 @@ def test_areas_of_a_few_grey_levels_may_be_objects_and_are_refused(tmp_path):
         np.testing.assert_array_equal(read_mask(write(path, mask)), mask > 127)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_large_areas_of_a_grey_level_are_refused_beside_soft_edges(tmp_path, suffix):
+    labels = np.zeros((200, 300), np.uint8)
+    cv2.circle(labels, (80, 100), 50, 100, -1, cv2.LINE_AA)
+    cv2.circle(labels, (220, 100), 50, 255, -1, cv2.LINE_AA)
+    assert len(np.unique(labels)) > 8
+    path = tmp_path / f"mask{suffix}"
+    assert cv2.imwrite(str(path), labels)
+    assert "up to 255) that may be labels or soft edges" in complaint(read_mask, path)
+    # One small spot of grey, as masks of photographs may have, is not an object.
+    labels[labels == 100] = 0
+    labels[150:162, 20:32] = 100
+    assert cv2.imwrite(str(path), labels)
+    assert not read_mask(path)[:, :160].any()
+
+
 @pytest.mark.parametrize("method", [Image.Quantize.MEDIANCUT, Image.Quantize.FASTOCTREE])
 def test_palettes_of_black_and_white_are_read_by_their_colours(tmp_path, method):
     picture = Image.fromarray((OBJECT * 255).astype(np.uint8)).convert("RGB")

@@ -70,7 +70,7 @@ def one_by_one(frames: Any) -> Iterator[np.ndarray]:
     """
     if isinstance(frames, str | PathLike):
         return (frame.image for frame in check_clip(Path(frames), progress=False).frames())
-    if isinstance(frames, Mapping) or not hasattr(frames, "__iter__"):
+    if isinstance(frames, Mapping) or not hasattr(frames, "__iter__") or _is_number(frames):
         raise _no_frames("frames", frames)
     return (as_image(frame, f"frames[{number}]") for number, frame in enumerate(frames))
 
@@ -83,12 +83,19 @@ def in_memory(items: Any, name: str, kept: Callable[[Any, str], Any]) -> Sequenc
     Raises:
         VideoError: they cannot be read one by one.
     """
+    if _is_number(items):
+        raise _no_frames(name, items)
     if hasattr(items, "__getitem__") and hasattr(items, "__len__"):
         if not isinstance(items, Mapping):
             return items
     elif hasattr(items, "__iter__"):
         return [kept(item, f"{name}[{number}]") for number, item in enumerate(items)]
     raise _no_frames(name, items)
+
+
+def _is_number(found: Any) -> bool:
+    """Whether it is an array or a tensor without axes, which cannot be read one by one."""
+    return getattr(found, "ndim", 1) == 0
 
 
 def _no_frames(name: str, found: Any) -> VideoError:

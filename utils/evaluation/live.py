@@ -62,5 +62,7 @@ def evaluate_live(trained: TrainedNetwork, source: str, output: Path, settings: 
     print_certainty(output)
     if video.left_out:
         print(f"{video.left_out} frames left out: the network is slower than the source")
+    if video.damaged:
+        print(f"{len(video.damaged)} packets left out: they cannot be decoded")
     if fault is not None:
         raise fault

@@ -137,3 +137,12 @@ def test_a_picture_may_be_normalised_by_more_than_its_largest_motion():
     paler = 255 - flow_to_picture(flow, at_least=4 * largest).astype(float)
     assert np.abs(paler - ink / 4).max() <= 1
     assert np.array_equal(flow_to_picture(flow, at_least=largest / 2), flow_to_picture(flow))
+
+
+def test_motion_that_is_unknown_is_drawn_as_none():
+    flow = np.random.default_rng(5).normal(size=(6, 8, 2)).astype(np.float32)
+    flow[2, 3] = 0
+    expected = flow_to_picture(flow)
+    for unknown in (1.666666752e9, 1e30, -2e9):
+        flow[2, 3] = unknown
+        np.testing.assert_array_equal(flow_to_picture(flow), expected)

@@ -310,3 +310,48 @@ def test_names_that_are_no_set_of_the_users_own(source: Path, capsys, name: str)
     except SystemExit as stop:
         assert stop.code == 2
     assert "--set" in capsys.readouterr().err
+
+
+def test_objects_of_coco_without_a_track_come_after_the_tracks_of_their_video(
+    source: Path,
+) -> None:
+    boxes = [(0, 0, 4, 4), (8, 0, 12, 4), (0, 6, 4, 10)]
+    shapes = [[rectangle(*box)] for box in boxes]
+    images, annotations = [], []
+    for video in ("cat", "dog"):
+        write_frames(source, video, ["0", "1"])
+        for frame in range(2):
+            images.append({"id": f"{video}{frame}", "file_name": f"{video}/{frame}.png"})
+    for key in [one["id"] for one in images]:
+        track = {"attributes": {"track_id": f"of {key[:3]}"}}
+        annotations += [{"image_id": key, "segmentation": shapes[0]}]
+        annotations += [{"image_id": key, "segmentation": shapes[1], **track}]
+        if key == "dog1":
+            annotations += [{"image_id": key, "segmentation": shapes[2]}]
+    content = {"images": images, "annotations": annotations}
+    (source / "annotations.json").write_text(json.dumps(content))
+    track_first = filled(boxes[1], boxes[0])
+    expected = {
+        video: {f"{video}_{frame}": track_first for frame in range(2)} for video in ("cat", "dog")
+    }
+    expected["dog"]["dog_1"] = filled(boxes[1], boxes[0], boxes[2])
+    same(prepare(source), expected)
+
+
+@pytest.mark.parametrize(("orientation", "turned"), [(1, False), (3, True), (6, False)])
+def test_images_that_are_turned_are_refused_with_masks_that_may_follow_them(
+    source: Path, capsys, orientation, turned
+) -> None:
+    write_frames(source, "cat", ["0", "1"])
+    path = source / "frames/cat/1.png"
+    with Image.open(path) as picture:
+        picture.getexif()[0x0112] = orientation
+        picture.save(path, exif=picture.getexif())
+    mask = filled((2, 3, 6, 8))
+    for number in range(2):
+        write(source / f"masks/cat/{number}.png", mask)
+    if turned:
+        message = complaint(source, capsys)
+        assert f"1.png is stored turned (EXIF orientation {orientation})" in message
+    else:
+        same(prepare(source), {"cat": {"cat_0": mask, "cat_1": mask}})

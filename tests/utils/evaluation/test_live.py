@@ -118,7 +118,7 @@ def test_a_pipe_that_stays_open_is_stopped_and_its_results_are_kept(checkpoint, 
 
 
 def live(waits, images):
-    return LiveVideo((4, 4), Fraction(25), Fraction(1), waits, iter(images))
+    return LiveVideo((4, 4), Fraction(25), Fraction(1), waits, iter(images), [])
 
 
 def paced(count, seconds):
@@ -197,6 +197,7 @@ def test_numbers_addresses_and_pipes_are_live_and_files_are_not(tmp_path, monkey
     assert is_live("/dev/null")  # a character device is a camera
     assert live_module._address("/dev/null") == ("/dev/null", {"format": "v4l2"}, False)
     assert live_module._address("clip.mp4")[2] and not live_module._address("RTSP://a/b")[2]
+    assert live_module._address("file:///clip.mp4")[2]
 
 
 @pytest.mark.parametrize(
@@ -220,3 +221,50 @@ def test_networks_that_need_the_whole_video_are_refused(tiny_settings, clip, tmp
     with pytest.raises(VideoError, match="needs the whole video before its first result"):
         run_evaluation(monkeypatch, *map(str, arguments), "--gpu", "", "--stream")
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_packets_are_left_out_and_counted(checkpoint, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "clip.mov"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=25)
+        stream.height, stream.width, _ = picture(0).shape
+        stream.pix_fmt = "rgb24"
+        packets = []
+        for number in range(6):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            packets += stream.encode(frame)
+        packets += stream.encode()
+        damaged = bytes(packets[2])
+        container.mux(packets)
+    content = path.read_bytes()
+    assert content.count(damaged) == 1
+    path.write_bytes(content.replace(damaged, bytes(len(damaged))))
+    run_evaluation(monkeypatch, *flags(checkpoint, path, tmp_path / "out"), "--stream")
+    assert "1 packets left out: they cannot be decoded" in capsys.readouterr().out
+    assert len(list((tmp_path / "out/masks").iterdir())) == 5
+
+
+def test_a_source_that_states_no_rate_has_25_frames_a_second(tmp_path):
+    """A live WebM whose times are irregular: FFmpeg then takes the unit of the times."""
+    base, times = Fraction(1, 1000), np.cumsum([17, 40, 33, 21, 52, 30, 44, 18, 29, 35])
+    path = tmp_path / "clip.webm"
+    with av.open(str(path), "w", options={"live": "1"}) as container:
+        stream = container.add_stream("libvpx", rate=1000)
+        stream.height, stream.width, _ = picture(0).shape
+        stream.pix_fmt, stream.codec_context.time_base = "yuv420p", base
+        for number, moment in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame.pts, frame.time_base = int(moment), base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    content = bytearray(path.read_bytes())
+    place = content.index(b"\x23\xe3\x83")  # the element DefaultDuration; it becomes a void one
+    content[place : place + 2] = bytes([0xEC, 0x80 | (content[place + 3] & 0x7F) + 2])
+    path.write_bytes(content)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(content))
+    writer.start()
+    with open_live(str(tmp_path / "pipe")) as video:
+        assert video.rate == 25
+        assert len(list(video.frames(lambda: False))) == len(times)
+    writer.join()
