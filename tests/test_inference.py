@@ -245,11 +245,19 @@ FIELD = np.zeros((40, 50, 2), np.float32)
         ([FIELD.astype(int)] * 3, r"flow\[0\]: found an array int64"),
         ("flownet", "flow: found 'flownet', expected 'raft' or 'dis'"),
         (5, "flow: found int"),
+        (np.array(1.0), "flow: found ndarray, expected a list"),
     ],
 )
 def test_flow_that_cannot_be_used_is_refused_at_once(trained, flow, message):
     with pytest.raises(VideoError, match=message):
         segment_video(trained, [RGB] * 3, flow=flow)
+
+
+@pytest.mark.parametrize("segment", [segment_video, segment_stream])
+@pytest.mark.parametrize("frames", [np.array(3), torch.tensor(3)])
+def test_numbers_are_no_frames(trained, segment, frames):
+    with pytest.raises(VideoError, match=r"frames: found (ndarray|Tensor), expected a list"):
+        list(segment(trained, frames))
 
 
 @pytest.mark.parametrize(
