@@ -103,7 +103,7 @@ class Block(nn.Module):
 
 
 class ReducedAttention(nn.Module):
-    """Self-attention (SegFormer, eq. 2); keys and values are ``reduction`` times fewer by axis."""
+    """Self-attention (SegFormer, eq. 2) to a map that is ``reduction`` times smaller."""
 
     def __init__(self, channels: int, heads: int, reduction: int):
         super().__init__()

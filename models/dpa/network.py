@@ -104,7 +104,7 @@ class DPA(TwoStreams):
         check_size(image)
         encoded = (stream(x) for stream, x in zip(self.streams, (image, flow)))
         stages, correlations = zip(*encoded)
-        others = correlations[::-1] if self.motion else (None,)
+        others = correlations[::-1] if self.motion else (None,)  # of the other modality
         scales, maps = [], []
         for name, stream, *own, other in zip(
             ("rgb", "flow"), self.streams, stages, correlations, others

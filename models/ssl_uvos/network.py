@@ -146,8 +146,8 @@ class SSLUVOS(Network):
 
         def rows(places: Tensor) -> Tensor:
             """Attention of the tokens at places (B, Q) to all patches, (B, Q, T, N)."""
-            chosen = queries.take_along_dim(places[:, None, :, None], dim=2)
-            return self.block.attention_rows(chosen, columns)[..., patches]
+            asked = queries.take_along_dim(places[:, None, :, None], dim=2)
+            return self.block.attention_rows(asked, columns)[..., patches]
 
         attention = rows(patches[:, chosen].flatten().expand(batch, -1))  # (B, T * Q, T, N)
         features = F.normalize(outputs[:, patches.flatten()], dim=2).unflatten(1, (frames, count))
