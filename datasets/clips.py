@@ -171,8 +171,8 @@ def _decode(stream: av.VideoStream, path: Path) -> Iterator[av.VideoFrame]:
 def _rate(stream: av.VideoStream, times: list[int | None]) -> Fraction:
     """Frames per second: the rate that the file states, or the mean if that is another."""
     stated = stream.guessed_rate or stream.average_rate or Fraction(25)
-    increasing = None not in times and all(a < b for a, b in pairwise(times))
-    if len(times) < 2 or not increasing:
+    in_order = None not in times and all(a <= b for a, b in pairwise(times))
+    if len(times) < 2 or not in_order or times[-1] == times[0]:
         return stated
     mean = (len(times) - 1) / ((times[-1] - times[0]) * stream.time_base)
     return stated if abs(mean / stated - 1) < 0.02 else max(mean.limit_denominator(1001), _SLOWEST)

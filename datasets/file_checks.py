@@ -16,7 +16,7 @@ from datasets.progress import progress_bar
 _UNUSABLE = "file that cannot be used", "replace it, or remove its frame"
 _OTHER_SIZE = (
     "mask, flow map or next image of another size than its image",
-    "resize the mask; make flow maps anew: python -m datasets.flow with --overwrite",
+    "resize the mask or next image; make flow maps anew: python -m datasets.flow with --overwrite",
 )
 
 

@@ -122,7 +122,7 @@ def video_sequences(
 
     A set is flat if it holds RGB, GT or FLOW itself, otherwise each of its folders is a sequence.
     In a flat set everything before the last underscore of a name is the sequence's name. Frames are
-    ordered by the part after the last underscore, numbers in it by value.
+    ordered by the part after the last underscore, then by the whole name, numbers by value.
 
     Args:
         data_root: folder that holds the sets.
@@ -135,8 +135,8 @@ def video_sequences(
 
     Raises:
         DatasetError: there is no such set, a folder is missing or empty, images do not pair up with
-            the masks or flow maps that are asked for, two files share a name, or a name in a flat
-            set is not ``<sequence>_<frame>``.
+            the masks or flow maps that are asked for, or two files share a name; in a flat set, a
+            name is not ``<sequence>_<frame>``, or there are folders of further sequences.
     """
     folder, found = _set_folder(data_root, set_name), {}
     if is_flat(folder):

@@ -20,7 +20,7 @@ from datasets.clips import VideoError, upright
 PIPE = "-"
 _SECONDS = 10.0  # to wait for an address before it is an error
 _WAITING = ("http", "https", "file", "ftp", "sftp")  # addresses that wait for their reader
-_RATE = Fraction(25)  # frames per second where the source does not say
+_UNSTATED_RATE = Fraction(25)  # frames per second
 _LOOK = 0.2  # seconds between two looks at whether to stop
 
 
@@ -59,7 +59,7 @@ class LiveVideo:
     aspect: Fraction  # width of a pixel over its height
     waits: bool  # the source waits for its reader; from others only the newest frame is taken
     _read: Iterator[np.ndarray]
-    damaged: list[av.Packet]  # that could not be decoded
+    damaged: list[int]  # the bytes of each packet that could not be decoded
     left_out: int = 0  # frames for which the network was too slow
     _news: threading.Condition = field(default_factory=threading.Condition)
     _newest: np.ndarray | None = None
@@ -132,7 +132,7 @@ def open_live(source: str) -> Iterator[LiveVideo]:
         stream = container.streams.best("video")
         if stream is None or stream.codec_context is None:
             raise VideoError(f"{source}: no video stream that FFmpeg can decode")
-        damaged: list[av.Packet] = []
+        damaged: list[int] = []
         decoded = _decoded(stream, source, damaged)
         first = next(decoded, None)
         if first is None:
@@ -142,8 +142,7 @@ def open_live(source: str) -> Iterator[LiveVideo]:
         size = (first.height, first.width)
         video = LiveVideo(
             size[::-1] if turns % 2 else size,
-            # Without an average, FFmpeg's guess may be the unit of the frames' times.
-            stream.guessed_rate or _RATE if stream.average_rate else _RATE,
+            _rate(stream),
             1 / aspect if turns % 2 else aspect,
             waits,
             images,
@@ -156,17 +155,21 @@ def open_live(source: str) -> Iterator[LiveVideo]:
             container.close()
 
 
-def _decoded(
-    stream: av.VideoStream, source: str, damaged: list[av.Packet]
-) -> Iterator[av.VideoFrame]:
-    """The frames. Packets that cannot be decoded go into ``damaged``: live sources lose some."""
+def _rate(stream: av.VideoStream) -> Fraction:
+    """Frames per second. Of some sources FFmpeg takes the unit of the frames' times for it."""
+    rate = stream.guessed_rate or stream.average_rate or _UNSTATED_RATE
+    return _UNSTATED_RATE if rate * stream.time_base == 1 else rate
+
+
+def _decoded(stream: av.VideoStream, source: str, damaged: list[int]) -> Iterator[av.VideoFrame]:
+    """The frames. Damaged packets are noted and left out, as live sources lose some."""
     try:
         for packet in stream.container.demux(stream):
             frames = []
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:
-                damaged.append(packet)
+                damaged.append(packet.size)
             yield from frames
     except av.FFmpegError as error:
         raise VideoError(f"{source}: broke off ({error.strerror})") from error

@@ -19,7 +19,7 @@ VOID = 255  # the label of pixels that are neither object nor background
 _WHITE = 0xFFFFFF
 _MOST_OBJECTS = 32  # a grey picture with smaller values alone holds labels
 _FEW_LEVELS = 8  # a grey mask with at most so many values may hold labels in small areas, too
-_LARGE_AREAS = 0.005  # share of a mask from which on areas of one grey level are no soft edges
+_LARGE_AREAS = 0.005  # of a mask: more pixels inside areas of one grey level are no soft edges
 _MOST_GREYS = 64  # numbers of proposals in a grey mask; more are probabilities
 _JPEG_NOISE = 64  # smaller values of a mask as JPEG are the background's, because JPEG is lossy
 
@@ -62,7 +62,7 @@ def read_labels(path: Path) -> np.ndarray:
     near = half // 8  # values that black or white may have become
     middle = (values > max(near, found[0])) & (values < found[-1] - near)
     least = 0 if len(found) <= _FEW_LEVELS else _LARGE_AREAS
-    numbered = _inside_areas(values, middle) > least
+    numbered = middle.mean() > least and _inside_areas(values, middle) > least
     if not foreground.any() or np.array_equal(large, greatest) or numbered:
         listed = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
         raise DatasetError(

@@ -80,7 +80,7 @@ def _of_images(content: dict[str, Any]) -> dict[str, Drawing]:
 
 def _video(image: dict[str, Any]) -> str:
     """The folder of an image's file, which stands for its video."""
-    return str(Path(image["file_name"]).parent)
+    return Path(image["file_name"]).parent.name
 
 
 def _track(annotation: dict[str, Any]) -> Any:
@@ -138,7 +138,7 @@ def _drawn(drawing: Drawing, image: Path, annotation: Path) -> np.ndarray:
 def refuse_turned(
     image: Path, annotation: Path, size: tuple[int | None, int | None]
 ) -> tuple[int, int]:
-    """The image's height and width as it is stored, if its annotation surely is of these pixels.
+    """The image's height and width as it is stored, if its annotation is of the image as stored.
 
     ``size`` is the height and width that the annotation states. Raises DatasetError for an image
     with an EXIF orientation that the annotation may follow.

@@ -106,10 +106,11 @@ class DPA(TwoStreams):
         stages, correlations = zip(*encoded)
         others = correlations[::-1] if self.motion else (None,)  # of the other modality
         scales, maps = [], []
-        for name, stream, *own, other in zip(
-            ("rgb", "flow"), self.streams, stages, correlations, others
+        names = ("rgb", "flow")
+        for name, stream, stage, own, other in zip(
+            names, self.streams, stages, correlations, others
         ):
-            scale, found = stream.attend(*own, other, references.get(name))
+            scale, found = stream.attend(stage, own, other, references.get(name))
             scales.append(scale)
             maps.append(found)
         skips = stages[0][:-ATTENDED]

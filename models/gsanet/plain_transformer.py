@@ -11,8 +11,8 @@ class PlainTransformer(nn.Module):
 
     Args:
         channels: C.
-        own_groups: every feature uses its own group alone, as a slot its nearest features; without
-            it every feature uses all groups.
+        own_groups: True: each feature uses its own group alone, as a slot its nearest features.
+            False: all groups.
     """
 
     def __init__(self, channels: int, own_groups: bool = False):

@@ -239,5 +239,5 @@ class SSLUVOS(Network):
 
 
 def _in_share(counts: tuple[int, int], share: float) -> tuple[int, ...]:
-    """The counts, or below a share of 1 that share of them, but at least one each."""
+    """Both counts times the share, which is at most 1; at least one each."""
     return tuple(max(1, round(count * min(1, share))) for count in counts)

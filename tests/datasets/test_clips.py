@@ -447,6 +447,8 @@ def test_times_that_begin_anew_or_are_far_apart_give_a_usable_rate(tmp_path):
     twice.write_bytes(2 * write_clip(tmp_path / "once.mpg", 20, codec="mpeg2video").read_bytes())
     assert check_clip(twice).rate == 25
     base = Fraction(1, 1000)
+    repeated = write_clip(tmp_path / "two.mkv", 4, times=[0, 90, 90, 300], time_base=base)
+    assert check_clip(repeated).rate == 10
     slow = write_clip(tmp_path / "slow.mkv", 2, times=[0, 10_000_000], time_base=base)
     assert check_clip(slow).rate == Fraction(1, 1001)
 

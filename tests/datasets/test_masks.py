@@ -100,10 +100,21 @@ def test_large_areas_of_a_grey_level_are_refused_beside_soft_edges(tmp_path, suf
     assert cv2.imwrite(str(path), labels)
     assert "up to 255) that may be labels or soft edges" in complaint(read_mask, path)
     # One small spot of grey, as masks of photographs may have, is not an object.
-    labels[labels == 100] = 0
-    labels[150:162, 20:32] = 100
-    assert cv2.imwrite(str(path), labels)
-    assert not read_mask(path)[:, :160].any()
+    object_alone = np.where(np.arange(300) < 150, 0, labels)
+    for radius, refused in ((6, False), (20, True)):
+        labels = object_alone.copy()
+        cv2.circle(labels, (80, 100), radius, 100, -1, cv2.LINE_AA)
+        assert cv2.imwrite(str(path), labels)
+        if refused:
+            complaint(read_mask, path)
+        else:
+            assert not read_mask(path)[:, :150].any()
+
+
+def test_a_small_area_of_a_grey_level_is_refused_in_a_mask_of_few_levels(tmp_path):
+    labels = np.zeros((200, 300), np.uint8)
+    labels[20:180, 160:280], labels[90:101, 40:51] = 255, 100
+    complaint(read_mask, write(tmp_path / "mask.png", labels))
 
 
 @pytest.mark.parametrize("method", [Image.Quantize.MEDIANCUT, Image.Quantize.FASTOCTREE])

@@ -63,6 +63,6 @@ def evaluate_live(trained: TrainedNetwork, source: str, output: Path, settings: 
     if video.left_out:
         print(f"{video.left_out} frames left out: the network is slower than the source")
     if video.damaged:
-        print(f"{len(video.damaged)} packets left out: they cannot be decoded")
+        print(f"damaged packets left out: {len(video.damaged)}")
     if fault is not None:
         raise fault

@@ -72,9 +72,9 @@ def score_jhmdb(source: Path, features: FeatureMap, recipe: Recipe, **options) -
 def joint_maps(joints: np.ndarray, side: int) -> torch.Tensor:
     """Maps (1 + J, side, side) of joints x, y (J, 2) in cells; the first one is the background.
 
-    A joint's map is a Gaussian around the nearest cell, of four cells by each axis as in CRW: two
-    before the middle and one behind it. The background is 1 where all joints are 0. A joint outside
-    of the frame has an empty map.
+    A joint's map is a Gaussian around the nearest cell, four cells wide and four high as in CRW:
+    two before the middle and one behind it. The background is 1 where all joints are 0. A joint
+    outside of the frame has an empty map.
     """
     cells = torch.arange(side, dtype=torch.float32)
     x, y = torch.from_numpy(np.round(joints)).float().T[..., None]

@@ -240,8 +240,19 @@ def test_damaged_packets_are_left_out_and_counted(checkpoint, tmp_path, monkeypa
     assert content.count(damaged) == 1
     path.write_bytes(content.replace(damaged, bytes(len(damaged))))
     run_evaluation(monkeypatch, *flags(checkpoint, path, tmp_path / "out"), "--stream")
-    assert "1 packets left out: they cannot be decoded" in capsys.readouterr().out
+    assert "damaged packets left out: 1\n" in capsys.readouterr().out
     assert len(list((tmp_path / "out/masks").iterdir())) == 5
+
+
+def test_a_pipe_has_the_rate_that_its_source_states(tmp_path):
+    path = write_clip(tmp_path / "clip.nut", COUNT, rate=15)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(path.read_bytes()))
+    writer.start()
+    with open_live(str(tmp_path / "pipe")) as video:
+        assert video.rate == 15
+        assert len(list(video.frames(lambda: False))) == COUNT
+    writer.join()
 
 
 def test_a_source_that_states_no_rate_has_25_frames_a_second(tmp_path):
