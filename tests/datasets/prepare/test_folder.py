@@ -22,6 +22,13 @@ def write_frames(source: Path, video: str, names: list[str]) -> None:
         write(source / "frames" / video / f"{name}.png", image(number))
 
 
+def turn(path: Path, orientation: int) -> None:
+    """Give a picture an EXIF orientation."""
+    with Image.open(path) as picture:
+        picture.getexif()[0x0112] = orientation
+        picture.save(path, exif=picture.getexif())
+
+
 def rectangle(left: int, top: int, right: int, bottom: int) -> list[int]:
     """A polygon; it covers the pixels from left and top to those before right and bottom."""
     return [left, top, right, top, right, bottom, left, bottom]
@@ -188,10 +195,7 @@ def test_images_that_annotation_programs_turn_are_refused(
     source: Path, capsys, orientation, size, turned
 ) -> None:
     write_frames(source, "cat", ["0", "1"])
-    path = source / "frames/cat/1.png"
-    with Image.open(path) as picture:
-        picture.getexif()[0x0112] = orientation
-        picture.save(path, exif=picture.getexif())
+    turn(source / "frames/cat/1.png", orientation)
     images = [{"id": i, "file_name": f"{i}.png", **(size if i else {})} for i in range(2)]
     annotations = [{"image_id": i, "segmentation": [rectangle(2, 3, 6, 8)]} for i in range(2)]
     content = {"images": images, "annotations": annotations}
@@ -343,10 +347,7 @@ def test_images_that_are_turned_are_refused_with_masks_that_may_follow_them(
     source: Path, capsys, orientation, turned
 ) -> None:
     write_frames(source, "cat", ["0", "1"])
-    path = source / "frames/cat/1.png"
-    with Image.open(path) as picture:
-        picture.getexif()[0x0112] = orientation
-        picture.save(path, exif=picture.getexif())
+    turn(source / "frames/cat/1.png", orientation)
     mask = filled((2, 3, 6, 8))
     for number in range(2):
         write(source / f"masks/cat/{number}.png", mask)
