@@ -6,7 +6,7 @@
 Files become hard links where the file system has them, and copies elsewhere. Masks that this
 project would not read rightly are converted, and so are BMP images. Sequences of a single frame
 have no flow and are left out. The source is checked before anything is written and is never
-changed. The program can be stopped and started again. A file that is there already is kept.
+changed. The program can be stopped and started again. Equal files that are there are kept.
 """
 
 import argparse

@@ -71,8 +71,9 @@ def _of_images(content: dict[str, Any]) -> dict[str, Drawing]:
             continue
         _, objects = drawings.setdefault(image["file_name"], (_size(image), []))
         of_video, track = tracks.get(_video(image), {}), _track(one)
-        free = len({number for number, _ in objects} - set(of_video.values())) + len(of_video) + 1
-        objects.append((free if track is None else of_video[track], one["segmentation"]))
+        others = sum(number > len(of_video) for number, _ in objects)  # without a track
+        number = len(of_video) + others + 1 if track is None else of_video[track]
+        objects.append((number, one["segmentation"]))
     for name in sorted(boxes & drawings.keys()):
         raise ValueError(f"{name} has an object with a shape and another one with a box alone")
     return drawings
